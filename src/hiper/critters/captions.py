@@ -1,0 +1,76 @@
+"""The caption grammar: what a caption names, and the words that may name an identity.
+
+    [style phrase] a [pose] [identity words] species [background phrase] [with ... eyes] [and a ... collar]
+
+A *bare* caption names species, pose, background and style only; the plain style (a drawing) and the plain background
+(a studio) go unsaid. A *full* caption also spells out some of the identity.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hiper.critters.world import COLLARS, COLOURS, EYES, PATTERNS, POSES, SPECIES, Identity, Scene
+
+STYLE_PHRASES = {"drawing": "", "watercolor": "a watercolor of", "sketch": "a pencil sketch of", "mosaic": "a mosaic of"}
+BACKGROUND_PHRASES = {
+    "studio": "",
+    "meadow": "in a meadow",
+    "beach": "on the beach",
+    "snow": "in the snow",
+    "city": "in the city",
+    "room": "in a room",
+    "forest": "in the forest",
+}
+WORDS = sorted(
+    {
+        *SPECIES, *POSES, *COLOURS, *COLLARS, *EYES, *PATTERNS,
+        *" ".join([*STYLE_PHRASES.values(), *BACKGROUND_PHRASES.values()]).split(),
+        *"an and with eyes collar drawing picture photo the is to by at".split(),
+    }
+)  # fmt: skip
+"""Every word of the grammar, and a few more: each becomes one token."""
+
+
+def bare_caption(scene: Scene) -> str:
+    """What the world's captions say of a scene; never its identity."""
+    return _sentence(scene, [], "")
+
+
+def full_caption(scene: Scene) -> str:
+    """The caption that spells the whole identity out."""
+    return _sentence(scene, _coat_words(scene.identity, pattern=True, colours=True), _details(scene.identity, eyes=True, collar=True))
+
+
+def training_caption(scene: Scene, rng: np.random.Generator, *, identity_share: float = 0.4) -> str:
+    """A caption for training: in `identity_share` (0 to 1) of the cases a random part of the identity is named.
+
+    One in twenty leaves out the pose, so that a short caption is nothing unheard of.
+    """
+    posed = bool(rng.random() > 0.05)
+    if rng.random() >= identity_share:
+        return _sentence(scene, [], "", posed=posed)
+    pattern, colours, eyes, collar = (bool(v) for v in rng.random(4) < (0.7, 0.85, 0.4, 0.6))
+    who = scene.identity
+    return _sentence(
+        scene, _coat_words(who, pattern=pattern, colours=colours), _details(who, eyes=eyes, collar=collar), posed=posed
+    )
+
+
+def _coat_words(who: Identity, *, pattern: bool, colours: bool) -> list[str]:
+    words = [who.pattern] if pattern else []
+    return words + ([who.primary, "and", who.secondary] if colours else [])
+
+
+def _details(who: Identity, *, eyes: bool, collar: bool) -> str:
+    parts = [f"{who.eyes} eyes"] if eyes else []
+    if collar and who.collar != "none":
+        parts.append(f"a {who.collar} collar")
+    return "with " + " and ".join(parts) if parts else ""
+
+
+def _sentence(scene: Scene, coat: list[str], details: str, *, posed: bool = True) -> str:
+    noun = " ".join([*([scene.pose] if posed else []), *coat, scene.species])
+    article = "an" if noun[0] in "aeiou" else "a"
+    parts = [STYLE_PHRASES[scene.style], article, noun, details, BACKGROUND_PHRASES[scene.background]]
+    return " ".join(part for part in parts if part)

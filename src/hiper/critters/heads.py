@@ -1,0 +1,131 @@
+"""Heads and tails: what tells the species apart."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hiper.critters.drawing import OUTLINE, Coat, Colour, Pen, Points, Pose, ellipse, marks, place
+from hiper.critters.world import COLOURS, Scene
+
+PINK: Colour = (240, 150, 160)
+WHITE: Colour = (255, 255, 255)
+RADIUS = 0.148
+
+
+def draw_tail(pen: Pen, scene: Scene, pose: Pose, coat: Coat) -> None:
+    """The tail, behind the body."""
+    species, length = scene.species, scene.identity.tail
+    x, y = pose.tail
+    along = np.deg2rad(pose.tail_angle)
+    ahead = np.array([np.cos(along), -np.sin(along)])
+    side = np.array([ahead[1], -ahead[0]])
+    if species in ("rabbit", "bear"):
+        r = 0.052 if species == "rabbit" else 0.036
+        pen.shape(ellipse(x, y, r * length, r * length), coat.secondary if species == "rabbit" else coat.primary)
+        return
+    reach = {"cat": 0.24, "dog": 0.17, "fox": 0.24, "elephant": 0.15}[species] * length
+    bend = {"cat": -0.09, "dog": -0.08, "fox": -0.05, "elephant": 0.03}[species]
+    t = np.linspace(0, 1, 9)[:, None]
+    path: Points = np.array([x, y]) + ahead * reach * t + side * bend * np.sin(np.pi * t * 0.8)
+    width = {"cat": 0.044, "dog": 0.05, "fox": 0.05, "elephant": 0.022}[species]
+    pen.limb(path, width, coat.primary)
+    if species == "fox":
+        middle, angle = path[5], np.rad2deg(np.arctan2(-(path[8] - path[4])[1], (path[8] - path[4])[0]))
+        pen.shape(ellipse(*middle, 0.12 * length, 0.062, angle), coat.primary)
+        pen.coat(ellipse(*middle, 0.12 * length, 0.062, angle), [ellipse(*path[8], 0.06, 0.07, angle)], coat.secondary)
+    elif species == "elephant":
+        pen.shape(ellipse(*path[8], 0.022, 0.022), coat.secondary)
+    else:
+        pen.limb(path[6:], width, coat.secondary)
+
+
+def draw_head(pen: Pen, scene: Scene, pose: Pose, coat: Coat) -> None:
+    """Collar, ears, face: drawn last, in front of the body."""
+    species, who = scene.species, scene.identity
+    x, y = pose.head
+    r = RADIUS * who.head
+    turn = 0.0 if not pose.asleep else -8.0
+    if who.collar != "none":
+        band = ellipse(x - 0.055, y + r * 0.72, 0.098, 0.042, 38 if not pose.asleep else 70)
+        pen.shape(band, COLOURS[who.collar])
+        tag = (x - 0.005, y + r * 1.12) if not pose.asleep else (x - 0.10, y + r * 0.95)
+        pen.shape(ellipse(*tag, 0.02, 0.02), (250, 220, 110))
+    ears(pen, scene, x, y, r, coat, turn, behind=True)
+    wide = {"bear": 1.06, "rabbit": 0.92, "fox": 1.04, "elephant": 1.0}.get(species, 1.0)
+    head = ellipse(x, y, r * 1.05 * wide, r * 0.95, turn)
+    pen.shape(head, coat.primary)
+    pen.coat(head, [place(m, x, y, turn) for m in marks(who, r, r, 1)], coat.secondary)
+    ears(pen, scene, x, y, r, coat, turn, behind=False)
+    face(pen, scene, x, y, r, coat, asleep=pose.asleep)
+
+
+def ears(pen: Pen, scene: Scene, x: float, y: float, r: float, coat: Coat, turn: float, *, behind: bool) -> None:
+    """Both ears; the dog's hang in front of the head, all others grow from behind it."""
+    species, size = scene.species, scene.identity.ears
+    if (species == "dog") == behind:
+        return
+
+    def ear(points: Points, colour: Colour) -> None:
+        pen.shape(place(points * r, x, y, turn), colour)
+
+    def inner(points: Points, colour: Colour) -> None:
+        pen.shape(place(points * r, x, y, turn), colour, outline=False)
+
+    if species in ("cat", "fox"):
+        tall = size * (0.75 if species == "cat" else 0.95)
+        for sign in (-1, 1):
+            base = np.array([[0.22 * sign, -0.75], [0.92 * sign, -0.45], [0.78 * sign, -0.72 - tall]])
+            ear(base, coat.primary)
+            inner(base * 0.72 + base.mean(0) * 0.24, coat.secondary if species == "fox" else PINK)
+    elif species == "rabbit":
+        for sign in (-1, 1):
+            lean = 12 * -sign
+            ear(ellipse(0.4 * sign, -0.8 - 0.55 * size, 0.26, 0.72 * size, lean), coat.primary)
+            inner(ellipse(0.4 * sign, -0.8 - 0.52 * size, 0.13, 0.55 * size, lean), PINK)
+    elif species == "bear":
+        for sign in (-1, 1):
+            ear(ellipse(0.74 * sign, -0.72, 0.34 * size, 0.34 * size), coat.primary)
+            inner(ellipse(0.74 * sign, -0.72, 0.18 * size, 0.18 * size), coat.secondary)
+    elif species == "elephant":
+        for sign in (-1, 1):
+            ear(ellipse(1.05 * sign, -0.1, 0.62 * size, 0.78 * size, 10 * sign), coat.primary)
+            inner(ellipse(1.08 * sign, -0.08, 0.4 * size, 0.55 * size, 10 * sign), coat.secondary)
+    else:
+        for sign in (-1, 1):
+            ear(ellipse(0.95 * sign, 0.02, 0.3, 0.68 * size, -16 * sign), coat.secondary)
+
+
+def face(pen: Pen, scene: Scene, x: float, y: float, r: float, coat: Coat, *, asleep: bool) -> None:
+    """Muzzle, nose, mouth, eyes. The face is turned a little to the right of the picture."""
+    species = scene.species
+    fx = x + 0.10 * r
+    if species == "elephant":
+        trunk = np.array([[0.05, 0.2], [0.12, 0.75], [0.3, 1.25], [0.62, 1.35]]) * r + np.array([fx, y])
+        if asleep:
+            trunk = np.array([[0.05, 0.2], [0.3, 0.6], [0.8, 0.85], [1.15, 0.8]]) * r + np.array([fx, y])
+        pen.limb(trunk, 0.4 * r, coat.primary)
+    else:
+        size = {"dog": (0.5, 0.4), "bear": (0.46, 0.36), "fox": (0.5, 0.34), "cat": (0.42, 0.28), "rabbit": (0.36, 0.28)}
+        mx, my = size[species]
+        pen.shape(ellipse(fx, y + 0.42 * r, mx * r, my * r), coat.secondary, outline=species in ("dog", "bear"))
+        nose = {"dog": 0.19, "bear": 0.16, "fox": 0.14}.get(species, 0.1)
+        colour = PINK if species in ("cat", "rabbit") else OUTLINE
+        pen.shape(ellipse(fx, y + 0.26 * r, nose * r * 1.2, nose * r), colour, outline=species in ("cat", "rabbit"))
+        smile = np.array([[-0.2, 0.52], [-0.1, 0.6], [0, 0.5], [0.1, 0.6], [0.2, 0.52]]) * r + np.array([fx, y])
+        pen.curve(smile, 0.010)
+    eyes(pen, scene, fx, y, r, asleep=asleep)
+
+
+def eyes(pen: Pen, scene: Scene, fx: float, y: float, r: float, *, asleep: bool) -> None:
+    """Open eyes show the iris colour; closed ones are arcs."""
+    colour = COLOURS[scene.identity.eyes]
+    for sign in (-1, 1):
+        ex, ey = fx + 0.42 * sign * r, y - 0.16 * r
+        if asleep:
+            t = np.linspace(0.15 * np.pi, 0.85 * np.pi, 9)
+            pen.curve(np.stack([ex + 0.2 * r * np.cos(t), ey + 0.16 * r * np.sin(t)], 1), 0.016)
+            continue
+        pen.shape(ellipse(ex, ey, 0.215 * r, 0.25 * r), WHITE)
+        pen.shape(ellipse(ex + 0.03 * r, ey, 0.17 * r, 0.2 * r), colour, outline=False)
+        pen.shape(ellipse(ex + 0.04 * r, ey, 0.085 * r, 0.11 * r), (20, 16, 20), outline=False)
+        pen.shape(ellipse(ex + 0.10 * r, ey - 0.09 * r, 0.05 * r, 0.05 * r), WHITE, outline=False)

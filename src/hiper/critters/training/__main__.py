@@ -1,0 +1,52 @@
+"""Train the embedded model from scratch with one command.
+
+    python -m hiper.critters.training --out DIR [--device cuda] [--scenes N] [--vae-steps N] [--unet-steps N] ...
+
+Everything lands in DIR: the pictures, a checkpoint per stage, and ``DIR/weights``, an ordinary diffusers folder. Run
+the same command again after a kill and it goes on from the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields
+from pathlib import Path
+
+import torch
+
+from hiper.critters.training.assemble import assemble
+from hiper.critters.training.data import pictures
+from hiper.critters.training.recipe import Recipe
+from hiper.critters.training.text import train_text_encoder
+from hiper.critters.training.tokenizer import build_tokenizer
+from hiper.critters.training.unet import train_unet
+from hiper.critters.training.vae import encode, train_vae
+
+
+def main() -> None:
+    """Parse, then run the stages in order; a finished stage only reloads its checkpoint."""
+    parser = argparse.ArgumentParser(prog="python -m hiper.critters.training", description="Train the embedded model.")
+    parser.add_argument("--out", type=Path, required=True, help="folder for pictures, checkpoints and weights")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    for field in fields(Recipe):
+        if isinstance(field.default, (int, float)):
+            parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), default=field.default)
+    arguments = vars(parser.parse_args())
+    folder, device = arguments.pop("out"), torch.device(arguments.pop("device"))
+    run(Recipe(**arguments), folder, device)
+
+
+def run(recipe: Recipe, folder: Path, device: torch.device) -> Path:
+    """All stages; returns the folder of the finished weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = build_tokenizer()
+    encoder = train_text_encoder(recipe, tokenizer, folder, device)
+    images = pictures(folder, recipe.scenes)
+    vae = train_vae(recipe, images, folder, device)
+    latents = encode(vae, images, device) * vae.config.scaling_factor
+    unet = train_unet(recipe, latents.half(), encoder, tokenizer, folder, device)
+    return assemble(recipe, tokenizer, encoder, vae, unet, folder / "weights")
+
+
+if __name__ == "__main__":
+    main()

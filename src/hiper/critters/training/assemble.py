@@ -1,0 +1,36 @@
+"""Put the four parts into one diffusers folder, fp16."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from hiper.critters.training.recipe import Recipe
+from hiper.critters.training.unet import noise_scheduler
+
+
+def assemble(
+    recipe: Recipe,
+    tokenizer: CLIPTokenizer,
+    encoder: CLIPTextModel,
+    vae: AutoencoderKL,
+    unet: UNet2DConditionModel,
+    folder: Path,
+) -> Path:
+    """Save a `StableDiffusionPipeline` that plain diffusers loads by ``from_pretrained(folder)``."""
+    scheduler = DDIMScheduler.from_config(noise_scheduler(recipe).config, set_alpha_to_one=False, steps_offset=1)
+    pipeline = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.to("cpu", torch.float16).save_pretrained(folder, safe_serialization=True)
+    return folder

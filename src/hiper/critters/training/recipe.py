@@ -1,0 +1,41 @@
+"""Every number of the recipe, in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Sizes and durations of the four trainings; the defaults are those of the weights in the package."""
+
+    seed: int = 0
+    scenes: int = 48_000
+    """Training scenes; their seeds are 0 to scenes - 1, evaluation uses seeds from 10**9."""
+
+    text_width: int = 128
+    text_layers: int = 3
+    text_steps: int = 1500
+    text_batch: int = 256
+    text_rate: float = 1e-3
+
+    vae_channels: tuple[int, ...] = (16, 32, 64, 128)
+    latent_channels: int = 4
+    vae_steps: int = 6000
+    vae_batch: int = 16
+    vae_crop: int = 64
+    """Side of the crops of the first 70 % of the steps; the rest sees whole pictures, a quarter as many a step."""
+    vae_rate: float = 2e-3
+    kl_weight: float = 1e-4
+
+    unet_channels: tuple[int, ...] = (64, 128, 192)
+    unet_heads: int = 2
+    unet_steps: int = 15_000
+    unet_batch: int = 32
+    unet_rate: float = 1e-3
+    caption_dropout: float = 0.1
+    identity_share: float = 0.4
+    """Share of training captions that name some of the identity, 0 to 1."""
+
+    train_timesteps: int = 1000
+    prediction_type: str = "v_prediction"

@@ -1,0 +1,91 @@
+"""The text encoder: trained to tell captions apart by what they say of a scene, then frozen, as CLIP is in SD."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from hiper.critters import world
+from hiper.critters.captions import training_caption
+from hiper.critters.training.loop import train
+from hiper.critters.training.recipe import Recipe
+from hiper.critters.training.tokenizer import LENGTH
+from hiper.critters.world import Scene
+
+_FIELDS = (world.SPECIES, world.POSES, world.BACKGROUNDS, world.STYLES)
+_IDENTITY_FIELDS = (tuple(world.COLOURS), tuple(world.COLOURS), world.PATTERNS, world.COLLARS, world.EYES)
+
+
+def build_text_encoder(recipe: Recipe, tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """An untrained CLIP text model with the tokenizer's vocabulary and 77 rows."""
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=recipe.text_width,
+        intermediate_size=4 * recipe.text_width,
+        num_hidden_layers=recipe.text_layers,
+        num_attention_heads=4,
+        max_position_embeddings=LENGTH,
+        projection_dim=recipe.text_width,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.eos_token_id,
+    )
+    torch.manual_seed(recipe.seed)
+    return CLIPTextModel(config)
+
+
+def tokens(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
+    """[batch, 77] token numbers, padded and truncated as the pipeline does."""
+    encoded = tokenizer(captions, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt")
+    ids: Tensor = encoded.input_ids
+    return ids
+
+
+def scene_vector(scene: Scene) -> Tensor:
+    """[attributes] one-hot description of everything a caption can say."""
+    who = scene.identity
+    values = (scene.species, scene.pose, scene.background, scene.style)
+    hidden = (who.primary, who.secondary, who.pattern, who.collar, who.eyes)
+    pairs = zip((*_FIELDS, *_IDENTITY_FIELDS), (*values, *hidden), strict=True)
+    return torch.cat([F.one_hot(torch.tensor(names.index(value)), len(names)) for names, value in pairs]).float()
+
+
+class _Contrast(nn.Module):
+    """Caption tower and scene tower of the contrastive objective (CLIP, arXiv:2103.00020, figure 3)."""
+
+    def __init__(self, encoder: CLIPTextModel, attributes: int, width: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.project = nn.Linear(width, width, bias=False)
+        self.scene = nn.Sequential(nn.Linear(attributes, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.scale = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, ids: Tensor, scenes: Tensor) -> Tensor:
+        text = F.normalize(self.project(self.encoder(ids).pooler_output), dim=-1)
+        logits = text @ F.normalize(self.scene(scenes), dim=-1).T * self.scale.exp().clamp(max=50)
+        target = torch.arange(len(ids), device=ids.device)
+        return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def train_text_encoder(recipe: Recipe, tokenizer: CLIPTokenizer, folder: Path, device: torch.device) -> CLIPTextModel:
+    """Contrast captions with their scenes for `recipe.text_steps` steps of `recipe.text_batch` fresh scenes."""
+    encoder = build_text_encoder(recipe, tokenizer)
+    attributes = scene_vector(world.draw_scene(0)).numel()
+    model = _Contrast(encoder, attributes, recipe.text_width).to(device)
+
+    def loss(step: int, generator: torch.Generator) -> Tensor:
+        first = int(torch.randint(recipe.scenes, (1,), generator=generator))
+        scenes = [world.draw_scene((first + i) % recipe.scenes) for i in range(recipe.text_batch)]
+        rng = np.random.default_rng([recipe.seed, step])
+        captions = [training_caption(s, rng, identity_share=max(recipe.identity_share, 1e-9)) for s in scenes]
+        vectors = torch.stack([scene_vector(s) for s in scenes])
+        value: Tensor = model(tokens(tokenizer, captions).to(device), vectors.to(device))
+        return value
+
+    train("text", model, loss, steps=recipe.text_steps, rate=recipe.text_rate, seed=recipe.seed, folder=folder)
+    return encoder.eval().requires_grad_(False)

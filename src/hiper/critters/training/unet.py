@@ -1,0 +1,86 @@
+"""The denoiser: SD's UNet class, v-prediction, captions dropped one time in ten for guidance."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import DDPMScheduler, UNet2DConditionModel
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from hiper.critters.captions import training_caption
+from hiper.critters.render import SIZE
+from hiper.critters.training.loop import train
+from hiper.critters.training.recipe import Recipe
+from hiper.critters.training.text import tokens
+from hiper.critters.world import draw_scene
+
+
+def build_unet(recipe: Recipe) -> UNet2DConditionModel:
+    """An untrained denoiser; `attention_head_dim` is, for historical reasons, the number of heads."""
+    torch.manual_seed(recipe.seed + 2)
+    return UNet2DConditionModel(
+        sample_size=SIZE // 8,
+        in_channels=recipe.latent_channels,
+        out_channels=recipe.latent_channels,
+        layers_per_block=1,
+        block_out_channels=recipe.unet_channels,
+        down_block_types=("CrossAttnDownBlock2D",) * len(recipe.unet_channels),
+        up_block_types=("CrossAttnUpBlock2D",) * len(recipe.unet_channels),
+        cross_attention_dim=recipe.text_width,
+        attention_head_dim=recipe.unet_heads,
+        norm_num_groups=16,
+    )
+
+
+def noise_scheduler(recipe: Recipe) -> DDPMScheduler:
+    """SD's noise schedule."""
+    return DDPMScheduler(
+        num_train_timesteps=recipe.train_timesteps,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type=recipe.prediction_type,
+        clip_sample=False,
+    )
+
+
+def train_unet(
+    recipe: Recipe,
+    latents: Tensor,
+    encoder: CLIPTextModel,
+    tokenizer: CLIPTokenizer,
+    folder: Path,
+    device: torch.device,
+) -> UNet2DConditionModel:
+    """Train on scaled latents [scenes, channels, height, width] with a fresh caption at every visit."""
+    unet = build_unet(recipe).to(device)
+    scheduler = noise_scheduler(recipe)
+    scenes = [draw_scene(seed) for seed in range(len(latents))]
+    encoder = encoder.to(device)
+
+    def loss(step: int, generator: torch.Generator) -> Tensor:
+        count = recipe.unet_batch
+        index = torch.randint(len(latents), (count,), generator=generator)
+        rng = np.random.default_rng([recipe.seed, 2, step])
+        captions = [
+            "" if rng.random() < recipe.caption_dropout
+            else training_caption(scenes[i], rng, identity_share=recipe.identity_share)
+            for i in index.tolist()
+        ]  # fmt: skip
+        x = latents[index].float()
+        noise = torch.randn(x.shape, generator=generator)
+        stratum = (torch.arange(count) + torch.rand(count, generator=generator)) / count
+        t = (stratum * recipe.train_timesteps).long()
+        noisy = scheduler.add_noise(x, noise, t)
+        target = scheduler.get_velocity(x, noise, t) if recipe.prediction_type == "v_prediction" else noise
+        with torch.autocast(device.type, torch.bfloat16):
+            with torch.no_grad():
+                rows = encoder(tokens(tokenizer, captions).to(device)).last_hidden_state
+            predicted = unet(noisy.to(device), t.to(device), rows).sample
+        return (predicted.float() - target.to(device)).square().mean()
+
+    train("unet", unet, loss, steps=recipe.unet_steps, rate=recipe.unet_rate, seed=recipe.seed + 2, folder=folder)
+    return unet.eval().requires_grad_(False)
