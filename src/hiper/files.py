@@ -1,0 +1,194 @@
+"""Files under a final name: whole or not at all, never over another one unasked, by one process at a time.
+
+Everything hiper writes goes through `atomic_write`. A reader sees the old file or the new one, never half of
+one, after a full disk, a kill or a power cut alike. POSIX only: it rests on `rename`, `fsync` and `flock`.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import secrets
+import shutil
+import stat
+import unicodedata
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from hiper.errors import OutputError
+
+
+def atomic_write(path: Path, data: bytes, *, overwrite: bool) -> None:
+    """Put `data` under `path` in one step: a temporary file beside it, fsync, rename, fsync of the folder.
+
+    A symbolic link stays one; the file it points to is replaced. Whatever fails, the old file is untouched
+    and nothing new is left behind (after SIGKILL or a power cut: at most a hidden `.hiper-*.tmp`).
+
+    Raises:
+        OutputError: the file exists and `overwrite` is false, it is no ordinary file, the folder is missing
+            or cannot be written to, the disk is full.
+    """
+    with _explained(path, len(data)):
+        target = _target(path, overwrite=overwrite)
+        temporary = _temporary_beside(target)
+        file = temporary.open("xb")
+        try:
+            with file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            _target(path, overwrite=overwrite)  # somebody may have been faster
+            temporary.replace(target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_folder(target.parent)
+
+
+def check_writable(path: Path, *, overwrite: bool) -> None:
+    """Refuse now, before an hour of work, what `atomic_write` would refuse at its end.
+
+    Creates and removes an empty file in the folder: permission bits alone do not tell (a read-only mount).
+
+    Raises:
+        OutputError: as `atomic_write`, except that the room on the disk is not known yet.
+    """
+    with _explained(path, 1):
+        probe = _temporary_beside(_target(path, overwrite=overwrite))
+        probe.open("xb").close()
+        probe.unlink()
+
+
+@contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Be the only process that works on `path` while the block runs.
+
+    The lock is a file `<name>.lock` beside it, held by `flock` and carrying our process id for the message.
+    The system lets go of it when the process dies, however it dies: what a dead one leaves is taken over.
+
+    Raises:
+        OutputError: a living process holds it, or it cannot be created.
+    """
+    beside = path.with_name(f"{path.name}.lock")
+    with _explained(beside, 1):
+        handle = _acquire(beside, path)
+    try:
+        yield
+    finally:
+        beside.unlink(missing_ok=True)  # while we still hold it, so that nobody else's is removed
+        os.close(handle)
+
+
+def safe_slug(text: str, *, limit: int = 80) -> str:
+    """A file name part for any text: letters and digits of every script, single hyphens, no dot at an end.
+
+    Args:
+        text: a prompt, a title; may hold slashes, emoji, control characters, anything.
+        limit: at most this many bytes of UTF-8 (file systems count bytes); at least 16.
+
+    Returns:
+        Never empty: a text without letters or digits gives `text-` and eight digits of its hash.
+    """
+    plain = unicodedata.normalize("NFKC", text)
+    words = "".join(c if c.isalnum() else " " for c in plain).split()
+    slug = "-".join(words).encode()[:limit].decode(errors="ignore").rstrip("-")
+    if slug:
+        return slug
+    return f"text-{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:8]}"
+
+
+def cache_dir() -> Path:
+    """`$HIPER_CACHE`, else `$XDG_CACHE_HOME/hiper`, else `~/.cache/hiper`; not created here.
+
+    Raises:
+        OutputError: neither variable is set and the user has no home folder.
+    """
+    if own := os.environ.get("HIPER_CACHE"):
+        return Path(own)
+    if shared := os.environ.get("XDG_CACHE_HOME"):
+        return Path(shared) / "hiper"
+    try:
+        return Path.home() / ".cache" / "hiper"
+    except RuntimeError as error:
+        raise OutputError("no home folder to keep a cache in; set HIPER_CACHE to a folder") from error
+
+
+def _target(path: Path, *, overwrite: bool) -> Path:
+    """The file to replace, links followed, or the reason why not."""
+    target = Path(os.path.realpath(path))
+    if not target.parent.is_dir():
+        raise OutputError(f"no folder {str(path.parent)!r} to write to; create it, or choose another")
+    try:
+        mode = target.lstat().st_mode
+    except FileNotFoundError:
+        return target
+    if stat.S_ISDIR(mode):
+        raise OutputError(f"{str(path)!r} is a folder; name a file in it")
+    if not stat.S_ISREG(mode):
+        raise OutputError(f"{str(path)!r} is no ordinary file and will not be replaced; choose another name")
+    if not overwrite:
+        raise OutputError(f"{str(path)!r} exists; choose another name, or ask to overwrite it (--overwrite)")
+    return target
+
+
+def _temporary_beside(target: Path) -> Path:
+    """A short, free, hidden name in the same folder: a rename is atomic within one file system only."""
+    return target.with_name(f".hiper-{secrets.token_hex(8)}.tmp")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _acquire(beside: Path, path: Path) -> int:
+    """Open and lock `beside`; again if its last holder removed it between our two steps."""
+    while True:
+        with ExitStack() as undo:
+            handle = os.open(beside, os.O_RDWR | os.O_CREAT, 0o666)
+            undo.callback(os.close, handle)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                holder = os.read(handle, 20).decode(errors="replace") or "unknown"
+                raise OutputError(
+                    f"{str(path)!r} is in use by process {holder}; wait for it, or choose another name"
+                ) from error
+            if os.fstat(handle).st_nlink:
+                os.ftruncate(handle, 0)
+                os.write(handle, str(os.getpid()).encode())
+                undo.pop_all()
+                return handle
+
+
+@contextmanager
+def _explained(path: Path, size: int) -> Iterator[None]:
+    """Turn what the system says about writing `size` bytes to `path` into one line for the user."""
+    try:
+        yield
+    except (OSError, ValueError) as error:  # ValueError: a name with NUL or with half a character
+        raise OutputError(_explanation(error, path, size)) from error
+
+
+def _explanation(error: OSError | ValueError, path: Path, size: int) -> str:
+    code = error.errno if isinstance(error, OSError) else None
+    if code == errno.ENOSPC:
+        free = shutil.disk_usage(path.parent).free
+        return (
+            f"no room for {str(path)!r}: it needs {size} bytes, {free} are free in its folder; "
+            "free some, or choose another folder"
+        )
+    if code in (errno.EDQUOT, errno.EFBIG):
+        return f"{str(path)!r} needs {size} bytes, more than your quota or file size limit allows; raise it"
+    if code == errno.ENAMETOOLONG:
+        length = len(os.fsencode(path.name))
+        return f"a file name of {length} bytes is too long ({path.name[:20]!r}...); choose one of at most 255"
+    reason = error.strerror if isinstance(error, OSError) else str(error)
+    return f"cannot write {str(path)!r}: {reason}; choose another place or mend its permissions"
