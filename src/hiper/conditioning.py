@@ -1,0 +1,90 @@
+"""Text rows and the tail: pure functions that take the tail out and put it in.
+
+A text encoder turns a sentence into a table of rows. The first rows hold the sentence, the last ones
+are padding. HiPer learns only the last rows, the tail, and leaves the head to whatever sentence the
+user writes next (arXiv:2303.08767, section 3).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+Placement = Literal["replace", "append"]
+PLACEMENTS: tuple[Placement, ...] = get_args(Placement)
+
+END_OF_SENTENCE = "(the end mark)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditioning:
+    """What the denoiser is told of one sentence.
+
+    rows:   [1, length, embed], float32
+    words:  rows in use: start mark, the sentence's tokens and the end mark; the rest is padding
+    prompt: the sentence
+    pieces: for each row in use the word it belongs to; "" for the start mark
+    lost:   words that did not fit into the encoder's length
+    pooled: [1, pooled] of encoders that also yield one vector for the whole sentence
+    notes:  what the user should know of this sentence, one line each
+    """
+
+    rows: Tensor
+    words: int
+    prompt: str
+    pieces: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
+    pooled: Tensor | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def length(self) -> int:
+        """Number of text rows."""
+        return self.rows.shape[1]
+
+
+def take_tail(conditioning: Conditioning, count: int) -> Tensor:
+    """Return the last `count` rows as a new float32 tensor [tail, embed], where a fit starts from."""
+    return conditioning.rows[0, -count:].detach().to(torch.float32).clone()
+
+
+def place_tail(conditioning: Conditioning, tail: Tensor, placement: Placement) -> Conditioning:
+    """Put a tail [tail, embed] behind the head of a sentence; gradients flow to the tail.
+
+    replace: the tail takes the place of the last rows (the paper, figure 2); the length stays.
+    append:  the tail follows all rows, so that no word is ever overwritten; the length grows.
+    """
+    head = conditioning.rows if placement == "append" else conditioning.rows[:, : -tail.shape[0]]
+    rows = torch.cat([head, tail[None].to(head.device, head.dtype)], dim=1)
+    return replace(conditioning, rows=rows)
+
+
+def pad_rows(conditioning: Conditioning, count: int) -> Conditioning:
+    """Repeat the last `count` rows: a sentence without a tail gets as long as one with an appended tail."""
+    return replace(conditioning, rows=torch.cat([conditioning.rows, conditioning.rows[:, -count:]], dim=1))
+
+
+def overwritten_words(conditioning: Conditioning, count: int) -> tuple[str, ...]:
+    """Return the words of the sentence, in order, that a replacing tail of `count` rows would overwrite."""
+    pieces = conditioning.pieces[conditioning.length - count :]
+    return tuple(dict.fromkeys(piece for piece in pieces if piece))
+
+
+def tail_notes(conditioning: Conditioning, count: int, placement: Placement) -> tuple[str, ...]:
+    """Return one line for every way in which this sentence and a tail of `count` rows do not fit together."""
+    notes = []
+    if conditioning.lost:
+        notes.append(
+            f"the text encoder reads {conditioning.length} rows, so the end of the sentence was cut:"
+            f" {' '.join(conditioning.lost)}; shorten the sentence"
+        )
+    overwritten = overwritten_words(conditioning, count) if placement == "replace" else ()
+    if overwritten:
+        notes.append(
+            f"the sentence fills {conditioning.words} of {conditioning.length} rows and the tail overwrites"
+            f" {' '.join(overwritten)}; shorten the sentence, or fit with placement=append"
+        )
+    return tuple(notes)

@@ -1,0 +1,64 @@
+"""Shared fixtures: tiny real models, and a guard against every connection that leaves this computer."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    connect, resolve = socket.socket.connect, socket.getaddrinfo
+
+    def guarded_connect(self: socket.socket, address: Any) -> None:
+        if self.family != socket.AF_UNIX and address[0] not in LOOPBACK:
+            pytest.fail(f"a connection to {address} was tried")
+        connect(self, address)
+
+    def guarded_resolve(host: Any, *args: Any, **kwargs: Any) -> Any:
+        if host not in (*LOOPBACK, None):
+            pytest.fail(f"the address of {host} was asked for")
+        return resolve(host, *args, **kwargs)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded_connect)
+    monkeypatch.setattr(socket, "getaddrinfo", guarded_resolve)
+
+
+@pytest.fixture(scope="session")
+def sd1() -> Any:
+    """A backbone that predicts noise, like SD 1; never changed by a test, or it is restored."""
+    from hiper.backbones.sd import SdBackbone
+    from tests import tiny
+
+    return SdBackbone.from_pipeline(tiny.pipeline("sd1"))
+
+
+@pytest.fixture(scope="session")
+def sd2() -> Any:
+    """A backbone that predicts v, like SD 2."""
+    from hiper.backbones.sd import SdBackbone
+    from tests import tiny
+
+    return SdBackbone.from_pipeline(tiny.pipeline("sd2"))
+
+
+@pytest.fixture(params=["sd1", "sd2"])
+def backbone(request: pytest.FixtureRequest) -> Any:
+    """Both kinds in turn."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A diffusers folder of the tiny SD 1, to be copied before it is damaged."""
+    from tests import tiny
+
+    folder = tmp_path_factory.mktemp("model")
+    tiny.pipeline("sd1").save_pretrained(folder)
+    yield folder
