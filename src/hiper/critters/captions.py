@@ -12,7 +12,7 @@ import numpy as np
 
 from hiper.critters.world import COLLARS, COLOURS, EYES, PATTERNS, POSES, SPECIES, Identity, Scene
 
-STYLE_PHRASES = {"drawing": "", "watercolor": "a watercolor of", "sketch": "a pencil sketch of", "mosaic": "a mosaic of"}
+STYLE_PHRASES = {"drawing": "", "watercolor": "a watercolor of", "sketch": "a pencil sketch of", "chalk": "a chalk drawing of"}
 BACKGROUND_PHRASES = {
     "studio": "",
     "meadow": "in a meadow",

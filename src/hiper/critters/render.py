@@ -9,9 +9,9 @@ from hiper.critters.drawing import GROUND, draw_animal
 from hiper.critters.styles import apply_style
 from hiper.critters.world import Scene
 
-SIZE = 128
+SIZE = 64
 """Native side of the world's pictures in pixels."""
-OVERSAMPLE = 2
+OVERSAMPLE = 4
 
 
 def render(scene: Scene, size: int = SIZE) -> Image.Image:

@@ -1,4 +1,4 @@
-"""How the picture is made: a drawing, and what turns a drawing into watercolor, sketch or mosaic."""
+"""How the picture is made: a drawing, and what turns a drawing into watercolor, sketch or chalk."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def apply_style(name: str, image: Image.Image, seed: int) -> Image.Image:
         return _watercolor(image, seed)
     if name == "sketch":
         return _sketch(image)
-    if name == "mosaic":
-        return _mosaic(image)
+    if name == "chalk":
+        return _chalk(image)
     return image
 
 
@@ -37,7 +37,7 @@ def _watercolor(image: Image.Image, seed: int) -> Image.Image:
     rng = np.random.default_rng([seed, 7])
     wave = rng.uniform(0, 2 * np.pi, 4)
     edge = 0.075
-    wobble_x, wobble_y = 0.018 * np.sin(9 * y + wave[0]) , 0.018 * np.sin(9 * x + wave[1])
+    wobble_x, wobble_y = 0.018 * np.sin(9 * y + wave[0]), 0.018 * np.sin(9 * x + wave[1])
     left, right = x - edge + wobble_x, 1 - edge - x + 0.018 * np.sin(8 * y + wave[2])
     top, bottom = y - edge + wobble_y, 1 - edge - y + 0.018 * np.sin(8 * x + wave[3])
     inside = np.minimum(np.minimum(left, right), np.minimum(top, bottom))
@@ -55,11 +55,10 @@ def _sketch(image: Image.Image) -> Image.Image:
     return _image(tone[..., None] / 255 * np.array([250.0, 248.0, 244.0]))
 
 
-def _mosaic(image: Image.Image) -> Image.Image:
-    """32 x 32 square tiles of one colour each, a pale joint between them."""
-    side, tiles = image.width, 32
-    flat = image.resize((tiles, tiles), Image.Resampling.BOX).resize((side, side), Image.Resampling.NEAREST)
-    values = np.asarray(flat, dtype=np.float64)
-    place = np.arange(side) * tiles / side % 1
-    joint = (place < 0.25)[None, :] | (place < 0.25)[:, None]
-    return _image(np.where(joint[..., None], values * 0.55 + 0.45 * 225, values))
+def _chalk(image: Image.Image) -> Image.Image:
+    """Coloured chalk on a dark board: tones sink into the board, dark outlines become pale strokes."""
+    values = np.asarray(image, dtype=np.float64)
+    grey = np.asarray(image.convert("L"), dtype=np.float64)[..., None]
+    board = np.array([38.0, 52.0, 48.0])
+    stroke = np.clip((75 - grey) / 20, 0, 1)
+    return _image((board * 0.55 + values * 0.5) * (1 - stroke) + np.array([214.0, 216.0, 206.0]) * stroke)

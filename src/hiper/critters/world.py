@@ -14,7 +14,7 @@ import numpy as np
 SPECIES = ("cat", "dog", "rabbit", "bear", "fox", "elephant")
 POSES = ("standing", "sitting", "sleeping", "jumping")
 BACKGROUNDS = ("studio", "meadow", "beach", "snow", "city", "room", "forest")
-STYLES = ("drawing", "watercolor", "sketch", "mosaic")
+STYLES = ("drawing", "watercolor", "sketch", "chalk")
 PATTERNS = ("plain", "spotted", "striped", "patched")
 COLOURS: dict[str, tuple[int, int, int]] = {
     "white": (244, 240, 232),

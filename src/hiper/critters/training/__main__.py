@@ -13,6 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from hiper.critters.training.assemble import assemble
 from hiper.critters.training.data import pictures
@@ -43,8 +44,10 @@ def run(recipe: Recipe, folder: Path, device: torch.device) -> Path:
     encoder = train_text_encoder(recipe, tokenizer, folder, device)
     images = pictures(folder, recipe.scenes)
     vae = train_vae(recipe, images, folder, device)
-    latents = encode(vae, images, device) * vae.config.scaling_factor
-    unet = train_unet(recipe, latents.half(), encoder, tokenizer, folder, device)
+    stored = folder / "latents.safetensors"
+    if not stored.exists():
+        save_file({"latents": (encode(vae, images, device) * vae.config.scaling_factor).half()}, stored)
+    unet = train_unet(recipe, load_file(stored)["latents"], encoder, tokenizer, folder, device)
     return assemble(recipe, tokenizer, encoder, vae, unet, folder / "weights")
 
 

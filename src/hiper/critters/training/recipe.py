@@ -15,20 +15,18 @@ class Recipe:
 
     text_width: int = 128
     text_layers: int = 3
-    text_steps: int = 1500
-    text_batch: int = 256
+    text_steps: int = 800
+    text_batch: int = 128
     text_rate: float = 1e-3
 
-    vae_channels: tuple[int, ...] = (16, 32, 64, 128)
+    vae_channels: tuple[int, ...] = (24, 48, 96)
     latent_channels: int = 4
     vae_steps: int = 6000
-    vae_batch: int = 16
-    vae_crop: int = 64
-    """Side of the crops of the first 70 % of the steps; the rest sees whole pictures, a quarter as many a step."""
+    vae_batch: int = 12
     vae_rate: float = 2e-3
     kl_weight: float = 1e-4
 
-    unet_channels: tuple[int, ...] = (64, 128, 192)
+    unet_channels: tuple[int, ...] = (64, 128, 160)
     unet_heads: int = 2
     unet_steps: int = 15_000
     unet_batch: int = 32

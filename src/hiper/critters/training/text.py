@@ -18,6 +18,8 @@ from hiper.critters.training.tokenizer import LENGTH
 from hiper.critters.world import Scene
 
 _FIELDS = (world.SPECIES, world.POSES, world.BACKGROUNDS, world.STYLES)
+LONGEST = 32
+"""Rows seen in training: no caption is longer, and a causal encoder's earlier rows do not depend on later ones."""
 _IDENTITY_FIELDS = (tuple(world.COLOURS), tuple(world.COLOURS), world.PATTERNS, world.COLLARS, world.EYES)
 
 
@@ -73,18 +75,20 @@ class _Contrast(nn.Module):
 
 
 def train_text_encoder(recipe: Recipe, tokenizer: CLIPTokenizer, folder: Path, device: torch.device) -> CLIPTextModel:
-    """Contrast captions with their scenes for `recipe.text_steps` steps of `recipe.text_batch` fresh scenes."""
+    """Contrast captions with their scenes for `recipe.text_steps` steps of `recipe.text_batch` scenes."""
     encoder = build_text_encoder(recipe, tokenizer)
-    attributes = scene_vector(world.draw_scene(0)).numel()
+    scenes = [world.draw_scene(seed) for seed in range(min(recipe.scenes, 8000))]
+    attributes = scene_vector(scenes[0]).numel()
     model = _Contrast(encoder, attributes, recipe.text_width).to(device)
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
-        first = int(torch.randint(recipe.scenes, (1,), generator=generator))
-        scenes = [world.draw_scene((first + i) % recipe.scenes) for i in range(recipe.text_batch)]
-        rng = np.random.default_rng([recipe.seed, step])
-        captions = [training_caption(s, rng, identity_share=max(recipe.identity_share, 1e-9)) for s in scenes]
-        vectors = torch.stack([scene_vector(s) for s in scenes])
-        value: Tensor = model(tokens(tokenizer, captions).to(device), vectors.to(device))
+        index = torch.randint(len(scenes), (recipe.text_batch,), generator=generator).tolist()
+        rng = np.random.default_rng([recipe.seed, 1, step])
+        captions = [training_caption(scenes[i], rng, identity_share=recipe.identity_share) for i in index]
+        vectors = torch.stack([scene_vector(scenes[i]) for i in index])
+        ids = tokens(tokenizer, captions)[:, :LONGEST]
+        with torch.autocast(device.type, torch.bfloat16):
+            value: Tensor = model(ids.to(device), vectors.to(device))
         return value
 
     train("text", model, loss, steps=recipe.text_steps, rate=recipe.text_rate, seed=recipe.seed, folder=folder)

@@ -22,7 +22,7 @@ def build_unet(recipe: Recipe) -> UNet2DConditionModel:
     """An untrained denoiser; `attention_head_dim` is, for historical reasons, the number of heads."""
     torch.manual_seed(recipe.seed + 2)
     return UNet2DConditionModel(
-        sample_size=SIZE // 8,
+        sample_size=SIZE // 2 ** (len(recipe.vae_channels) - 1),
         in_channels=recipe.latent_channels,
         out_channels=recipe.latent_channels,
         layers_per_block=1,

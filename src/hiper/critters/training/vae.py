@@ -1,9 +1,10 @@
-"""The autoencoder: 128 x 128 pixels to 16 x 16 latents and back."""
+"""The autoencoder: 64 x 64 pixels to 16 x 16 latents and back."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
@@ -30,32 +31,37 @@ def build_vae(recipe: Recipe) -> AutoencoderKL:
     )
 
 
-def batch(pictures: Pictures, count: int, side: int, generator: torch.Generator) -> Tensor:
-    """[count, 3, side, side] random crops in [-1, 1]."""
-    index = torch.randint(len(pictures), (count,), generator=generator).tolist()
-    corners = torch.randint(SIZE - side + 1, (count, 2), generator=generator).tolist()
-    crops = [
-        torch.from_numpy(pictures[i, y : y + side, x : x + side].copy())
-        for i, (y, x) in zip(index, corners, strict=True)
-    ]
-    return torch.stack(crops).permute(0, 3, 1, 2).float() / 127.5 - 1
+def _tensor(pictures: Pictures) -> Tensor:
+    """[count, height, width, 3] bytes -> [count, 3, height, width] in [-1, 1]."""
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+_LUMA_CHROMA = torch.tensor([[0.577, 0.577, 0.577], [0.707, 0.0, -0.707], [-0.408, 0.816, -0.408]])
+"""Orthogonal axes: brightness, orange-blue, green-magenta."""
+_WEIGHTS = torch.tensor([1.0, 2.0, 2.0])
+"""Colour errors count double: they are small in RGB, learnt last, and half of an identity."""
+
+
+def reconstruction_error(x: Tensor, y: Tensor) -> Tensor:
+    """Absolute plus squared error along brightness and colour axes; both [batch, 3, height, width]."""
+    axes = (_LUMA_CHROMA * _WEIGHTS[:, None]).to(x.device)
+    error = torch.einsum("kc,bchw->bkhw", axes, y - x)
+    return error.abs().mean() + error.square().mean()
 
 
 def train_vae(recipe: Recipe, pictures: Pictures, folder: Path, device: torch.device) -> AutoencoderKL:
-    """Absolute plus squared error plus a light Kullback-Leibler term; sets `scaling_factor` to 1 / std of the latents."""
-    vae = build_vae(recipe).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    """Reconstruction plus a light Kullback-Leibler term; sets `scaling_factor` to 1 / std of the latents."""
+    vae = build_vae(recipe).to(device)
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
-        whole = step >= 0.7 * recipe.vae_steps
-        count = max(1, recipe.vae_batch // 4) if whole else recipe.vae_batch
-        x = batch(pictures, count, SIZE if whole else recipe.vae_crop, generator)
-        x = x.to(device, memory_format=torch.channels_last)
+        index = torch.randint(len(pictures), (recipe.vae_batch,), generator=generator).numpy()
+        x = _tensor(pictures[np.sort(index)]).to(device)
         with torch.autocast(device.type, torch.bfloat16):
             posterior = vae.encode(x).latent_dist
             noise = torch.randn(posterior.mean.shape, generator=generator).to(device)
             y = vae.decode(posterior.mean + posterior.std * noise).sample.float()
         kl = 0.5 * (posterior.mean.float() ** 2 + posterior.var.float() - 1 - posterior.logvar.float()).mean()
-        return (y - x).abs().mean() + (y - x).square().mean() + recipe.kl_weight * kl
+        return reconstruction_error(x, y) + recipe.kl_weight * kl
 
     train("vae", vae, loss, steps=recipe.vae_steps, rate=recipe.vae_rate, seed=recipe.seed + 1, folder=folder)
     vae.eval().requires_grad_(False)
@@ -69,7 +75,6 @@ def encode(vae: AutoencoderKL, pictures: Pictures, device: torch.device) -> Tens
     """[count, channels, height, width] float32 posterior means, not scaled, on the CPU."""
     parts = []
     for start in range(0, len(pictures), 64):
-        x = torch.from_numpy(pictures[start : start + 64].copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
         with torch.autocast(device.type, torch.bfloat16):
-            parts.append(vae.encode(x.to(device)).latent_dist.mean.float().cpu())
+            parts.append(vae.encode(_tensor(pictures[start : start + 64]).to(device)).latent_dist.mean.float().cpu())
     return torch.cat(parts)

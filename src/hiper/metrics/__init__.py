@@ -1,0 +1,1 @@
+"""Scores of an edit; each module states direction, range, unit and reference."""
