@@ -8,7 +8,13 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    PNDMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -101,7 +107,9 @@ def pipeline(kind: Kind = "sd1", *, seed: int = 0, **parts: Any) -> StableDiffus
         scheduler = (
             PNDMScheduler(skip_prk_steps=True, **_SCHEDULE)
             if kind == "sd1"
-            else DDIMScheduler(prediction_type="v_prediction", clip_sample=False, set_alpha_to_one=False, **_SCHEDULE)
+            else DDIMScheduler(
+                prediction_type="v_prediction", clip_sample=False, set_alpha_to_one=False, **_SCHEDULE
+            )
         )
         components: dict[str, Any] = {
             "tokenizer": words,

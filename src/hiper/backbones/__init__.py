@@ -1,0 +1,188 @@
+"""The backbones: tables of names to lazy imports, plus the entry points of the group "hiper.backbones"."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import entry_points
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hiper.errors import BackboneError, HiperWarning, OptionError
+from hiper.nearest import suggestion
+
+if TYPE_CHECKING:
+    import torch
+
+    from hiper.backbones.base import Backbone
+
+GROUP = "hiper.backbones"
+PIPELINES = {"StableDiffusionPipeline": "hiper.backbones.sd:SdBackbone"}
+"""diffusers' name of a pipeline -> the backbone that wraps it."""
+
+DTYPES = ("float32", "bfloat16", "float16")
+DEFAULT_GUIDANCE = 7.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embedded:
+    """A model that the package carries: its folder inside the package, and the guidance that suits it."""
+
+    folder: str
+    guidance: float
+
+
+EMBEDDED = {"critters": Embedded(folder="critters/weights", guidance=3.5)}
+
+
+def load_backbone(
+    name_or_path: str | Path,
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    local_only: bool | None = None,
+    revision: str | None = None,
+) -> Backbone:
+    """Load a model: the embedded "critters", a diffusers folder, one .safetensors file, or a Hub id.
+
+    device: cpu, cuda or mps; None takes the fastest there is.
+    dtype: float32, bfloat16 or float16; None takes float16 on cuda and float32 elsewhere.
+    local_only: True never uses the network, None only for a Hub id, False also for the vocabulary that a
+    single file lacks.
+    revision: branch, tag or commit of a Hub id.
+
+    BackboneError says in one line why a model cannot be had. Remote code is never run, pickles never read.
+    """
+    place = resolve_device(device)
+    kind = resolve_dtype(dtype, place)
+    name = str(name_or_path)
+    path = Path(name).expanduser()
+    if name in EMBEDDED:
+        embedded = EMBEDDED[name]
+        folder = Path(str(files("hiper"))) / embedded.folder
+        return _from_folder(folder, name, "", embedded.guidance, place, kind)
+    if path.is_dir():
+        return _from_folder(path, name, "", DEFAULT_GUIDANCE, place, kind)
+    if path.is_file():
+        return _from_file(path, place, kind, network=local_only is False)
+    _check_hub_id(name, path)
+    return _from_hub(name, revision, place, kind, local_only=bool(local_only))
+
+
+def wrap(pipe: Any) -> Backbone:
+    """Wrap a user's own diffusers pipeline; BackboneError for a class that is not supported."""
+    backbone: Backbone = _class_for(type(pipe).__name__, "the pipeline").from_pipeline(pipe)
+    return backbone
+
+
+def pipeline_names() -> list[str]:
+    """Return diffusers' names of all pipelines that are supported, in alphabetical order."""
+    return sorted({*PIPELINES, *(entry.name for entry in entry_points(group=GROUP))})
+
+
+def resolve_device(device: str | torch.device | None) -> torch.device:
+    """Return the device asked for, or the fastest; the CPU, with a warning, for one that is not there."""
+    import torch
+
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device is None:
+        return torch.device(next(kind for kind, there in present.items() if there))
+    kind = str(device).partition(":")[0]
+    if kind not in present:
+        raise OptionError(f"device is {str(device)!r}; allowed are cpu, cuda, cuda:N and mps")
+    if not present[kind]:
+        warnings.warn(f"no {kind} device is usable here; the CPU is used", HiperWarning, stacklevel=3)
+        return torch.device("cpu")
+    return torch.device(device)
+
+
+def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+    """Return the dtype asked for, or float16 on cuda and float32 elsewhere; warns of float16 on the CPU."""
+    import torch
+
+    if dtype is None:
+        return torch.float16 if device.type == "cuda" else torch.float32
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        raise OptionError(
+            f"dtype is {str(dtype)!r}; allowed are {', '.join(DTYPES)}{suggestion(name, DTYPES)}"
+        )
+    if name == "float16" and device.type == "cpu":
+        warnings.warn("float16 is slow and coarse on the CPU; float32 suits it", HiperWarning, stacklevel=3)
+    chosen: torch.dtype = getattr(torch, name)
+    return chosen
+
+
+def _class_for(pipeline: str, what: str) -> Any:
+    if pipeline in PIPELINES:
+        module, _, attribute = PIPELINES[pipeline].partition(":")
+        return getattr(import_module(module), attribute)
+    for entry in entry_points(group=GROUP, name=pipeline):
+        return entry.load()
+    raise BackboneError(f"{what} is a {pipeline}; supported are {', '.join(pipeline_names())}")
+
+
+def _from_folder(
+    folder: Path, name: str, revision: str, guidance: float, device: torch.device, dtype: torch.dtype
+) -> Backbone:
+    from hiper.backbones.weights import check_components, read_index
+
+    if not folder.is_dir():
+        raise BackboneError(
+            f"the model {name} is not part of this installation ({folder} is missing); reinstall hiper"
+        )
+    index = read_index(folder)
+    kind = _class_for(str(index.get("_class_name")), str(folder))
+    check_components(index, folder)
+    backbone: Backbone = kind.from_folder(
+        folder, name=name, revision=revision, guidance=guidance, device=device, dtype=dtype
+    )
+    return backbone
+
+
+def _from_file(path: Path, device: torch.device, dtype: torch.dtype, *, network: bool) -> Backbone:
+    from hiper.backbones.sd import SdBackbone
+    from hiper.backbones.weights import PICKLES
+
+    if path.suffix in PICKLES:
+        raise BackboneError(f"{path} is a pickle, which may run code; convert it to safetensors")
+    if path.suffix != ".safetensors":
+        raise BackboneError(f"{path} is no model; allowed are a diffusers folder and a .safetensors file")
+    return SdBackbone.from_single_file(path, device=device, dtype=dtype, network=network)
+
+
+def _from_hub(
+    name: str, revision: str | None, device: torch.device, dtype: torch.dtype, *, local_only: bool
+) -> Backbone:
+    from hiper.backbones import _diffusers
+    from hiper.backbones.hub import explained, fetch_index
+    from hiper.backbones.weights import check_components, read_index
+
+    snapshot = fetch_index(name, revision, local_only=local_only)
+    index = read_index(snapshot)
+    _class_for(str(index.get("_class_name")), name)
+    check_components(index, snapshot)
+    with explained(name):
+        folder = _diffusers.download(name, snapshot.name, local_only=local_only)
+    return _from_folder(folder, name, snapshot.name, DEFAULT_GUIDANCE, device, dtype)
+
+
+def _check_hub_id(name: str, path: Path) -> None:
+    """Refuse what can only be meant as a path, or is no id: the Hub is asked for plausible ids alone."""
+    near = suggestion(path.name, _siblings(path))
+    local = path.is_absolute() or name.startswith((".", "~")) or "\\" in name or path.suffix == ".safetensors"
+    if local or len(path.parts) > 2 or (len(path.parts) == 2 and path.parent.is_dir()):
+        raise BackboneError(f"no such folder or file: {name}{near}")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        known = [*EMBEDDED, *_siblings(path)]
+        raise BackboneError(
+            f"no model {name!r}{suggestion(name, known)}; allowed are {', '.join(EMBEDDED)},"
+            " a folder, a .safetensors file, or a Hub id such as owner/name"
+        )
+
+
+def _siblings(path: Path) -> list[str]:
+    return [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []

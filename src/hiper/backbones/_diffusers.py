@@ -1,0 +1,141 @@
+"""Calls into diffusers and transformers, whose annotations a strict type checker does not accept.
+
+The only file that may use `Any`-typed library objects without saying so at every call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import PIL.Image
+import torch
+import transformers
+from torch import Tensor
+
+from hiper.errors import BackboneError, OptionError
+from hiper.nearest import suggestion
+
+Pipeline = Any
+"""A diffusers StableDiffusionPipeline; its attributes are set at run time and carry no types."""
+
+SCHEDULERS = {
+    "ddim": diffusers.DDIMScheduler,
+    "dpm++": diffusers.DPMSolverMultistepScheduler,
+    "unipc": diffusers.UniPCMultistepScheduler,
+    "euler": diffusers.EulerDiscreteScheduler,
+    "pndm": diffusers.PNDMScheduler,
+}
+
+
+def load_folder(folder: Path, dtype: torch.dtype, variant: str | None) -> Pipeline:
+    """Load a checked diffusers folder, from the disk only, safetensors only, without remote code."""
+    absent: dict[str, Any] = {"requires_safety_checker": False}
+    if not (folder / "safety_checker").is_dir():
+        absent["safety_checker"] = None
+    try:
+        with quiet():
+            return diffusers.StableDiffusionPipeline.from_pretrained(
+                str(folder),
+                dtype=dtype,
+                variant=variant,
+                use_safetensors=True,
+                local_files_only=True,
+                **absent,
+            )
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        raise BackboneError(
+            f"{folder} cannot be loaded as a Stable Diffusion model: {first_line(error)}"
+        ) from error
+
+
+def load_single_file(path: Path, config: Path, dtype: torch.dtype) -> Pipeline:
+    """Load one checkpoint file with the configuration in the folder `config`; nothing is fetched."""
+    try:
+        with quiet():
+            return diffusers.StableDiffusionPipeline.from_single_file(
+                str(path), config=str(config), dtype=dtype, local_files_only=True, safety_checker=None
+            )
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        raise BackboneError(
+            f"{path} cannot be loaded as a Stable Diffusion model: {first_line(error)}"
+        ) from error
+
+
+def download(hub_id: str, revision: str, *, local_only: bool) -> Path:
+    """Bring the safetensors files of a Hub pipeline into the local cache; return their folder."""
+    with quiet():
+        folder = diffusers.StableDiffusionPipeline.download(
+            hub_id, revision=revision, use_safetensors=True, local_files_only=local_only
+        )
+    return Path(folder)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of a library's message."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def sampler(name: str, config: Any) -> Any:
+    """Return the named scheduler with the model's own schedule; OptionError for an unknown name."""
+    if name not in SCHEDULERS:
+        raise OptionError(
+            f"scheduler is {name!r}; allowed are {', '.join(SCHEDULERS)}{suggestion(name, SCHEDULERS)}"
+        )
+    with quiet():
+        return SCHEDULERS[name].from_config(config)
+
+
+def training_schedule(config: Any) -> tuple[Tensor, str]:
+    """Return (cumulative products of alpha [timesteps], prediction type) as the model was trained.
+
+    Whatever sampler the folder ships: not every one of them knows the training targets.
+    """
+    with quiet():
+        scheduler = diffusers.DDPMScheduler.from_config(config)
+    return scheduler.alphas_cumprod, str(scheduler.config.prediction_type)
+
+
+def device_of(pipe: Pipeline) -> torch.device:
+    """Return the device the pipeline computes on, also when its parts are offloaded elsewhere."""
+    return torch.device(pipe._execution_device)  # noqa: SLF001
+
+
+@contextmanager
+def sampling(pipe: Pipeline, scheduler: str) -> Iterator[None]:
+    """Lend the pipeline another scheduler and keep it quiet; on leaving it has its own again."""
+    own, bars = pipe.scheduler, getattr(pipe, "_progress_bar_config", {})
+    pipe.scheduler = sampler(scheduler, own.config)
+    pipe.set_progress_bar_config(disable=True)
+    try:
+        with quiet():
+            yield
+    finally:
+        pipe.scheduler = own
+        pipe.set_progress_bar_config(**bars)
+
+
+def to_pictures(pipe: Pipeline, batch: Tensor) -> list[PIL.Image.Image]:
+    """Turn tensors [batch, 3, height, width] in [0, 1] into pictures exactly as the pipeline would itself."""
+    pictures: list[PIL.Image.Image] = pipe.numpy_to_pil(pipe.image_processor.pt_to_numpy(batch))
+    return pictures
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence log lines and progress bars of the libraries; what matters is raised or warned of by us."""
+    libraries = (diffusers.utils.logging, transformers.utils.logging)
+    before = [(library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries]
+    for library in libraries:
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library, (verbosity, bars) in zip(libraries, before, strict=True):
+            library.set_verbosity(verbosity)
+            if bars:
+                library.enable_progress_bar()

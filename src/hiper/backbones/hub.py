@@ -1,0 +1,67 @@
+"""Bring a model from the Hub into the local cache, and say in one line why it cannot be had."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from huggingface_hub import constants, hf_hub_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from hiper.errors import BackboneError
+
+# The base of every error of the HTTP client underneath, which differs between releases of huggingface_hub
+_NETWORK_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
+
+
+def fetch_index(hub_id: str, revision: str | None, *, local_only: bool) -> Path:
+    """Fetch model_index.json alone; its folder is named after the commit."""
+    with explained(hub_id):
+        return Path(
+            hf_hub_download(hub_id, "model_index.json", revision=revision, local_files_only=local_only)
+        ).parent
+
+
+@contextmanager
+def explained(hub_id: str) -> Iterator[None]:
+    """Turn every refusal of the Hub and of the network into a BackboneError."""
+    try:
+        yield
+    except (OSError, EntryNotFoundError, HFValidationError, _NETWORK_ERROR) as error:
+        # diffusers hides the Hub's own answer behind an OSError
+        cause = error.__cause__ if isinstance(error.__cause__, HfHubHTTPError) else error
+        raise BackboneError(_reason(hub_id, cause)) from error
+
+
+def _reason(hub_id: str, error: BaseException) -> str:
+    if isinstance(error, GatedRepoError):
+        page = f"{constants.ENDPOINT}/{hub_id}"
+        return f"{hub_id} is gated: accept its licence at {page}, then log in with `hf auth login`"
+    if isinstance(error, RepositoryNotFoundError):
+        return (
+            f"{hub_id} is neither a folder here nor a model on the Hub; check the spelling,"
+            " or log in with `hf auth login` if it is private"
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return f"{hub_id} has no such revision; name a branch, a tag or a commit of that model"
+    if isinstance(error, LocalEntryNotFoundError):
+        return (
+            f"{hub_id} is not complete in the local cache ({constants.HF_HUB_CACHE}) and the Hub was not"
+            f" reached; run `hf download {hub_id}` once while online"
+        )
+    if isinstance(error, EntryNotFoundError):
+        return f"{hub_id} has no model_index.json; a model in diffusers format is needed"
+    if isinstance(error, HfHubHTTPError):
+        status = error.response.status_code
+        return f"{hub_id}: the Hub answered {status}; try again later, or log in with `hf auth login`"
+    message = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return f"{hub_id} cannot be fetched: {message}"

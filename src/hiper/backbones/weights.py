@@ -1,0 +1,108 @@
+"""Look at weight files before a library does, so that damage is told in one line.
+
+Only headers are read: a safetensors file starts with the length of a JSON table of its tensors.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hiper.errors import BackboneError
+
+COMPONENTS = ("unet", "vae", "text_encoder")
+PICKLES = (".bin", ".ckpt", ".pt", ".pth")
+_LARGEST_HEADER = 100_000_000
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """Return a safetensors file's table: tensor name -> {dtype, shape, data_offsets}, and "__metadata__".
+
+    BackboneError for an empty, truncated or foreign file, and for a git-lfs pointer.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        if start == b"version ":
+            raise BackboneError(
+                f"{path} is a git-lfs pointer, not the weights; run `git lfs pull` in its folder"
+            )
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if not 2 <= length <= _LARGEST_HEADER:
+            raise BackboneError(
+                f"{path} ({size} bytes) is not a safetensors file, or is damaged; download it again"
+            )
+        text = file.read(length)
+    header = _parse(text, path) if len(text) == length else None
+    ends = [entry["data_offsets"][1] for name, entry in (header or {}).items() if name != "__metadata__"]
+    promised = 8 + length + max(ends, default=0)
+    if header is None or size != promised:
+        raise BackboneError(
+            f"{path} is damaged: {size} bytes where {promised} are promised; download it again"
+        )
+    return header
+
+
+def _parse(text: bytes, path: Path) -> dict[str, Any]:
+    try:
+        header = json.loads(text)
+    except ValueError as error:
+        raise BackboneError(f"{path} is not a safetensors file, or is damaged; download it again") from error
+    if not isinstance(header, dict):
+        raise BackboneError(f"{path} is not a safetensors file, or is damaged; download it again")
+    return header
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """Return model_index.json of a diffusers folder; BackboneError when it is missing or broken."""
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise BackboneError(f"{folder} has no model_index.json; a model folder in diffusers format is needed")
+    try:
+        table = json.loads(index.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BackboneError(f"{index} is not valid JSON ({error}); download it again") from error
+    if not isinstance(table, dict):
+        raise BackboneError(f"{index} is not a table of components; download it again")
+    return table
+
+
+def check_components(index: Mapping[str, Any], folder: Path) -> None:
+    """Refuse components that would need code from outside diffusers and transformers."""
+    for name, entry in index.items():
+        library = entry[0] if isinstance(entry, list) and entry else None
+        if library not in (None, "diffusers", "transformers", "stable_diffusion"):
+            raise BackboneError(
+                f"{folder}: component {name} wants the code of {library!r};"
+                " only components of diffusers and transformers are loaded, remote code never"
+            )
+
+
+def check_weights(folder: Path) -> str | None:
+    """Check every weight file of a folder; return the variant to load, None for the plain files.
+
+    BackboneError names the missing, damaged or pickled file.
+    """
+    names = (*COMPONENTS, "safety_checker") if (folder / "safety_checker").is_dir() else COMPONENTS
+    for name in names:
+        files = sorted((folder / name).glob("*.safetensors"))
+        if not files:
+            raise _missing(folder / name)
+        for file in files:
+            read_header(file)
+    unet = folder / "unet"
+    plain = [file for file in unet.glob("*.safetensors") if ".fp16." not in file.name]
+    return None if plain else "fp16"
+
+
+def _missing(component: Path) -> BackboneError:
+    stem = "diffusion_pytorch_model" if component.name in ("unet", "vae") else "model"
+    pickles = [file.name for file in sorted(component.glob("*")) if file.suffix in PICKLES]
+    if pickles:
+        return BackboneError(
+            f"{component} has only pickled weights ({pickles[0]}), which may run code; convert to safetensors"
+        )
+    return BackboneError(f"{component / stem}.safetensors is missing; download the model again")

@@ -1,0 +1,275 @@
+"""The Stable Diffusion backbone against plain diffusers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionPipeline
+
+from hiper.backbones import load_backbone
+from hiper.backbones.sd import SdBackbone
+from hiper.errors import BackboneError, HiperError
+from hiper.seeds import generator
+from tests import tiny
+
+STEPS = 3
+
+
+def pipe_of(backbone: SdBackbone) -> Any:
+    return backbone._pipe
+
+
+def test_the_backbone_describes_itself(sd1: SdBackbone) -> None:
+    assert (sd1.length, sd1.embed, sd1.family) == (77, tiny.EMBED, "sd")
+    assert (sd1.latent_shape, sd1.resolution, sd1.timesteps) == ((4, 8, 8), tiny.RESOLUTION, 1000)
+
+
+def test_encoding_is_the_pipelines_own(backbone: SdBackbone) -> None:
+    expected, _ = pipe_of(backbone).encode_prompt("a sitting dog", "cpu", 1, False)
+    conditioning = backbone.encode("a sitting dog")
+    assert torch.equal(conditioning.rows, expected)
+    assert conditioning.pieces == ("", "a", "sitting", "dog", "(the end mark)")
+    assert conditioning.words == 5
+    assert not conditioning.rows.requires_grad
+
+
+def test_a_long_sentence_says_what_it_lost(sd1: SdBackbone) -> None:
+    conditioning = sd1.encode(" ".join(["dog"] * 73 + ["cat", "xyz", "grass"]))
+    assert conditioning.words == len(conditioning.pieces) == 77
+    # one row is left for "xyz", which takes three
+    assert conditioning.pieces[73:] == ("dog", "cat", "xyz", "(the end mark)")
+    assert conditioning.lost == ("xyz", "grass")
+
+
+def test_an_empty_sentence_and_strange_letters_are_encoded(sd1: SdBackbone) -> None:
+    assert sd1.encode("").words == 2
+    assert torch.isfinite(sd1.encode("dög 🐶").rows).all()
+
+
+def test_latents_are_one_draw_of_the_posterior(sd1: SdBackbone) -> None:
+    from hiper.images import to_tensor
+
+    image = tiny.picture(tiny.RESOLUTION)
+    with torch.no_grad():
+        posterior = pipe_of(sd1).vae.encode(to_tensor(image)).latent_dist
+    expected = posterior.sample(generator=generator(3)) * pipe_of(sd1).vae.config.scaling_factor
+    assert torch.equal(sd1.latents(image, generator(3)), expected)
+    assert not torch.equal(sd1.latents(image, generator(4)), expected)
+
+
+def test_decoding_inverts_the_scale(sd1: SdBackbone) -> None:
+    latents = torch.randn(2, *sd1.latent_shape, generator=generator(0))
+    pipe = pipe_of(sd1)
+    with torch.no_grad():
+        pixels = pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample
+    expected = pipe.image_processor.postprocess(pixels)
+    assert [image.tobytes() for image in sd1.decode(latents)] == [image.tobytes() for image in expected]
+
+
+def test_noise_and_targets_are_those_of_diffusers(backbone: SdBackbone) -> None:
+    scheduler = DDPMScheduler.from_config(pipe_of(backbone).scheduler.config)
+    latents = torch.randn(1, *backbone.latent_shape, generator=generator(0))
+    noise = torch.randn(1000, *backbone.latent_shape, generator=generator(1))
+    t = torch.arange(1000)
+    diffused = backbone.diffuse(latents, noise, t)
+    is_v = scheduler.config.prediction_type == "v_prediction"
+    target = scheduler.get_velocity(latents.expand(1000, -1, -1, -1), noise, t) if is_v else noise
+    assert torch.equal(diffused.noisy, scheduler.add_noise(latents.expand(1000, -1, -1, -1), noise, t))
+    assert torch.equal(diffused.target, target)
+
+
+def test_the_two_kinds_differ_in_their_target(sd1: SdBackbone, sd2: SdBackbone) -> None:
+    latents, noise, t = torch.ones(1, 4, 8, 8), torch.zeros(1, 4, 8, 8), torch.tensor([500])
+    assert sd1.diffuse(latents, noise, t).target.abs().max() == 0
+    assert sd2.diffuse(latents, noise, t).target.abs().max() > 0
+
+
+def test_the_prediction_is_the_denoisers(backbone: SdBackbone) -> None:
+    noisy = torch.randn(2, *backbone.latent_shape, generator=generator(0))
+    rows = backbone.encode("a dog").rows.expand(2, -1, -1)
+    t = torch.tensor([10, 900])
+    with torch.no_grad():
+        expected = pipe_of(backbone).unet(noisy, t, encoder_hidden_states=rows).sample
+    assert torch.equal(backbone.predict(noisy, t, rows), expected.detach())
+
+
+def leaves(node: Any, seen: set[Any]) -> list[torch.Tensor]:
+    """All tensors that a backward pass from `node` would store a gradient in."""
+    if node is None or node in seen:
+        return []
+    seen.add(node)
+    own = [node.variable] if hasattr(node, "variable") else []
+    return own + [leaf for child, _ in node.next_functions for leaf in leaves(child, seen)]
+
+
+def test_the_rows_are_the_only_thing_a_backward_pass_reaches(backbone: SdBackbone) -> None:
+    rows = backbone.encode("a dog").rows.requires_grad_()
+    with backbone.fitting():
+        output = backbone.predict(torch.randn(1, *backbone.latent_shape), torch.tensor([5]), rows)
+        assert [leaf is rows for leaf in leaves(output.grad_fn, set())] == [True]
+        output.sum().backward()  # type: ignore[no-untyped-call]
+    assert rows.grad is not None
+    assert bool((rows.grad.abs().amax(dim=-1) > 0).all())
+    assert all(weight.grad is None for weight in pipe_of(backbone).unet.parameters())
+
+
+def test_while_fitting_only_the_denoiser_is_in_memory(sd1: SdBackbone) -> None:
+    before = sd1.weights_sha256()
+    pipe = pipe_of(sd1)
+    wanted = {name for name, weight in pipe.unet.named_parameters() if weight.requires_grad}
+    assert wanted
+    with sd1.fitting():
+        for idle in (pipe.text_encoder, pipe.vae):
+            assert sum(weight.untyped_storage().nbytes() for weight in idle.parameters()) == 0
+        assert not any(weight.requires_grad for weight in pipe.unet.parameters())
+        assert not any(module.training for module in pipe.unet.modules())
+    assert sd1.weights_sha256() == before
+    assert {name for name, weight in pipe.unet.named_parameters() if weight.requires_grad} == wanted
+
+
+def test_an_exception_while_fitting_restores_everything(sd1: SdBackbone) -> None:
+    before = sd1.weights_sha256()
+    pipe_of(sd1).unet.train()
+    with pytest.raises(KeyError), sd1.fitting():
+        raise KeyError
+    assert pipe_of(sd1).unet.training
+    pipe_of(sd1).unet.eval()
+    assert sd1.weights_sha256() == before
+
+
+def test_parking_keeps_the_memory_format_and_every_dtype() -> None:
+    from hiper.backbones.parking import parked
+
+    module = torch.nn.Sequential(torch.nn.Conv2d(4, 4, 3), torch.nn.LayerNorm(4)).to(torch.bfloat16)
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    before = [(weight.clone(), weight.stride()) for weight in module.parameters()]
+    with parked([module], torch.device("cpu")):
+        assert sum(weight.numel() for weight in module.parameters()) == 0
+    for weight, (value, stride) in zip(module.parameters(), before, strict=True):
+        assert torch.equal(weight, value)
+        assert weight.stride() == stride
+
+
+def draw(backbone: SdBackbone, seeds: list[int], **settings: Any) -> list[bytes]:
+    rows, negative = backbone.encode("a sitting dog").rows, backbone.encode("").rows
+    chosen = {"steps": STEPS, "guidance": 7.5, "scheduler": "ddim", "height": 32, "width": 32, **settings}
+    return [image.tobytes() for image in backbone.sample(rows, negative, seeds=seeds, **chosen).images]
+
+
+def test_samples_are_those_of_the_plain_pipeline(backbone: SdBackbone) -> None:
+    pipe = pipe_of(backbone)
+    own = pipe.scheduler
+    pipe.scheduler = DDIMScheduler.from_config(own.config)
+    expected = pipe(
+        ["a sitting dog"] * 2,
+        num_inference_steps=STEPS,
+        guidance_scale=7.5,
+        generator=[generator(1), generator(2)],
+    ).images
+    pipe.scheduler = own
+    assert draw(backbone, [1, 2]) == [image.tobytes() for image in expected]
+    assert pipe.scheduler is own
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers and numpy 2
+@pytest.mark.parametrize("name", ["ddim", "dpm++", "unipc", "euler", "pndm"])
+def test_every_scheduler_draws_and_differs(sd2: SdBackbone, name: str) -> None:
+    (image,) = draw(sd2, [0], scheduler=name, steps=5)
+    assert len(set(image)) > 8
+    assert name == "ddim" or image != draw(sd2, [0], steps=5)[0]
+
+
+def test_an_unknown_scheduler_names_the_nearest(sd1: SdBackbone) -> None:
+    with pytest.raises(HiperError, match=r"ddim, dpm\+\+, unipc, euler, pndm \(did you mean ddim\?\)"):
+        draw(sd1, [0], scheduler="dimm")
+
+
+def test_other_sizes_are_drawn(sd1: SdBackbone) -> None:
+    assert len(draw(sd1, [0], height=40, width=24)[0]) == 40 * 24 * 3
+
+
+def test_the_callback_counts_the_steps(sd1: SdBackbone) -> None:
+    for name in ("ddim", "pndm"):
+        calls: list[tuple[int, int]] = []
+        draw(sd1, [0], scheduler=name, callback=lambda *call: calls.append(call))
+        assert calls[0] == (1, STEPS)
+        assert calls[-1] == (STEPS, STEPS)
+
+
+def test_not_a_number_is_an_error_and_no_black_picture(sd1: SdBackbone) -> None:
+    rows = torch.full((1, 77, tiny.EMBED), torch.nan)
+    with pytest.raises(HiperError, match="NaN"):
+        sd1.sample(rows, rows, seeds=[0], steps=1, guidance=1.0, scheduler="ddim", height=32, width=32)
+
+
+def test_a_flagged_picture_is_reported() -> None:
+    from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+    from transformers import CLIPConfig, CLIPImageProcessorPil
+
+    vision = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    config = CLIPConfig(
+        vision_config={**vision, "image_size": 16, "patch_size": 16, "projection_dim": 8}, projection_dim=8
+    )
+    checker = StableDiffusionSafetyChecker(config)
+    with torch.no_grad():
+        checker.concept_embeds_weights.fill_(-2)  # every likeness is above -2
+    processor = CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+    pipe = tiny.pipeline(safety_checker=checker, feature_extractor=processor)
+    backbone = SdBackbone.from_pipeline(pipe)
+    rows = backbone.encode("a dog").rows
+    samples = backbone.sample(
+        rows, rows, seeds=[1, 2], steps=1, guidance=1.0, scheduler="ddim", height=32, width=32
+    )
+    assert samples.flagged == (True, True)
+    assert samples.images[0].getextrema() == ((0, 0), (0, 0), (0, 0))
+
+
+def test_a_fingerprint_survives_a_change_of_dtype_and_tells_checkpoints_apart(sd1: SdBackbone) -> None:
+    from hiper.artifact import FINGERPRINT_TOLERANCE, fingerprint_distance
+
+    print_ = sd1.fingerprint()
+    assert len(print_) == 256
+    for dtype in (torch.float16, torch.bfloat16):
+        same = SdBackbone.from_pipeline(tiny.pipeline("sd1").to(dtype))
+        assert fingerprint_distance(same.fingerprint(), print_) < FINGERPRINT_TOLERANCE
+    other = SdBackbone.from_pipeline(tiny.pipeline("sd1", seed=1))
+    assert fingerprint_distance(other.fingerprint(), print_) > FINGERPRINT_TOLERANCE
+
+
+def test_the_weights_hash_sees_every_weight() -> None:
+    backbone = SdBackbone.from_pipeline(tiny.pipeline("sd1"))
+    before = backbone.weights_sha256()
+    with torch.no_grad():
+        pipe_of(backbone).vae.decoder.conv_out.bias[0] += 1e-6
+    assert backbone.weights_sha256() != before
+
+
+def test_half_precision_draws_and_takes_float32_rows() -> None:
+    backbone = SdBackbone.from_pipeline(tiny.pipeline("sd1").to(torch.bfloat16))
+    assert backbone.encode("a dog").rows.dtype == torch.float32
+    assert draw(backbone, [0])
+    rows = backbone.encode("a dog").rows.requires_grad_()
+    predicted = backbone.predict(torch.randn(1, 4, 8, 8), torch.tensor([3]), rows)
+    assert predicted.dtype == torch.float32
+
+
+def test_a_pipeline_of_mixed_dtypes_is_refused() -> None:
+    pipe = tiny.pipeline("sd1")
+    pipe.text_encoder.to(torch.float16)
+    with pytest.raises(BackboneError, match=r"mixes torch.float16 and torch.float32"):
+        SdBackbone.from_pipeline(pipe)
+
+
+def test_a_folder_gives_what_plain_diffusers_gives(model_folder: Path) -> None:
+    backbone = load_backbone(model_folder, device="cpu")
+    pipe = StableDiffusionPipeline.from_pretrained(
+        model_folder, safety_checker=None, requires_safety_checker=False, local_files_only=True
+    )
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    pipe.set_progress_bar_config(disable=True)
+    expected = pipe("a sitting dog", num_inference_steps=STEPS, generator=generator(5)).images[0]
+    assert isinstance(backbone, SdBackbone)
+    assert draw(backbone, [5]) == [expected.tobytes()]
