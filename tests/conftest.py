@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +54,10 @@ def backbone(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.fixture(scope="session")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A diffusers folder of the tiny SD 1, to be copied before it is damaged."""
     from tests import tiny
 
     folder = tmp_path_factory.mktemp("model")
     tiny.pipeline("sd1").save_pretrained(folder)
-    yield folder
+    return folder

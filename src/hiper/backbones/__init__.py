@@ -158,15 +158,18 @@ def _from_hub(
     name: str, revision: str | None, device: torch.device, dtype: torch.dtype, *, local_only: bool
 ) -> Backbone:
     from hiper.backbones import _diffusers
-    from hiper.backbones.hub import explained, fetch_index
+    from hiper.backbones.hub import cached_folder, explained, fetch_index
     from hiper.backbones.weights import check_components, read_index
 
-    snapshot = fetch_index(name, revision, local_only=local_only)
+    if local_only:
+        folder = cached_folder(name, revision)
+        return _from_folder(folder, name, folder.name, DEFAULT_GUIDANCE, device, dtype)
+    snapshot = fetch_index(name, revision)
     index = read_index(snapshot)
     _class_for(str(index.get("_class_name")), name)
     check_components(index, snapshot)
     with explained(name):
-        folder = _diffusers.download(name, snapshot.name, local_only=local_only)
+        folder = _diffusers.download(name, snapshot.name)
     return _from_folder(folder, name, snapshot.name, DEFAULT_GUIDANCE, device, dtype)
 
 

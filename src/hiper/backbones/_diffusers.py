@@ -65,12 +65,10 @@ def load_single_file(path: Path, config: Path, dtype: torch.dtype) -> Pipeline:
         ) from error
 
 
-def download(hub_id: str, revision: str, *, local_only: bool) -> Path:
+def download(hub_id: str, revision: str) -> Path:
     """Bring the safetensors files of a Hub pipeline into the local cache; return their folder."""
     with quiet():
-        folder = diffusers.StableDiffusionPipeline.download(
-            hub_id, revision=revision, use_safetensors=True, local_files_only=local_only
-        )
+        folder = diffusers.StableDiffusionPipeline.download(hub_id, revision=revision, use_safetensors=True)
     return Path(folder)
 
 

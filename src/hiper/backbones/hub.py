@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub import constants, hf_hub_download
+from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -23,12 +23,26 @@ from hiper.errors import BackboneError
 _NETWORK_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
 
 
-def fetch_index(hub_id: str, revision: str | None, *, local_only: bool) -> Path:
-    """Fetch model_index.json alone; its folder is named after the commit."""
+def fetch_index(hub_id: str, revision: str | None) -> Path:
+    """Fetch model_index.json alone; return its folder, which is named after the commit."""
     with explained(hub_id):
-        return Path(
-            hf_hub_download(hub_id, "model_index.json", revision=revision, local_files_only=local_only)
-        ).parent
+        return Path(hf_hub_download(hub_id, "model_index.json", revision=revision)).parent
+
+
+def cached_folder(hub_id: str, revision: str | None) -> Path:
+    """Return the folder of a model in the local cache, without a word to the network."""
+    with explained(hub_id):
+        found = try_to_load_from_cache(hub_id, "model_index.json", revision=revision)
+    if not isinstance(found, str):
+        raise BackboneError(_not_cached(hub_id))
+    return Path(found).parent
+
+
+def _not_cached(hub_id: str) -> str:
+    return (
+        f"{hub_id} is not complete in the local cache ({constants.HF_HUB_CACHE}) and the Hub was not reached;"
+        f" run `hf download {hub_id}` once while online"
+    )
 
 
 @contextmanager
@@ -54,10 +68,7 @@ def _reason(hub_id: str, error: BaseException) -> str:
     if isinstance(error, RevisionNotFoundError):
         return f"{hub_id} has no such revision; name a branch, a tag or a commit of that model"
     if isinstance(error, LocalEntryNotFoundError):
-        return (
-            f"{hub_id} is not complete in the local cache ({constants.HF_HUB_CACHE}) and the Hub was not"
-            f" reached; run `hf download {hub_id}` once while online"
-        )
+        return _not_cached(hub_id)
     if isinstance(error, EntryNotFoundError):
         return f"{hub_id} has no model_index.json; a model in diffusers format is needed"
     if isinstance(error, HfHubHTTPError):
