@@ -14,6 +14,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -52,10 +53,9 @@ def main() -> None:
     prompt = bare_caption(scene.edited(pose="sitting"))
     for preset in ("default", "paper"):
         artifact = hiper.fit(backbone, subject, preset=preset)
-        fit_seconds = median_seconds(lambda preset=preset: hiper.fit(backbone, subject, preset=preset), arguments.rounds)
-        edit_seconds = median_seconds(
-            lambda artifact=artifact: hiper.edit(backbone, artifact, prompt, seeds=range(4)), arguments.rounds
-        )
+        fit_seconds = median_seconds(partial(hiper.fit, backbone, subject, preset=preset), arguments.rounds)
+        edit = partial(hiper.edit, backbone, artifact, prompt, seeds=range(4))
+        edit_seconds = median_seconds(edit, arguments.rounds)
         report[preset] = {
             "fit_seconds": fit_seconds,
             "edit_seconds_4_images": edit_seconds,

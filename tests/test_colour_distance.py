@@ -22,7 +22,11 @@ def test_cielab_equals_littlecms() -> None:
 
 
 def test_cielab_of_the_primaries_is_the_published_one() -> None:
-    published = {"#ff0000": (53.24, 80.09, 67.20), "#00ff00": (87.73, -86.18, 83.18), "#0000ff": (32.30, 79.19, -107.86)}
+    published = {
+        "#ff0000": (53.24, 80.09, 67.20),
+        "#00ff00": (87.73, -86.18, 83.18),
+        "#0000ff": (32.30, 79.19, -107.86),
+    }
     for colour, expected in published.items():
         assert cielab(Image.new("RGB", (1, 1), colour))[0, 0] == pytest.approx(expected, abs=0.05)
 

@@ -19,7 +19,9 @@ def draw_background(name: str, seed: int, side: int) -> Image.Image:
     return image
 
 
-def _bands(draw: ImageDraw.ImageDraw, side: int, top: Colour, bottom: Colour, ground: Colour, horizon: float) -> None:
+def _bands(
+    draw: ImageDraw.ImageDraw, side: int, top: Colour, bottom: Colour, ground: Colour, horizon: float
+) -> None:
     """A sky in eight bands from `top` to `bottom`, and a ground of one colour."""
     for i in range(8):
         mix = tuple(round(a + (b - a) * i / 7) for a, b in zip(top, bottom, strict=True))
@@ -27,7 +29,9 @@ def _bands(draw: ImageDraw.ImageDraw, side: int, top: Colour, bottom: Colour, gr
     draw.rectangle((0, horizon * side, side, side), fill=ground)
 
 
-def _hill(draw: ImageDraw.ImageDraw, side: int, rng: np.random.Generator, height: float, colour: Colour) -> None:
+def _hill(
+    draw: ImageDraw.ImageDraw, side: int, rng: np.random.Generator, height: float, colour: Colour
+) -> None:
     x = np.linspace(0, 1, 25)
     y = height + 0.035 * np.sin(2 * np.pi * (x * rng.uniform(0.7, 1.2) + rng.uniform()))
     points = [(float(a * side), float(b * side)) for a, b in zip(x, y, strict=True)]
@@ -64,7 +68,11 @@ def _snow(draw: ImageDraw.ImageDraw, side: int, rng: np.random.Generator) -> Non
     for x in (rng.uniform(0.04, 0.14), rng.uniform(0.24, 0.34), rng.uniform(0.84, 0.96)):
         for step in range(3):
             top, half = 0.26 + 0.11 * step, 0.07 + 0.03 * step
-            tree = [(x * side, top * side), ((x - half) * side, (top + 0.16) * side), ((x + half) * side, (top + 0.16) * side)]
+            tree = [
+                (x * side, top * side),
+                ((x - half) * side, (top + 0.16) * side),
+                ((x + half) * side, (top + 0.16) * side),
+            ]
             draw.polygon(tree, fill=(62, 112, 96))
     _hill(draw, side, rng, 0.64, (246, 249, 252))
     for _ in range(10):
@@ -80,7 +88,9 @@ def _city(draw: ImageDraw.ImageDraw, side: int, rng: np.random.Generator) -> Non
         for row in range(int((0.70 - top) / 0.09)):
             for column in range(2):
                 wx, wy = left + 0.03 + 0.06 * column, top + 0.03 + 0.09 * row
-                draw.rectangle((wx * side, wy * side, (wx + 0.035) * side, (wy + 0.045) * side), fill=(252, 232, 150))
+                draw.rectangle(
+                    (wx * side, wy * side, (wx + 0.035) * side, (wy + 0.045) * side), fill=(252, 232, 150)
+                )
     draw.rectangle((0, 0.74 * side, side, 0.77 * side), fill=(178, 178, 186))
 
 
@@ -94,7 +104,9 @@ def _room(draw: ImageDraw.ImageDraw, side: int, rng: np.random.Generator) -> Non
     for column in range(2):
         for row in range(2):
             wx, wy = left + 0.025 + 0.125 * column, 0.125 + 0.155 * row
-            draw.rectangle((wx * side, wy * side, (wx + 0.105) * side, (wy + 0.135) * side), fill=(150, 208, 240))
+            draw.rectangle(
+                (wx * side, wy * side, (wx + 0.105) * side, (wy + 0.135) * side), fill=(150, 208, 240)
+            )
 
 
 def _forest(draw: ImageDraw.ImageDraw, side: int, rng: np.random.Generator) -> None:

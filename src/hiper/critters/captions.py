@@ -12,7 +12,12 @@ import numpy as np
 
 from hiper.critters.world import COLLARS, COLOURS, EYES, PATTERNS, POSES, SPECIES, Identity, Scene
 
-STYLE_PHRASES = {"drawing": "", "watercolor": "a watercolor of", "sketch": "a pencil sketch of", "chalk": "a chalk drawing of"}
+STYLE_PHRASES = {
+    "drawing": "",
+    "watercolor": "a watercolor of",
+    "sketch": "a pencil sketch of",
+    "chalk": "a chalk drawing of",
+}
 BACKGROUND_PHRASES = {
     "studio": "",
     "meadow": "in a meadow",
@@ -22,13 +27,9 @@ BACKGROUND_PHRASES = {
     "room": "in a room",
     "forest": "in the forest",
 }
-WORDS = sorted(
-    {
-        *SPECIES, *POSES, *COLOURS, *COLLARS, *EYES, *PATTERNS,
-        *" ".join([*STYLE_PHRASES.values(), *BACKGROUND_PHRASES.values()]).split(),
-        *"an and with eyes collar drawing picture photo the is to by at".split(),
-    }
-)  # fmt: skip
+_PHRASES = [*STYLE_PHRASES.values(), *BACKGROUND_PHRASES.values()]
+_MORE = ["an", "and", "at", "by", "collar", "drawing", "eyes", "is", "photo", "picture", "the", "to", "with"]
+WORDS = sorted({*SPECIES, *POSES, *COLOURS, *COLLARS, *EYES, *PATTERNS, *" ".join(_PHRASES).split(), *_MORE})
 """Every word of the grammar, and a few more: each becomes one token."""
 
 
@@ -39,7 +40,11 @@ def bare_caption(scene: Scene) -> str:
 
 def full_caption(scene: Scene) -> str:
     """The caption that spells the whole identity out."""
-    return _sentence(scene, _coat_words(scene.identity, pattern=True, colours=True), _details(scene.identity, eyes=True, collar=True))
+    return _sentence(
+        scene,
+        _coat_words(scene.identity, pattern=True, colours=True),
+        _details(scene.identity, eyes=True, collar=True),
+    )
 
 
 def training_caption(scene: Scene, rng: np.random.Generator, *, identity_share: float = 0.4) -> str:
@@ -53,7 +58,10 @@ def training_caption(scene: Scene, rng: np.random.Generator, *, identity_share: 
     pattern, colours, eyes, collar = (bool(v) for v in rng.random(4) < (0.7, 0.85, 0.4, 0.6))
     who = scene.identity
     return _sentence(
-        scene, _coat_words(who, pattern=pattern, colours=colours), _details(who, eyes=eyes, collar=collar), posed=posed
+        scene,
+        _coat_words(who, pattern=pattern, colours=colours),
+        _details(who, eyes=eyes, collar=collar),
+        posed=posed,
     )
 
 

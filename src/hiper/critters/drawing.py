@@ -103,7 +103,9 @@ class Pen:
 
     def curve(self, points: Points, width: float, colour: Colour = OUTLINE) -> None:
         """A thin line, for closed eyes, mouths and whiskers."""
-        self._colour.line(self.pixels(points), fill=colour, width=max(1, round(width * self.side)), joint="curve")
+        self._colour.line(
+            self.pixels(points), fill=colour, width=max(1, round(width * self.side)), joint="curve"
+        )
 
     def coat(self, region: Points, marks: list[Points], colour: Colour) -> None:
         """Paint `marks` (polygons) in `colour`, but only inside `region`."""
@@ -144,9 +146,9 @@ def marks(identity: Identity, rx: float, ry: float, part: int) -> list[Points]:
         start, wide = rng.uniform(-0.06, 0.06), rng.uniform(0.26, 0.36)
         centres = (np.arange(count) - (count - 1) / 2 + start) * 2 * rx / count
         half = wide * rx / count
-        bottom = ry * (0.45 if part == 0 else -0.35)
-        return [np.array([[c - half, -1.5 * ry], [c + half, -1.5 * ry], [c + half * 0.3, bottom], [c - half * 0.3, bottom]])
-                for c in centres]  # fmt: skip
+        top, bottom = -1.5 * ry, ry * (0.45 if part == 0 else -0.35)
+        bar = np.array([[-half, top], [half, top], [half * 0.3, bottom], [-half * 0.3, bottom]])
+        return [bar + np.array([centre, 0.0]) for centre in centres]
     if identity.pattern == "patched":
         side = 1 if rng.integers(2) else -1
         cut = rng.uniform(-0.15, 0.25) * rx
@@ -187,13 +189,19 @@ def draw_animal(scene: Scene, side: int) -> Pen:
     pen.shape(body, coat.primary)
     pen.coat(body, [place(m, *pose.body, pose.angle) for m in marks(who, rx, ry, 0)], coat.secondary)
     if who.pattern in ("plain", "striped"):
-        pen.coat(body, [place(ellipse(0.0, ry * 0.95, rx * 0.75, ry * 0.5), *pose.body, pose.angle)], coat.secondary)
+        pen.coat(
+            body,
+            [place(ellipse(0.0, ry * 0.95, rx * 0.75, ry * 0.5), *pose.body, pose.angle)],
+            coat.secondary,
+        )
     if pose.haunch:
         pen.shape(ellipse(*pose.haunch, 0.085 * sturdy, 0.08 * sturdy), coat.primary)
     for leg in pose.near_legs:
         path = leg_path(leg, who, pose)
         pen.limb(path, thick, coat.primary)
-        pen.shape(ellipse(path[-1, 0] + 0.012, path[-1, 1] + 0.004, thick * 0.62, thick * 0.42), coat.secondary)
+        pen.shape(
+            ellipse(path[-1, 0] + 0.012, path[-1, 1] + 0.004, thick * 0.62, thick * 0.42), coat.secondary
+        )
     draw_head(pen, scene, pose, coat)
     return pen
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from hiper.critters.drawing import OUTLINE, Coat, Colour, Pen, Points, Pose, ellipse, marks, place
@@ -21,7 +23,9 @@ def draw_tail(pen: Pen, scene: Scene, pose: Pose, coat: Coat) -> None:
     side = np.array([ahead[1], -ahead[0]])
     if species in ("rabbit", "bear"):
         r = 0.052 if species == "rabbit" else 0.036
-        pen.shape(ellipse(x, y, r * length, r * length), coat.secondary if species == "rabbit" else coat.primary)
+        pen.shape(
+            ellipse(x, y, r * length, r * length), coat.secondary if species == "rabbit" else coat.primary
+        )
         return
     reach = {"cat": 0.24, "dog": 0.17, "fox": 0.24, "elephant": 0.15}[species] * length
     bend = {"cat": -0.09, "dog": -0.08, "fox": -0.05, "elephant": 0.03}[species]
@@ -29,12 +33,15 @@ def draw_tail(pen: Pen, scene: Scene, pose: Pose, coat: Coat) -> None:
     path: Points = np.array([x, y]) + ahead * reach * t + side * bend * np.sin(np.pi * t * 0.8)
     width = {"cat": 0.044, "dog": 0.05, "fox": 0.05, "elephant": 0.022}[species]
     pen.limb(path, width, coat.primary)
+    tip_x, tip_y = path[8]
     if species == "fox":
-        middle, angle = path[5], np.rad2deg(np.arctan2(-(path[8] - path[4])[1], (path[8] - path[4])[0]))
-        pen.shape(ellipse(*middle, 0.12 * length, 0.062, angle), coat.primary)
-        pen.coat(ellipse(*middle, 0.12 * length, 0.062, angle), [ellipse(*path[8], 0.06, 0.07, angle)], coat.secondary)
+        dx, dy = path[8] - path[4]
+        angle = float(np.rad2deg(np.arctan2(-dy, dx)))
+        brush = ellipse(path[5, 0], path[5, 1], 0.12 * length, 0.062, angle)
+        pen.shape(brush, coat.primary)
+        pen.coat(brush, [ellipse(tip_x, tip_y, 0.06, 0.07, angle)], coat.secondary)
     elif species == "elephant":
-        pen.shape(ellipse(*path[8], 0.022, 0.022), coat.secondary)
+        pen.shape(ellipse(tip_x, tip_y, 0.022, 0.022), coat.secondary)
     else:
         pen.limb(path[6:], width, coat.secondary)
 
@@ -50,49 +57,63 @@ def draw_head(pen: Pen, scene: Scene, pose: Pose, coat: Coat) -> None:
         pen.shape(band, COLOURS[who.collar])
         tag = (x - 0.005, y + r * 1.12) if not pose.asleep else (x - 0.10, y + r * 0.95)
         pen.shape(ellipse(*tag, 0.02, 0.02), (250, 220, 110))
-    ears(pen, scene, x, y, r, coat, turn, behind=True)
+    hanging = species == "dog"
+    if not hanging:
+        draw_ears(pen, scene, (x, y, r), turn, coat)
     wide = {"bear": 1.06, "rabbit": 0.92, "fox": 1.04, "elephant": 1.0}.get(species, 1.0)
     head = ellipse(x, y, r * 1.05 * wide, r * 0.95, turn)
     pen.shape(head, coat.primary)
     pen.coat(head, [place(m, x, y, turn) for m in marks(who, r, r, 1)], coat.secondary)
-    ears(pen, scene, x, y, r, coat, turn, behind=False)
+    if hanging:
+        draw_ears(pen, scene, (x, y, r), turn, coat)
     face(pen, scene, x, y, r, coat, asleep=pose.asleep)
 
 
-def ears(pen: Pen, scene: Scene, x: float, y: float, r: float, coat: Coat, turn: float, *, behind: bool) -> None:
-    """Both ears; the dog's hang in front of the head, all others grow from behind it."""
-    species, size = scene.species, scene.identity.ears
-    if (species == "dog") == behind:
-        return
+@dataclass(frozen=True)
+class Ear:
+    """One ear in units of the head's radius, head at the origin: outer and inner polygon, and their colours."""
 
-    def ear(points: Points, colour: Colour) -> None:
-        pen.shape(place(points * r, x, y, turn), colour)
+    outer: Points
+    outer_colour: Colour
+    inner: Points | None = None
+    inner_colour: Colour = PINK
 
-    def inner(points: Points, colour: Colour) -> None:
-        pen.shape(place(points * r, x, y, turn), colour, outline=False)
 
-    if species in ("cat", "fox"):
-        tall = size * (0.75 if species == "cat" else 0.95)
-        for sign in (-1, 1):
-            base = np.array([[0.22 * sign, -0.75], [0.92 * sign, -0.45], [0.78 * sign, -0.72 - tall]])
-            ear(base, coat.primary)
-            inner(base * 0.72 + base.mean(0) * 0.24, coat.secondary if species == "fox" else PINK)
-    elif species == "rabbit":
-        for sign in (-1, 1):
-            lean = 12 * -sign
-            ear(ellipse(0.4 * sign, -0.8 - 0.55 * size, 0.26, 0.72 * size, lean), coat.primary)
-            inner(ellipse(0.4 * sign, -0.8 - 0.52 * size, 0.13, 0.55 * size, lean), PINK)
-    elif species == "bear":
-        for sign in (-1, 1):
-            ear(ellipse(0.74 * sign, -0.72, 0.34 * size, 0.34 * size), coat.primary)
-            inner(ellipse(0.74 * sign, -0.72, 0.18 * size, 0.18 * size), coat.secondary)
-    elif species == "elephant":
-        for sign in (-1, 1):
-            ear(ellipse(1.05 * sign, -0.1, 0.62 * size, 0.78 * size, 10 * sign), coat.primary)
-            inner(ellipse(1.08 * sign, -0.08, 0.4 * size, 0.55 * size, 10 * sign), coat.secondary)
-    else:
-        for sign in (-1, 1):
-            ear(ellipse(0.95 * sign, 0.02, 0.3, 0.68 * size, -16 * sign), coat.secondary)
+def _pointed(tall: float, sign: int) -> tuple[Points, Points]:
+    base = np.array([[0.22 * sign, -0.75], [0.92 * sign, -0.45], [0.78 * sign, -0.72 - tall]])
+    return base, base * 0.72 + base.mean(0) * 0.24
+
+
+def _ear(species: str, size: float, sign: int, coat: Coat) -> Ear:
+    if species == "cat":
+        outer, inner = _pointed(size * 0.75, sign)
+        return Ear(outer, coat.primary, inner)
+    if species == "fox":
+        outer, inner = _pointed(size * 0.95, sign)
+        return Ear(outer, coat.primary, inner, coat.secondary)
+    if species == "rabbit":
+        outer = ellipse(0.4 * sign, -0.8 - 0.55 * size, 0.26, 0.72 * size, -12 * sign)
+        return Ear(
+            outer, coat.primary, ellipse(0.4 * sign, -0.8 - 0.52 * size, 0.13, 0.55 * size, -12 * sign)
+        )
+    if species == "bear":
+        outer, inner = (ellipse(0.74 * sign, -0.72, r * size, r * size) for r in (0.34, 0.18))
+        return Ear(outer, coat.primary, inner, coat.secondary)
+    if species == "elephant":
+        outer = ellipse(1.05 * sign, -0.1, 0.62 * size, 0.78 * size, 10 * sign)
+        inner = ellipse(1.08 * sign, -0.08, 0.4 * size, 0.55 * size, 10 * sign)
+        return Ear(outer, coat.primary, inner, coat.secondary)
+    return Ear(ellipse(0.95 * sign, 0.02, 0.3, 0.68 * size, -16 * sign), coat.secondary)
+
+
+def draw_ears(pen: Pen, scene: Scene, head: tuple[float, float, float], turn: float, coat: Coat) -> None:
+    """Both ears of a head (centre x, y and radius)."""
+    x, y, r = head
+    for sign in (-1, 1):
+        ear = _ear(scene.species, scene.identity.ears, sign, coat)
+        pen.shape(place(ear.outer * r, x, y, turn), ear.outer_colour)
+        if ear.inner is not None:
+            pen.shape(place(ear.inner * r, x, y, turn), ear.inner_colour, outline=False)
 
 
 def face(pen: Pen, scene: Scene, x: float, y: float, r: float, coat: Coat, *, asleep: bool) -> None:
@@ -105,13 +126,25 @@ def face(pen: Pen, scene: Scene, x: float, y: float, r: float, coat: Coat, *, as
             trunk = np.array([[0.05, 0.2], [0.3, 0.6], [0.8, 0.85], [1.15, 0.8]]) * r + np.array([fx, y])
         pen.limb(trunk, 0.4 * r, coat.primary)
     else:
-        size = {"dog": (0.5, 0.4), "bear": (0.46, 0.36), "fox": (0.5, 0.34), "cat": (0.42, 0.28), "rabbit": (0.36, 0.28)}
+        size = {
+            "dog": (0.5, 0.4),
+            "bear": (0.46, 0.36),
+            "fox": (0.5, 0.34),
+            "cat": (0.42, 0.28),
+            "rabbit": (0.36, 0.28),
+        }
         mx, my = size[species]
-        pen.shape(ellipse(fx, y + 0.42 * r, mx * r, my * r), coat.secondary, outline=species in ("dog", "bear"))
+        pen.shape(
+            ellipse(fx, y + 0.42 * r, mx * r, my * r), coat.secondary, outline=species in ("dog", "bear")
+        )
         nose = {"dog": 0.19, "bear": 0.16, "fox": 0.14}.get(species, 0.1)
         colour = PINK if species in ("cat", "rabbit") else OUTLINE
-        pen.shape(ellipse(fx, y + 0.26 * r, nose * r * 1.2, nose * r), colour, outline=species in ("cat", "rabbit"))
-        smile = np.array([[-0.2, 0.52], [-0.1, 0.6], [0, 0.5], [0.1, 0.6], [0.2, 0.52]]) * r + np.array([fx, y])
+        pen.shape(
+            ellipse(fx, y + 0.26 * r, nose * r * 1.2, nose * r), colour, outline=species in ("cat", "rabbit")
+        )
+        smile = np.array([[-0.2, 0.52], [-0.1, 0.6], [0, 0.5], [0.1, 0.6], [0.2, 0.52]]) * r + np.array(
+            [fx, y]
+        )
         pen.curve(smile, 0.010)
     eyes(pen, scene, fx, y, r, asleep=asleep)
 

@@ -17,7 +17,9 @@ def cielab(image: Image.Image) -> Values:
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     xyz = linear @ _RGB_TO_XYZ.T / _WHITE_D65
     f = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz * (29 / 6) ** 2 / 3 + 4 / 29)
-    lab: Values = np.stack([116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], -1)
+    lab: Values = np.stack(
+        [116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], -1
+    )
     return lab
 
 
@@ -33,7 +35,9 @@ def colour_distance(edit: Image.Image, truth: Image.Image, mask: Image.Image) ->
     inside = np.asarray(mask.resize(truth.size)) > 127
     if not inside.any():
         raise ValueError("the mask is empty: it must mark at least one pixel of the subject")
-    ours, theirs = (np.unique(cielab(p).reshape(-1, 3)[inside.ravel()], axis=0, return_counts=True) for p in (edit, truth))
+    ours, theirs = (
+        np.unique(cielab(p).reshape(-1, 3)[inside.ravel()], axis=0, return_counts=True) for p in (edit, truth)
+    )
     between = np.sqrt(((ours[0][:, None] - theirs[0][None]) ** 2).sum(-1))
     there = np.average(between.min(1), weights=ours[1])
     back = np.average(between.min(0), weights=theirs[1])

@@ -26,12 +26,18 @@ from hiper.critters.training.vae import encode, train_vae
 
 def main() -> None:
     """Parse, then run the stages in order; a finished stage only reloads its checkpoint."""
-    parser = argparse.ArgumentParser(prog="python -m hiper.critters.training", description="Train the embedded model.")
-    parser.add_argument("--out", type=Path, required=True, help="folder for pictures, checkpoints and weights")
+    parser = argparse.ArgumentParser(
+        prog="python -m hiper.critters.training", description="Train the embedded model."
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for pictures, checkpoints and weights"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     for field in fields(Recipe):
         if isinstance(field.default, (int, float)):
-            parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), default=field.default)
+            parser.add_argument(
+                f"--{field.name.replace('_', '-')}", type=type(field.default), default=field.default
+            )
     arguments = vars(parser.parse_args())
     folder, device = arguments.pop("out"), torch.device(arguments.pop("device"))
     run(Recipe(**arguments), folder, device)

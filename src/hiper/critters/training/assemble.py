@@ -21,7 +21,9 @@ def assemble(
     folder: Path,
 ) -> Path:
     """Save a `StableDiffusionPipeline` that plain diffusers loads by ``from_pretrained(folder)``."""
-    scheduler = DDIMScheduler.from_config(noise_scheduler(recipe).config, set_alpha_to_one=False, steps_offset=1)
+    scheduler = DDIMScheduler.from_config(
+        noise_scheduler(recipe).config, set_alpha_to_one=False, steps_offset=1
+    )
     pipeline = StableDiffusionPipeline(
         vae=vae,
         text_encoder=encoder,

@@ -21,7 +21,9 @@ def pictures(folder: Path, count: int) -> Pictures:
     path, progress = folder / "pictures.npy", folder / "pictures.done"
     shape = (count, SIZE, SIZE, 3)
     done = int(progress.read_text()) if progress.exists() and path.exists() else 0
-    array = np.lib.format.open_memmap(path, mode="r+" if done else "w+", dtype=np.uint8, shape=None if done else shape)
+    array = np.lib.format.open_memmap(
+        path, mode="r+" if done else "w+", dtype=np.uint8, shape=None if done else shape
+    )
     starts = range(done, count, CHUNK)
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         for start, chunk in zip(starts, pool.map(_render_chunk, starts), strict=True):

@@ -44,7 +44,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = rate * _schedule(step, steps)
         value = loss(step, torch.Generator().manual_seed(seed * 1_000_003 + step))
-        value.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(value)
         nn.utils.clip_grad_norm_(parameters.values(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -54,7 +54,9 @@ def train(
         if now - shown > 10 or step + 1 == steps:
             running = value.item() if math.isnan(running) else 0.8 * running + 0.2 * value.item()
             left = (now - began) / (step + 1 - start) * (steps - step - 1)
-            print(f"{name}: step {step + 1}/{steps}, loss {running:.4f}, {left / 60:.1f} min left", flush=True)
+            print(
+                f"{name}: step {step + 1}/{steps}, loss {running:.4f}, {left / 60:.1f} min left", flush=True
+            )
             shown = now
         if now - saved > every_seconds or step + 1 == steps:
             _save(path, step + 1, parameters, average, optimizer)
@@ -70,7 +72,11 @@ def _schedule(step: int, steps: int) -> float:
 
 
 def _save(
-    path: Path, step: int, parameters: dict[str, nn.Parameter], average: dict[str, Tensor], optimizer: torch.optim.Optimizer
+    path: Path,
+    step: int,
+    parameters: dict[str, nn.Parameter],
+    average: dict[str, Tensor],
+    optimizer: torch.optim.Optimizer,
 ) -> None:
     tensors = {"step": torch.tensor(step)}
     for key, parameter in parameters.items():
@@ -84,7 +90,10 @@ def _save(
 
 
 def _restore(
-    path: Path, parameters: dict[str, nn.Parameter], average: dict[str, Tensor], optimizer: torch.optim.Optimizer
+    path: Path,
+    parameters: dict[str, nn.Parameter],
+    average: dict[str, Tensor],
+    optimizer: torch.optim.Optimizer,
 ) -> int:
     tensors = load_file(path)
     step = int(tensors["step"])
@@ -92,6 +101,11 @@ def _restore(
         for key, parameter in parameters.items():
             parameter.copy_(tensors[f"parameter.{key}"])
             average[key].copy_(tensors[f"average.{key}"])
-            moments = {m: tensors[f"{m}.{key}"].to(parameter.device).clone() for m in ("exp_avg", "exp_avg_sq")}
-            optimizer.state[parameter] = {"step": torch.tensor(float(step), device=parameter.device), **moments}
+            moments = {
+                m: tensors[f"{m}.{key}"].to(parameter.device).clone() for m in ("exp_avg", "exp_avg_sq")
+            }
+            optimizer.state[parameter] = {
+                "step": torch.tensor(float(step), device=parameter.device),
+                **moments,
+            }
     return step

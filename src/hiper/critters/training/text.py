@@ -43,7 +43,9 @@ def build_text_encoder(recipe: Recipe, tokenizer: CLIPTokenizer) -> CLIPTextMode
 
 def tokens(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
     """[batch, 77] token numbers, padded and truncated as the pipeline does."""
-    encoded = tokenizer(captions, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt")
+    encoded = tokenizer(
+        captions, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt"
+    )
     ids: Tensor = encoded.input_ids
     return ids
 
@@ -54,7 +56,9 @@ def scene_vector(scene: Scene) -> Tensor:
     values = (scene.species, scene.pose, scene.background, scene.style)
     hidden = (who.primary, who.secondary, who.pattern, who.collar, who.eyes)
     pairs = zip((*_FIELDS, *_IDENTITY_FIELDS), (*values, *hidden), strict=True)
-    return torch.cat([F.one_hot(torch.tensor(names.index(value)), len(names)) for names, value in pairs]).float()
+    return torch.cat(
+        [F.one_hot(torch.tensor(names.index(value)), len(names)) for names, value in pairs]
+    ).float()
 
 
 class _Contrast(nn.Module):
@@ -74,7 +78,9 @@ class _Contrast(nn.Module):
         return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
-def train_text_encoder(recipe: Recipe, tokenizer: CLIPTokenizer, folder: Path, device: torch.device) -> CLIPTextModel:
+def train_text_encoder(
+    recipe: Recipe, tokenizer: CLIPTokenizer, folder: Path, device: torch.device
+) -> CLIPTextModel:
     """Contrast captions with their scenes for `recipe.text_steps` steps of `recipe.text_batch` scenes."""
     encoder = build_text_encoder(recipe, tokenizer)
     scenes = [world.draw_scene(seed) for seed in range(min(recipe.scenes, 8000))]
@@ -91,5 +97,7 @@ def train_text_encoder(recipe: Recipe, tokenizer: CLIPTokenizer, folder: Path, d
             value: Tensor = model(ids.to(device), vectors.to(device))
         return value
 
-    train("text", model, loss, steps=recipe.text_steps, rate=recipe.text_rate, seed=recipe.seed, folder=folder)
+    train(
+        "text", model, loss, steps=recipe.text_steps, rate=recipe.text_rate, seed=recipe.seed, folder=folder
+    )
     return encoder.eval().requires_grad_(False)

@@ -80,7 +80,16 @@ def train_unet(
             with torch.no_grad():
                 rows = encoder(tokens(tokenizer, captions).to(device)).last_hidden_state
             predicted = unet(noisy.to(device), t.to(device), rows).sample
-        return (predicted.float() - target.to(device)).square().mean()
+        error: Tensor = (predicted.float() - target.to(device)).square().mean()
+        return error
 
-    train("unet", unet, loss, steps=recipe.unet_steps, rate=recipe.unet_rate, seed=recipe.seed + 2, folder=folder)
+    train(
+        "unet",
+        unet,
+        loss,
+        steps=recipe.unet_steps,
+        rate=recipe.unet_rate,
+        seed=recipe.seed + 2,
+        folder=folder,
+    )
     return unet.eval().requires_grad_(False)

@@ -61,7 +61,8 @@ def train_vae(recipe: Recipe, pictures: Pictures, folder: Path, device: torch.de
             noise = torch.randn(posterior.mean.shape, generator=generator).to(device)
             y = vae.decode(posterior.mean + posterior.std * noise).sample.float()
         kl = 0.5 * (posterior.mean.float() ** 2 + posterior.var.float() - 1 - posterior.logvar.float()).mean()
-        return reconstruction_error(x, y) + recipe.kl_weight * kl
+        value: Tensor = reconstruction_error(x, y) + recipe.kl_weight * kl
+        return value
 
     train("vae", vae, loss, steps=recipe.vae_steps, rate=recipe.vae_rate, seed=recipe.seed + 1, folder=folder)
     vae.eval().requires_grad_(False)
@@ -76,5 +77,7 @@ def encode(vae: AutoencoderKL, pictures: Pictures, device: torch.device) -> Tens
     parts = []
     for start in range(0, len(pictures), 64):
         with torch.autocast(device.type, torch.bfloat16):
-            parts.append(vae.encode(_tensor(pictures[start : start + 64]).to(device)).latent_dist.mean.float().cpu())
+            parts.append(
+                vae.encode(_tensor(pictures[start : start + 64]).to(device)).latent_dist.mean.float().cpu()
+            )
     return torch.cat(parts)
