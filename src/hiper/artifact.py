@@ -1,0 +1,174 @@
+"""Artifact: what one fit has learnt, as one small safetensors file that explains itself.
+
+Tensors are named `hiper.<name>`, so that nobody takes them for a textual inversion; `artifact_header` says
+what stands in the header.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from hiper.artifact_header import PREFIX, SCHEMA, TEXTS, UNKNOWN_SEED, Value, decode, encode
+from hiper.errors import ArtifactError, HiperWarning
+from hiper.files import atomic_write
+from hiper.tensor_file import MAX_HEADER, MAX_TENSORS, TensorFile, foreign_kind
+
+if TYPE_CHECKING:
+    from hiper.backbones.base import Backbone
+
+FINGERPRINT_TOLERANCE = 0.004
+"""Relative root mean square: more than float16 or bfloat16 costs, less than any training changes."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Artifact:
+    """What a method learnt from one picture on one backbone, and everything needed to use it again.
+
+    method, family: who made it, and for which family of models
+    backbone, revision, fingerprint: the model it was fitted on (see `Backbone`)
+    caption, image_sha256: what it was fitted to; the hash is "" when not known
+    seed: of the fit, UNKNOWN_SEED (-1) when not known
+    options: the method's options, resolved; edit: defaults for editing (strength, guidance, steps, scheduler)
+    tensors: name -> [rows, embed] of one common embed; made float32 on the CPU
+    figures: seconds, losses; versions: of the libraries; created: UTC, ISO 8601
+    thumbnail: a data URL, or ""; extra: header entries of other tools or later releases, kept as they were
+
+    ArtifactError on construction when a tensor is not a finite float table with at least one row.
+    """
+
+    method: str
+    family: str
+    backbone: str
+    revision: str
+    fingerprint: tuple[float, ...]
+    caption: str
+    image_sha256: str
+    seed: int
+    options: Mapping[str, Value]
+    edit: Mapping[str, Value]
+    tensors: Mapping[str, Tensor]
+    figures: Mapping[str, float]
+    versions: Mapping[str, str]
+    created: str
+    thumbnail: str
+    extra: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tensors", _checked_tensors(self.tensors))
+
+    @property
+    def embed(self) -> int:
+        """Width of the rows: numbers per token."""
+        return next(iter(self.tensors.values())).shape[1]
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the file atomically and return its path; OutputError as in `files.atomic_write`."""
+        atomic_write(Path(path), self.to_bytes(), overwrite=overwrite)
+        return Path(path)
+
+    def to_bytes(self) -> bytes:
+        """Serialise; the same artifact gives the same bytes."""
+        named = {f"{PREFIX}{name}": tensor for name, tensor in self.tensors.items()}
+        blob = safetensors.torch.save(named, metadata=encode(self))
+        length = int.from_bytes(blob[:8], "little")
+        entries = json.loads(blob[8 : 8 + length])  # safetensors writes them in random order
+        text = json.dumps(entries, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        if len(text) > MAX_HEADER:
+            raise ArtifactError(f"the header takes {len(text)} bytes; at most {MAX_HEADER}: shorten `extra`")
+        return len(text).to_bytes(8, "little") + text + blob[8 + length :]
+
+    @classmethod
+    def load(cls, path: str | Path) -> Artifact:
+        """Read a file that `save` wrote; ArtifactError says in one line why another file is not one."""
+        try:
+            file = TensorFile.open(Path(path))
+            if f"{PREFIX}checkpoint" in file.metadata:
+                raise ArtifactError("the checkpoint of an unfinished fit; resume that fit to finish it")
+            if f"{PREFIX}schema" not in file.metadata:
+                raise ArtifactError(foreign_kind(file.dtypes))
+            fields = decode(file.metadata)
+            return cls(**fields, tensors=_unprefixed(file.tensors()))
+        except ArtifactError as error:
+            raise ArtifactError(f"{str(path)!r}: {error}") from error
+
+    def describe(self) -> dict[str, object]:
+        """Return what `hiper show` prints, ready for JSON: no tensor values, no thumbnail."""
+        texts = {name: getattr(self, name) for name in TEXTS}
+        figures = {name: value if math.isfinite(value) else None for name, value in self.figures.items()}
+        return {
+            "schema": SCHEMA,
+            **texts,
+            "fingerprint": hashlib.sha256(json.dumps(self.fingerprint).encode()).hexdigest()[:16],
+            "seed": None if self.seed == UNKNOWN_SEED else self.seed,
+            "options": dict(self.options),
+            "edit": dict(self.edit),
+            "tensors": {name: list(tensor.shape) for name, tensor in self.tensors.items()},
+            "figures": figures,
+            "versions": dict(self.versions),
+            "extra": dict(self.extra),
+        }
+
+
+def check_compatible(artifact: Artifact, backbone: Backbone) -> None:
+    """Refuse another family or width (ArtifactError); warn of another checkpoint of the family."""
+    if (artifact.family, artifact.embed) != (backbone.family, backbone.embed):
+        raise ArtifactError(
+            f"fitted on {artifact.backbone} ({artifact.family}, rows of {artifact.embed}), but {backbone.id}"
+            f" is {backbone.family} with rows of {backbone.embed}; use that model, or fit again on this one"
+        )
+    distance = fingerprint_distance(artifact.fingerprint, backbone.fingerprint())
+    if not distance <= FINGERPRINT_TOLERANCE:
+        warnings.warn(
+            f"fitted on {artifact.backbone}, whose weights differ from those of {backbone.id}: the subject"
+            " may come out less alike; fit again on this model if it does",
+            HiperWarning,
+            stacklevel=3,
+        )
+
+
+def fingerprint_distance(theirs: tuple[float, ...], ours: tuple[float, ...]) -> float:
+    """Relative root mean square difference: 0 for the same weights, infinity when not comparable."""
+    if len(theirs) != len(ours):
+        return math.inf
+    difference, norm = math.dist(theirs, ours), math.hypot(*ours)
+    return difference / norm if norm else math.inf * bool(difference)
+
+
+def _unprefixed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    strangers = [name for name in tensors if not name.startswith(PREFIX)]
+    if strangers:
+        raise ArtifactError(f"tensor {strangers[0]!r} is none of hiper's; name the file that hiper fit wrote")
+    return {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
+
+
+def _checked_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    if not 1 <= len(tensors) <= MAX_TENSORS:
+        raise ArtifactError(f"{len(tensors)} tensors; allowed are 1 to {MAX_TENSORS}")
+    for name, tensor in tensors.items():
+        shape = list(tensor.shape)
+        if not tensor.is_floating_point():
+            raise ArtifactError(f"tensor {name!r} is {tensor.dtype}; allowed are float dtypes")
+        if len(shape) != 2 or 0 in shape:
+            raise ArtifactError(
+                f"tensor {name!r} has shape {shape}; allowed is [rows, embed], 1 or more each"
+            )
+        if not bool(tensor.isfinite().all()):
+            raise ArtifactError(
+                f"tensor {name!r} holds NaN or infinity, which draw black pictures; fit again"
+            )
+    widths = {tensor.shape[1] for tensor in tensors.values()}
+    if len(widths) > 1:
+        raise ArtifactError(f"rows of {' and '.join(map(str, sorted(widths)))} numbers; allowed is one width")
+    return {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in tensors.items()}
