@@ -73,6 +73,16 @@ def test_a_folder_with_fp16_files_only_is_loaded_from_them(tmp_path: Path) -> No
     assert load_backbone(tmp_path / "half", device="cpu").weights_sha256() == expected
 
 
+def test_what_is_loaded_lies_as_it_will_after_a_fit(folder: Path) -> None:
+    backbone = load_backbone(folder, device="cpu")
+    assert isinstance(backbone, SdBackbone)
+    weights = [weight for module in backbone._modules().values() for weight in module.parameters()]
+    assert all(weight.data_ptr() % 64 == 0 for weight in weights)
+    with backbone.fitting():
+        pass
+    assert all(weight.data_ptr() % 64 == 0 for weight in weights)
+
+
 def test_loading_leaves_the_libraries_as_talkative_as_they_were(
     folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -26,6 +26,7 @@ from hiper.seeds import generator
 FINGERPRINT = 256
 _FAMILIES = {768: "sd1", 1024: "sd2"}
 _PREDICTIONS = ("epsilon", "v_prediction")
+_ALIGNMENT = 64  # bytes, what torch gives its own tensors on the CPU
 
 
 @final
@@ -76,7 +77,7 @@ class SdBackbone(Backbone):
     ) -> SdBackbone:
         """Load a diffusers folder; BackboneError names the file that is missing or damaged."""
         pipe = _diffusers.load_folder(folder, dtype, check_weights(folder))
-        return cls(pipe.to(device), name=name, revision=revision, default_guidance=guidance)
+        return cls(_placed(pipe, device), name=name, revision=revision, default_guidance=guidance)
 
     @classmethod
     def from_single_file(
@@ -89,7 +90,7 @@ class SdBackbone(Backbone):
             single_file.write_config(layout, config)
             copy_vocabulary(config / "tokenizer", network=network)
             pipe = _diffusers.load_single_file(path, config, dtype)
-        return cls(pipe.to(device), name=str(path))
+        return cls(_placed(pipe, device), name=str(path))
 
     def encode(self, prompt: str) -> Conditioning:
         with torch.no_grad(), _diffusers.quiet():
@@ -234,6 +235,20 @@ class SdBackbone(Backbone):
                 digest.update(f"{part}.{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
                 digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
+
+
+def _placed(pipe: _diffusers.Pipeline, device: torch.device) -> _diffusers.Pipeline:
+    """Move to the device, and on the CPU out of the mapped file into memory of its own.
+
+    Results depend on the alignment of the weights in their last bits, and parking and bringing back would
+    change it: a resumed fit could not be bitwise the same.
+    """
+    pipe.to(device)
+    for part in pipe.components.values():
+        for weight in part.parameters() if isinstance(part, nn.Module) else ():
+            if weight.data_ptr() % _ALIGNMENT:
+                weight.data = weight.data.clone()
+    return pipe
 
 
 def _reporter(callback: StepCallback | None, steps: int) -> object:

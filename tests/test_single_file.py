@@ -1,0 +1,208 @@
+"""One .safetensors checkpoint: described by its shapes, loaded by diffusers, nothing fetched."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import pytest
+import safetensors.torch
+import torch
+import transformers
+from diffusers import StableDiffusionPipeline
+from huggingface_hub import constants
+from torch import Tensor
+
+from hiper.backbones import load_backbone, single_file, wrap
+from hiper.errors import BackboneError
+from tests import tiny
+from tests.original_layout import export
+
+WIDTH = 64
+
+
+def small(version: int, prediction: str = "epsilon") -> StableDiffusionPipeline:
+    """A pipeline with the blocks of SD 1 or 2 but few channels."""
+    torch.manual_seed(version)
+    words = tiny.tokenizer(tiny.END if version == 1 else "!")
+    heads: Any = 8 if version == 1 else [1, 1, 2, 2]
+    return tiny.pipeline(
+        tokenizer=words,
+        text_encoder=transformers.CLIPTextModel(
+            transformers.CLIPTextConfig(
+                vocab_size=len(words),
+                hidden_size=WIDTH,
+                intermediate_size=2 * WIDTH,
+                num_hidden_layers=2,
+                num_attention_heads=1,
+                hidden_act="quick_gelu" if version == 1 else "gelu",
+                bos_token_id=len(words) - 2,
+                eos_token_id=len(words) - 1,
+            )
+        ),
+        unet=diffusers.UNet2DConditionModel(
+            sample_size=96 if prediction == "v_prediction" else 64,
+            block_out_channels=(32, 64, 128, 128),
+            cross_attention_dim=WIDTH,
+            attention_head_dim=heads,
+            use_linear_projection=version == 2,
+        ),
+        vae=diffusers.AutoencoderKL(
+            block_out_channels=(32, 32, 64, 64),
+            layers_per_block=2,
+            latent_channels=4,
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+        ),
+        scheduler=diffusers.DDIMScheduler(
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            clip_sample=False,
+            set_alpha_to_one=False,
+            steps_offset=1,
+            prediction_type=prediction,
+        ),
+    )
+
+
+@pytest.fixture
+def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A Hub cache without anything."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+@pytest.fixture
+def vocabulary(hub_cache: Path) -> None:
+    """CLIP's vocabulary in the cache, or what stands for it here."""
+    words = tiny.tokenizer()
+    repository = hub_cache / "models--openai--clip-vit-large-patch14"
+    snapshot = repository / "snapshots" / "0"
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0")
+    (snapshot / "vocab.json").write_text(json.dumps(words.get_vocab()))
+    merges = json.loads(words.backend_tokenizer.to_str())["model"]["merges"]
+    (snapshot / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
+
+
+def saved(pipe: Any, version: int, path: Path, **metadata: str) -> Path:
+    safetensors.torch.save_file(export(pipe, version), path, metadata=metadata or None)
+    return path
+
+
+@pytest.mark.usefixtures("vocabulary")
+@pytest.mark.parametrize(("version", "prediction"), [(1, "epsilon"), (2, "epsilon"), (2, "v_prediction")])
+def test_a_single_file_is_the_model_it_was_written_from(
+    version: int, prediction: str, tmp_path: Path
+) -> None:
+    pipe = small(version, prediction)
+    path = saved(pipe, version, tmp_path / "model.safetensors", **{"modelspec.prediction_type": prediction})
+    original, loaded = wrap(pipe), load_backbone(path, device="cpu", local_only=True)
+    assert loaded.weights_sha256() == original.weights_sha256()
+    assert loaded.resolution == (768 if prediction == "v_prediction" else 512)
+    sentence = "a sitting dog"
+    assert torch.equal(loaded.encode(sentence).rows, original.encode(sentence).rows)
+    noise, t = torch.randn(1, 4, 16, 16), torch.tensor([400])
+    rows = original.encode(sentence).rows
+    for way in ("predict", "target"):
+        results: list[Tensor] = [
+            backbone.predict(noise, t, rows).detach()
+            if way == "predict"
+            else backbone.diffuse(noise, noise.flip(-1), t).target
+            for backbone in (original, loaded)
+        ]
+        assert torch.allclose(*results, atol=1e-5)
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(BackboneError) as refusal:
+        load_backbone(path, device="cpu", local_only=True)
+    assert "\n" not in str(refusal.value)
+    return str(refusal.value)
+
+
+def test_without_a_vocabulary_the_remedy_is_told(hub_cache: Path, tmp_path: Path) -> None:
+    path = saved(small(1), 1, tmp_path / "model.safetensors")
+    assert "run `hf download openai/clip-vit-large-patch14 vocab.json merges.txt`" in refused(path)
+    assert not hub_cache.exists()
+
+
+@pytest.mark.usefixtures("vocabulary")
+def test_sd2_must_say_what_it_predicts(tmp_path: Path) -> None:
+    path = saved(small(2), 2, tmp_path / "model.safetensors")
+    assert "put model.yaml beside it" in refused(path)
+    yaml = path.with_suffix(".yaml")
+    yaml.write_text('model:\n  params:\n    parameterization: "v"\n')
+    assert load_backbone(path, device="cpu").resolution == 768
+    yaml.write_text("model:\n  params:\n    beta_schedule: linear\n")
+    assert load_backbone(path, device="cpu").resolution == 512
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "words"),
+    [
+        ("conditioner.embedders.0.x", (1,), "is a Stable Diffusion XL checkpoint"),
+        ("lora_unet_down_blocks.alpha", (1,), "is a LoRA"),
+        ("weight", (1,), "holds no model.diffusion_model.* weights"),
+        ("model.diffusion_model.input_blocks.0.0.weight", (4, 9, 3, 3), "takes 9 latent channels"),
+        ("model.diffusion_model.input_blocks.0.0.weight", (4, 4, 3, 3), "token_embedding.weight is missing"),
+    ],
+)
+def test_other_files_are_refused(name: str, shape: tuple[int, ...], words: str, tmp_path: Path) -> None:
+    path = tmp_path / "other.safetensors"
+    safetensors.torch.save_file({name: torch.zeros(shape)}, path)
+    assert words in refused(path)
+
+
+def test_a_truncated_file_is_damaged(tmp_path: Path) -> None:
+    path = saved(small(1), 1, tmp_path / "model.safetensors")
+    path.write_bytes(path.read_bytes()[:-5])
+    assert "is damaged" in refused(path)
+
+
+def millions(model: type, config: dict[str, Any]) -> float:
+    with torch.device("meta"):
+        built = model(config) if model is transformers.CLIPTextModel else model.from_config(config)  # type: ignore[attr-defined]
+    return round(sum(weight.numel() for weight in built.parameters()) / 1e6, 2)
+
+
+@pytest.mark.parametrize(
+    ("layout", "unet", "text"),
+    [
+        (
+            {"version": 1, "linear_projection": False, "embed": 768, "text_layers": 12, "text_hidden": 3072},
+            859.52,
+            123.06,
+        ),
+        (
+            {"version": 2, "linear_projection": True, "embed": 1024, "text_layers": 23, "text_hidden": 4096},
+            865.91,
+            340.39,
+        ),
+    ],
+)
+def test_the_real_models_have_their_published_sizes(
+    layout: dict[str, Any], unet: float, text: float, tmp_path: Path
+) -> None:
+    real = single_file.Layout(
+        **layout,
+        prediction="epsilon",
+        unet_channels=(320, 640, 1280, 1280),
+        vae_channels=(128, 256, 512, 512),
+        latent_channels=4,
+        vocabulary=49408,
+        positions=77,
+    )
+    single_file.write_config(real, tmp_path)
+    configs = {
+        part: json.loads((tmp_path / part / "config.json").read_text())
+        for part in ("unet", "vae", "text_encoder")
+    }
+    assert millions(diffusers.UNet2DConditionModel, configs["unet"]) == unet
+    assert millions(diffusers.AutoencoderKL, configs["vae"]) == 83.65
+    text_config = transformers.CLIPTextConfig(**configs["text_encoder"])
+    assert millions(transformers.CLIPTextModel, text_config) == text
