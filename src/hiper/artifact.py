@@ -19,7 +19,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from hiper.artifact_header import PREFIX, SCHEMA, TEXTS, UNKNOWN_SEED, Value, decode, encode
+from hiper.artifact_header import PREFIX, TEXTS, UNKNOWN_SEED, Value, decode, encode
+from hiper.artifact_header import SCHEMA as SCHEMA
 from hiper.errors import ArtifactError, HiperWarning
 from hiper.files import atomic_write
 from hiper.tensor_file import MAX_HEADER, MAX_TENSORS, TensorFile, foreign_kind
