@@ -1,0 +1,129 @@
+"""Any Pillow mode to 8-bit sRGB on an opaque background; `images` is its only caller."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image, ImageChops, ImageCms
+
+from hiper.errors import ImageError
+from hiper.notes import Notes
+
+_GREY = ("1", "L", "LA")
+_EIGHT_BITS = (*_GREY, "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV")
+_SIXTEEN_BITS = ("I;16", "I;16L", "I;16B")
+
+
+def to_srgb(picture: Image.Image, background: tuple[int, int, int], notes: Notes) -> Image.Image:
+    """Return `picture` as plain RGB: 8 bits, sRGB, composited on `background`, without metadata.
+
+    Raises ImageError for pixels without a known range, and for a picture that is all transparent.
+    """
+    profile = picture.info.get("icc_profile")
+    eight_bits = _to_eight_bits(picture, notes)
+    alpha = _alpha(eight_bits)
+    srgb = _without_profile(_without_alpha(eight_bits), profile, notes)
+    if alpha is not None and alpha.getextrema() != (255, 255):
+        if alpha.getextrema() == (0, 0):
+            raise ImageError("the picture is transparent everywhere: give one that shows something")
+        srgb = Image.composite(srgb, Image.new("RGB", srgb.size, background), alpha)
+        notes.add("transparent parts were laid on rgb{},{},{}".format(*background))
+    return bare(srgb)
+
+
+def to_mask(picture: Image.Image, notes: Notes) -> Image.Image:
+    """Return `picture` as mode "L", 255 where the subject is: its transparency if it has any, else its grey.
+
+    Raises ImageError where no pixel reaches 128, which means that nothing was selected.
+    """
+    eight_bits = _to_eight_bits(picture, notes)
+    alpha = _alpha(eight_bits)
+    if alpha is not None and alpha.getextrema() != (255, 255):
+        notes.add("the mask is what is opaque in its file")
+        mask = alpha
+    else:
+        mask = _without_alpha(eight_bits).convert("L")
+    brightest = int(np.asarray(mask).max())
+    if brightest < 128:
+        raise ImageError(
+            f"the mask's brightest pixel is {brightest} of 255, so it selects nothing: "
+            "paint the subject white (255) and all else black"
+        )
+    return bare(mask)
+
+
+def _to_eight_bits(picture: Image.Image, notes: Notes) -> Image.Image:
+    if picture.mode in _EIGHT_BITS:
+        return picture
+    if picture.mode in _SIXTEEN_BITS:
+        notes.add("16-bit grey was scaled to 8 bits")
+        return _sixteen_to_eight_bits(picture)
+    if picture.mode == "F":
+        notes.add("float pixels in 0..1 were scaled to 0..255")
+        return _float_to_eight_bits(picture)
+    raise ImageError(f"pixels of Pillow mode {picture.mode!r} are not read: save the picture as 8-bit RGB")
+
+
+def _sixteen_to_eight_bits(picture: Image.Image) -> Image.Image:
+    values = np.asarray(picture)
+    grey = Image.fromarray(np.rint(values / 257).astype(np.uint8))
+    see_through = picture.info.get("transparency")
+    if see_through is not None:
+        grey.putalpha(Image.fromarray(np.where(values == see_through, 0, 255).astype(np.uint8)))
+    return grey
+
+
+def _float_to_eight_bits(picture: Image.Image) -> Image.Image:
+    values = np.asarray(picture)
+    low, high = float(values.min()), float(values.max())
+    if not (low >= 0 and high <= 1):
+        raise ImageError(
+            f"float pixels reach from {low:g} to {high:g}, only 0..1 has a known meaning: "
+            "scale them, or save the picture as 8-bit RGB"
+        )
+    return Image.fromarray(np.rint(values * 255).astype(np.uint8))
+
+
+def _alpha(picture: Image.Image) -> Image.Image | None:
+    return picture.convert("RGBA").getchannel("A") if picture.has_transparency_data else None
+
+
+def _without_alpha(picture: Image.Image) -> Image.Image:
+    """Drop transparency, keep the colour space that an embedded profile speaks of: L, CMYK or RGB."""
+    space = "L" if picture.mode in _GREY else "CMYK" if picture.mode == "CMYK" else "RGB"
+    # By way of RGBA because Pillow warns of palettes with several degrees of transparency otherwise.
+    return (picture.convert("RGBA") if picture.has_transparency_data else picture).convert(space)
+
+
+def _without_profile(colours: Image.Image, profile: bytes | None, notes: Notes) -> Image.Image:
+    plain = colours.convert("RGB")
+    if profile is not None:
+        try:
+            return _through_profile(colours, profile, plain, notes)
+        except (ImageCms.PyCMSError, OSError) as error:
+            notes.add(f"the embedded colour profile was ignored, it cannot be used ({error})", warn=True)
+    if colours.mode == "CMYK":
+        notes.add("CMYK was turned into RGB without a profile, colours are approximate", warn=True)
+    return plain
+
+
+def _through_profile(colours: Image.Image, profile: bytes, plain: Image.Image, notes: Notes) -> Image.Image:
+    source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    # Many programs give grey pictures an RGB profile.
+    pixels = plain if source.profile.xcolor_space.strip() == "RGB" and colours.mode == "L" else colours
+    srgb = ImageCms.profileToProfile(pixels, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    if srgb is None:
+        raise ImageCms.PyCMSError("no picture came back")
+    # The variants of sRGB in use differ from each other by one level at most.
+    if int(np.asarray(ImageChops.difference(srgb, plain)).max()) <= 1:
+        return plain
+    notes.add(f"colours were converted from {ImageCms.getProfileDescription(source).strip()} to sRGB")
+    return srgb
+
+
+def bare(picture: Image.Image) -> Image.Image:
+    """A copy that carries pixels only: no EXIF, GPS, XMP, comment or profile to leak into outputs."""
+    copy = picture.copy()
+    copy.info.clear()
+    return copy

@@ -1,0 +1,82 @@
+"""Which picture files hiper reads, and what a file that it cannot read seems to be."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+
+HEAD_BYTES = 512
+"""How much of a file `looks_like` wants to see."""
+
+_STARTS: tuple[tuple[bytes, str], ...] = (
+    (b"\x89PNG", "a damaged PNG"),
+    (b"\xff\xd8\xff", "a damaged JPEG"),
+    (b"GIF8", "a damaged GIF"),
+    (b"II*\x00", "a damaged TIFF or one of an unusual kind"),
+    (b"MM\x00*", "a damaged TIFF or one of an unusual kind"),
+    (b"BM", "a damaged BMP"),
+    (b"%PDF", "a PDF document"),
+    (b"%!PS", "a PostScript file"),
+    (b"8BPS", "a Photoshop file"),
+    (b"\x1aE\xdf\xa3", "a Matroska or WebM video"),
+    (b"FUJIFILM", "a camera raw file"),
+    (b"PK\x03\x04", "a ZIP archive"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"\xff\x0a", "a JPEG XL picture"),
+    (b"\x00\x00\x00\x0cJXL ", "a JPEG XL picture"),
+    (b"\x00\x00\x00\x0cjP  ", "a JPEG 2000 picture"),
+    (b"version https://git-lfs", "a git-lfs pointer (run git lfs pull)"),
+)
+_TEXT_STARTS: tuple[tuple[bytes, str], ...] = (
+    (b"<!doctype html", "HTML"),
+    (b"<html", "HTML"),
+    (b"<svg", "an SVG drawing"),
+    (b"<?xml", "XML"),
+    (b"{", "JSON"),
+    (b"[", "JSON"),
+)
+_HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
+_RAW_SUFFIXES = frozenset({".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".rw2", ".srw"})
+
+
+@functools.cache
+def readable_formats() -> tuple[str, ...]:
+    """Pillow's names of the formats that are opened; all others are refused unread.
+
+    HEIF is among them when pillow-heif (`hiper[heic]`) is installed; it is registered here.
+    """
+    formats = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")
+    if importlib.util.find_spec("pillow_heif") is None:
+        return formats
+    importlib.import_module("pillow_heif").register_heif_opener()
+    return (*formats, "HEIF")
+
+
+def is_camera_raw(suffix: str) -> bool:
+    """Whether a file name ends like a camera's raw file, whose TIFF shell holds only a preview."""
+    return suffix.lower() in _RAW_SUFFIXES
+
+
+def looks_like(head: bytes) -> str:
+    """Say in words what a file starting with `head` seems to be, "" if nothing is recognised."""
+    if head[4:8] == b"ftyp":
+        return _container(head[8:12])
+    if head[:4] == b"RIFF":
+        return {b"AVI ": "an AVI video", b"WEBP": "a damaged WebP"}.get(head[8:12], "")
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith(b"<?xml") and b"<svg" in text:
+        return "an SVG drawing"
+    words = [what for start, what in _STARTS if head.startswith(start)]
+    words += [what for start, what in _TEXT_STARTS if text.startswith(start)]
+    return words[0] if words else ""
+
+
+def _container(brand: bytes) -> str:
+    """Name an ISO base media file (ISO/IEC 14496-12) by its major brand."""
+    if brand in (b"avif", b"avis"):
+        return "a damaged AVIF"
+    if brand in _HEIC_BRANDS:
+        installed = "HEIF" in readable_formats()
+        return "a damaged HEIC" if installed else "HEIC (install hiper[heic] to read it)"
+    return "a camera raw file" if brand == b"crx " else "a video (MP4 or MOV)"
