@@ -60,7 +60,7 @@ def test_appending_keeps_every_row() -> None:
 def test_gradients_reach_the_tail_and_nothing_but_the_tail() -> None:
     for placement in ("replace", "append"):
         tail = torch.ones(2, EMBED, requires_grad=True)
-        rows = place_tail(sentence("a"), tail, placement).rows  # type: ignore[arg-type]
+        rows = place_tail(sentence("a"), tail, placement).rows
         (rows * torch.arange(rows.shape[1])[None, :, None]).sum().backward()  # type: ignore[no-untyped-call]
         assert tail.grad is not None
         assert tail.grad[:, 0].tolist() == [rows.shape[1] - 2, rows.shape[1] - 1]

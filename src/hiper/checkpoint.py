@@ -1,0 +1,126 @@
+"""What a killed fit needs to go on as if nothing had happened: one safetensors blob, no pickle.
+
+Tensors: parameters, Adam's two moments and the state of the random generator. Header: where the fit
+stands, and the identity of the job, which must be the same on resuming.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from hiper import files
+from hiper.errors import ResumeError
+
+FORMAT = 1
+Identity = Mapping[str, str | int | float | bool]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Numbers of a fit: steps done, Adam's own count, halvings of the rate, losses, seconds spent."""
+
+    step: int
+    updates: int
+    halvings: int
+    loss_before: float
+    best_loss: float
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingState:
+    """A fit between two steps. All tensors are float32 on the CPU, `random` is uint8 [state]."""
+
+    progress: Progress
+    parameters: Mapping[str, Tensor]
+    first_moments: Mapping[str, Tensor]
+    second_moments: Mapping[str, Tensor]
+    best: Mapping[str, Tensor]
+    random: Tensor
+    identity: Identity = field(default_factory=dict)
+
+    def to_bytes(self) -> bytes:
+        """Serialise to one safetensors blob."""
+        groups = {
+            "parameter": self.parameters,
+            "first_moment": self.first_moments,
+            "second_moment": self.second_moments,
+            "best": self.best,
+        }
+        tensors = {
+            f"{group}.{name}": t.contiguous() for group, named in groups.items() for name, t in named.items()
+        }
+        header = {
+            "hiper.checkpoint": str(FORMAT),
+            "hiper.progress": json.dumps(asdict(self.progress)),
+            "hiper.identity": json.dumps(dict(self.identity), sort_keys=True),
+        }
+        return safetensors.torch.save({**tensors, "random": self.random}, metadata=header)
+
+    @classmethod
+    def from_file(cls, path: Path) -> TrainingState:
+        """Read a checkpoint; ResumeError when it is damaged or not one of ours."""
+        try:
+            with safetensors.safe_open(path, framework="pt") as file:
+                header = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (OSError, safetensors.SafetensorError) as error:
+            raise ResumeError(
+                f"{path} cannot be read as a checkpoint ({error}); remove it to start anew"
+            ) from error
+        if header.get("hiper.checkpoint") != str(FORMAT):
+            raise ResumeError(f"{path} is not a checkpoint of this release of hiper; remove it to start anew")
+
+        def group(prefix: str) -> dict[str, Tensor]:
+            return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+        return cls(
+            progress=Progress(**json.loads(header["hiper.progress"])),
+            parameters=group("parameter."),
+            first_moments=group("first_moment."),
+            second_moments=group("second_moment."),
+            best=group("best."),
+            random=tensors["random"],
+            identity=json.loads(header["hiper.identity"]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointFile:
+    """Where a fit saves itself and how often; `resume` continues from what is there, if anything is."""
+
+    path: Path
+    every_seconds: float = 20.0
+    resume: bool = False
+
+    def save(self, state: TrainingState) -> None:
+        """Write atomically; a kill at any moment leaves the old or the new checkpoint."""
+        files.atomic_write(self.path, state.to_bytes(), overwrite=True)
+
+    def load(self, identity: Identity) -> TrainingState | None:
+        """Return the state to go on from, None to start anew; ResumeError when it belongs to another job."""
+        if not self.resume or not self.path.exists():
+            return None
+        state = TrainingState.from_file(self.path)
+        differing = [
+            f"{name} was {state.identity.get(name)!r} and is {identity.get(name)!r}"
+            for name in sorted({*identity, *state.identity})
+            if state.identity.get(name) != identity.get(name)
+        ]
+        if differing:
+            raise ResumeError(
+                f"{self.path} belongs to another job: {', '.join(differing)};"
+                " repeat the job as it was, or start anew without resuming"
+            )
+        return state
+
+    def remove(self) -> None:
+        """Remove the checkpoint once the result is safe."""
+        self.path.unlink(missing_ok=True)

@@ -1,0 +1,270 @@
+"""The one optimisation loop: Adam on a few float32 parameters, seeded, watched, resumable bit for bit.
+
+A step is a draw from one sequential CPU generator, a loss, a backward pass and an update. Whether
+losses are finite is looked at once per window of steps: every step on the CPU, every tenth elsewhere,
+because looking makes the processor wait for the accelerator.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from hiper.checkpoint import CheckpointFile, Identity, Progress, TrainingState
+from hiper.errors import FitError, HiperWarning, Interrupted
+from hiper.optimiser import Adam, Snapshot
+
+Schedule = Literal["constant", "cosine"]
+Keep = Literal["last", "best"]
+
+TRIES = 3
+_WINDOW = 10
+_EVALUATIONS = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepRecord:
+    """How far a fit has come: steps done, steps in all, mean loss of the last window, seconds so far."""
+
+    step: int
+    steps: int
+    loss: float
+    seconds: float
+
+
+Callback = Callable[[StepRecord], None]
+StopRequest = Callable[[], int | None]
+"""Asked after every window; a signal number stops the fit, saves it and raises Interrupted."""
+
+
+class Objective(Protocol):
+    """What is minimised."""
+
+    def loss(self, parameters: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
+        """Draw from `generator` and return a scalar loss with a gradient to the parameters."""
+
+    def evaluate(self, parameters: Mapping[str, Tensor]) -> float:
+        """Return the loss on a batch of (t, noise) held fixed; the loss of a single step tells nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How to minimise. `loss_scale`, a power of two, keeps float16 gradients from underflow."""
+
+    steps: int
+    learning_rate: float
+    schedule: Schedule = "constant"
+    keep: Keep = "last"
+    loss_scale: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """Parameters (float32, CPU), fixed-batch losses before and after, seconds including those resumed."""
+
+    parameters: Mapping[str, Tensor]
+    loss_before: float
+    loss_after: float
+    seconds: float
+
+
+def optimise(
+    objective: Objective,
+    parameters: Mapping[str, Tensor],
+    recipe: Recipe,
+    generator: torch.Generator,
+    *,
+    identity: Identity | None = None,
+    callback: Callback | None = None,
+    checkpoint: CheckpointFile | None = None,
+    should_stop: StopRequest | None = None,
+) -> Fitted:
+    """Minimise `objective` from the given leaf parameters (float32), which are changed in place.
+
+    A window with a non-finite loss or gradient is undone and the learning rate halved; after three such
+    windows without progress between them FitError, with the last good state in the checkpoint. FitError
+    also when the first step brings no gradient. Interrupted when `should_stop` says so.
+    """
+    run = _Run(objective, parameters, recipe, generator, identity or {}, checkpoint)
+    run.start()
+    window = 1 if next(iter(parameters.values())).device.type == "cpu" else _WINDOW
+    while run.step < recipe.steps:
+        loss = run.advance(min(window, recipe.steps - run.step))
+        if callback is not None:
+            callback(StepRecord(step=run.step, steps=recipe.steps, loss=loss, seconds=run.seconds))
+        run.save_if_due()
+        signal_number = should_stop() if should_stop is not None else None
+        if signal_number:
+            run.save()
+            where = f"; step {run.step} of {recipe.steps} is in {checkpoint.path}" if checkpoint else ""
+            raise Interrupted(f"stopped by signal {signal_number}{where}", signal_number)
+    return run.finish()
+
+
+class _Run:
+    """One optimisation under way; `TrainingState` says what of it survives a kill."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        parameters: Mapping[str, Tensor],
+        recipe: Recipe,
+        generator: torch.Generator,
+        identity: Identity,
+        checkpoint: CheckpointFile | None,
+    ) -> None:
+        self._objective, self._parameters, self._recipe = objective, dict(parameters), recipe
+        self._generator, self._identity, self._checkpoint = generator, identity, checkpoint
+        self._adam = Adam(self._parameters, recipe.learning_rate)
+        self.step = self._halvings = self._failures = 0
+        self._earlier, self._begun, self._saved = 0.0, time.monotonic(), time.monotonic()
+        self._loss_before = self._best_loss = math.inf
+        self._good = self._adam.snapshot()
+        self._best = self._good.parameters
+        self._seen_gradient = self._undone = False
+
+    @property
+    def seconds(self) -> float:
+        return self._earlier + time.monotonic() - self._begun
+
+    def start(self) -> None:
+        """Take up the checkpoint, or else measure where the fit starts from."""
+        state = self._checkpoint.load(self._identity) if self._checkpoint is not None else None
+        if state is None:
+            self._loss_before = self._objective.evaluate(self._parameters)
+            return
+        progress = state.progress
+        self._adam.restore(
+            Snapshot(state.parameters, state.first_moments, state.second_moments, updates=progress.updates)
+        )
+        self._good, self._best = self._adam.snapshot(), state.best
+        self.step, self._halvings, self._earlier = progress.step, progress.halvings, progress.seconds
+        self._loss_before, self._best_loss = progress.loss_before, progress.best_loss
+        self._generator.set_state(state.random)
+
+    def advance(self, count: int) -> float:
+        """Make a window of `count` steps and return its mean loss; undo it if anything is not finite."""
+        before = self._adam.snapshot()
+        losses = [self._one(self.step + i) for i in range(count)]
+        loss = float(torch.stack(losses).mean())
+        self.step += count
+        if math.isfinite(loss) and self._adam.is_finite():
+            # a state is good once a finite loss was computed from it; right after an undo it was so before
+            self._good = before
+            self._failures = self._failures if self._undone else 0
+            self._undone = False
+            self._note_best(count)
+        else:
+            self._undo(loss)
+        return loss
+
+    def _one(self, step: int) -> Tensor:
+        recipe = self._recipe
+        self._adam.rate = (
+            recipe.learning_rate * 0.5**self._halvings * _decay(recipe.schedule, step / recipe.steps)
+        )
+        loss = self._objective.loss(self._parameters, self._generator)
+        (loss * recipe.loss_scale).backward()  # type: ignore[no-untyped-call]
+        if not self._seen_gradient:
+            self._check_gradient()
+        self._adam.update(recipe.loss_scale)
+        return loss.detach()
+
+    def _check_gradient(self) -> None:
+        for name, parameter in self._parameters.items():
+            if parameter.grad is None or bool((parameter.grad == 0).all()):
+                raise FitError(
+                    f"{name} received no gradient in the first step: the model does not look at these rows,"
+                    " or half precision underflows; try another placement, or dtype=float32"
+                )
+        self._seen_gradient = True
+
+    def _undo(self, loss: float) -> None:
+        self._adam.restore(self._good)
+        self._halvings, self._failures, self._undone = self._halvings + 1, self._failures + 1, True
+        if self._failures == TRIES:
+            self.save()
+            kept = (
+                f"; the last good state is in {self._checkpoint.path}" if self._checkpoint is not None else ""
+            )
+            raise FitError(
+                f"the fit left the finite numbers {TRIES} times around step {self.step} (last loss: {loss});"
+                f" lower the learning rate or use dtype=float32{kept}"
+            )
+
+    def _note_best(self, count: int) -> None:
+        every = max(1, self._recipe.steps // _EVALUATIONS)
+        if self._recipe.keep == "best" and self.step // every > (self.step - count) // every:
+            self._consider(self._objective.evaluate(self._parameters))
+
+    def _consider(self, loss: float) -> None:
+        if loss < self._best_loss:
+            self._best_loss, self._best = loss, self._adam.snapshot().parameters
+
+    def save_if_due(self) -> None:
+        if self._checkpoint is not None and time.monotonic() - self._saved >= self._checkpoint.every_seconds:
+            self.save()
+
+    def save(self) -> None:
+        """Write the checkpoint, if there is one."""
+        if self._checkpoint is None:
+            return
+        now = self._adam.snapshot()
+        progress = Progress(
+            step=self.step,
+            updates=now.updates,
+            halvings=self._halvings,
+            loss_before=self._loss_before,
+            best_loss=self._best_loss,
+            seconds=self.seconds,
+        )
+        self._checkpoint.save(
+            TrainingState(
+                progress=progress,
+                parameters=_on_cpu(now.parameters),
+                first_moments=_on_cpu(now.first_moments),
+                second_moments=_on_cpu(now.second_moments),
+                best=_on_cpu(self._best),
+                random=self._generator.get_state(),
+                identity=self._identity,
+            )
+        )
+        self._saved = time.monotonic()
+
+    def finish(self) -> Fitted:
+        """Measure the result and warn when nothing was gained."""
+        self.save()
+        loss_after = self._objective.evaluate(self._parameters)
+        parameters = self._adam.snapshot().parameters
+        if self._recipe.keep == "best":
+            self._consider(loss_after)
+            loss_after, parameters = self._best_loss, self._best
+        if not loss_after < self._loss_before:
+            warnings.warn(
+                f"the fit did not lower the loss ({self._loss_before:.4f} before, {loss_after:.4f} after);"
+                " try another learning rate or more steps",
+                HiperWarning,
+                stacklevel=2,
+            )
+        return Fitted(
+            parameters=_on_cpu(parameters),
+            loss_before=self._loss_before,
+            loss_after=loss_after,
+            seconds=self.seconds,
+        )
+
+
+def _decay(schedule: Schedule, done: float) -> float:
+    """Return the factor on the learning rate after the fraction `done` of all steps."""
+    return 1.0 if schedule == "constant" else 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu() for name, tensor in tensors.items()}

@@ -1,0 +1,68 @@
+"""Adam on named float32 tensors, with a state that can be copied and put back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Copies of the parameters and of Adam's state, on their device."""
+
+    parameters: Mapping[str, Tensor]
+    first_moments: Mapping[str, Tensor]
+    second_moments: Mapping[str, Tensor]
+    updates: int
+
+
+class Adam:
+    """`torch.optim.Adam` with the paper's constants, whose state can be copied and put back."""
+
+    def __init__(self, parameters: Mapping[str, Tensor], rate: float) -> None:
+        self._parameters = parameters
+        self._adam = torch.optim.Adam(parameters.values(), lr=rate, betas=(0.9, 0.999), eps=1e-8)
+        zeros = {name: torch.zeros_like(p) for name, p in parameters.items()}
+        self.restore(Snapshot({name: p.detach() for name, p in parameters.items()}, zeros, zeros, updates=0))
+
+    @property
+    def rate(self) -> float:
+        return float(self._adam.param_groups[0]["lr"])
+
+    @rate.setter
+    def rate(self, value: float) -> None:
+        self._adam.param_groups[0]["lr"] = value
+
+    def update(self, loss_scale: float) -> None:
+        """Apply the gradients of a loss that was multiplied by `loss_scale`, and clear them."""
+        if loss_scale != 1.0:
+            for parameter in self._parameters.values():
+                assert parameter.grad is not None
+                parameter.grad.div_(loss_scale)
+        self._adam.step()
+        self._adam.zero_grad()
+
+    def is_finite(self) -> bool:
+        return all(bool(parameter.isfinite().all()) for parameter in self._parameters.values())
+
+    def snapshot(self) -> Snapshot:
+        states = {name: self._adam.state[parameter] for name, parameter in self._parameters.items()}
+        return Snapshot(
+            {name: parameter.detach().clone() for name, parameter in self._parameters.items()},
+            {name: state["exp_avg"].clone() for name, state in states.items()},
+            {name: state["exp_avg_sq"].clone() for name, state in states.items()},
+            updates=int(next(iter(states.values()))["step"]),
+        )
+
+    def restore(self, snapshot: Snapshot) -> None:
+        with torch.no_grad():
+            for name, parameter in self._parameters.items():
+                parameter.copy_(snapshot.parameters[name])
+                self._adam.state[parameter] = {
+                    "step": torch.tensor(float(snapshot.updates)),
+                    "exp_avg": snapshot.first_moments[name].to(parameter.device, copy=True),
+                    "exp_avg_sq": snapshot.second_moments[name].to(parameter.device, copy=True),
+                }
