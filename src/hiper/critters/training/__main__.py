@@ -52,7 +52,8 @@ def run(recipe: Recipe, folder: Path, device: torch.device) -> Path:
     vae = train_vae(recipe, images, folder, device)
     stored = folder / "latents.safetensors"
     if not stored.exists():
-        save_file({"latents": (encode(vae, images, device) * vae.config.scaling_factor).half()}, stored)
+        latents = encode(vae, images, device) * vae.config.scaling_factor
+        save_file({"latents": latents.half().contiguous()}, stored)
     unet = train_unet(recipe, load_file(stored)["latents"], encoder, tokenizer, folder, device)
     return assemble(recipe, tokenizer, encoder, vae, unet, folder / "weights")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -24,16 +25,15 @@ def pictures(folder: Path, count: int) -> Pictures:
     array = np.lib.format.open_memmap(
         path, mode="r+" if done else "w+", dtype=np.uint8, shape=None if done else shape
     )
-    starts = range(done, count, CHUNK)
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
-        for start, chunk in zip(starts, pool.map(_render_chunk, starts), strict=True):
-            stop = min(start + CHUNK, count)
-            array[start:stop] = chunk[: stop - start]
+    chunks = [range(start, min(start + CHUNK, count)) for start in range(done, count, CHUNK)]
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
+        for seeds, chunk in zip(chunks, pool.map(_render_chunk, chunks), strict=True):
+            array[seeds.start : seeds.stop] = chunk
             array.flush()
-            progress.write_text(str(stop))
-            print(f"pictures: {stop}/{count}", flush=True)
+            progress.write_text(str(seeds.stop))
+            print(f"pictures: {seeds.stop}/{count}", flush=True)
     return array
 
 
-def _render_chunk(start: int) -> Pictures:
-    return np.stack([np.asarray(render(draw_scene(seed))) for seed in range(start, start + CHUNK)])
+def _render_chunk(seeds: range) -> Pictures:
+    return np.stack([np.asarray(render(draw_scene(seed))) for seed in seeds])
