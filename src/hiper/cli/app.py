@@ -1,0 +1,295 @@
+"""The commands and their options. Each command gathers what was asked for and hands it to its job."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hiper.cli.arguments import method_options, whole
+from hiper.cli.options import (
+    AllowTruncated,
+    Backbone,
+    Background,
+    BatchSize,
+    Caption,
+    CheckpointEvery,
+    Device,
+    Dtype,
+    EditSeed,
+    FitSeed,
+    Folder,
+    Frame,
+    Guidance,
+    Height,
+    Images,
+    Json,
+    Mask,
+    MethodName,
+    MethodOption,
+    NegativePrompt,
+    NoMetadata,
+    Overwrite,
+    Picture,
+    Preset,
+    Prompts,
+    Quiet,
+    Scheduler,
+    Steps,
+    Strength,
+    Width,
+)
+from hiper.cli.requests import EditRequest, FitRequest, Hardware, session
+
+app = typer.Typer(
+    rich_markup_mode=None,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+DEFAULT_DEMO_FOLDER = Path("demo")
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"hiper {version('hiper')}")
+        raise typer.Exit
+
+
+@app.callback()
+def hiper(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """One picture and one sentence in, a small file out; from then on any sentence edits that picture."""
+
+
+@app.command()
+def demo(
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Default: demo, overwritten.")] = None,
+    seed: Annotated[int, typer.Option(parser=whole(0, 10**8), metavar="N", help="Chooses the animal.")] = 0,
+    overwrite: Overwrite = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """See the whole story on the embedded model: fit, edit, contact sheet."""
+    from hiper.cli.small_jobs import demo as job
+
+    with session(json=json, quiet=quiet) as here:
+        job(here, out or DEFAULT_DEMO_FOLDER, seed=seed, overwrite=overwrite or out is None)
+
+
+@app.command()
+def fit(
+    image: Picture,
+    caption: Caption,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The file to write, .safetensors.")],
+    backbone: Backbone = "critters",
+    method: MethodName = "hiper",
+    preset: Preset = "default",
+    option: MethodOption = None,
+    mask: Mask = None,
+    seed: FitSeed = None,
+    frame: Frame = None,
+    background: Background = "white",
+    allow_truncated: AllowTruncated = False,
+    device: Device = None,
+    dtype: Dtype = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a fit that was stopped.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Start anew although one was stopped.")] = False,
+    checkpoint_every: CheckpointEvery = 20,
+    overwrite: Overwrite = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Learn the subject of one picture."""
+    from hiper.cli.fit_job import fit_to_file
+
+    request = FitRequest(
+        backbone=backbone,
+        image=image,
+        caption=caption,
+        mask=mask,
+        frame=frame,
+        background=background,
+        allow_truncated=allow_truncated,
+        method=method,
+        preset=preset,
+        options=method_options(option or [], seed),
+    )
+    hardware = Hardware(device=device, dtype=dtype)
+    with session(json=json, quiet=quiet) as here:
+        fit_to_file(
+            here,
+            request,
+            hardware,
+            out,
+            resume=resume,
+            force=force,
+            overwrite=overwrite,
+            checkpoint_seconds=checkpoint_every,
+        )
+
+
+@app.command()
+def edit(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `hiper fit` wrote.")],
+    prompts: Prompts,
+    out: Folder,
+    images: Images = 1,
+    seed: EditSeed = 0,
+    strength: Strength = None,
+    guidance: Guidance = None,
+    steps: Steps = None,
+    scheduler: Scheduler = None,
+    height: Height = None,
+    width: Width = None,
+    negative_prompt: NegativePrompt = "",
+    backbone: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Default: the model the file was fitted on.")
+    ] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    batch_size: BatchSize = 4,
+    no_metadata: NoMetadata = False,
+    overwrite: Overwrite = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Draw what sentences say, with the learnt subject in it."""
+    from hiper.cli.edit_job import edit_to_folder
+
+    request = EditRequest(
+        prompts=prompts,
+        images=images,
+        seed=seed,
+        strength=strength,
+        guidance=guidance,
+        steps=steps,
+        scheduler=scheduler,
+        height=height,
+        width=width,
+        negative_prompt=negative_prompt,
+        batch_size=batch_size,
+        metadata=not no_metadata,
+        overwrite=overwrite,
+    )
+    with session(json=json, quiet=quiet) as here:
+        edit_to_folder(here, file, request, backbone, Hardware(device=device, dtype=dtype), out)
+
+
+@app.command()
+def run(
+    image: Picture,
+    prompts: Prompts,
+    caption: Caption,
+    out: Folder,
+    backbone: Backbone = "critters",
+    method: MethodName = "hiper",
+    preset: Preset = "default",
+    option: MethodOption = None,
+    mask: Mask = None,
+    frame: Frame = None,
+    background: Background = "white",
+    allow_truncated: AllowTruncated = False,
+    images: Images = 1,
+    seed: EditSeed = 0,
+    strength: Strength = None,
+    guidance: Guidance = None,
+    steps: Steps = None,
+    scheduler: Scheduler = None,
+    height: Height = None,
+    width: Width = None,
+    negative_prompt: NegativePrompt = "",
+    device: Device = None,
+    dtype: Dtype = None,
+    batch_size: BatchSize = 4,
+    no_metadata: NoMetadata = False,
+    overwrite: Overwrite = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fit, or reuse the fit of an earlier run, then draw: one command for both."""
+    from hiper.cli.run_job import run as job
+
+    fit_request = FitRequest(
+        backbone=backbone,
+        image=image,
+        caption=caption,
+        mask=mask,
+        frame=frame,
+        background=background,
+        allow_truncated=allow_truncated,
+        method=method,
+        preset=preset,
+        options=method_options(option or [], None),
+    )
+    edit_request = EditRequest(
+        prompts=prompts,
+        images=images,
+        seed=seed,
+        strength=strength,
+        guidance=guidance,
+        steps=steps,
+        scheduler=scheduler,
+        height=height,
+        width=width,
+        negative_prompt=negative_prompt,
+        batch_size=batch_size,
+        metadata=not no_metadata,
+        overwrite=overwrite,
+    )
+    with session(json=json, quiet=quiet) as here:
+        job(here, fit_request, edit_request, Hardware(device=device, dtype=dtype), out)
+
+
+@app.command()
+def show(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `hiper fit` wrote.")], json: Json = False
+) -> None:
+    """Print what a file says of itself."""
+    from hiper.cli.small_jobs import show as job
+
+    with session(json=json, quiet=False) as here:
+        job(here, file)
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(metavar="FILE.pt", help="A tail of the paper's reference script.")],
+    caption: Caption,
+    backbone: Backbone,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The file to write, .safetensors.")],
+    device: Device = None,
+    dtype: Dtype = None,
+    overwrite: Overwrite = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Take over a tail that the reference script saved."""
+    from hiper.cli.small_jobs import import_file
+
+    with session(json=json, quiet=quiet) as here:
+        hardware = Hardware(device=device, dtype=dtype)
+        import_file(here, file, caption, backbone, hardware, out, overwrite=overwrite)
+
+
+@app.command()
+def backbones(json: Json = False) -> None:
+    """List what --backbone takes."""
+    from hiper.cli.small_jobs import backbones as job
+
+    with session(json=json, quiet=False) as here:
+        job(here)
+
+
+@app.command()
+def methods(json: Json = False) -> None:
+    """List what --method takes."""
+    from hiper.cli.small_jobs import methods as job
+
+    with session(json=json, quiet=False) as here:
+        job(here)

@@ -1,0 +1,66 @@
+"""From words on the command line to values, with errors that say what arrived and what is allowed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+
+import typer
+
+from hiper.errors import OptionError
+
+LARGEST_SEED = 2**63 - 1
+
+
+def with_joined_options(arguments: Sequence[str]) -> list[str]:
+    """Write each `-o name value` as `-o name=value`, so that both are understood."""
+    joined: list[str] = []
+    waiting = iter(arguments)
+    for argument in waiting:
+        if argument == "--":
+            return [*joined, argument, *waiting]
+        is_name = bool(joined) and joined[-1] in ("-o", "--option") and "=" not in argument
+        joined.append("=".join([argument, *islice(waiting, int(is_name))]))
+    return joined
+
+
+def method_options(pairs: Iterable[str], seed: int | None) -> dict[str, object]:
+    """Read `name=value` pairs and `--seed`; OptionError for one without a value or given twice."""
+    values: dict[str, object] = {} if seed is None else {"seed": seed}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals or not name:
+            raise OptionError(f"-o got {pair!r}; write -o name=value")
+        if name in values:
+            raise OptionError(f"option {name} is given twice; give it once")
+        values[name] = value.strip()
+    return values
+
+
+def whole(low: int, high: int | None = None) -> Callable[[str], int]:
+    """Return a reader of whole numbers from `low` to `high`."""
+
+    def read(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = low - 1
+        if number < low or (high is not None and number > high):
+            upwards = f"from {low} to {high}" if high is not None else f"from {low} upwards"
+            raise typer.BadParameter(f"{text!r}; allowed are whole numbers {upwards}")
+        return number
+
+    return read
+
+
+def real(text: str) -> float:
+    """Read a finite number, with a decimal point whatever the locale."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise typer.BadParameter(f"{text!r}; allowed are finite numbers, such as 0.8")
+    return number

@@ -1,0 +1,102 @@
+"""What the user reads: results on stdout; notes and errors, one line each, on stderr."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TextIO, final
+
+from hiper.errors import HiperWarning, OutputError
+
+
+@final
+class Console:
+    """The voice of one command.
+
+    json: one object on stdout instead of lines; quiet: no lines, no notes. Errors are always told.
+    """
+
+    def __init__(self, *, json: bool, quiet: bool) -> None:
+        self.json, self.quiet = json, quiet
+        self._notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        """Tell something the user should know, once, also when it comes again without the name before it."""
+        if any(told == text or told.endswith(f": {text}") for told in self._notes):
+            return
+        self._notes.append(text)
+        if not self.quiet:
+            write_line(sys.stderr, f"hiper: note: {text}")
+
+    def result(self, record: Mapping[str, object], lines: Iterable[str]) -> None:
+        """Print what was done: the record and the notes as JSON, or else the lines."""
+        if self.json:
+            write_line(sys.stdout, json.dumps({**record, "notes": self._notes}))
+        elif not self.quiet:
+            for line in lines:
+                write_line(sys.stdout, line)
+
+
+@contextmanager
+def console(*, json: bool = False, quiet: bool = False) -> Iterator[Console]:
+    """Yield a console; hiper's warnings become its notes, those of the libraries are dropped."""
+    voice = Console(json=json, quiet=quiet)
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        voice.note(str(message))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", HiperWarning)
+        warnings.showwarning = show
+        yield voice
+
+
+def prepare_streams() -> None:
+    """Let no character fail: what the terminal's encoding lacks is printed as an escape."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def print_error(text: str) -> None:
+    """Print one line to stderr."""
+    write_line(sys.stderr, f"hiper: {text}")
+
+
+def write_line(stream: TextIO | None, text: str) -> None:
+    """Write one line, at once and without control characters: captions come from strangers' files.
+
+    A reader who has gone (`| head -1`) is no mistake: the work goes on and nothing more is written.
+    OutputError when the output cannot be written, such as to a full disk.
+    """
+    if stream is None:  # closed by whoever started us
+        return
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.splitlines()))
+    try:
+        stream.write(f"{line}\n")
+        stream.flush()
+    except BrokenPipeError:
+        _discard(stream)
+    except OSError as error:
+        _discard(stream)
+        raise OutputError(f"the output cannot be written: {error.strerror}; give it another place") from error
+
+
+def _discard(stream: TextIO) -> None:
+    """Send the rest, also what is still buffered, to nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)

@@ -1,0 +1,141 @@
+"""`hiper edit`: from an artifact and sentences to pictures; and the part shared with `run`."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hiper import files
+from hiper.cli.arguments import LARGEST_SEED
+from hiper.cli.fit_job import load_model
+from hiper.cli.outputs import Drawing, provenance, reserved
+from hiper.cli.progress import Report, progress
+from hiper.cli.requests import EditRequest, Hardware, Session
+from hiper.cli.stopping import Stopped
+from hiper.errors import Interrupted, OptionError
+
+if TYPE_CHECKING:
+    from hiper.artifact import Artifact
+    from hiper.backbones.base import Backbone
+    from hiper.editing import EditResult
+
+
+def edit_to_folder(
+    session: Session, file: Path, request: EditRequest, backbone: str | None, hardware: Hardware, out: Path
+) -> None:
+    """Draw into the folder `out`, by the artifact's own model unless another is named.
+
+    A file may come from anybody, so a model that it alone names is never downloaded.
+    """
+    from hiper.artifact import Artifact
+
+    artifact = Artifact.load(file)
+    with planned(session, request, out) as drawings, progress(quiet=session.console.quiet) as report:
+        model = (
+            load_model(backbone, hardware, report)
+            if backbone is not None
+            else load_model(
+                artifact.backbone, hardware, report, revision=artifact.revision or None, local_only=True
+            )
+        )
+        results = draw(model, artifact, drawings, request, report)
+    print_drawn(session, {"artifact": str(file)}, drawings, results)
+
+
+@contextmanager
+def planned(session: Session, request: EditRequest, out: Path) -> Iterator[list[Drawing]]:
+    """Settle prompts, seeds and files before any model is loaded, and keep other processes off them."""
+    from hiper.seeds import RANDOM, resolve_seed
+
+    first = resolve_seed(request.seed)
+    if request.seed == RANDOM:
+        session.console.note(f"the first picture's seed is {first}, drawn at random")
+    if first + request.images - 1 > LARGEST_SEED:
+        raise OptionError(f"seeds {first} and {request.images - 1} more pass {LARGEST_SEED}; lower --seed")
+    prompts = list(dict.fromkeys(request.prompts))
+    if len(prompts) < len(request.prompts):
+        session.console.note("a sentence given twice is drawn once")
+    seeds = range(first, first + request.images)
+    with reserved(out, prompts, seeds, overwrite=request.overwrite) as drawings:
+        yield drawings
+
+
+def draw(
+    backbone: Backbone,
+    artifact: Artifact,
+    drawings: Sequence[Drawing],
+    request: EditRequest,
+    report: Report,
+) -> list[EditResult]:
+    """Draw batch by batch and write each picture at once; what was written survives Ctrl-C."""
+    results: list[EditResult] = []
+    try:
+        for drawing in drawings:
+            for result in _batches(backbone, artifact, drawing, request, report):
+                _write(artifact, drawing, result, request)
+                results.append(result)
+    except Stopped as stopped:
+        written = sum(len(result.images) for result in results)
+        wanted = sum(len(drawing.paths) for drawing in drawings)
+        raise Interrupted(
+            f"{stopped}; {written} of {wanted} pictures are drawn", stopped.signal_number
+        ) from None
+    return results
+
+
+def print_drawn(
+    session: Session, origin: Mapping[str, object], drawings: Sequence[Drawing], results: Sequence[EditResult]
+) -> None:
+    """Tell where each picture is and what it was drawn with."""
+    images = [
+        {"path": str(path), "prompt": drawing.prompt, "seed": seed}
+        for drawing in drawings
+        for seed, path in drawing.paths.items()
+    ]
+    flagged = [{"prompt": result.prompt, "seed": seed} for result in results for seed in result.flagged]
+    record = {**origin, "images": images, "settings": asdict(results[0].settings), "flagged": flagged}
+    session.console.result(record, [str(image["path"]) for image in images])
+
+
+def _batches(
+    backbone: Backbone, artifact: Artifact, drawing: Drawing, request: EditRequest, report: Report
+) -> Iterator[EditResult]:
+    from hiper.editing import edit
+
+    seeds, size = list(drawing.paths), request.batch_size
+    batches = math.ceil(len(seeds) / size)
+    stage = textwrap.shorten(f"drawing {drawing.prompt!r}", 50, placeholder="...")
+    for batch in range(batches):
+
+        def step(done: int, total: int, batch: int = batch) -> None:
+            report(stage, batch * total + done, batches * total)
+
+        yield edit(
+            backbone,
+            artifact,
+            drawing.prompt,
+            seeds=seeds[batch * size : (batch + 1) * size],
+            strength=request.strength,
+            guidance=request.guidance,
+            steps=request.steps,
+            scheduler=request.scheduler,
+            height=request.height,
+            width=request.width,
+            negative_prompt=request.negative_prompt,
+            batch_size=size,
+            callback=step,
+        )
+
+
+def _write(artifact: Artifact, drawing: Drawing, result: EditResult, request: EditRequest) -> None:
+    from hiper.images import png_bytes
+
+    for seed, image in zip(result.seeds, result.images, strict=True):
+        metadata = provenance(artifact, result, seed) if request.metadata else None
+        data = png_bytes(image, metadata=metadata)
+        files.atomic_write(drawing.paths[seed], data, overwrite=request.overwrite)

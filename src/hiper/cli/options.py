@@ -1,0 +1,72 @@
+"""The options that commands share: what they are called, what they accept, and their line of help."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hiper.cli.arguments import LARGEST_SEED, real, whole
+
+SEED = whole(-1, LARGEST_SEED)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
+Device = Annotated[
+    str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:N or mps; default: the fastest there is.")
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="float32, bfloat16 or float16; default: what suits the device."),
+]
+
+Picture = Annotated[Path, typer.Argument(metavar="IMAGE", help="The picture to learn from.")]
+Caption = Annotated[str, typer.Option(metavar="TEXT", help="What the picture shows.")]
+Backbone = Annotated[
+    str, typer.Option(metavar="NAME", help="critters, a folder, a .safetensors file or a Hub id.")
+]
+MethodName = Annotated[
+    str, typer.Option("--method", metavar="NAME", help="How to learn; see `hiper methods`.")
+]
+Preset = Annotated[str, typer.Option(metavar="NAME", help="default or paper.")]
+MethodOption = Annotated[
+    list[str] | None,
+    typer.Option("-o", "--option", metavar="NAME=VALUE", help="An option of the method; may be repeated."),
+]
+Mask = Annotated[
+    Path | None, typer.Option(metavar="MASK", help="A picture of the same size, white where the subject is.")
+]
+FitSeed = Annotated[int | None, typer.Option("--seed", parser=SEED, metavar="N", help="-1: a random one.")]
+Frame = Annotated[
+    int | None, typer.Option(parser=whole(0), metavar="N", help="Which picture of an animation.")
+]
+Background = Annotated[str, typer.Option(metavar="COLOUR", help="What transparent parts are laid on.")]
+AllowTruncated = Annotated[
+    bool, typer.Option("--allow-truncated", help="Use what is left of a damaged file.")
+]
+CheckpointEvery = Annotated[
+    int, typer.Option(parser=whole(0, 3600), metavar="SECONDS", help="How often a fit saves itself.")
+]
+
+Prompts = Annotated[list[str], typer.Argument(metavar="PROMPT", help="Sentences that say what to draw.")]
+Folder = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the pictures go.")]
+Images = Annotated[int, typer.Option(parser=whole(1, 10_000), metavar="N", help="Pictures per sentence.")]
+EditSeed = Annotated[
+    int,
+    typer.Option("--seed", parser=SEED, metavar="N", help="Of the first picture; then +1 each. -1: random."),
+]
+Strength = Annotated[
+    float | None, typer.Option(parser=real, metavar="X", help="Of what was learnt; 0: none.")
+]
+Guidance = Annotated[float | None, typer.Option(parser=real, metavar="X", help="Weight of the sentence.")]
+Steps = Annotated[int | None, typer.Option(parser=whole(1, 1000), metavar="N", help="Denoising steps.")]
+Scheduler = Annotated[str | None, typer.Option(metavar="NAME", help="ddim, dpm++, unipc, euler or pndm.")]
+Height = Annotated[int | None, typer.Option(parser=whole(8, 8192), metavar="N", help="Pixels.")]
+Width = Annotated[int | None, typer.Option(parser=whole(8, 8192), metavar="N", help="Pixels.")]
+NegativePrompt = Annotated[str, typer.Option(metavar="TEXT", help="What to keep away from.")]
+BatchSize = Annotated[int, typer.Option(parser=whole(1, 1000), metavar="N", help="Pictures drawn at a time.")]
+NoMetadata = Annotated[
+    bool, typer.Option("--no-metadata", help="Write PNGs that do not tell how they were made.")
+]

@@ -1,0 +1,69 @@
+"""What the user asked for, as the commands hand it to the jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from hiper.cli.console import Console, console
+from hiper.cli.stopping import Stop, catch_signals
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """One command under way: where it speaks, and whether it has been asked to stop."""
+
+    console: Console
+    stop: Stop
+
+
+@contextmanager
+def session(*, json: bool, quiet: bool) -> Iterator[Session]:
+    """Start a command: warnings become notes, Ctrl-C and SIGTERM are handled."""
+    with catch_signals() as stop, console(json=json, quiet=quiet) as voice:
+        yield Session(console=voice, stop=stop)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardware:
+    """Where a model computes and in which number format; None leaves the choice to hiper."""
+
+    device: str | None
+    dtype: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitRequest:
+    """Which picture is to be learnt, by which model, and how."""
+
+    backbone: str
+    image: Path
+    caption: str
+    mask: Path | None
+    frame: int | None
+    background: str
+    allow_truncated: bool
+    method: str
+    preset: str
+    options: Mapping[str, object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditRequest:
+    """What is to be drawn; None takes the artifact's own setting."""
+
+    prompts: Sequence[str]
+    images: int
+    seed: int
+    strength: float | None
+    guidance: float | None
+    steps: int | None
+    scheduler: str | None
+    height: int | None
+    width: int | None
+    negative_prompt: str
+    batch_size: int
+    metadata: bool
+    overwrite: bool

@@ -1,0 +1,75 @@
+"""`hiper run`: fit, or reuse the fit of an earlier run, then edit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hiper import files
+from hiper.cli.edit_job import draw, planned, print_drawn
+from hiper.cli.fit_job import Plan, checkpoint_beside, load_model, prepare, run_fit
+from hiper.cli.outputs import make_folder
+from hiper.cli.progress import Report, progress
+from hiper.cli.requests import EditRequest, FitRequest, Hardware, Session
+from hiper.errors import Interrupted, ResumeError
+
+if TYPE_CHECKING:
+    from hiper.artifact import Artifact
+    from hiper.backbones.base import Backbone
+
+
+def run(
+    session: Session, fit_request: FitRequest, edit_request: EditRequest, hardware: Hardware, out: Path
+) -> None:
+    """Draw what a picture's subject does next; an interrupted fit goes on where it stopped."""
+    plan = prepare(session, fit_request)
+    with planned(session, edit_request, out) as drawings, progress(quiet=session.console.quiet) as report:
+        backbone = load_model(fit_request.backbone, hardware, report)
+        fitted = _fitted(session, plan, backbone, report)
+        session.stop.raise_if_requested()
+        results = draw(backbone, fitted.artifact, drawings, edit_request, report)
+    print_drawn(session, {"artifact": str(fitted.path), "reused": fitted.reused}, drawings, results)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """A fit, the file it is kept in, and whether that file was there before."""
+
+    artifact: Artifact
+    path: Path
+    reused: bool
+
+
+def _fitted(session: Session, plan: Plan, backbone: Backbone, report: Report) -> Fitted:
+    from hiper.cache import cached_fit, fit_path
+
+    path = fit_path(plan.subject, backbone, plan.method.name, plan.options)
+    make_folder(path.parent)
+    with files.lock(path):
+        kept = cached_fit(path)
+        if kept is not None:
+            report("using the fit of an earlier run", 0, 0)
+            return Fitted(artifact=kept, path=path, reused=True)
+        with session.stop.deferred():
+            artifact = _fit_into(session, plan, backbone, path, report)
+        return Fitted(artifact=artifact, path=path, reused=False)
+
+
+def _fit_into(session: Session, plan: Plan, backbone: Backbone, path: Path, report: Report) -> Artifact:
+    from hiper.checkpoint import CheckpointFile
+
+    checkpoint = CheckpointFile(path=checkpoint_beside(path), resume=True)
+    try:
+        artifact = run_fit(session, plan, backbone, checkpoint, report)
+    except Interrupted as stopped:
+        raise Interrupted(
+            f"{stopped}; the same command goes on from there", stopped.signal_number
+        ) from stopped
+    except ResumeError as error:
+        session.console.note(f"the fit starts anew: {error}")
+        checkpoint = CheckpointFile(path=checkpoint.path)
+        artifact = run_fit(session, plan, backbone, checkpoint, report)
+    artifact.save(path, overwrite=True)
+    checkpoint.remove()
+    return artifact

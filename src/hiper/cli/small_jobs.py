@@ -1,0 +1,81 @@
+"""`hiper demo`, `show`, `import`, `backbones` and `methods`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from hiper import files
+from hiper.cli.fit_job import load_model
+from hiper.cli.outputs import make_folder
+from hiper.cli.progress import duration, progress
+from hiper.cli.requests import Hardware, Session
+
+
+def demo(session: Session, out: Path, *, seed: int, overwrite: bool) -> None:
+    """Run the whole story on the embedded model; print its figures and where its sheet is."""
+    make_folder(out)
+    with progress(quiet=session.console.quiet) as report:
+        report("loading critters", 0, 0)
+        from hiper.critters.demo import run_demo
+
+        done = run_demo(out, seed=seed, overwrite=overwrite, progress=report)
+    record = {"sheet": str(done.sheet), "figures": done.figures, "seconds": done.seconds}
+    lines = [*_table(done.figures), f"{done.sheet} (in {duration(done.seconds)})"]
+    session.console.result(record, lines)
+
+
+def show(session: Session, file: Path) -> None:
+    """Print what an artifact says of itself."""
+    from hiper.artifact import Artifact
+
+    description = Artifact.load(file).describe()
+    session.console.result({"file": str(file), **description}, _table(description))
+
+
+def import_file(
+    session: Session,
+    file: Path,
+    caption: str,
+    backbone: str,
+    hardware: Hardware,
+    out: Path,
+    *,
+    overwrite: bool,
+) -> None:
+    """Turn a tail of the reference script into an artifact."""
+    files.check_writable(out, overwrite=overwrite)
+    with files.lock(out), progress(quiet=session.console.quiet) as report:
+        model = load_model(backbone, hardware, report)
+        from hiper.importing import import_reference
+
+        artifact = import_reference(file, backbone=model, caption=caption)
+        artifact.save(out, overwrite=overwrite)
+    session.console.result({"artifact": str(out), **artifact.describe()}, [str(out)])
+
+
+def backbones(session: Session) -> None:
+    """List what `--backbone` takes."""
+    from hiper.backbones import EMBEDDED, pipeline_names
+
+    pipelines = pipeline_names()
+    lines = [f"{name} (part of this package)" for name in EMBEDDED]
+    lines += [f"a folder, .safetensors file or Hub id of a {name}" for name in pipelines]
+    session.console.result({"embedded": list(EMBEDDED), "pipelines": pipelines}, lines)
+
+
+def methods(session: Session) -> None:
+    """List what `--method` takes."""
+    from hiper.methods import method_names
+
+    names = method_names()
+    session.console.result({"methods": names}, names)
+
+
+def _table(values: Mapping[str, object]) -> Iterator[str]:
+    """One line per name, the values below each other; what is empty is left out."""
+    width = max(map(len, values)) + 2
+    for name, value in values.items():
+        text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, Mapping) else str(value)
+        if text and value is not None:
+            yield f"{name:{width}}{text}"
