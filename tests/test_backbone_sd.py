@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionPipeline
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+from transformers import CLIPConfig, CLIPImageProcessorPil
 
 from hiper.backbones import load_backbone
 from hiper.backbones.sd import SdBackbone
@@ -205,10 +207,8 @@ def test_not_a_number_is_an_error_and_no_black_picture(sd1: SdBackbone) -> None:
         sd1.sample(rows, rows, seeds=[0], steps=1, guidance=1.0, scheduler="ddim", height=32, width=32)
 
 
-def test_a_flagged_picture_is_reported() -> None:
-    from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
-    from transformers import CLIPConfig, CLIPImageProcessorPil
-
+def strict_checker() -> dict[str, Any]:
+    """A safety checker that flags every picture."""
     vision = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
     config = CLIPConfig(
         vision_config={**vision, "image_size": 16, "patch_size": 16, "projection_dim": 8}, projection_dim=8
@@ -217,8 +217,11 @@ def test_a_flagged_picture_is_reported() -> None:
     with torch.no_grad():
         checker.concept_embeds_weights.fill_(-2)  # every likeness is above -2
     processor = CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
-    pipe = tiny.pipeline(safety_checker=checker, feature_extractor=processor)
-    backbone = SdBackbone.from_pipeline(pipe)
+    return {"safety_checker": checker, "feature_extractor": processor}
+
+
+def test_a_flagged_picture_is_reported() -> None:
+    backbone = SdBackbone.from_pipeline(tiny.pipeline(**strict_checker()))
     rows = backbone.encode("a dog").rows
     samples = backbone.sample(
         rows, rows, seeds=[1, 2], steps=1, guidance=1.0, scheduler="ddim", height=32, width=32

@@ -22,7 +22,7 @@ from hiper.nearest import suggestion
 Pipeline = Any
 """A diffusers StableDiffusionPipeline; its attributes are set at run time and carry no types."""
 
-SCHEDULERS = {
+SCHEDULERS: dict[str, Any] = {
     "ddim": diffusers.DDIMScheduler,
     "dpm++": diffusers.DPMSolverMultistepScheduler,
     "unipc": diffusers.UniPCMultistepScheduler,
@@ -80,9 +80,8 @@ def first_line(error: BaseException) -> str:
 def sampler(name: str, config: Any) -> Any:
     """Return the named scheduler with the model's own schedule; OptionError for an unknown name."""
     if name not in SCHEDULERS:
-        raise OptionError(
-            f"scheduler is {name!r}; allowed are {', '.join(SCHEDULERS)}{suggestion(name, SCHEDULERS)}"
-        )
+        near = suggestion(name, SCHEDULERS)
+        raise OptionError(f"scheduler is {name!r}; allowed are {', '.join(SCHEDULERS)}{near}")
     with quiet():
         return SCHEDULERS[name].from_config(config)
 

@@ -12,13 +12,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import PIL.Image
 import torch
 from torch import Tensor
 
 from hiper.conditioning import Conditioning
+
+Scheduler = Literal["ddim", "dpm++", "unipc", "euler", "pndm"]
 
 StepCallback = Callable[[int, int], None]
 """Called after each denoising step with (steps done, steps in all)."""
@@ -49,6 +51,7 @@ class Backbone(ABC):
     length, embed:    the text encoder's table of rows
     latent_shape:     (channels, h, w) of a picture at the native resolution
     resolution:       native side of a picture in pixels
+    objective:        what the denoiser says of noisy latents: "epsilon" (the noise) or "v_prediction"
     timesteps:        number of noise levels; 0 is the cleanest, timesteps - 1 all but pure noise
     default_guidance: guidance scale that suits the model
     offers:           what a method may ask for in its `needs`
@@ -63,6 +66,7 @@ class Backbone(ABC):
     embed: int
     latent_shape: tuple[int, int, int]
     resolution: int
+    objective: str
     timesteps: int
     default_guidance: float
     offers: ClassVar[frozenset[str]] = frozenset({"rows"})

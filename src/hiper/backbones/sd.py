@@ -25,7 +25,7 @@ from hiper.seeds import generator
 
 FINGERPRINT = 256
 _FAMILIES = {768: "sd1", 1024: "sd2"}
-_PREDICTIONS = ("epsilon", "v_prediction")
+_OBJECTIVES = ("epsilon", "v_prediction")
 _ALIGNMENT = 64  # bytes, what torch gives its own tensors on the CPU
 
 
@@ -41,11 +41,12 @@ class SdBackbone(Backbone):
             raise BackboneError(
                 f"{name} mixes {' and '.join(sorted(dtypes))}; load the pipeline with one dtype"
             )
-        schedule, prediction = _diffusers.training_schedule(pipe.scheduler.config)
-        if prediction not in _PREDICTIONS:
-            raise BackboneError(f"{name} predicts {prediction!r}; allowed are {' and '.join(_PREDICTIONS)}")
+        schedule, self.objective = _diffusers.training_schedule(pipe.scheduler.config)
+        if self.objective not in _OBJECTIVES:
+            raise BackboneError(
+                f"{name} predicts {self.objective!r}; allowed are {' and '.join(_OBJECTIVES)}"
+            )
         self._pipe = pipe
-        self._predicts_v = prediction == "v_prediction"
         self.id, self.revision, self.default_guidance = name, revision, default_guidance
         self.device = _diffusers.device_of(pipe)
         self.dtype = pipe.unet.dtype
@@ -150,7 +151,10 @@ class SdBackbone(Backbone):
         noise, t = self._put(noise), self._put(t)
         signal, sigma = self._signal[t][:, None, None, None], self._noise[t][:, None, None, None]
         noisy = signal * latents + sigma * noise
-        return Diffused(noisy=noisy, target=signal * noise - sigma * latents if self._predicts_v else noise)
+        return Diffused(
+            noisy=noisy,
+            target=signal * noise - sigma * latents if self.objective == "v_prediction" else noise,
+        )
 
     def predict(self, noisy: Tensor, t: Tensor, rows: Tensor) -> Tensor:
         output: Tensor = self._pipe.unet(

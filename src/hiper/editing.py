@@ -1,0 +1,188 @@
+"""Edit: any sentence, with what was learnt, into pictures. Knows no method by name."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import PIL.Image
+import torch
+from torch import Tensor
+
+from hiper.artifact import Artifact, check_compatible
+from hiper.backbones import wrap
+from hiper.backbones.base import Backbone, StepCallback
+from hiper.conditioning import Conditioning, pad_rows
+from hiper.edit_settings import (
+    EditSettings,
+    NegativePrompt,
+    check_whole,
+    resolve_guidance,
+    resolve_negatives,
+    resolve_scheduler,
+    resolve_side,
+    resolve_steps,
+    resolve_strength,
+)
+from hiper.errors import HiperWarning
+from hiper.methods import get_method
+from hiper.seeds import resolve_seed
+from hiper.subject import clean_text
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditResult:
+    """Pictures in the order of their seeds, and all that is needed to draw them again.
+
+    flagged: seeds whose picture the model's safety checker blackened; notes: what the user should know.
+    """
+
+    images: list[PIL.Image.Image]
+    prompt: str
+    seeds: tuple[int, ...]
+    settings: EditSettings
+    flagged: tuple[int, ...]
+    notes: tuple[str, ...]
+
+
+def edit(
+    backbone: Backbone,
+    artifact: Artifact,
+    prompt: str,
+    *,
+    seeds: Sequence[int] = (0,),
+    strength: float | None = None,
+    guidance: float | None = None,
+    steps: int | None = None,
+    scheduler: str | None = None,
+    height: int | None = None,
+    width: int | None = None,
+    negative_prompt: NegativePrompt = "",
+    batch_size: int = 4,
+    callback: StepCallback | None = None,
+) -> EditResult:
+    """Draw one picture per seed of what `prompt` says, with the artifact's subject in it.
+
+    seeds: 0 .. 2**63 - 1, or -1 for a random one; picture i depends on seed i only, not on its batch.
+    strength: factor on what was learnt, 0 none, the paper 0.8; guidance: 1 .. 100; steps: 1 .. 1000.
+    None takes the artifact's own setting. scheduler: ddim, dpm++, unipc, euler or pndm.
+    height, width: pixels, rounded to multiples of 8; None is the model's native side.
+    negative_prompt: one sentence, or one per seed. batch_size: pictures drawn at a time.
+    callback: called after each denoising step with (steps done, steps in all).
+
+    ArtifactError for another family of models, OptionError for a value out of range. Warns (HiperWarning)
+    of lost words, a rounded size, another checkpoint of the family, and flagged pictures.
+    """
+    check_compatible(artifact, backbone)
+    chosen = tuple(resolve_seed(seed) for seed in seeds)
+    check_whole("number of seeds", len(chosen), 1, 100_000)
+    check_whole("batch_size", batch_size, 1, 100_000)
+    notes: list[str] = []
+    settings = EditSettings(
+        strength=resolve_strength(artifact, strength),
+        guidance=resolve_guidance(artifact, guidance, backbone),
+        steps=resolve_steps(artifact, steps, backbone),
+        scheduler=resolve_scheduler(artifact, scheduler),
+        height=resolve_side("height", height, backbone, notes),
+        width=resolve_side("width", width, backbone, notes),
+        negative_prompt=resolve_negatives(negative_prompt, len(chosen)),
+    )
+    cleaned = clean_text(prompt, what="prompt")
+    with _encoded(backbone, artifact, cleaned, settings.strength, settings.negative_prompt, notes) as (
+        positive,
+        negative,
+    ):
+        images, flags = _draw(backbone, positive, negative, chosen, settings, batch_size, callback)
+    flagged = tuple(seed for seed, flag in zip(chosen, flags, strict=True) if flag)
+    notes += [
+        f"the safety checker blackened the picture of seed {seed}; try another seed" for seed in flagged
+    ]
+    for note in notes:
+        warnings.warn(note, HiperWarning, stacklevel=2)
+    return EditResult(
+        images=images, prompt=cleaned, seeds=chosen, settings=settings, flagged=flagged, notes=tuple(notes)
+    )
+
+
+def prompt_embeds(
+    model: Any, artifact: Artifact, prompt: str, *, strength: float | None = None, negative_prompt: str = ""
+) -> dict[str, Tensor]:
+    """Return the text rows of an edit for a pipeline call of your own: `pipe(**prompt_embeds(pipe, ...))`.
+
+    model: a diffusers pipeline or a Backbone. Both tensors are [1, length, embed], in its dtype, on its
+    device, and of equal length. Raises and warns as `edit` does.
+    """
+    backbone = model if isinstance(model, Backbone) else wrap(model)
+    check_compatible(artifact, backbone)
+    notes: list[str] = []
+    factor = resolve_strength(artifact, strength)
+    cleaned = clean_text(prompt, what="prompt")
+    with _encoded(backbone, artifact, cleaned, factor, resolve_negatives(negative_prompt, 1), notes) as (
+        positive,
+        negative,
+    ):
+        pair = {"prompt_embeds": positive, "negative_prompt_embeds": negative}
+    for note in notes:
+        warnings.warn(note, HiperWarning, stacklevel=2)
+    return {name: rows.to(backbone.device, backbone.dtype) for name, rows in pair.items()}
+
+
+@contextmanager
+def _encoded(
+    backbone: Backbone,
+    artifact: Artifact,
+    prompt: str,
+    strength: float,
+    negatives: Sequence[str],
+    notes: list[str],
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the rows [1, length, embed] of the prompt and [1 or batch, length, embed] of the negatives."""
+    with get_method(artifact.method).applied(backbone, artifact, strength) as encode:
+        positive = encode(prompt)
+        notes += positive.notes
+        others = {text: _lengthened(backbone.encode(text), positive.length) for text in set(negatives)}
+        yield positive.rows, torch.cat([others[text].rows for text in negatives])
+
+
+def _lengthened(conditioning: Conditioning, length: int) -> Conditioning:
+    missing = length - conditioning.length
+    return pad_rows(conditioning, missing) if missing else conditioning
+
+
+def _draw(
+    backbone: Backbone,
+    positive: Tensor,
+    negative: Tensor,
+    seeds: Sequence[int],
+    settings: EditSettings,
+    batch_size: int,
+    callback: StepCallback | None,
+) -> tuple[list[PIL.Image.Image], list[bool]]:
+    images: list[PIL.Image.Image] = []
+    flags: list[bool] = []
+    total = math.ceil(len(seeds) / batch_size) * settings.steps
+    for batch, start in enumerate(range(0, len(seeds), batch_size)):
+        samples = backbone.sample(
+            positive,
+            negative if len(negative) == 1 else negative[start : start + batch_size],
+            seeds=seeds[start : start + batch_size],
+            steps=settings.steps,
+            guidance=settings.guidance,
+            scheduler=settings.scheduler,
+            height=settings.height,
+            width=settings.width,
+            callback=_shifted(callback, batch * settings.steps, total),
+        )
+        images += samples.images
+        flags += samples.flagged
+    return images, flags
+
+
+def _shifted(callback: StepCallback | None, offset: int, total: int) -> StepCallback | None:
+    if callback is None:
+        return None
+    return lambda done, _: callback(offset + done, total)

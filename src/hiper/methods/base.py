@@ -1,0 +1,66 @@
+"""The interface of a method: learn a subject, and ready a backbone for editing with what was learnt."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import ClassVar, Generic, TypeVar
+
+from hiper.artifact import Artifact
+from hiper.backbones.base import Backbone
+from hiper.checkpoint import CheckpointFile
+from hiper.conditioning import Conditioning
+from hiper.errors import OptionError
+from hiper.fitting import Callback, StopRequest
+from hiper.methods.options import Options, resolve
+from hiper.subject import Subject
+
+O = TypeVar("O", bound=Options)  # noqa: E741
+
+PromptEncoder = Callable[[str], Conditioning]
+
+
+class Method(ABC, Generic[O]):
+    """A way to learn one subject. Subclasses are final and hold no state.
+
+    needs:   what a backbone must offer beyond text rows; an impossible pair is refused before any work
+    presets: name -> the options in which it differs from their defaults
+    """
+
+    name: ClassVar[str]
+    options_type: type[O]
+    presets: ClassVar[Mapping[str, Mapping[str, object]]]
+    needs: ClassVar[frozenset[str]] = frozenset({"rows"})
+
+    def options(self, preset: str = "default", **values: object) -> O:
+        """Build this method's options; OptionError tells an unknown name or a value out of range."""
+        return resolve(self.options_type, self.presets, preset, values)
+
+    def check(self, backbone: Backbone) -> None:
+        """Refuse a backbone that lacks what the method needs."""
+        missing = sorted(self.needs - backbone.offers)
+        if missing:
+            raise OptionError(
+                f"method {self.name} needs {', '.join(missing)}, which {backbone.id} does not offer;"
+                " choose another method or backbone"
+            )
+
+    @abstractmethod
+    def fit(
+        self,
+        backbone: Backbone,
+        subject: Subject,
+        options: O,
+        *,
+        callback: Callback | None = None,
+        checkpoint: CheckpointFile | None = None,
+        should_stop: StopRequest | None = None,
+    ) -> Artifact:
+        """Learn the subject. FitError when it fails, Interrupted when `should_stop` says so."""
+
+    @abstractmethod
+    def applied(
+        self, backbone: Backbone, artifact: Artifact, strength: float
+    ) -> AbstractContextManager[PromptEncoder]:
+        """Ready the backbone for editing, yield a prompt encoder, and restore it bit for bit on leaving."""

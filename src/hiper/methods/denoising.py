@@ -1,0 +1,79 @@
+"""The model's own training loss on one picture, as an objective over whatever is learnt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, final
+
+import PIL.Image
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hiper.backbones.base import Backbone
+from hiper.errors import ImageError
+from hiper.images import fit_square
+from hiper.noise_levels import Sampling, draw_levels, spread_levels
+from hiper.seeds import generator as new_generator
+
+EVALUATIONS = 20
+_EVALUATION_SEED = 2303_08767
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Denoising:
+    """Mean squared error of the denoiser on fixed latents (the paper, eq. 2).
+
+    latents: [1, c, h, w]; rows: from the parameters to the text rows [1, length, embed];
+    batch, bounds, sampling: how many noise levels a step draws, from where and how;
+    weight: [1, 1, h, w] with mean 1, or None for all cells alike.
+    """
+
+    backbone: Backbone
+    latents: Tensor
+    rows: Callable[[Mapping[str, Tensor]], Tensor]
+    batch: int
+    bounds: tuple[int, int]
+    sampling: Sampling
+    weight: Tensor | None = None
+
+    def loss(self, parameters: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
+        """Draw noise and noise levels; return the error, a scalar."""
+        noise = torch.randn(self.batch, *self.latents.shape[1:], generator=generator)
+        t = draw_levels(generator, self.batch, self.bounds, self.sampling)
+        return self._error(parameters, noise, t)
+
+    def evaluate(self, parameters: Mapping[str, Tensor]) -> float:
+        """Return the error on 20 fixed pairs of noise and noise level, spread over the range."""
+        noise = torch.randn(EVALUATIONS, *self.latents.shape[1:], generator=new_generator(_EVALUATION_SEED))
+        t = spread_levels(EVALUATIONS, self.bounds)
+        with torch.no_grad():
+            errors = [
+                self._error(parameters, noise[i : i + self.batch], t[i : i + self.batch])
+                * len(t[i : i + self.batch])
+                for i in range(0, EVALUATIONS, self.batch)
+            ]
+        return float(torch.stack(errors).sum() / EVALUATIONS)
+
+    def _error(self, parameters: Mapping[str, Tensor], noise: Tensor, t: Tensor) -> Tensor:
+        diffused = self.backbone.diffuse(self.latents, noise, t)
+        rows = self.rows(parameters).expand(len(t), -1, -1)
+        predicted = self.backbone.predict(diffused.noisy, t, rows)
+        if self.weight is None:
+            return F.mse_loss(predicted, diffused.target)
+        return ((predicted - diffused.target).square() * self.weight).mean()
+
+
+def mask_weight(mask: PIL.Image.Image, backbone: Backbone, how: Literal["crop", "pad"]) -> Tensor:
+    """Bring a mask (mode L, 255 = subject) to the latent's size: [1, 1, h, w], float32, mean 1.
+
+    ImageError when the mask selects nothing of the square that the model sees.
+    """
+    side, (_, h, w) = backbone.resolution, backbone.latent_shape
+    pixels = torch.tensor(list(fit_square(mask, side, how=how).tobytes()), dtype=torch.float32)
+    weight = F.interpolate(pixels.view(1, 1, side, side), size=(h, w), mode="area")
+    if not bool(weight.any()):
+        raise ImageError("the mask selects nothing inside the square the model sees; paint the subject white")
+    return (weight / weight.mean()).to(backbone.device)

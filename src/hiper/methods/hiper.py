@@ -1,0 +1,231 @@
+"""HiPer: only the last text rows are learnt, and they make every later sentence speak of the subject.
+
+Han, Yang, Kwon, Ye, "Highly Personalized Text Embedding for Image Manipulation by Stable Diffusion",
+arXiv:2303.08767, section 3.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Annotated, ClassVar, Literal, final
+
+import torch
+from torch import Tensor
+
+from hiper.artifact import Artifact
+from hiper.backbones.base import Backbone, Scheduler
+from hiper.checkpoint import CheckpointFile
+from hiper.conditioning import Conditioning, Placement, place_tail, tail_notes, take_tail
+from hiper.errors import HiperWarning, OptionError
+from hiper.fitting import Callback, Fitted, Keep, Recipe, Schedule, StopRequest, optimise
+from hiper.images import fit_square, thumbnail_data_url
+from hiper.methods.base import Method, PromptEncoder
+from hiper.methods.denoising import Denoising, mask_weight
+from hiper.methods.options import Options, Spec
+from hiper.noise_levels import Sampling, level_range
+from hiper.seeds import generator, resolve_seed
+from hiper.subject import Subject
+
+TAIL = "tail"
+FP16_LOSS_SCALE = 1024.0
+
+# Options that a preset does not name have the defaults below, which are the paper's.
+PRESETS: Mapping[str, Mapping[str, object]] = {
+    "default": {
+        "steps": 100,
+        "batch": 4,
+        "learning_rate": 2e-2,
+        "schedule": "cosine",
+        "sampling": "stratified",
+        "guidance": None,
+    },
+    "paper": {
+        "steps": 1000,
+        "batch": 1,
+        "learning_rate": 5e-3,
+        "schedule": "constant",
+        "sampling": "uniform",
+        "guidance": 7.5,
+    },
+}
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class HiPerOptions(Options):
+    """How a tail is fitted, and what an edit does with it unless told otherwise."""
+
+    steps: Annotated[int, Spec("optimisation steps", low=1, high=1_000_000)]
+    batch: Annotated[int, Spec("noise levels per step", low=1, high=1024)]
+    learning_rate: Annotated[float, Spec("Adam's step size, in units of the text rows", low=1e-8, high=10)]
+    schedule: Annotated[Schedule, Spec("course of the learning rate: constant, or cosine down to 0")]
+    sampling: Annotated[Sampling, Spec("noise levels: uniform, or stratified over the batch")]
+    tail: Annotated[int, Spec("rows that are learnt", low=1, high=64)] = 5
+    placement: Annotated[Placement, Spec("replace the last rows, or append so that no word is lost")] = (
+        "replace"
+    )
+    t_min: Annotated[float, Spec("lowest noise level, 0 clean to 1 noise", low=0, high=1)] = 0.0
+    t_max: Annotated[float, Spec("highest noise level, 0 clean to 1 noise", low=0, high=1)] = 1.0
+    keep: Annotated[Keep, Spec("the last tail, or the best on a fixed batch")] = "last"
+    mask: Annotated[bool, Spec("weight the loss with the subject's mask, if it has one")] = True
+    square: Annotated[Literal["crop", "pad"], Spec("how a picture becomes square")] = "crop"
+    seed: Annotated[int, Spec("of all randomness; -1 draws one", low=-1)] = 0
+    strength: Annotated[
+        float, Spec("factor on the tail when editing; the paper's is 0.8", low=-10, high=10)
+    ] = 0.8
+    guidance: Annotated[float | None, Spec("guidance when editing; none: the model's own", low=0, high=100)]
+    edit_steps: Annotated[int, Spec("denoising steps when editing", low=1, high=1000)] = 50
+    scheduler: Annotated[Scheduler, Spec("sampler when editing")] = "ddim"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.t_min < self.t_max:
+            raise OptionError(f"t_min is {self.t_min} and t_max is {self.t_max}; t_min must be the smaller")
+
+
+@final
+class HiPer(Method[HiPerOptions]):
+    """The method. All weights stay frozen; the result is one tensor [tail, embed]."""
+
+    name: ClassVar[str] = "hiper"
+    options_type = HiPerOptions
+    presets: ClassVar[Mapping[str, Mapping[str, object]]] = PRESETS
+
+    def fit(
+        self,
+        backbone: Backbone,
+        subject: Subject,
+        options: HiPerOptions,
+        *,
+        callback: Callback | None = None,
+        checkpoint: CheckpointFile | None = None,
+        should_stop: StopRequest | None = None,
+    ) -> Artifact:
+        guidance = backbone.default_guidance if options.guidance is None else options.guidance
+        options = replace(options, seed=resolve_seed(options.seed), guidance=guidance)
+        random = generator(options.seed)
+        caption = backbone.encode(subject.caption)
+        for note in tail_notes(caption, options.tail, options.placement):
+            warnings.warn(f"caption: {note}", HiperWarning, stacklevel=3)
+        objective = _objective(backbone, subject, caption, options, random)
+        fingerprint = backbone.fingerprint()
+        identity = _identity(backbone, subject, options) if checkpoint is not None else {}
+        with backbone.fitting():
+            fitted = optimise(
+                objective,
+                {TAIL: take_tail(caption, options.tail).requires_grad_()},
+                _recipe(backbone, options),
+                random,
+                identity=identity,
+                callback=callback,
+                checkpoint=checkpoint,
+                should_stop=should_stop,
+            )
+        return _artifact(backbone, subject, options, fingerprint, fitted)
+
+    @contextmanager
+    def applied(self, backbone: Backbone, artifact: Artifact, strength: float) -> Iterator[PromptEncoder]:
+        tail = artifact.tensors[TAIL].to(backbone.device) * strength
+        placement: Placement = "append" if artifact.options.get("placement") == "append" else "replace"
+
+        def encode(prompt: str) -> Conditioning:
+            conditioning = backbone.encode(prompt)
+            notes = tail_notes(conditioning, len(tail), placement)
+            return replace(place_tail(conditioning, tail, placement), notes=notes)
+
+        yield encode
+
+
+def _objective(
+    backbone: Backbone,
+    subject: Subject,
+    caption: Conditioning,
+    options: HiPerOptions,
+    random: torch.Generator,
+) -> Denoising:
+    picture = fit_square(subject.image, backbone.resolution, how=options.square)
+    mask = subject.mask if options.mask else None
+
+    def rows(parameters: Mapping[str, Tensor]) -> Tensor:
+        return place_tail(caption, parameters[TAIL], options.placement).rows
+
+    return Denoising(
+        backbone=backbone,
+        latents=backbone.latents(picture, random),
+        rows=rows,
+        batch=options.batch,
+        bounds=level_range(options.t_min, options.t_max, backbone.timesteps),
+        sampling=options.sampling,
+        weight=mask_weight(mask, backbone, options.square) if mask is not None else None,
+    )
+
+
+def _recipe(backbone: Backbone, options: HiPerOptions) -> Recipe:
+    return Recipe(
+        steps=options.steps,
+        learning_rate=options.learning_rate,
+        schedule=options.schedule,
+        keep=options.keep,
+        loss_scale=FP16_LOSS_SCALE if backbone.dtype == torch.float16 else 1.0,
+    )
+
+
+def _identity(
+    backbone: Backbone, subject: Subject, options: HiPerOptions
+) -> dict[str, str | int | float | bool]:
+    """Everything that decides the tail: a resumed fit must agree in all of it."""
+    return {
+        "method": HiPer.name,
+        "image": subject.sha256,
+        "caption": subject.caption,
+        "backbone": backbone.weights_sha256(),
+        "objective": backbone.objective,
+        "device": backbone.device.type,
+        "dtype": str(backbone.dtype),
+        **{name: value for name, value in options.as_mapping().items() if name not in _EDITING},
+    }
+
+
+_EDITING = ("strength", "guidance", "edit_steps", "scheduler")
+
+
+def _artifact(
+    backbone: Backbone,
+    subject: Subject,
+    options: HiPerOptions,
+    fingerprint: tuple[float, ...],
+    fitted: Fitted,
+) -> Artifact:
+    values = options.as_mapping()
+    return Artifact(
+        method=HiPer.name,
+        family=backbone.family,
+        backbone=backbone.id,
+        revision=backbone.revision,
+        fingerprint=fingerprint,
+        caption=subject.caption,
+        image_sha256=subject.sha256,
+        seed=options.seed,
+        options={name: value for name, value in values.items() if name not in _EDITING},
+        edit={
+            "strength": options.strength,
+            "guidance": values["guidance"],
+            "steps": options.edit_steps,
+            "scheduler": options.scheduler,
+        },
+        tensors=dict(fitted.parameters),
+        figures={
+            "seconds": round(fitted.seconds, 3),
+            "loss_before": fitted.loss_before,
+            "loss_after": fitted.loss_after,
+        },
+        versions={name: version(name) for name in ("hiper", "torch", "diffusers", "transformers")},
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        thumbnail=thumbnail_data_url(subject.image),
+        extra={},
+    )

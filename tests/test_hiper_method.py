@@ -1,0 +1,382 @@
+"""Fitting a tail on tiny real models."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+import hiper
+from hiper.artifact import Artifact
+from hiper.backbones.base import Backbone
+from hiper.backbones.sd import SdBackbone
+from hiper.checkpoint import CheckpointFile, TrainingState
+from hiper.conditioning import take_tail
+from hiper.errors import FitError, HiperWarning, ImageError, Interrupted, OptionError, ResumeError
+from hiper.fitting import StepRecord
+from hiper.methods import get_method, method_names
+from hiper.methods.denoising import EVALUATIONS, mask_weight
+from hiper.methods.hiper import HiPer
+from hiper.subject import Subject
+from tests import tiny
+
+ROOT = Path(__file__).parent.parent
+QUICK: dict[str, Any] = {"steps": 12, "learning_rate": 0.05}
+
+
+@pytest.fixture(scope="module")
+def subject() -> Subject:
+    return Subject.from_image(tiny.picture(), caption="a standing dog")
+
+
+def test_a_fit_lowers_the_loss_and_says_what_it_did(backbone: SdBackbone, subject: Subject) -> None:
+    records: list[StepRecord] = []
+    artifact = hiper.fit(backbone, subject, callback=records.append, **QUICK)
+    assert artifact.tensors["tail"].shape == (5, tiny.EMBED)
+    assert artifact.figures["loss_after"] < artifact.figures["loss_before"]
+    assert [record.step for record in records] == list(range(1, 13))
+    assert (artifact.method, artifact.caption) == ("hiper", "a standing dog")
+    assert (artifact.family, artifact.backbone) == (backbone.family, backbone.id)
+    assert (artifact.image_sha256, artifact.fingerprint) == (subject.sha256, backbone.fingerprint())
+    assert artifact.options["steps"] == 12
+    assert artifact.edit == {"strength": 0.8, "guidance": 7.5, "steps": 50, "scheduler": "ddim"}
+    assert set(artifact.versions) == {"hiper", "torch", "diffusers", "transformers"}
+
+
+def test_the_fit_starts_from_the_captions_own_last_rows(sd1: SdBackbone, subject: Subject) -> None:
+    # one step of Adam moves every number by the learning rate, up or down, or less where there is no slope
+    fitted = hiper.fit(sd1, subject, preset="paper", steps=1, learning_rate=0.01).tensors["tail"]
+    moved = (fitted - take_tail(sd1.encode("a standing dog"), 5)).abs()
+    assert moved.median() == pytest.approx(0.01, abs=1e-4)
+    assert moved.max() < 0.0101
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(sd1: SdBackbone, subject: Subject) -> None:
+    first, second, other = (hiper.fit(sd1, subject, seed=seed, **QUICK).tensors["tail"] for seed in (3, 3, 4))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+
+
+def test_a_random_seed_is_drawn_and_kept(sd1: SdBackbone, subject: Subject) -> None:
+    artifact = hiper.fit(sd1, subject, seed=-1, **QUICK)
+    assert artifact.seed == artifact.options["seed"]
+    assert artifact.seed >= 0
+    again = hiper.fit(sd1, subject, seed=artifact.seed, **QUICK)
+    assert torch.equal(artifact.tensors["tail"], again.tensors["tail"])
+
+
+@pytest.mark.parametrize("tail", [1, 64])
+def test_any_number_of_rows_may_be_learnt(sd1: SdBackbone, subject: Subject, tail: int) -> None:
+    assert hiper.fit(sd1, subject, tail=tail, **QUICK).tensors["tail"].shape == (tail, tiny.EMBED)
+
+
+def test_appended_rows_are_learnt_too(sd1: SdBackbone, subject: Subject) -> None:
+    artifact = hiper.fit(sd1, subject, placement="append", **QUICK)
+    assert artifact.options["placement"] == "append"
+    assert artifact.figures["loss_after"] < artifact.figures["loss_before"]
+
+
+@pytest.mark.filterwarnings("ignore:the fit did not lower")
+def test_the_range_of_noise_levels_is_kept(subject: Subject) -> None:
+    seen: list[int] = []
+
+    class Watched(torch.nn.Module):
+        def __init__(self, unet: torch.nn.Module) -> None:
+            super().__init__()
+            unet.register_forward_hook(lambda module, inputs, output: seen.extend(inputs[1].tolist()))
+
+    pipe = tiny.pipeline()
+    Watched(pipe.unet)
+    hiper.fit(SdBackbone.from_pipeline(pipe), subject, t_min=0.2, t_max=0.4, **QUICK)
+    assert 200 <= min(seen) <= max(seen) < 400
+    assert len(seen) == 2 * EVALUATIONS + 12 * 4
+
+
+def test_no_gradient_of_a_weight_is_computed_or_stored(subject: Subject) -> None:
+    pipe = tiny.pipeline()
+    touched: list[str] = []
+    for name, weight in pipe.unet.named_parameters():
+        weight.register_hook(lambda _, name=name: touched.append(name))
+    hiper.fit(SdBackbone.from_pipeline(pipe), subject, **QUICK)
+    assert touched == []
+    assert all(w.grad is None for part in (pipe.unet, pipe.vae, pipe.text_encoder) for w in part.parameters())
+
+
+def test_the_text_encoder_and_the_vae_are_gone_while_it_fits(sd1: SdBackbone, subject: Subject) -> None:
+    sizes: list[int] = []
+    idle = (sd1._pipe.text_encoder, sd1._pipe.vae)
+
+    def look(_: StepRecord) -> None:
+        sizes.append(sum(w.untyped_storage().nbytes() for part in idle for w in part.parameters()))
+
+    hiper.fit(sd1, subject, callback=look, **QUICK)
+    assert set(sizes) == {0}
+
+
+def test_the_backbone_is_what_it_was_after_a_fit_and_after_a_failure(
+    backbone: SdBackbone, subject: Subject
+) -> None:
+    before = backbone.weights_sha256()
+    hiper.fit(backbone, subject, **QUICK)
+    assert backbone.weights_sha256() == before
+
+    def fail(_: StepRecord) -> None:
+        raise KeyError("the callback failed")
+
+    with pytest.raises(KeyError):
+        hiper.fit(backbone, subject, callback=fail, **QUICK)
+    assert backbone.weights_sha256() == before
+    assert hiper.fit(backbone, subject, **QUICK).figures["loss_after"] > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_learns_nearly_the_same_float32_tail(subject: Subject, dtype: torch.dtype) -> None:
+    full, half = (
+        hiper.fit(SdBackbone.from_pipeline(tiny.pipeline().to(kind)), subject, **QUICK)
+        for kind in (torch.float32, dtype)
+    )
+    assert half.tensors["tail"].dtype == torch.float32
+    start = take_tail(SdBackbone.from_pipeline(tiny.pipeline()).encode("a standing dog"), 5)
+    moved, same = full.tensors["tail"] - start, half.tensors["tail"] - start
+    likeness = torch.nn.functional.cosine_similarity(moved.flatten(), same.flatten(), dim=0)
+    assert likeness > 0.9
+
+
+def test_a_model_that_does_not_look_at_its_text_is_told(subject: Subject) -> None:
+    pipe = tiny.pipeline()
+    with torch.no_grad():
+        for name, weight in pipe.unet.named_parameters():
+            if "attn2.to_out" in name:
+                weight.zero_()
+    with pytest.raises(FitError, match="tail received no gradient in the first step"):
+        hiper.fit(SdBackbone.from_pipeline(pipe), subject, **QUICK)
+
+
+def test_a_model_of_nan_ends_in_words(subject: Subject) -> None:
+    pipe = tiny.pipeline()
+    with torch.no_grad():
+        pipe.unet.conv_out.bias.fill_(torch.nan)
+    backbone = SdBackbone.from_pipeline(pipe)
+    before = backbone.weights_sha256()
+    with pytest.raises(FitError, match="left the finite numbers 3 times"):
+        hiper.fit(backbone, subject, **QUICK)
+    assert backbone.weights_sha256() == before
+
+
+def test_an_overwritten_caption_is_warned_of(sd1: SdBackbone) -> None:
+    long = Subject.from_image(tiny.picture(), caption=" ".join(["a"] * 71 + ["red", "dog"]))
+    with pytest.warns(HiperWarning, match=r"the tail overwrites red dog .*placement=append"):
+        hiper.fit(sd1, long, **QUICK)
+    hiper.fit(sd1, long, placement="append", **QUICK)  # warns of nothing
+
+
+def half_mask(side: int = 64) -> Image.Image:
+    """White on the left half."""
+    mask = Image.new("L", (side, side))
+    mask.paste(255, (0, 0, side // 2, side))
+    return mask
+
+
+def test_a_mask_is_brought_to_the_latents_size(sd1: SdBackbone) -> None:
+    weight = mask_weight(half_mask(), sd1, "crop")
+    assert weight.shape == (1, 1, 8, 8)
+    assert weight.mean() == pytest.approx(1)
+    assert weight[0, 0, :, :3].min() > 1.9
+    assert weight[0, 0, :, 5:].max() < 0.1
+
+
+def test_a_mask_decides_what_is_learnt(sd1: SdBackbone) -> None:
+    picture = tiny.picture()
+    masked = Subject.from_image(picture, caption="a dog", mask=half_mask())
+    plain = Subject.from_image(picture, caption="a standing dog")
+    tails = {
+        "masked": hiper.fit(sd1, masked, **QUICK).tensors["tail"],
+        "ignored": hiper.fit(sd1, masked, mask=False, **QUICK).tensors["tail"],
+        "plain": hiper.fit(sd1, plain, **QUICK).tensors["tail"],
+    }
+    assert torch.equal(tails["ignored"], tails["plain"])
+    assert not torch.equal(tails["masked"], tails["plain"])
+
+
+def test_a_full_mask_is_no_mask(sd1: SdBackbone) -> None:
+    picture = tiny.picture()
+    full = Subject.from_image(picture, caption="a dog", mask=Image.new("L", picture.size, 255))
+    plain = Subject.from_image(picture, caption="a dog")
+    tails = [hiper.fit(sd1, subject, **QUICK).tensors["tail"] for subject in (full, plain)]
+    assert torch.allclose(tails[0], tails[1], atol=1e-3)
+
+
+def test_a_mask_outside_of_the_square_is_refused(sd1: SdBackbone) -> None:
+    mask = Image.new("L", (128, 64))
+    mask.paste(255, (0, 0, 20, 64))
+    with pytest.raises(ImageError, match="selects nothing inside the square"):
+        mask_weight(mask, sd1, "crop")
+    assert mask_weight(mask, sd1, "pad").mean() == pytest.approx(1)
+
+
+def test_methods_are_found_by_name() -> None:
+    assert method_names() == ["hiper"]
+    assert isinstance(get_method("hiper"), HiPer)
+    with pytest.raises(OptionError, match=r"method is 'hyper'; allowed are hiper \(did you mean hiper\?\)"):
+        get_method("hyper")
+
+
+def test_an_impossible_pair_is_refused_up_front(
+    sd1: SdBackbone, subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distribution = tmp_path / "other-1.dist-info"
+    distribution.mkdir()
+    (distribution / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1\n")
+    (distribution / "entry_points.txt").write_text("[hiper.methods]\nrewriter = other_method:Rewriter\n")
+    (tmp_path / "other_method.py").write_text(
+        textwrap.dedent("""
+        from hiper.methods.hiper import PRESETS, HiPerOptions
+        from hiper.methods.base import Method
+
+        class Rewriter(Method):
+            name, options_type, presets = "rewriter", HiPerOptions, PRESETS
+            needs = frozenset({"rows", "weights"})
+
+            def fit(self, *args, **settings):
+                raise AssertionError
+
+            def applied(self, *args):
+                raise AssertionError
+        """)
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert method_names() == ["hiper", "rewriter"]
+    with pytest.raises(OptionError, match="method rewriter needs weights, which"):
+        hiper.fit(sd1, subject, method="rewriter")
+
+
+def stop_at(step: int) -> Iterator[int | None]:
+    yield from [None] * (step - 1)
+    yield int(signal.SIGINT)
+
+
+def test_an_interrupted_fit_resumes_to_the_same_bits(
+    backbone: SdBackbone, subject: Subject, tmp_path: Path
+) -> None:
+    whole = hiper.fit(backbone, subject, **QUICK)
+    path, before = tmp_path / "fit.checkpoint", backbone.weights_sha256()
+    stops = stop_at(5)
+    with pytest.raises(Interrupted) as stop:
+        hiper.fit(
+            backbone, subject, checkpoint=CheckpointFile(path=path), should_stop=lambda: next(stops), **QUICK
+        )
+    assert stop.value.exit_status == 130
+    assert backbone.weights_sha256() == before
+    resumed = hiper.fit(backbone, subject, checkpoint=CheckpointFile(path=path, resume=True), **QUICK)
+    assert torch.equal(resumed.tensors["tail"], whole.tensors["tail"])
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"tail": 4}, "tail was 5 and is 4"),
+        ({"seed": 9}, "seed was 0 and is 9"),
+        ({"steps": 13}, "steps was 12"),
+    ],
+)
+def test_other_options_do_not_resume(
+    sd1: SdBackbone, subject: Subject, tmp_path: Path, change: dict[str, int], field: str
+) -> None:
+    checkpoint = CheckpointFile(path=tmp_path / "fit.checkpoint", resume=True)
+    hiper.fit(sd1, subject, checkpoint=checkpoint, **QUICK)
+    with pytest.raises(ResumeError, match=field):
+        hiper.fit(sd1, subject, checkpoint=checkpoint, **{**QUICK, **change})
+
+
+def test_another_picture_or_model_does_not_resume(
+    sd1: SdBackbone, sd2: Backbone, subject: Subject, tmp_path: Path
+) -> None:
+    checkpoint = CheckpointFile(path=tmp_path / "fit.checkpoint", resume=True)
+    hiper.fit(sd1, subject, checkpoint=checkpoint, **QUICK)
+    other = Subject.from_image(tiny.picture(80), caption="a standing dog")
+    with pytest.raises(ResumeError, match="image was"):
+        hiper.fit(sd1, other, checkpoint=checkpoint, **QUICK)
+    with pytest.raises(ResumeError, match="objective was 'epsilon' and is 'v_prediction'"):
+        hiper.fit(sd2, subject, checkpoint=checkpoint, **QUICK)  # of the same weights
+    with pytest.raises(ResumeError, match="backbone was"):
+        hiper.fit(SdBackbone.from_pipeline(tiny.pipeline(seed=1)), subject, checkpoint=checkpoint, **QUICK)
+
+
+def test_what_only_editing_uses_may_change_on_resuming(
+    sd1: SdBackbone, subject: Subject, tmp_path: Path
+) -> None:
+    checkpoint = CheckpointFile(path=tmp_path / "fit.checkpoint", resume=True)
+    hiper.fit(sd1, subject, checkpoint=checkpoint, **QUICK)
+    assert hiper.fit(sd1, subject, checkpoint=checkpoint, strength=1.0, **QUICK).edit["strength"] == 1.0
+
+
+LONG_FIT = """
+import sys, time
+from pathlib import Path
+import hiper
+from tests import tiny
+folder, checkpoint, picture = sys.argv[1:]
+hiper.fit(
+    hiper.load_backbone(folder, device="cpu"), hiper.Subject.open(picture, caption="a standing dog"),
+    checkpoint=hiper.CheckpointFile(path=Path(checkpoint), every_seconds=0), steps=12, learning_rate=0.05,
+    callback=lambda record: time.sleep(0.05),
+)
+"""
+
+
+def test_a_killed_fit_resumes_to_the_same_bits(model_folder: Path, tmp_path: Path) -> None:
+    path, picture = tmp_path / "fit.checkpoint", tmp_path / "dog.png"
+    tiny.picture().save(picture)
+    process = subprocess.Popen(
+        [sys.executable, "-c", LONG_FIT, str(model_folder), str(path), str(picture)], cwd=ROOT
+    )
+    while process.poll() is None and not (path.exists() and TrainingState.from_file(path).progress.step >= 3):
+        time.sleep(0.02)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    reached = TrainingState.from_file(path).progress.step
+    assert 3 <= reached < 12
+
+    backbone = hiper.load_backbone(model_folder, device="cpu")
+    subject = Subject.open(picture, caption="a standing dog")
+    resumed = hiper.fit(backbone, subject, checkpoint=CheckpointFile(path=path, resume=True), **QUICK)
+    assert torch.equal(resumed.tensors["tail"], hiper.fit(backbone, subject, **QUICK).tensors["tail"])
+
+
+def test_the_artifact_survives_the_file(sd1: SdBackbone, subject: Subject, tmp_path: Path) -> None:
+    artifact = hiper.fit(sd1, subject, **QUICK)
+    loaded = Artifact.load(artifact.save(tmp_path / "dog.safetensors"))
+    assert torch.equal(loaded.tensors["tail"], artifact.tensors["tail"])
+    assert loaded.options == artifact.options
+
+
+def test_the_loss_is_the_weighted_mean_of_squares(sd1: SdBackbone) -> None:
+    from hiper.methods.denoising import Denoising
+    from hiper.noise_levels import draw_levels
+    from hiper.seeds import generator
+
+    rows = sd1.encode("a dog").rows
+    latents = torch.randn(1, 4, 8, 8, generator=generator(0))
+    weight = mask_weight(half_mask(), sd1, "crop")
+    settings: dict[str, Any] = {
+        "batch": 3,
+        "bounds": (0, 1000),
+        "sampling": "uniform",
+        "rows": lambda _: rows,
+    }
+    objective = Denoising(backbone=sd1, latents=latents, weight=weight, **settings)
+    random = generator(5)
+    noise = torch.randn(3, 4, 8, 8, generator=random)
+    t = draw_levels(random, 3, (0, 1000), "uniform")
+    error = sd1.predict(sd1.diffuse(latents, noise, t).noisy, t, rows.expand(3, -1, -1)) - noise
+    expected = (error.square() * weight).sum() / (3 * 4 * weight.sum())
+    assert torch.allclose(objective.loss({}, generator(5)), expected)
