@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hiper.checkpoint import CheckpointFile, TrainingState
 from hiper.errors import FitError, HiperWarning, Interrupted, ResumeError
-from hiper.fitting import Fitted, Recipe, StepRecord, optimise
+from hiper.fitting import Fitted, Keep, Recipe, Schedule, StepRecord, optimise
 from hiper.seeds import generator
 
 START = [3.0, -2.0, 0.5]
@@ -42,12 +42,15 @@ def run(
     *,
     steps: int = 20,
     rate: float = 0.1,
-    keep: str = "last",
-    schedule: str = "constant",
+    keep: Keep = "last",
+    schedule: Schedule = "constant",
     scale: float = 1.0,
+    window: int = 1,
     **settings: object,
 ) -> Fitted:
-    recipe = Recipe(steps=steps, learning_rate=rate, keep=keep, schedule=schedule, loss_scale=scale)  # type: ignore[arg-type]
+    recipe = Recipe(
+        steps=steps, learning_rate=rate, keep=keep, schedule=schedule, loss_scale=scale, window=window
+    )
     start = torch.tensor(START, requires_grad=True)
     return optimise(bowl or Bowl(), {"x": start}, recipe, generator(7), **settings)  # type: ignore[arg-type]
 
@@ -75,6 +78,13 @@ def test_the_cosine_schedule_falls_to_zero() -> None:
 
 def test_a_loss_scale_of_a_power_of_two_changes_nothing() -> None:
     assert torch.equal(run(scale=1024.0).parameters["x"], run().parameters["x"])
+
+
+def test_windows_change_nothing_but_the_reports() -> None:
+    records: list[StepRecord] = []
+    windowed = run(window=8, callback=records.append)
+    assert torch.equal(windowed.parameters["x"], run().parameters["x"])
+    assert [record.step for record in records] == [8, 16, 20]
 
 
 def test_losses_before_and_after_are_those_of_the_fixed_batch() -> None:
@@ -151,6 +161,15 @@ def test_three_in_a_row_end_the_fit_and_leave_the_last_good_state(tmp_path: Path
     assert Bowl().evaluate({"x": kept}) < Bowl().evaluate({"x": torch.tensor(START)})
 
 
+def test_a_bad_window_is_undone_as_a_whole() -> None:
+    records: list[StepRecord] = []
+    spoiled = run(Bowl(noise=0, spoil=nan_at(7)), window=5, callback=records.append)
+    assert [math.isnan(record.loss) for record in records] == [False, True, False, False]
+    # undone is the window before too, for its last update was not seen to be good: 10 of 20 steps are left
+    assert spoiled.parameters["x"].isfinite().all()
+    assert records[2].loss == pytest.approx(records[0].loss, rel=0.5)
+
+
 def test_two_in_a_row_do_not() -> None:
     assert run(Bowl(spoil=nan_at(4, 5, 9, 10))).parameters["x"].isfinite().all()
 
@@ -167,7 +186,7 @@ def stop_after(calls: int) -> Callable[[], int | None]:
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
 @pytest.mark.parametrize("keep", ["last", "best"])
-def test_a_stopped_fit_resumes_to_the_same_bits(tmp_path: Path, schedule: str, keep: str) -> None:
+def test_a_stopped_fit_resumes_to_the_same_bits(tmp_path: Path, schedule: Schedule, keep: Keep) -> None:
     whole = run(schedule=schedule, keep=keep)
     path = tmp_path / "fit.checkpoint"
     with pytest.raises(Interrupted, match=r"stopped by signal 15; step 5 of 20 is in") as stop:

@@ -1,8 +1,7 @@
 """The one optimisation loop: Adam on a few float32 parameters, seeded, watched, resumable bit for bit.
 
 A step is a draw from one sequential CPU generator, a loss, a backward pass and an update. Whether
-losses are finite is looked at once per window of steps: every step on the CPU, every tenth elsewhere,
-because looking makes the processor wait for the accelerator.
+losses are finite is looked at once per window of steps.
 """
 
 from __future__ import annotations
@@ -25,7 +24,6 @@ Schedule = Literal["constant", "cosine"]
 Keep = Literal["last", "best"]
 
 TRIES = 3
-_WINDOW = 10
 _EVALUATIONS = 10
 
 
@@ -56,13 +54,18 @@ class Objective(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How to minimise. `loss_scale`, a power of two, keeps float16 gradients from underflow."""
+    """How to minimise.
+
+    loss_scale: a power of two that keeps float16 gradients from underflow.
+    window: steps between two looks at the loss; looking makes the processor wait for an accelerator.
+    """
 
     steps: int
     learning_rate: float
     schedule: Schedule = "constant"
     keep: Keep = "last"
     loss_scale: float = 1.0
+    window: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,9 +97,8 @@ def optimise(
     """
     run = _Run(objective, parameters, recipe, generator, identity or {}, checkpoint)
     run.start()
-    window = 1 if next(iter(parameters.values())).device.type == "cpu" else _WINDOW
     while run.step < recipe.steps:
-        loss = run.advance(min(window, recipe.steps - run.step))
+        loss = run.advance(min(recipe.window, recipe.steps - run.step))
         if callback is not None:
             callback(StepRecord(step=run.step, steps=recipe.steps, loss=loss, seconds=run.seconds))
         run.save_if_due()

@@ -33,6 +33,7 @@ from hiper.subject import Subject
 
 TAIL = "tail"
 FP16_LOSS_SCALE = 1024.0
+ACCELERATOR_WINDOW = 10
 
 # Options that a preset does not name have the defaults below, which are the paper's.
 PRESETS: Mapping[str, Mapping[str, object]] = {
@@ -172,6 +173,7 @@ def _recipe(backbone: Backbone, options: HiPerOptions) -> Recipe:
         schedule=options.schedule,
         keep=options.keep,
         loss_scale=FP16_LOSS_SCALE if backbone.dtype == torch.float16 else 1.0,
+        window=1 if backbone.device.type == "cpu" else ACCELERATOR_WINDOW,
     )
 
 
