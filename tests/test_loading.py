@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub import constants, hf_hub_download
+from huggingface_hub import constants, hf_api, hf_hub_download
 
 from hiper.backbones import load_backbone, pipeline_names, resolve_device, resolve_dtype, wrap
 from hiper.backbones.hub import explained
 from hiper.backbones.sd import SdBackbone
 from hiper.errors import BackboneError, HiperWarning, OptionError
-from tests import tiny
+from tests import local_hub, tiny
 
 
 @pytest.fixture
@@ -318,3 +318,52 @@ def test_what_is_wrapped_is_the_pipeline_itself() -> None:
     backbone = wrap(pipe)
     assert isinstance(backbone, SdBackbone)
     assert backbone._pipe is pipe
+
+
+@pytest.fixture
+def at_hub(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Point huggingface_hub at another address, as the environment variable HF_ENDPOINT would."""
+
+    def point(address: str) -> None:
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(hf_api.api, "endpoint", address)
+
+    return point
+
+
+def test_a_hub_model_is_fetched_once(
+    model_folder: Path, at_hub: Callable[[str], None], empty_cache: Path
+) -> None:
+    with local_hub.serve(model_folder, "owner/model") as address:
+        at_hub(address)
+        backbone = load_backbone("owner/model", device="cpu")
+    assert (backbone.id, backbone.revision) == ("owner/model", local_hub.COMMIT)
+    assert backbone.weights_sha256() == wrap(tiny.pipeline("sd1")).weights_sha256()
+    again = load_backbone("owner/model", device="cpu", local_only=True)
+    assert again.weights_sha256() == backbone.weights_sha256()
+
+
+def test_a_hub_model_without_safetensors_is_refused(
+    model_folder: Path, at_hub: Callable[[str], None], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(model_folder, tmp_path / "pickled")
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_suffix(".bin"))
+    with local_hub.serve(folder, "owner/model") as address:
+        at_hub(address)
+        assert "necessary `safetensors` weights" in refused("owner/model")
+
+
+def test_an_unsupported_hub_model_is_refused_before_its_weights_are_fetched(
+    folder: Path, at_hub: Callable[[str], None], empty_cache: Path
+) -> None:
+    edit_index(folder, lambda table: table.update(_class_name="FluxPipeline"))
+    with local_hub.serve(folder, "owner/model") as address:
+        at_hub(address)
+        assert (
+            refused("owner/model") == "owner/model is a FluxPipeline; supported are StableDiffusionPipeline"
+        )
+    assert not list(empty_cache.rglob("*.safetensors"))
