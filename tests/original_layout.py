@@ -51,7 +51,19 @@ def export(pipe: Any, version: int) -> dict[str, Tensor]:
         checkpoint["first_stage_model." + name] = value[:, :, None, None] if is_attention else value
     text = pipe.text_encoder.state_dict()
     checkpoint |= _clip(text) if version == 1 else _open_clip(text, pipe.text_encoder.config)
-    return {key: value.contiguous() for key, value in checkpoint.items()}
+    return {key: value.contiguous() for key, value in {**checkpoint, **_ballast(version)}.items()}
+
+
+def _ballast(version: int) -> dict[str, Tensor]:
+    """What real checkpoints carry besides, and no loader needs."""
+    clip = "cond_stage_model.transformer.text_model." if version == 1 else "cond_stage_model.model."
+    own = (
+        {"embeddings.position_ids": torch.arange(77)[None]}
+        if version == 1
+        else {"logit_scale": torch.tensor(4.6), "attn_mask": torch.zeros(77, 77)}
+    )
+    schedule = {"betas": torch.zeros(1000), "alphas_cumprod": torch.zeros(1000)}
+    return {**schedule, "model_ema.decay": torch.tensor(0.9), **{clip + k: v for k, v in own.items()}}
 
 
 def _unet_key(key: str) -> str:
