@@ -79,8 +79,8 @@ def print_error(text: str) -> None:
 def write_line(stream: TextIO | None, text: str) -> None:
     """Write one line, at once and without control characters: captions come from strangers' files.
 
-    A reader who has gone (`| head -1`) is no mistake: the work goes on and nothing more is written.
-    OutputError when the output cannot be written, such as to a full disk.
+    A reader who has gone (`| head -1`) is no mistake, and a log that cannot be written on stderr is no reason
+    to lose an hour's work: nothing more is written there. OutputError when results on stdout are lost otherwise.
     """
     if stream is None:  # closed by whoever started us
         return
@@ -88,11 +88,12 @@ def write_line(stream: TextIO | None, text: str) -> None:
     try:
         stream.write(f"{line}\n")
         stream.flush()
-    except BrokenPipeError:
-        _discard(stream)
     except OSError as error:
         _discard(stream)
-        raise OutputError(f"the output cannot be written: {error.strerror}; give it another place") from error
+        if stream is sys.stdout and not isinstance(error, BrokenPipeError):
+            raise OutputError(
+                f"the output cannot be written: {error.strerror}; give it another place"
+            ) from error
 
 
 def _discard(stream: TextIO) -> None:

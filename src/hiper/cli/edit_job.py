@@ -43,7 +43,7 @@ def edit_to_folder(
                 artifact.backbone, hardware, report, revision=artifact.revision or None, local_only=True
             )
         )
-        results = draw(model, artifact, drawings, request, report)
+        results = draw(session, model, artifact, drawings, request, report)
     print_drawn(session, {"artifact": str(file)}, drawings, results)
 
 
@@ -66,6 +66,7 @@ def planned(session: Session, request: EditRequest, out: Path) -> Iterator[list[
 
 
 def draw(
+    session: Session,
     backbone: Backbone,
     artifact: Artifact,
     drawings: Sequence[Drawing],
@@ -77,8 +78,10 @@ def draw(
     try:
         for drawing in drawings:
             for result in _batches(backbone, artifact, drawing, request, report):
-                _write(artifact, drawing, result, request)
-                results.append(result)
+                with session.stop.deferred():
+                    _write(artifact, drawing, result, request)
+                    results.append(result)
+                session.stop.raise_if_requested()
     except Stopped as stopped:
         written = sum(len(result.images) for result in results)
         wanted = sum(len(drawing.paths) for drawing in drawings)

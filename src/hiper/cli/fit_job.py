@@ -83,15 +83,14 @@ def prepare(session: Session, request: FitRequest) -> Plan:
         background=request.background,
         allow_truncated=request.allow_truncated,
     )
-    for note in subject.notes:
-        session.console.note(note)
-
     from hiper.methods import get_method
     from hiper.methods.options import resolve
     from hiper.seeds import RANDOM, resolve_seed
 
     method = get_method(request.method)
     options: Any = resolve(method.options_type, method.presets, request.preset, request.options)
+    for note in subject.notes:
+        session.console.note(note)
     if options.as_mapping().get("seed") == RANDOM:
         options = replace(options, seed=resolve_seed(RANDOM))
         session.console.note(f"the fit's seed is {options.seed}, drawn at random")

@@ -28,7 +28,7 @@ def run(
         backbone = load_model(fit_request.backbone, hardware, report)
         fitted = _fitted(session, plan, backbone, report)
         session.stop.raise_if_requested()
-        results = draw(backbone, fitted.artifact, drawings, edit_request, report)
+        results = draw(session, backbone, fitted.artifact, drawings, edit_request, report)
     print_drawn(session, {"artifact": str(fitted.path), "reused": fitted.reused}, drawings, results)
 
 

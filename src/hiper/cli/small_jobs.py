@@ -76,6 +76,14 @@ def _table(values: Mapping[str, object]) -> Iterator[str]:
     """One line per name, the values below each other; what is empty is left out."""
     width = max(map(len, values)) + 2
     for name, value in values.items():
-        text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, Mapping) else str(value)
-        if text and value is not None:
+        text = _shown(value)
+        if text:
             yield f"{name:{width}}{text}"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_shown(each)}" for name, each in value.items())
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "" if value is None else str(value)
