@@ -214,6 +214,12 @@ def test_a_finished_fit_resumes_without_a_step(tmp_path: Path) -> None:
     assert bowl.calls == 0
 
 
+def test_a_last_step_into_nowhere_is_no_result() -> None:
+    with pytest.raises(FitError, match="the last step ended at a loss of inf; lower the learning rate"):
+        run(steps=1, rate=1e30)
+    assert run(steps=2, rate=0.5, keep="best").loss_after < math.inf
+
+
 def test_checkpoints_are_written_as_often_as_asked(tmp_path: Path) -> None:
     path = tmp_path / "fit.checkpoint"
     seen: list[int] = []

@@ -15,7 +15,15 @@ import pytest
 import torch
 from huggingface_hub import constants, hf_api, hf_hub_download
 
-from hiper.backbones import load_backbone, pipeline_names, resolve_device, resolve_dtype, wrap
+from hiper.backbones import (
+    EMBEDDED,
+    Embedded,
+    load_backbone,
+    pipeline_names,
+    resolve_device,
+    resolve_dtype,
+    wrap,
+)
 from hiper.backbones.hub import explained
 from hiper.backbones.sd import SdBackbone
 from hiper.errors import BackboneError, HiperWarning, OptionError
@@ -107,6 +115,11 @@ def test_a_bare_word_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(tmp_path)
     assert "did you mean critters?" in refused("criters")
     assert "Hub id such as owner/name" in refused("a b/c d")
+
+
+def test_an_embedded_model_that_was_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(EMBEDDED, "critters", Embedded(folder="nowhere", guidance=1.0))
+    assert "the model critters is not part of this installation" in refused("critters")
 
 
 def test_a_folder_without_index(tmp_path: Path) -> None:
@@ -292,8 +305,9 @@ def test_a_cached_hub_model_loads_without_network(empty_cache: Path, model_folde
 
 def test_devices() -> None:
     assert resolve_device("cpu") == torch.device("cpu")
-    with pytest.raises(OptionError, match="allowed are cpu, cuda, cuda:N and mps"):
-        resolve_device("gpu")
+    for wrong in ("gpu", "cuda:one", "cpu:-1"):
+        with pytest.raises(OptionError, match="allowed are cpu, cuda, cuda:N and mps"):
+            resolve_device(wrong)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a computer without cuda")

@@ -248,6 +248,8 @@ class _Run:
         if self._recipe.keep == "best":
             self._consider(loss_after)
             loss_after, parameters = self._best_loss, self._best
+        if not math.isfinite(loss_after):
+            raise FitError(f"the last step ended at a loss of {loss_after}; lower the learning rate")
         if not loss_after < self._loss_before:
             warnings.warn(
                 f"the fit did not lower the loss ({self._loss_before:.4f} before, {loss_after:.4f} after);"

@@ -90,12 +90,16 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device is None:
         return torch.device(next(kind for kind, there in present.items() if there))
-    kind = str(device).partition(":")[0]
-    if kind not in present:
+    kind, _, number = str(device).partition(":")
+    if kind not in present or not (number == "" or number.isdecimal()):
         raise OptionError(f"device is {str(device)!r}; allowed are cpu, cuda, cuda:N and mps")
     if not present[kind]:
         warnings.warn(f"no {kind} device is usable here; the CPU is used", HiperWarning, stacklevel=3)
         return torch.device("cpu")
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        raise OptionError(
+            f"device is {str(device)!r}; allowed are cuda:0 to cuda:{torch.cuda.device_count() - 1}"
+        )
     return torch.device(device)
 
 
