@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -57,6 +58,8 @@ def train_unet(
 ) -> UNet2DConditionModel:
     """Train on scaled latents [scenes, channels, height, width] with a fresh caption at every visit."""
     unet = build_unet(recipe).to(device)
+    if device.type == "cpu":
+        unet.set_attn_processor(AttnProcessor())  # plain matrix products: a third less time than the fused backward
     scheduler = noise_scheduler(recipe)
     scenes = [draw_scene(seed) for seed in range(len(latents))]
     encoder = encoder.to(device)

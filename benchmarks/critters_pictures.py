@@ -1,0 +1,86 @@
+"""Draw the pictures of the documentation from the version at hand.
+
+    python benchmarks/critters_pictures.py [--out docs/images]
+
+world.png: scenes as the world draws them. samples.png: what the embedded model draws for bare captions of unseen
+scenes (the caption under each). words.png: the same with the identity spelled out, beside the world's own picture.
+demo.png: the contact sheet of `hiper demo`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from PIL import Image, ImageDraw, ImageFont
+
+import hiper
+from hiper.backbones.base import Backbone
+from hiper.critters.captions import bare_caption, full_caption
+from hiper.critters.demo import UNSEEN, run_demo
+from hiper.critters.render import render
+from hiper.critters.world import draw_scene
+
+CELL, LABEL = 128, 34
+STEPS = 50
+
+
+def draw(backbone: Backbone, captions: Sequence[str]) -> list[Image.Image]:
+    """One picture per caption at the model's default guidance; seed i for caption i."""
+    negative = backbone.encode("").rows
+    pictures = []
+    for seed, caption in enumerate(captions):
+        pictures += backbone.sample(
+            backbone.encode(caption).rows,
+            negative,
+            seeds=[seed],
+            steps=STEPS,
+            guidance=backbone.default_guidance,
+            scheduler="ddim",
+            height=backbone.resolution,
+            width=backbone.resolution,
+        ).images
+    return pictures
+
+
+def grid(pictures: Sequence[Image.Image], columns: int, labels: Sequence[str] = ()) -> Image.Image:
+    """Pictures enlarged to 128 pixels in rows of `columns`, each with a wrapped label where given."""
+    height = CELL + (LABEL if labels else 0)
+    rows = -(-len(pictures) // columns)
+    sheet = Image.new("RGB", (columns * CELL, rows * height), "white")
+    text, font = ImageDraw.Draw(sheet), ImageFont.load_default(10)
+    for number, picture in enumerate(pictures):
+        x, y = number % columns * CELL, number // columns * height
+        sheet.paste(picture.resize((CELL, CELL), Image.Resampling.LANCZOS), (x, y))
+        if labels:
+            words, lines = labels[number].split(), [""]
+            for word in words:
+                lines += [""] if len(lines[-1]) + len(word) > 24 else []
+                lines[-1] += word + " "
+            text.multiline_text((x + 2, y + CELL + 1), "\n".join(lines[:3]), "black", font, spacing=0)
+    return sheet
+
+
+def main() -> None:
+    """Write the four pictures."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--out", type=Path, default=Path("docs/images"))
+    out = parser.parse_args().out
+    out.mkdir(parents=True, exist_ok=True)
+    backbone = hiper.load_backbone("critters")
+    scenes = [draw_scene(UNSEEN + seed) for seed in range(40)]
+    grid([render(scene) for scene in scenes], 8).save(out / "world.png")
+    captions = [bare_caption(scene) for scene in scenes[:32]]
+    grid(draw(backbone, captions), 8, captions).save(out / "samples.png")
+    spelled = [full_caption(scene) for scene in scenes[:8]]
+    truths = [render(scene) for scene in scenes[:8]]
+    grid([*truths, *draw(backbone, spelled)], 8, [*[""] * 8, *spelled]).save(out / "words.png")
+    with TemporaryDirectory() as name:
+        sheet = run_demo(Path(name), seed=0, overwrite=True, progress=lambda *_: None).sheet
+        (out / "demo.png").write_bytes(sheet.read_bytes())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""The weights in the package: plain diffusers runs them, captions steer them, and a tail carries an unseen animal."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+
+import hiper
+from hiper.artifact import Artifact
+from hiper.backbones.base import Backbone
+from hiper.critters.demo import EDITS, run_demo
+from hiper.metrics.colour_distance import cielab
+
+WEIGHTS = Path(str(files("hiper"))) / "critters" / "weights"
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    return hiper.load_backbone("critters", device="cpu")
+
+
+def _draw(backbone: Backbone, prompt: str, count: int = 4) -> list[Image.Image]:
+    return backbone.sample(
+        backbone.encode(prompt).rows,
+        backbone.encode("").rows,
+        seeds=range(count),
+        steps=12,
+        guidance=backbone.default_guidance,
+        scheduler="ddim",
+        height=backbone.resolution,
+        width=backbone.resolution,
+    ).images
+
+
+def _lab(pictures: list[Image.Image]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    return np.stack([cielab(picture) for picture in pictures])
+
+
+def test_the_weights_are_fp16_safetensors_of_at_most_32_mb() -> None:
+    found = [path for path in WEIGHTS.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in found) <= 32 * 2**20
+    assert {path.suffix for path in found} <= {".safetensors", ".json", ".md"}
+    assert (WEIGHTS / "README.md").is_file()
+
+
+def test_plain_diffusers_loads_and_runs_the_folder_and_agrees(backbone: Backbone) -> None:
+    pipe = StableDiffusionPipeline.from_pretrained(WEIGHTS, torch_dtype=torch.float32, local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    picture = pipe(
+        "a sitting cat on the beach",
+        num_inference_steps=12,
+        guidance_scale=backbone.default_guidance,
+        generator=torch.Generator().manual_seed(0),
+    ).images[0]
+    ours = _draw(backbone, "a sitting cat on the beach", 1)[0]
+    difference = np.abs(np.asarray(picture).astype(int) - np.asarray(ours).astype(int))
+    assert difference.max() <= 1
+
+
+def test_captions_steer_style_and_background(backbone: Backbone) -> None:
+    sketch, drawing = (
+        _lab(_draw(backbone, "a pencil sketch of a sitting dog")),
+        _lab(_draw(backbone, "a sitting dog in a meadow")),
+    )
+    assert np.abs(sketch[..., 1:]).mean() < 0.35 * np.abs(drawing[..., 1:]).mean()
+    corner = np.s_[:, -6:, :6]
+    snow, forest = (
+        _lab(_draw(backbone, f"a sitting dog in the {place}"))[corner] for place in ("snow", "forest")
+    )
+    assert snow[..., 0].mean() > 85 > 60 > forest[..., 0].mean()
+    assert drawing[corner][..., 1].mean() < -20, "a meadow is green"
+
+
+@pytest.mark.slow
+def test_the_demo_shows_that_a_tail_carries_an_unseen_animal(tmp_path: Path) -> None:
+    stages: list[str] = []
+    report = run_demo(
+        tmp_path, seed=0, overwrite=False, progress=lambda what, _done, _all: stages.append(what)
+    )
+    with Image.open(report.sheet) as sheet:
+        assert sheet.width > 4 * 200
+        assert sheet.height > len(EDITS) * 200
+    figures = {name: value for name, value in report.figures.items() if isinstance(value, float)}
+    assert figures["mean, with the tail"] < 0.8 * figures["mean, without the tail"]
+    assert figures["mean, true answer through the VAE"] < figures["mean, with the tail"]
+    assert {"fit", "edit"} == set(stages)
+    assert Artifact.load(tmp_path / "tail.safetensors").caption == report.figures["caption"]
+    with pytest.raises(hiper.UserError, match="overwrite"):
+        run_demo(tmp_path, seed=0, overwrite=False, progress=lambda *_: None)
