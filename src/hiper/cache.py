@@ -20,7 +20,7 @@ def fit_path(subject: Subject, backbone: Backbone, method: str, options: Options
     """Return where the fit of this job is or would be kept; the folder may not exist yet.
 
     The name is a SHA-256 of picture, mask, caption, method, options (with a seed of 0 or more), the release
-    of hiper, and every weight of the backbone: its fingerprint leaves out the picture encoder, and of two
+    of hiper, and every weight of the backbone and what it predicts: its fingerprint leaves out the picture encoder, and of two
     models that differ there alone one would be handed the other's fit.
     """
     job = {
@@ -31,6 +31,7 @@ def fit_path(subject: Subject, backbone: Backbone, method: str, options: Options
         "backbone": backbone.id,
         "revision": backbone.revision,
         "weights": backbone.weights_sha256(),
+        "objective": backbone.objective,
         "method": method,
         "options": options.as_mapping(),
     }
