@@ -47,7 +47,7 @@ def full_caption(scene: Scene) -> str:
     )
 
 
-def training_caption(scene: Scene, rng: np.random.Generator, *, identity_share: float = 0.4) -> str:
+def training_caption(scene: Scene, rng: np.random.Generator, *, identity_share: float) -> str:
     """A caption for training: in `identity_share` (0 to 1) of the cases a random part of the identity is named.
 
     One in twenty leaves out the pose, so that a short caption is nothing unheard of.
@@ -55,7 +55,7 @@ def training_caption(scene: Scene, rng: np.random.Generator, *, identity_share: 
     posed = bool(rng.random() > 0.05)
     if rng.random() >= identity_share:
         return _sentence(scene, [], "", posed=posed)
-    pattern, colours, eyes, collar = (bool(v) for v in rng.random(4) < (0.7, 0.85, 0.4, 0.6))
+    pattern, colours, eyes, collar = (bool(v) for v in rng.random(4) < (0.7, 0.95, 0.4, 0.6))
     who = scene.identity
     return _sentence(
         scene,

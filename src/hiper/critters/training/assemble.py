@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -25,14 +24,14 @@ def assemble(
         noise_scheduler(recipe).config, set_alpha_to_one=False, steps_offset=1
     )
     pipeline = StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=encoder,
+        vae=vae.cpu().half(),
+        text_encoder=encoder.cpu().half(),
         tokenizer=tokenizer,
-        unet=unet,
+        unet=unet.cpu().half(),
         scheduler=scheduler,
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    pipeline.to("cpu", torch.float16).save_pretrained(folder, safe_serialization=True)
+    pipeline.save_pretrained(folder, safe_serialization=True)
     return folder

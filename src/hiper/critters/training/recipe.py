@@ -28,12 +28,14 @@ class Recipe:
 
     unet_channels: tuple[int, ...] = (64, 128, 160)
     unet_heads: int = 2
-    unet_steps: int = 15_000
+    unet_steps: int = 9_600
     unet_batch: int = 32
     unet_rate: float = 1e-3
     caption_dropout: float = 0.1
-    identity_share: float = 0.4
+    identity_share: float = 0.8
     """Share of training captions that name some of the identity, 0 to 1."""
+    noise_bias: float = 0.5
+    """Noise levels are drawn as u ** noise_bias, u uniform: below 1 favours heavy noise, where words decide."""
 
     train_timesteps: int = 1000
     prediction_type: str = "v_prediction"

@@ -59,7 +59,9 @@ def train_unet(
     """Train on scaled latents [scenes, channels, height, width] with a fresh caption at every visit."""
     unet = build_unet(recipe).to(device)
     if device.type == "cpu":
-        unet.set_attn_processor(AttnProcessor())  # plain matrix products: a third less time than the fused backward
+        unet.set_attn_processor(
+            AttnProcessor()
+        )  # plain matrix products: a third less time than the fused backward
     scheduler = noise_scheduler(recipe)
     scenes = [draw_scene(seed) for seed in range(len(latents))]
     encoder = encoder.to(device)
@@ -76,7 +78,7 @@ def train_unet(
         x = latents[index].float()
         noise = torch.randn(x.shape, generator=generator)
         stratum = (torch.arange(count) + torch.rand(count, generator=generator)) / count
-        t = (stratum * recipe.train_timesteps).long()
+        t = (stratum**recipe.noise_bias * recipe.train_timesteps).long()
         noisy = scheduler.add_noise(x, noise, t)
         target = scheduler.get_velocity(x, noise, t) if recipe.prediction_type == "v_prediction" else noise
         with torch.autocast(device.type, torch.bfloat16):
