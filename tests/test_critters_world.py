@@ -45,8 +45,12 @@ def test_scenes_of_many_seeds_use_the_whole_world() -> None:
 @pytest.mark.parametrize("species", SPECIES)
 @pytest.mark.parametrize("pose", POSES)
 def test_the_primary_colour_fills_the_subject(species: str, pose: str) -> None:
-    who = replace(draw_scene(3).identity, primary="purple", secondary="green", pattern="plain", tint=(0, 0, 0))
-    scene = replace(draw_scene(3), species=species, pose=pose, style="drawing", background="studio", identity=who)
+    who = replace(
+        draw_scene(3).identity, primary="purple", secondary="green", pattern="plain", tint=(0, 0, 0)
+    )
+    scene = replace(
+        draw_scene(3), species=species, pose=pose, style="drawing", background="studio", identity=who
+    )
     mask = _pixels(subject_mask(scene)) > 200
     near = np.abs(_pixels(render(scene))[mask] - np.array(COLOURS["purple"])).max(-1) < 12
     assert 0.08 < mask.mean() < 0.5
@@ -84,7 +88,9 @@ def test_bare_captions_name_the_scene_and_never_the_identity() -> None:
 def test_full_captions_spell_the_identity_out() -> None:
     who = replace(draw_scene(0).identity, primary="orange", secondary="white", pattern="striped")
     who = replace(who, eyes="green", collar="red")
-    scene = replace(draw_scene(0), species="cat", pose="sitting", background="studio", style="drawing", identity=who)
+    scene = replace(
+        draw_scene(0), species="cat", pose="sitting", background="studio", style="drawing", identity=who
+    )
     expected = "a sitting striped orange and white cat with green eyes and a red collar"
     assert full_caption(scene) == expected
     assert "collar" not in full_caption(replace(scene, identity=replace(who, collar="none")))
@@ -97,7 +103,8 @@ def test_the_share_of_training_captions_with_identity_words_is_as_asked() -> Non
     share = np.mean([bool(secrets & set(caption.split())) for caption in captions])
     assert share == pytest.approx(0.4, abs=0.08)
     assert not any(
-        secrets & set(training_caption(draw_scene(seed), rng, identity_share=0.0).split()) for seed in range(200)
+        secrets & set(training_caption(draw_scene(seed), rng, identity_share=0.0).split())
+        for seed in range(200)
     )
 
 
@@ -106,5 +113,6 @@ def test_every_word_is_one_token_and_other_words_survive_as_bytes() -> None:
     assert all(len(tokenizer.tokenize(word)) == 1 for word in WORDS)
     assert {*COLLARS, *EYES} <= set(WORDS)
     strange = "naïve husky, 日本"
-    assert tokenizer.decode(tokenizer(strange).input_ids, skip_special_tokens=True).replace(" ,", ",").strip() == strange
+    decoded = tokenizer.decode(tokenizer(strange).input_ids, skip_special_tokens=True)
+    assert decoded.replace(" ,", ",").strip() == strange
     assert build_tokenizer().get_vocab() == tokenizer.get_vocab()
