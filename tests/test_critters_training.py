@@ -59,7 +59,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path: Path) -> None:
 
 def test_the_recipe_ends_in_a_folder_that_plain_diffusers_runs(tmp_path: Path) -> None:
     folder = run(TINY, tmp_path, torch.device("cpu"))
-    pipe = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32, local_files_only=True)
+    pipe = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
     picture = pipe("a sitting cat", num_inference_steps=1, output_type="np").images
     assert picture.shape == (1, 64, 64, 3)

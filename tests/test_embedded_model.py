@@ -50,7 +50,7 @@ def test_the_weights_are_fp16_safetensors_of_at_most_32_mb() -> None:
 
 
 def test_plain_diffusers_loads_and_runs_the_folder_and_agrees(backbone: Backbone) -> None:
-    pipe = StableDiffusionPipeline.from_pretrained(WEIGHTS, torch_dtype=torch.float32, local_files_only=True)
+    pipe = StableDiffusionPipeline.from_pretrained(WEIGHTS, dtype=torch.float32, local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
     picture = pipe(
         "a sitting cat on the beach",

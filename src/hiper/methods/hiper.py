@@ -38,9 +38,9 @@ ACCELERATOR_WINDOW = 10
 # Options that a preset does not name have the defaults below, which are the paper's.
 PRESETS: Mapping[str, Mapping[str, object]] = {
     "default": {
-        "steps": 100,
+        "steps": 200,
         "batch": 4,
-        "learning_rate": 2e-2,
+        "learning_rate": 5e-2,
         "schedule": "cosine",
         "sampling": "stratified",
         "guidance": None,
