@@ -97,7 +97,7 @@ def test_a_fit_survives_kill_sigterm_and_ctrl_c_to_the_same_bits(
 
 def test_a_second_ctrl_c_ends_a_long_step_at_once(tmp_path: Path, fit: Words) -> None:
     out = tmp_path / "dog.safetensors"
-    running = start(tmp_path, *fit, "--out", out, "-o", "batch=1024")
+    running = start(tmp_path, *fit, "--out", out, "-o", "batch=512")
     running.wait_for_error("fitting")
     running.send(signal.SIGINT)
     running.wait_for_error("once more stops at once")
