@@ -28,8 +28,12 @@ ROWS, EMBED, TAIL = 77, 768, 5
 def build(dtype: torch.dtype) -> UNet2DConditionModel:
     """SD 1.4's denoiser: 860 M parameters; diffusers' defaults but for the width of the text."""
     torch.manual_seed(0)
-    unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=EMBED, attention_head_dim=8)
-    return unet.to(dtype).eval()
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        return UNet2DConditionModel(sample_size=64, cross_attention_dim=EMBED, attention_head_dim=8).eval()
+    finally:
+        torch.set_default_dtype(before)
 
 
 def step(unet: UNet2DConditionModel, tail: Tensor, head: Tensor, noisy: Tensor, target: Tensor) -> None:

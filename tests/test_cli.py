@@ -411,6 +411,15 @@ def test_edit_refuses_numbers_out_of_range(
     assert not list(tmp_path.rglob("*.png"))
 
 
+def test_run_refuses_a_setting_of_the_edit_before_it_fits(
+    cli: Cli, tmp_path: Path, dog: Path, model_folder: Path
+) -> None:
+    model = ("--caption", CAPTION, "--backbone", model_folder)
+    done = cli("run", dog, "a dog", *model, "--scheduler", "dimm", "--out", tmp_path / "e", "--quiet")
+    done.refusal("dimm", "did you mean ddim")
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
+
+
 def test_existing_outputs_are_kept(cli: Cli, tmp_path: Path, tail: Path, dog: Path) -> None:
     mine = tmp_path / "a-dog-1.png"
     mine.write_bytes(b"mine")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from hiper.artifact import Artifact
-from hiper.backbones.base import Backbone
+from hiper.backbones.base import Backbone, check_scheduler
 from hiper.errors import OptionError
 from hiper.subject import clean_text
 
@@ -30,39 +30,44 @@ class EditSettings:
     negative_prompt: tuple[str, ...]
 
 
-def resolve_strength(artifact: Artifact, given: float | None) -> float:
-    """Return the factor on what was learnt; OptionError outside of -10 .. 10."""
-    value = given if given is not None else artifact.edit.get("strength", STRENGTH)
-    return check_number("strength", value, -10, 10)
+def resolve_settings(
+    own: Mapping[str, Any],
+    backbone: Backbone,
+    notes: list[str],
+    *,
+    strength: float | None = None,
+    guidance: float | None = None,
+    steps: int | None = None,
+    scheduler: str | None = None,
+    height: int | None = None,
+    width: int | None = None,
+    negative_prompt: NegativePrompt = "",
+    images: int = 1,
+) -> EditSettings:
+    """Return what is given, else the artifact's `own`, else the paper's; a rounded size goes to `notes`.
 
+    OptionError for a value out of range, an unknown scheduler, and negative prompts neither one nor one per image.
+    """
 
-def resolve_guidance(artifact: Artifact, given: float | None, backbone: Backbone) -> float:
-    """Return the guidance scale; OptionError outside of 0 .. 100."""
-    value = given if given is not None else artifact.edit.get("guidance", backbone.default_guidance)
-    return check_number("guidance", value, 0, 100)
+    def chosen(name: str, given: float | str | None, otherwise: object) -> object:
+        return given if given is not None else own.get(name, otherwise)
 
-
-def resolve_steps(artifact: Artifact, given: int | None, backbone: Backbone) -> int:
-    """Return the number of denoising steps; OptionError outside of 1 .. the backbone's noise levels."""
-    return check_whole(
-        "steps", given if given is not None else artifact.edit.get("steps", STEPS), 1, backbone.timesteps
+    name = str(chosen("scheduler", scheduler, SCHEDULER))
+    check_scheduler(name)
+    return EditSettings(
+        strength=resolve_strength(own, strength),
+        guidance=check_number("guidance", chosen("guidance", guidance, backbone.default_guidance), 0, 100),
+        steps=check_whole("steps", chosen("steps", steps, STEPS), 1, backbone.timesteps),
+        scheduler=name,
+        height=_side("height", height, backbone, notes),
+        width=_side("width", width, backbone, notes),
+        negative_prompt=resolve_negatives(negative_prompt, images),
     )
 
 
-def resolve_scheduler(artifact: Artifact, given: str | None) -> str:
-    """Return the sampler's name, which the backbone checks."""
-    return given if given is not None else str(artifact.edit.get("scheduler", SCHEDULER))
-
-
-def resolve_side(name: str, given: int | None, backbone: Backbone, notes: list[str]) -> int:
-    """Return a side in pixels, rounded to a multiple of 8, which is noted; None is the native side."""
-    if given is None:
-        return backbone.resolution
-    side = check_whole(name, given, SIZE_MULTIPLE, LARGEST_SIDE)
-    rounded = round(side / SIZE_MULTIPLE) * SIZE_MULTIPLE
-    if rounded != side:
-        notes.append(f"{name} {side} is no multiple of {SIZE_MULTIPLE}; {rounded} was drawn")
-    return rounded
+def resolve_strength(own: Mapping[str, Any], given: float | None) -> float:
+    """Return the factor on what was learnt; OptionError outside of -10 .. 10."""
+    return check_number("strength", given if given is not None else own.get("strength", STRENGTH), -10, 10)
 
 
 def resolve_negatives(given: NegativePrompt, count: int) -> tuple[str, ...]:
@@ -71,6 +76,17 @@ def resolve_negatives(given: NegativePrompt, count: int) -> tuple[str, ...]:
     if len(texts) not in (1, count):
         raise OptionError(f"{len(texts)} negative prompts for {count} seeds; give one, or one per seed")
     return tuple(clean_text(text, what="negative prompt", may_be_empty=True) for text in texts)
+
+
+def _side(name: str, given: int | None, backbone: Backbone, notes: list[str]) -> int:
+    """Return a side in pixels, rounded to a multiple of 8; None is the native side."""
+    if given is None:
+        return backbone.resolution
+    side = check_whole(name, given, SIZE_MULTIPLE, LARGEST_SIDE)
+    rounded = round(side / SIZE_MULTIPLE) * SIZE_MULTIPLE
+    if rounded != side:
+        notes.append(f"{name} {side} is no multiple of {SIZE_MULTIPLE}; {rounded} was drawn")
+    return rounded
 
 
 def check_whole(name: str, value: object, low: int, high: int) -> int:

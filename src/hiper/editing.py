@@ -21,11 +21,8 @@ from hiper.edit_settings import (
     EditSettings,
     NegativePrompt,
     check_whole,
-    resolve_guidance,
     resolve_negatives,
-    resolve_scheduler,
-    resolve_side,
-    resolve_steps,
+    resolve_settings,
     resolve_strength,
 )
 from hiper.errors import HiperWarning
@@ -82,14 +79,18 @@ def edit(
     check_whole("number of seeds", len(chosen), 1, 100_000)
     check_whole("batch_size", batch_size, 1, 100_000)
     notes: list[str] = []
-    settings = EditSettings(
-        strength=resolve_strength(artifact, strength),
-        guidance=resolve_guidance(artifact, guidance, backbone),
-        steps=resolve_steps(artifact, steps, backbone),
-        scheduler=resolve_scheduler(artifact, scheduler),
-        height=resolve_side("height", height, backbone, notes),
-        width=resolve_side("width", width, backbone, notes),
-        negative_prompt=resolve_negatives(negative_prompt, len(chosen)),
+    settings = resolve_settings(
+        artifact.edit,
+        backbone,
+        notes,
+        strength=strength,
+        guidance=guidance,
+        steps=steps,
+        scheduler=scheduler,
+        height=height,
+        width=width,
+        negative_prompt=negative_prompt,
+        images=len(chosen),
     )
     cleaned = clean_text(prompt, what="prompt")
     with _encoded(backbone, artifact, cleaned, settings.strength, settings.negative_prompt, notes) as (
@@ -119,7 +120,7 @@ def prompt_embeds(
     backbone = model if isinstance(model, Backbone) else wrap(model)
     check_compatible(artifact, backbone)
     notes: list[str] = []
-    factor = resolve_strength(artifact, strength)
+    factor = resolve_strength(artifact.edit, strength)
     cleaned = clean_text(prompt, what="prompt")
     with _encoded(backbone, artifact, cleaned, factor, resolve_negatives(negative_prompt, 1), notes) as (
         positive,

@@ -49,7 +49,8 @@ def load_backbone(
     """Load a model: the embedded "critters", a diffusers folder, one .safetensors file, or a Hub id.
 
     device: cpu, cuda or mps; None takes the fastest there is.
-    dtype: float32, bfloat16 or float16; None takes float16 on cuda and float32 elsewhere.
+    dtype: float32, bfloat16 or float16; None takes bfloat16 on cuda (float16 where it is not built in) and float32
+    elsewhere.
     local_only: True never uses the network, None only for a Hub id, False also for the vocabulary that a
     single file lacks.
     revision: branch, tag or commit of a Hub id.
@@ -104,11 +105,14 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
 
 
 def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
-    """Return the dtype asked for, or float16 on cuda and float32 elsewhere; warns of float16 on the CPU."""
+    """Return the dtype asked for, or the one `load_backbone` names; warns of float16 on the CPU."""
     import torch
 
     if dtype is None:
-        return torch.float16 if device.type == "cuda" else torch.float32
+        if device.type != "cuda":
+            return torch.float32
+        built_in = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if built_in else torch.float16
     name = str(dtype).removeprefix("torch.")
     if name not in DTYPES:
         raise OptionError(
@@ -141,6 +145,12 @@ def _from_folder(
     index = read_index(folder)
     kind = _class_for(str(index.get("_class_name")), str(folder))
     check_components(index, folder)
+    if any(index.get("safety_checker") or ()) and not (folder / "safety_checker").is_dir():
+        warnings.warn(
+            f"{name} names a safety checker that is not there; pictures are not checked",
+            HiperWarning,
+            stacklevel=4,
+        )
     backbone: Backbone = kind.from_folder(
         folder, name=name, revision=revision, guidance=guidance, device=device, dtype=dtype
     )

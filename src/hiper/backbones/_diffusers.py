@@ -16,8 +16,8 @@ import torch
 import transformers
 from torch import Tensor
 
-from hiper.errors import BackboneError, OptionError
-from hiper.nearest import suggestion
+from hiper.backbones.base import check_scheduler
+from hiper.errors import BackboneError
 
 Pipeline = Any
 """A diffusers StableDiffusionPipeline; its attributes are set at run time and carry no types."""
@@ -79,9 +79,7 @@ def first_line(error: BaseException) -> str:
 
 def sampler(name: str, config: Any) -> Any:
     """Return the named scheduler with the model's own schedule; OptionError for an unknown name."""
-    if name not in SCHEDULERS:
-        near = suggestion(name, SCHEDULERS)
-        raise OptionError(f"scheduler is {name!r}; allowed are {', '.join(SCHEDULERS)}{near}")
+    check_scheduler(name)
     with quiet():
         return SCHEDULERS[name].from_config(config)
 

@@ -12,18 +12,27 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import PIL.Image
 import torch
 from torch import Tensor
 
 from hiper.conditioning import Conditioning
+from hiper.errors import OptionError
+from hiper.nearest import suggestion
 
 Scheduler = Literal["ddim", "dpm++", "unipc", "euler", "pndm"]
 
 StepCallback = Callable[[int, int], None]
 """Called after each denoising step with (steps done, steps in all)."""
+
+
+def check_scheduler(name: str) -> None:
+    """OptionError, with the nearest name, for a sampler that is not a `Scheduler`."""
+    names = get_args(Scheduler)
+    if name not in names:
+        raise OptionError(f"scheduler is {name!r}; allowed are {', '.join(names)}{suggestion(name, names)}")
 
 
 @dataclass(frozen=True, kw_only=True)

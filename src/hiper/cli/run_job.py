@@ -26,10 +26,29 @@ def run(
     plan = prepare(session, fit_request)
     with planned(session, edit_request, out) as drawings, progress(quiet=session.console.quiet) as report:
         backbone = load_model(fit_request.backbone, hardware, report)
+        _check_settings(backbone, edit_request)
         fitted = _fitted(session, plan, backbone, report)
         session.stop.raise_if_requested()
         results = draw(session, backbone, fitted.artifact, drawings, edit_request, report)
     print_drawn(session, {"artifact": str(fitted.path), "reused": fitted.reused}, drawings, results)
+
+
+def _check_settings(backbone: Backbone, request: EditRequest) -> None:
+    """Refuse a setting of the edits before a fit is spent on them."""
+    from hiper.edit_settings import resolve_settings
+
+    resolve_settings(
+        {},
+        backbone,
+        [],
+        strength=request.strength,
+        guidance=request.guidance,
+        steps=request.steps,
+        scheduler=request.scheduler,
+        height=request.height,
+        width=request.width,
+        negative_prompt=request.negative_prompt,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -53,7 +53,9 @@ def run(recipe: Recipe, folder: Path, device: torch.device) -> Path:
     stored = folder / "latents.safetensors"
     if not stored.exists():
         latents = encode(vae, images, device) * vae.config.scaling_factor
-        save_file({"latents": latents.half().contiguous()}, stored)
+        partial = stored.with_suffix(".partial")
+        save_file({"latents": latents.half().contiguous()}, partial)
+        partial.replace(stored)
     unet = train_unet(recipe, load_file(stored)["latents"], encoder, tokenizer, folder, device)
     return assemble(recipe, tokenizer, encoder, vae, unet, folder / "weights")
 

@@ -15,7 +15,7 @@ class Recipe:
 
     text_width: int = 128
     text_layers: int = 3
-    text_steps: int = 800
+    text_steps: int = 1200
     text_batch: int = 128
     text_rate: float = 1e-3
 
@@ -28,13 +28,13 @@ class Recipe:
 
     unet_channels: tuple[int, ...] = (64, 128, 160)
     unet_heads: int = 2
-    unet_steps: int = 9_600
+    unet_steps: int = 12_000
     unet_batch: int = 32
     unet_rate: float = 1e-3
     caption_dropout: float = 0.1
     identity_share: float = 0.8
     """Share of training captions that name some of the identity, 0 to 1."""
-    noise_bias: float = 0.5
+    noise_bias: float = 0.7
     """Noise levels are drawn as u ** noise_bias, u uniform: below 1 favours heavy noise, where words decide."""
 
     train_timesteps: int = 1000
