@@ -1,0 +1,151 @@
+"""The suite with ground truth: animals of the procedural world, four kinds of edit, and the true answer to each.
+
+The split of a seed is drawn anew from the same distribution, so nobody can tune to the one that is reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import final
+
+import numpy as np
+from PIL import Image
+
+from hiper.bench.base import Case, Metric, Scores, Suite, Truth
+from hiper.critters import world
+from hiper.critters.captions import bare_caption, full_caption
+from hiper.critters.reader import AttributeReader, Kind, load_reader, true_values
+from hiper.critters.render import SIZE, render, subject_mask
+from hiper.critters.world import Scene, draw_scene
+from hiper.errors import OptionError
+from hiper.metrics import attributes
+from hiper.metrics.colour_distance import colour_distance
+from hiper.metrics.picture_distance import picture_distance
+from hiper.nearest import suggestion
+
+SPLITS = {"tuning": 2 * 10**9, "test": 3 * 10**9}
+"""First scene seed of a split; training used those from 0, the demo those from 10**9."""
+SUBJECTS = 120
+LARGEST_SEED = 900
+KINDS: Mapping[str, tuple[str, ...]] = {
+    "motion": ("pose",),
+    "background": ("background",),
+    "texture": ("style",),
+    "two-at-once": (),
+}
+"""Kind of edit -> the attributes it changes; two at once are drawn from the three."""
+_VALUES = {"pose": world.POSES, "background": world.BACKGROUNDS, "style": world.STYLES}
+_IDENTITY = ("primary", "secondary", "pattern", "collar", "eyes")
+
+METRICS: Mapping[str, Metric] = {
+    "edit_success": Metric(
+        text="what was asked to change has changed", better="higher", unit="share", low=0, high=1
+    ),
+    "preservation": Metric(
+        text="what was not asked is as it was", better="higher", unit="share", low=0, high=1
+    ),
+    "colour_distance": Metric(
+        text="colours of the subject, to the true answer", better="lower", unit="CIE76", low=0, high=None
+    ),
+    **{
+        name: Metric(text=f"{name} of the identity is right", better="higher", unit="share", low=0, high=1)
+        for name in _IDENTITY
+    },
+    "picture_distance": Metric(
+        text="the whole picture, to the true answer", better="lower", unit="CIE76", low=0, high=None
+    ),
+    "source_leak": Metric(
+        text="what should have changed is the source's", better="lower", unit="share", low=0, high=1
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrittersCase(Case):
+    """A case and the two scenes behind it."""
+
+    before: Scene
+    after: Scene
+
+
+@final
+class CrittersSuite(Suite):
+    """120 subjects x 4 edits of a split ("tuning" or "test") and a seed (0 to 900), at the world's native size."""
+
+    def __init__(self, *, split: str = "test", seed: int = 0) -> None:
+        if split not in SPLITS:
+            raise OptionError(
+                f"split is {split!r}; allowed are {', '.join(SPLITS)}{suggestion(split, SPLITS)}"
+            )
+        if not 0 <= seed <= LARGEST_SEED:
+            raise OptionError(f"seed is {seed}; allowed are whole numbers from 0 to {LARGEST_SEED}")
+        self.split, self.seed = split, seed
+
+    def identity(self) -> Mapping[str, str | int]:
+        return {"suite": "critters", "split": self.split, "seed": self.seed, "pixels": SIZE}
+
+    def subjects(self) -> Sequence[str]:
+        return [f"{number:03}" for number in range(SUBJECTS)]
+
+    def cases(self, subject: str) -> Sequence[CrittersCase]:
+        number = SPLITS[self.split] + self.seed * 10**6 + int(subject)
+        before = replace(
+            draw_scene(number), style="drawing"
+        )  # a photograph's stand-in: it shows every colour
+        rng = np.random.default_rng([number, 1])
+        return [self._case(subject, kind, before, _edited(before, kind, rng)) for kind in KINDS]
+
+    def _case(self, subject: str, kind: str, before: Scene, after: Scene) -> CrittersCase:
+        return CrittersCase(
+            subject=subject,
+            edit=kind,
+            source=render(before),
+            source_caption=bare_caption(before),
+            target_caption=bare_caption(after),
+            mask=subject_mask(before),
+            truth=Truth(image=render(after), mask=subject_mask(after), spelled_out=full_caption(after)),
+            before=before,
+            after=after,
+        )
+
+    def metrics(self) -> Mapping[str, Metric]:
+        return METRICS
+
+    def score(self, case: Case, picture: Image.Image) -> Scores:
+        if not isinstance(case, CrittersCase) or case.truth is None:
+            raise TypeError("a case of another suite")
+        picture = picture.resize((SIZE, SIZE), Image.Resampling.BOX)
+        truth = case.truth
+        found = self._read("caption", picture)
+        source, target = true_values(case.before, "caption"), true_values(case.after, "caption")
+        identity = attributes.identity_match(
+            self._read("identity", picture),
+            self._read("identity", truth.image),
+            true_values(case.after, "identity"),
+        )
+        return {
+            "edit_success": attributes.edit_success(found, source, target),
+            "preservation": attributes.preservation(found, source, target),
+            "colour_distance": colour_distance(picture, truth.image, truth.mask),
+            **identity,
+            "picture_distance": picture_distance(picture, truth.image),
+            "source_leak": attributes.source_leak(found, source, target),
+        }
+
+    @cached_property
+    def _readers(self) -> Mapping[Kind, AttributeReader]:
+        return {"caption": load_reader("caption"), "identity": load_reader("identity")}
+
+    def _read(self, kind: Kind, picture: Image.Image) -> Mapping[str, str]:
+        return self._readers[kind].read([picture])[0].values
+
+
+def _edited(before: Scene, kind: str, rng: np.random.Generator) -> Scene:
+    names = KINDS[kind] or tuple(rng.choice(list(_VALUES), size=2, replace=False))
+    changes = {}
+    for name in names:
+        others = [value for value in _VALUES[name] if value != getattr(before, name)]
+        changes[name] = str(rng.choice(others))
+    return before.edited(**changes)
