@@ -28,7 +28,7 @@ class Recipe:
 
     unet_channels: tuple[int, ...] = (64, 128, 160)
     unet_heads: int = 2
-    unet_steps: int = 12_000
+    unet_steps: int = 9_000
     unet_batch: int = 32
     unet_rate: float = 1e-3
     caption_dropout: float = 0.1

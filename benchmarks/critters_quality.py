@@ -1,0 +1,145 @@
+"""How good the embedded model is, on scenes it never saw.
+
+    python benchmarks/critters_quality.py [--count 500] [--training 48000] [--out benchmarks/critters_quality.json]
+
+autoencoder: PSNR of fresh pictures. captions: how often the attribute reader finds what a bare caption names. words:
+how often the identity reader finds what a full caption spells out, of what it can read in the world's own picture.
+memory: distance from a sample to the nearest training picture, beside that of a fresh picture of the world.
+padding: how far a picture moves when the last rows alone are another sentence's, beside another seed's picture.
+Default sampler, steps and guidance throughout. The reader's own figures come first: nothing is better known than they.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+import hiper
+from hiper.backbones.base import Backbone
+from hiper.critters.captions import bare_caption, full_caption
+from hiper.critters.reader import FIELDS, Kind, load_reader, to_input, true_values
+from hiper.critters.render import render
+from hiper.critters.training.readers import accuracy
+from hiper.critters.world import Scene, draw_scene
+from hiper.edit_settings import SCHEDULER, STEPS
+from hiper.metrics.picture_distance import picture_distance
+from hiper.seeds import generator
+
+FIRST, BATCH, TAIL = 5 * 10**9, 20, 5
+Shares = dict[str, float]
+
+
+def draw(backbone: Backbone, rows: Sequence[torch.Tensor], *, first_seed: int = 0) -> list[Image.Image]:
+    """One picture per [1, length, embed], seeds counted from `first_seed`."""
+    negative, pictures = backbone.encode("").rows, []
+    for start in range(0, len(rows), BATCH):
+        batch = torch.cat(list(rows[start : start + BATCH]))
+        pictures += backbone.sample(
+            batch,
+            negative,
+            seeds=range(first_seed + start, first_seed + start + len(batch)),
+            steps=STEPS,
+            guidance=backbone.default_guidance,
+            scheduler=SCHEDULER,
+            height=backbone.resolution,
+            width=backbone.resolution,
+        ).images
+    return pictures
+
+
+def psnr(backbone: Backbone, pictures: Sequence[Image.Image]) -> float:
+    """Mean peak signal-to-noise ratio of the autoencoder in dB, higher is better."""
+    values = []
+    for picture in pictures:
+        (back,) = backbone.decode(backbone.latents(picture, generator(0)))
+        error = np.asarray(picture, float) - np.asarray(back, float)
+        values.append(10 * np.log10(255**2 / np.square(error).mean()))
+    return round(float(np.mean(values)), 2)
+
+
+def followed(kind: Kind, scenes: Sequence[Scene], pictures: Sequence[Image.Image]) -> Shares:
+    """Share of pictures in which each attribute is read as meant, of those where it can be read in the truth."""
+    reader = load_reader(kind)
+    found = reader.read(pictures)
+    legible = reader.read([render(scene) for scene in scenes])
+    shares = {}
+    for name in FIELDS[kind]:
+        hits = [
+            mine.values[name] == true_values(scene, kind)[name]
+            for mine, world, scene in zip(found, legible, scenes, strict=True)
+            if world.values[name] == true_values(scene, kind)[name]
+        ]
+        shares[name] = round(statistics.mean(hits), 3)
+        shares[f"{name} (n)"] = len(hits)
+    return shares
+
+
+def nearest(pictures: Sequence[Image.Image], training: torch.Tensor) -> float:
+    """Median root-mean-square distance (0 to 2) to the nearest training picture, at 16 x 16 pixels."""
+    distances = torch.cdist(_small(pictures), training).min(1).values / training.shape[1] ** 0.5
+    return round(float(distances.median()), 4)
+
+
+def _small(pictures: Sequence[Image.Image]) -> torch.Tensor:
+    return torch.nn.functional.avg_pool2d(to_input(pictures), 4).flatten(1)
+
+
+def padding(backbone: Backbone, captions: Sequence[str], pictures: Sequence[Image.Image]) -> Shares:
+    """Mean picture distance (CIE76) after replacing the last rows, the first rows, the noise."""
+    rows = [backbone.encode(caption).rows for caption in captions]
+    others = [*rows[1:], rows[0]]
+    tails = [torch.cat([a[:, :-TAIL], b[:, -TAIL:]], dim=1) for a, b in zip(rows, others, strict=True)]
+    variants = {
+        "tail of another caption": draw(backbone, tails),
+        "another caption": draw(backbone, others),
+        "another seed": draw(backbone, rows, first_seed=10**6),
+    }
+    return {
+        name: round(statistics.mean(picture_distance(a, b) for a, b in zip(drawn, pictures, strict=True)), 2)
+        for name, drawn in variants.items()
+    }
+
+
+def main() -> None:
+    """Measure and print; write JSON where asked."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--count", type=int, default=500)
+    parser.add_argument("--training", type=int, default=48_000, help="training pictures to search")
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    count = arguments.count
+    backbone = hiper.load_backbone("critters")
+    scenes = [draw_scene(FIRST + number) for number in range(count)]
+    truths = [render(scene) for scene in scenes]
+    report: dict[str, object] = {"count": count}
+
+    def tell(name: str, value: object) -> None:
+        report[name] = value
+        print(name, json.dumps(value), flush=True)
+
+    for kind in FIELDS:
+        tell(f"{kind} reader", {k: round(v, 4) for k, v in accuracy(load_reader(kind), kind, count).items()})
+    tell("autoencoder psnr", psnr(backbone, truths))
+    bare = draw(backbone, [backbone.encode(bare_caption(scene)).rows for scene in scenes])
+    tell("captions", followed("caption", scenes, bare))
+    full = draw(backbone, [backbone.encode(full_caption(scene)).rows for scene in scenes])
+    tell("words", followed("identity", scenes, full))
+    tell("captions with words", followed("caption", scenes, full))
+    training = torch.cat([_small([render(draw_scene(i))]) for i in range(arguments.training)])
+    tell("memory", {"samples": nearest(bare, training), "fresh pictures": nearest(truths, training)})
+    some = min(count, 100)
+    captions = [bare_caption(scene) for scene in scenes[:some]]
+    tell("padding", padding(backbone, captions, bare[:some]))
+    if arguments.out:
+        arguments.out.write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
