@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from hiper.cli.arguments import method_options, whole
+from hiper.cli.bench_app import bench_app
 from hiper.cli.options import (
     AllowTruncated,
     Backbone,
@@ -48,6 +49,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(bench_app, name="bench")
 
 DEFAULT_DEMO_FOLDER = Path("demo")
 

@@ -1,0 +1,167 @@
+"""What is compared: methods with their options, and yardsticks that show where zero and full marks lie.
+
+An arm is written NAME, NAME:PRESET or NAME:PRESET,option=value,...; its canonical text names its files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from hiper.bench.base import Suite
+from hiper.errors import OptionError
+from hiper.files import safe_slug
+from hiper.methods import get_method, method_names
+from hiper.methods.options import Value
+from hiper.nearest import suggestion
+from hiper.seeds import RANDOM
+
+REFERENCE = "hiper"
+"""The method whose fits the controls borrow, and whose way of drawing the other yardsticks share."""
+
+DRAWING = ("guidance", "edit_steps", "scheduler")
+"""Options of the reference that also mean something where nothing is fitted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Yardstick:
+    """An arm that is no method. takes: which options of the reference it has."""
+
+    text: str
+    takes: Literal["none", "drawing", "all"]
+    needs_truth: bool = False
+    needs_others: bool = False
+
+
+YARDSTICKS: Mapping[str, Yardstick] = {
+    "none": Yardstick(text="the target sentence alone (floor)", takes="drawing"),
+    "truth": Yardstick(text="the true answer through the VAE (ceiling)", takes="none", needs_truth=True),
+    "spelled-out": Yardstick(
+        text="a sentence that spells the identity out", takes="drawing", needs_truth=True
+    ),
+    "source": Yardstick(text="the source, unchanged", takes="none"),
+    "other-tail": Yardstick(text="what was learnt of the next subject", takes="all", needs_others=True),
+    "random-tail": Yardstick(text="random rows as long as the learnt ones", takes="all"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One way to draw a case's pictures.
+
+    name: a method or a yardstick; changes: options that differ from the preset's, by name
+    options: all of them, resolved; empty for a yardstick that takes none
+    """
+
+    name: str
+    preset: str
+    changes: Mapping[str, Value]
+    options: Mapping[str, Value]
+
+    @property
+    def text(self) -> str:
+        """The canonical spelling: two arms that do the same have the same."""
+        preset = "" if self.preset == "default" else f":{self.preset}"
+        return ",".join([f"{self.name}{preset}", *(f"{key}={value}" for key, value in self.changes.items())])
+
+    @property
+    def slug(self) -> str:
+        """A name for its files."""
+        if not self.changes:
+            return safe_slug(self.text)
+        return f"{safe_slug(self.text, limit=60)}-{hashlib.sha256(self.text.encode()).hexdigest()[:8]}"
+
+    @property
+    def yardstick(self) -> Yardstick | None:
+        """What kind of yardstick it is; None for a method."""
+        return YARDSTICKS.get(self.name)
+
+    @property
+    def method(self) -> str:
+        """The method whose options it has."""
+        return self.name if self.yardstick is None else REFERENCE
+
+    def fitted(self) -> Arm:
+        """Return the arm whose fits it draws with: a control borrows those of the reference."""
+        return Arm(name=self.method, preset=self.preset, changes=self.changes, options=self.options)
+
+
+def arm_names() -> list[str]:
+    """Return every name an arm may have: methods first, then yardsticks."""
+    return [*method_names(), *YARDSTICKS]
+
+
+def parse_arm(text: str) -> Arm:
+    """Read one arm; OptionError, with the nearest valid name, for what cannot be meant."""
+    head, *pairs = text.split(",")
+    name, colon, preset = head.strip().partition(":")
+    known = arm_names()
+    if name not in known:
+        raise OptionError(f"arm is {text!r}; allowed are {', '.join(known)}{suggestion(name, known)}")
+    preset = preset if colon else "default"
+    given = _pairs(text, pairs)
+    yardstick = YARDSTICKS.get(name)
+    if yardstick is not None:
+        _check_taken(text, yardstick, preset, given)
+        if yardstick.takes == "none":
+            return Arm(name=name, preset="default", changes={}, options={})
+    arm = _resolved(name, REFERENCE if yardstick else name, preset, given)
+    if yardstick is not None and yardstick.takes == "drawing":
+        return replace(arm, options={key: arm.options[key] for key in DRAWING if key in arm.options})
+    return arm
+
+
+def parse_arms(texts: Iterable[str]) -> list[Arm]:
+    """Read arms, each once; OptionError where there is none."""
+    arms = {arm.text: arm for arm in map(parse_arm, texts)}
+    if not arms:
+        raise OptionError(f"no arm is given; name one or more of {', '.join(arm_names())}")
+    return list(arms.values())
+
+
+def check_suite(arms: Sequence[Arm], suite: Suite) -> None:
+    """Refuse arms that need more than the suite has: true answers, or a second subject."""
+    subjects = suite.subjects()
+    has_truth = all(case.truth is not None for case in suite.cases(subjects[0]))
+    for arm in arms:
+        if arm.yardstick and arm.yardstick.needs_truth and not has_truth:
+            raise OptionError(
+                f"arm {arm.text} needs the true answers, which this suite does not know; leave it out"
+            )
+        if arm.yardstick and arm.yardstick.needs_others and len(subjects) < 2:
+            raise OptionError(f"arm {arm.text} needs two subjects or more, the suite has one; leave it out")
+
+
+def _pairs(text: str, pairs: Sequence[str]) -> dict[str, object]:
+    given: dict[str, object] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals or not name or name in given:
+            problem = "is given twice" if name in given else "has no value"
+            raise OptionError(f"arm {text!r}: {pair.strip()!r} {problem}; write NAME:PRESET,option=value,...")
+        given[name] = value.strip()
+    return given
+
+
+def _check_taken(text: str, yardstick: Yardstick, preset: str, given: Mapping[str, object]) -> None:
+    if yardstick.takes == "none" and (given or preset != "default"):
+        raise OptionError(f"arm {text!r} takes no preset and no options; leave them away")
+    strangers = [name for name in given if yardstick.takes == "drawing" and name not in DRAWING]
+    if strangers:
+        raise OptionError(
+            f"arm {text!r} fits nothing and takes no option {strangers[0]!r}; allowed are {', '.join(DRAWING)}"
+        )
+
+
+def _resolved(name: str, method: str, preset: str, given: Mapping[str, object]) -> Arm:
+    chosen = get_method(method)
+    plain = chosen.options(preset).as_mapping()
+    options = chosen.options(preset, **given).as_mapping()
+    if options.get("seed") == RANDOM:
+        raise OptionError(f"arm {name} has seed={RANDOM}, a random one; a benchmark needs one from 0 upwards")
+    changed = {**options, **{key: "none" for key in plain if key not in options}}
+    changes = {key: changed[key] for key in sorted(changed) if changed[key] != plain.get(key)}
+    return Arm(name=name, preset=preset, changes=changes, options=options)

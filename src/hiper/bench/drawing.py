@@ -1,0 +1,174 @@
+"""How each arm draws a case: the methods through `edit`, the yardsticks by the shortest way."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import final
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from hiper.artifact import Artifact
+from hiper.backbones.base import Backbone, StepCallback
+from hiper.bench.arms import Arm
+from hiper.bench.base import Case
+from hiper.bench.fits import Fits, KeptFit
+from hiper.edit_settings import EditSettings, resolve_settings
+from hiper.editing import edit
+from hiper.errors import Interrupted
+from hiper.fitting import StopRequest
+from hiper.images import fit_square
+from hiper.methods.hiper import TAIL
+from hiper.methods.options import Value
+from hiper.seeds import generator
+
+BATCH = 4
+"""Pictures drawn at a time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """One picture per seed, and what they were drawn with.
+
+    settings: strength, guidance, steps and scheduler, as far as they matter
+    fit: what the arm learnt for this; None for a yardstick, whose cost is nobody's
+    seconds: per picture, None where nothing was sampled
+    """
+
+    images: Sequence[Image.Image]
+    prompt: str
+    settings: Mapping[str, Value]
+    fit: KeptFit | None = None
+    flagged: Sequence[int] = ()
+    seconds: float | None = None
+
+
+@final
+class Easel:
+    """A model and the fits, ready to draw any case for any arm."""
+
+    def __init__(self, backbone: Backbone, fits: Fits, should_stop: StopRequest) -> None:
+        self._backbone, self._fits = backbone, fits
+        self._callback = _stopper(should_stop)
+
+    def draw(self, arm: Arm, case: Case, seeds: Sequence[int]) -> Drawn:
+        """Draw one picture per seed; picture i depends on its own seed only."""
+        yardsticks: Mapping[str, Callable[[Arm, Case, Sequence[int]], Drawn]] = {
+            "none": self._target_alone,
+            "truth": self._truth,
+            "spelled-out": self._spelled_out,
+            "source": self._source,
+            "other-tail": self._other_tail,
+            "random-tail": self._random_tail,
+        }
+        return yardsticks.get(arm.name, self._method)(arm, case, seeds)
+
+    def _method(self, arm: Arm, case: Case, seeds: Sequence[int]) -> Drawn:
+        fit = self._fits.of(arm, case.subject)
+        return replace(self._edited(fit.artifact, case, seeds), fit=fit)
+
+    def _other_tail(self, arm: Arm, case: Case, seeds: Sequence[int]) -> Drawn:
+        return self._edited(self._fits.of_next(arm.fitted(), case.subject).artifact, case, seeds)
+
+    def _random_tail(self, arm: Arm, case: Case, seeds: Sequence[int]) -> Drawn:
+        own = self._fits.of(arm.fitted(), case.subject).artifact
+        tail = random_rows(own.tensors[TAIL], case.subject)
+        return self._edited(replace(own, tensors={TAIL: tail}), case, seeds)
+
+    def _edited(self, artifact: Artifact, case: Case, seeds: Sequence[int]) -> Drawn:
+        begun = time.perf_counter()
+        result = edit(
+            self._backbone,
+            artifact,
+            case.target_caption,
+            seeds=seeds,
+            batch_size=BATCH,
+            callback=self._callback,
+        )
+        return Drawn(
+            images=result.images,
+            prompt=result.prompt,
+            settings={"strength": result.settings.strength, **_sampling(result.settings)},
+            flagged=result.flagged,
+            seconds=(time.perf_counter() - begun) / len(seeds),
+        )
+
+    def _target_alone(self, arm: Arm, case: Case, seeds: Sequence[int]) -> Drawn:
+        return self._sampled(arm, case.target_caption, seeds)
+
+    def _spelled_out(self, arm: Arm, case: Case, seeds: Sequence[int]) -> Drawn:
+        assert case.truth is not None
+        return self._sampled(arm, case.truth.spelled_out, seeds)
+
+    def _sampled(self, arm: Arm, prompt: str, seeds: Sequence[int]) -> Drawn:
+        settings = drawing_settings(arm, self._backbone)
+        begun = time.perf_counter()
+        positive, negative = self._backbone.encode(prompt).rows, self._backbone.encode("").rows
+        images: list[Image.Image] = []
+        flagged: list[int] = []
+        for start in range(0, len(seeds), BATCH):
+            some = seeds[start : start + BATCH]
+            samples = self._backbone.sample(
+                positive,
+                negative,
+                seeds=some,
+                steps=settings.steps,
+                guidance=settings.guidance,
+                scheduler=settings.scheduler,
+                height=settings.height,
+                width=settings.width,
+                callback=self._callback,
+            )
+            images += samples.images
+            flagged += [seed for seed, flag in zip(some, samples.flagged, strict=True) if flag]
+        return Drawn(
+            images=images,
+            prompt=prompt,
+            settings=_sampling(settings),
+            flagged=flagged,
+            seconds=(time.perf_counter() - begun) / len(seeds),
+        )
+
+    def _truth(self, arm: Arm, case: Case, seeds: Sequence[int]) -> Drawn:
+        assert case.truth is not None
+        answer = fit_square(case.truth.image, self._backbone.resolution)
+        images = [self._backbone.decode(self._backbone.latents(answer, generator(seed)))[0] for seed in seeds]
+        return Drawn(images=images, prompt=case.target_caption, settings={})
+
+    def _source(self, arm: Arm, case: Case, seeds: Sequence[int]) -> Drawn:
+        source = fit_square(case.source, self._backbone.resolution)
+        return Drawn(images=[source] * len(seeds), prompt=case.target_caption, settings={})
+
+
+def drawing_settings(arm: Arm, backbone: Backbone) -> EditSettings:
+    """Return what the arm draws with on this model; OptionError where the model cannot."""
+    own = {name: arm.options[name] for name in ("strength", "guidance", "scheduler") if name in arm.options}
+    steps = {"steps": arm.options["edit_steps"]} if "edit_steps" in arm.options else {}
+    return resolve_settings({**own, **steps}, backbone, [])
+
+
+def random_rows(rows: Tensor, subject: str) -> Tensor:
+    """Return random rows with the norms of `rows` [tail, embed], the same ones for the same subject's name."""
+    seed = int.from_bytes(hashlib.sha256(subject.encode()).digest()[:7], "big")
+    random = torch.randn(rows.shape, generator=generator(seed))
+    scaled: Tensor = functional.normalize(random, dim=1) * torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    return scaled
+
+
+def _sampling(settings: EditSettings) -> dict[str, Value]:
+    return {"guidance": settings.guidance, "steps": settings.steps, "scheduler": settings.scheduler}
+
+
+def _stopper(should_stop: StopRequest) -> StepCallback:
+    """Let a signal end the drawing after the step under way."""
+
+    def check(done: int, total: int) -> None:
+        if signal_number := should_stop():
+            raise Interrupted(f"stopped by signal {signal_number}", signal_number)
+
+    return check

@@ -1,0 +1,83 @@
+"""What the arms have learnt: one file per arm and subject, fitted once and kept with the run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+from hiper import files
+from hiper.artifact import Artifact
+from hiper.backbones.base import Backbone
+from hiper.bench.arms import Arm
+from hiper.bench.base import Suite
+from hiper.bench.records import made
+from hiper.cache import cached_fit
+from hiper.errors import Interrupted, OutputError
+from hiper.fitting import StopRequest
+from hiper.methods import get_method
+from hiper.subject import Subject
+
+_SECONDS_BETWEEN_TRIES = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptFit:
+    """What was learnt of one subject, and the size of its file."""
+
+    artifact: Artifact
+    bytes: int
+
+
+@final
+class Fits:
+    """The fits below one folder. Several processes may share it: who comes second waits."""
+
+    def __init__(self, folder: Path, suite: Suite, backbone: Backbone, should_stop: StopRequest) -> None:
+        self._folder, self._suite, self._backbone, self._should_stop = folder, suite, backbone, should_stop
+
+    def of(self, arm: Arm, subject: str) -> KeptFit:
+        """Return the fit of `subject`, made now unless it is there."""
+        path = made(self._folder / arm.slug) / f"{subject}.safetensors"
+        artifact = cached_fit(path)
+        if artifact is None:
+            with _locked(path, self._should_stop):
+                artifact = cached_fit(path) or self._fit(arm, subject, path)
+        return KeptFit(artifact=artifact, bytes=path.stat().st_size)
+
+    def of_next(self, arm: Arm, subject: str) -> KeptFit:
+        """Return the fit of the subject that follows in the whole suite; the first follows the last."""
+        names = list(self._suite.subjects())
+        return self.of(arm, names[(names.index(subject) + 1) % len(names)])
+
+    def _fit(self, arm: Arm, subject: str, path: Path) -> Artifact:
+        case = self._suite.cases(subject)[0]
+        method = get_method(arm.method)
+        artifact = method.fit(
+            self._backbone,
+            Subject.from_image(case.source, caption=case.source_caption, mask=case.mask),
+            method.options(arm.preset, **arm.changes),
+            should_stop=self._should_stop,
+        )
+        artifact.save(path, overwrite=True)
+        return artifact
+
+
+@contextmanager
+def _locked(path: Path, should_stop: StopRequest) -> Iterator[None]:
+    """Be the only process that fits into `path`, after waiting for another one."""
+    with ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(files.lock(path))
+                break
+            except OutputError as error:
+                if not isinstance(error.__cause__, BlockingIOError):
+                    raise
+            if signal_number := should_stop():
+                raise Interrupted(f"stopped by signal {signal_number}", signal_number)
+            time.sleep(_SECONDS_BETWEEN_TRIES)
+        yield

@@ -1,0 +1,191 @@
+"""A suite of one's own photographs, written down in a TOML file.
+
+[[subject]]
+name = "rex"
+image = "rex.jpg"                   # relative to this file
+caption = "a standing dog"
+mask = "rex-mask.png"               # optional
+edits = [{ name = "sitting", caption = "a sitting dog" }]
+
+[metrics]                           # optional: without it nothing is scored
+clip = "openai/clip-vit-base-patch32"
+dino = "facebook/dinov2-small"
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, final
+
+from PIL import Image
+
+from hiper.bench.base import Case, Metric, Scores, Suite
+from hiper.errors import OptionError, UserError
+from hiper.images import fit_square
+from hiper.nearest import suggestion
+from hiper.subject import Subject, clean_text
+
+if TYPE_CHECKING:
+    from hiper.metrics.similarity import ClipSimilarity, DinoSimilarity
+
+METRICS: Mapping[str, Mapping[str, Metric]] = {
+    "clip": {
+        "clip_text": Metric(
+            text="the picture shows what the sentence says", better="higher", unit="cosine", low=-1, high=1
+        ),
+        "clip_image": Metric(
+            text="the picture resembles the source (CLIP)", better="higher", unit="cosine", low=-1, high=1
+        ),
+    },
+    "dino": {
+        "dino": Metric(
+            text="the picture resembles the source (DINO)", better="higher", unit="cosine", low=-1, high=1
+        )
+    },
+}
+_FILE, _SUBJECT, _EDIT = (
+    ("subject", "metrics"),
+    ("name", "image", "caption", "mask", "edits"),
+    ("name", "caption"),
+)
+
+
+@final
+class OwnSuite(Suite):
+    """Everything is read and checked on construction; OptionError or ImageError for the first mistake."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        record = self._table(self._parsed(), "the file", _FILE)
+        subjects = self._list(record, "subject", "the file", "[[subject]]")
+        self._cases: dict[str, list[Case]] = {}
+        self._digest = hashlib.sha256()
+        for number, given in enumerate(subjects, start=1):
+            self._add(given, f"subject {number}")
+        self._scorers = self._load_scorers(record.get("metrics", {}))
+
+    def identity(self) -> Mapping[str, str | int]:
+        return {"suite": self._path.stem, "content": self._digest.hexdigest()[:16]}
+
+    def subjects(self) -> Sequence[str]:
+        return list(self._cases)
+
+    def cases(self, subject: str) -> Sequence[Case]:
+        return self._cases[subject]
+
+    def metrics(self) -> Mapping[str, Metric]:
+        return {name: metric for kind in self._scorers for name, metric in METRICS[kind].items()}
+
+    def score(self, case: Case, picture: Image.Image) -> Scores:
+        source = fit_square(case.source, picture.width)
+        scores: dict[str, float | None] = {}
+        if "clip" in self._scorers:
+            clip: ClipSimilarity = self._scorers["clip"]
+            scores["clip_text"] = clip.text(picture, case.target_caption)
+            scores["clip_image"] = clip.image(source, picture)
+        if "dino" in self._scorers:
+            dino: DinoSimilarity = self._scorers["dino"]
+            scores["dino"] = dino.image(source, picture)
+        return scores
+
+    def _add(self, given: object, where: str) -> None:
+        record = self._table(given, where, _SUBJECT)
+        name = self._name(record, where, self._cases)
+        where = f"subject {name}"
+        subject = self._subject(record, where)
+        edits: dict[str, str] = {}
+        for number, each in enumerate(
+            self._list(record, "edits", where, '[{ name = "sitting", ... }]'), start=1
+        ):
+            place = f"{where}, edit {number}"
+            edit = self._table(each, place, _EDIT)
+            edits[self._name(edit, place, edits)] = clean_text(
+                self._text(edit, "caption", place), what="caption"
+            )
+        self._digest.update(json.dumps([name, subject.sha256, subject.caption, edits]).encode())
+        self._cases[name] = [
+            Case(
+                subject=name,
+                edit=edit,
+                source=subject.image,
+                source_caption=subject.caption,
+                target_caption=caption,
+                mask=subject.mask,
+                truth=None,
+            )
+            for edit, caption in edits.items()
+        ]
+
+    def _subject(self, record: Mapping[str, Any], where: str) -> Subject:
+        mask = self._path.parent / self._text(record, "mask", where) if "mask" in record else None
+        image = self._path.parent / self._text(record, "image", where)
+        caption = self._text(record, "caption", where)
+        try:
+            return Subject.open(image, caption=caption, mask=mask)
+        except UserError as error:
+            raise type(error)(f"{str(self._path)!r}, {where}: {error}") from error
+
+    def _load_scorers(self, given: object) -> dict[str, Any]:
+        """Now, for a model that cannot be had is to be told before an hour of fits."""
+        record = self._table(given, "[metrics]", tuple(METRICS))
+        if not record:
+            return {}
+        from hiper.metrics.similarity import ClipSimilarity, DinoSimilarity
+
+        self._digest.update(json.dumps(record, sort_keys=True).encode())
+        loaders = {"clip": ClipSimilarity.load, "dino": DinoSimilarity.load}
+        return {name: load(self._model(record, name)) for name, load in loaders.items() if name in record}
+
+    def _model(self, record: Mapping[str, Any], name: str) -> str:
+        """A folder is meant from where the file is."""
+        given = self._text(record, name, "[metrics]")
+        folder = self._path.parent / given
+        return str(folder) if folder.is_dir() else given
+
+    def _parsed(self) -> object:
+        try:
+            return tomllib.loads(self._path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise OptionError(f"cannot read the suite {str(self._path)!r}: {error.strerror}") from error
+        except ValueError as error:
+            raise OptionError(f"{str(self._path)!r} is no TOML: {error}; mend that line") from error
+
+    def _table(self, given: object, where: str, names: Sequence[str]) -> dict[str, Any]:
+        if not isinstance(given, dict):
+            self._refuse(where, f"is {given!r}; write a table of {', '.join(names)}")
+        for name in given:
+            if name not in names:
+                self._refuse(
+                    where, f"has no {name!r}{suggestion(name, names)}; allowed are {', '.join(names)}"
+                )
+        return given
+
+    def _list(self, record: Mapping[str, Any], name: str, where: str, example: str) -> list[Any]:
+        value = record.get(name)
+        if not isinstance(value, list) or not value:
+            self._refuse(where, f"has no {name}; give one or more, as {example}")
+        return value
+
+    def _text(self, record: Mapping[str, Any], name: str, where: str) -> str:
+        value = record.get(name)
+        if not isinstance(value, str) or not value.strip():
+            found = f"{name} is {value!r}" if name in record else f"no {name} is given"
+            self._refuse(where, f'{found}; write {name} = "..."')
+        return value
+
+    def _name(self, record: Mapping[str, Any], where: str, taken: Mapping[str, Any]) -> str:
+        """A name for files, also where a file system does not tell A from a."""
+        name = self._text(record, "name", where)
+        if not re.fullmatch(r"[A-Za-z0-9-]{1,80}", name):
+            self._refuse(where, f"name is {name!r}; allowed are up to 80 letters a to z, digits and hyphens")
+        if name.casefold() in map(str.casefold, taken):
+            self._refuse(where, f"name {name!r} is given twice; choose another")
+        return name
+
+    def _refuse(self, where: str, what: str) -> NoReturn:
+        raise OptionError(f"{str(self._path)!r}: {where}: {what}")

@@ -1,0 +1,207 @@
+"""What a run leaves on disk: `run.json`, which says what it is, and one JSON per cell beside its picture.
+
+DIR/run.json                                          suite, model, arms, subjects, metrics
+DIR/cells/<arm>/<subject>/<edit>-<seed>.json, .png    a cell is there when its JSON is
+DIR/fits/<arm>/<subject>.safetensors                  what was learnt
+DIR/subjects/<subject>/source.png, <edit>-truth.png   for the report
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hiper.bench.base import Metric, Scores
+from hiper.errors import HiperError, OptionError, OutputError
+from hiper.files import atomic_write
+
+SCHEMA = 1
+RUN = "run.json"
+
+Value = bool | int | float | str
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One picture of one arm, and all that a report says of it.
+
+    caption, prompt: the source's sentence, and the one the picture was drawn from
+    options: of the arm, resolved; settings: of the drawing; suite: its identity
+    fit_seconds, artifact_bytes: None for a yardstick; edit_seconds: per picture, None where nothing was sampled
+    flagged: the model's safety checker blackened the picture
+    """
+
+    suite: Mapping[str, str | int]
+    arm: str
+    options: Mapping[str, Value]
+    settings: Mapping[str, Value]
+    subject: str
+    edit: str
+    seed: int
+    caption: str
+    prompt: str
+    scores: Scores
+    flagged: bool
+    fit_seconds: float | None
+    edit_seconds: float | None
+    artifact_bytes: int | None
+    versions: Mapping[str, str]
+
+    def save(self, path: Path) -> None:
+        """Write the file atomically; HiperError for a score that is neither finite nor None."""
+        for name, value in self.scores.items():
+            if value is not None and not math.isfinite(value):
+                raise HiperError(
+                    f"the suite scored {name} of {self.arm}, {self.subject}, {self.edit} as {value}"
+                )
+        _write(path, asdict(self))
+
+    @classmethod
+    def load(cls, path: Path) -> Cell:
+        """Read what `save` wrote; OptionError for anything else."""
+        return _read(path, cls)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """What all cells of a folder have in common.
+
+    suite: its identity; backbone: its name; device: its type; seed: of the suite and of the first picture
+    """
+
+    suite: Mapping[str, str | int]
+    backbone: str
+    weights_sha256: str
+    device: str
+    dtype: str
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What a folder holds once its run is complete.
+
+    arms: canonical text -> resolved options; subjects: name -> its edits; seeds: pictures per edit
+    """
+
+    identity: Identity
+    metrics: Mapping[str, Metric]
+    arms: Mapping[str, Mapping[str, Value]]
+    slugs: Mapping[str, str]
+    subjects: Mapping[str, Sequence[str]]
+    seeds: int
+
+    def paths(self, folder: Path, arm: str, subject: str) -> dict[tuple[str, int], Path]:
+        """Return (edit, seed) -> the JSON of each cell of one arm and subject."""
+        place = folder / "cells" / self.slugs[arm] / subject
+        first = self.identity.seed
+        return {
+            (edit, seed): place / f"{edit}-{seed}.json"
+            for edit in self.subjects[subject]
+            for seed in range(first, first + self.seeds)
+        }
+
+    def save(self, folder: Path) -> None:
+        """Write `run.json` atomically."""
+        _write(folder / RUN, {"schema": SCHEMA, **asdict(self)})
+
+    @classmethod
+    def load(cls, folder: Path) -> Run:
+        """Read `run.json`; OptionError when there is none, or it is none of ours."""
+        path = folder / RUN
+        if not path.is_file():
+            raise OptionError(f"no {RUN} in {str(folder)!r}; name the folder that hiper bench run wrote to")
+        run: Run = _read(path, cls)
+        try:
+            metrics = {name: Metric(**values) for name, values in _mapping(run.metrics).items()}
+            return replace(run, identity=Identity(**_mapping(run.identity)), metrics=metrics)
+        except TypeError as error:
+            raise _damaged(path) from error
+
+
+def made(folder: Path) -> Path:
+    """Return the folder, created with those above it unless it is there; OutputError when that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"cannot create the folder {str(folder)!r}: {reason}; choose another") from error
+    return folder
+
+
+def joined(folder: Path, new: Run) -> Run:
+    """Return what the folder will hold: `new`, and what earlier runs of the same identity were to draw.
+
+    OutputError, with what differs, when the folder belongs to another suite, model or seed.
+    """
+    if not (folder / RUN).exists():
+        return new
+    old = Run.load(folder)
+    differences = [*_differences(old.identity, new.identity), *_changed_arms(old, new)]
+    if differences:
+        raise OutputError(
+            f"{str(folder)!r} holds another run: {'; '.join(differences)}; choose another folder (--out)"
+        )
+    return replace(
+        new,
+        arms={**old.arms, **new.arms},
+        slugs={**old.slugs, **new.slugs},
+        subjects={**old.subjects, **new.subjects},
+        seeds=max(old.seeds, new.seeds),
+    )
+
+
+def _differences(old: Identity, new: Identity) -> list[str]:
+    ours, theirs = _flat(new), _flat(old)
+    names = dict.fromkeys([*theirs, *ours])
+    return [
+        f"{name} is {theirs.get(name)!r} there and {ours.get(name)!r} here"
+        for name in names
+        if theirs.get(name) != ours.get(name)
+    ]
+
+
+def _flat(identity: Identity) -> dict[str, object]:
+    plain = {each.name: getattr(identity, each.name) for each in fields(identity) if each.name != "suite"}
+    return {**{f"suite {name}": value for name, value in identity.suite.items()}, **plain}
+
+
+def _changed_arms(old: Run, new: Run) -> list[str]:
+    """An arm may mean something else since: a later release, other defaults."""
+    return [
+        f"arm {arm} has {name}={old.arms[arm].get(name)} there and {name}={options.get(name)} here"
+        for arm, options in new.arms.items()
+        if arm in old.arms
+        for name in dict.fromkeys([*old.arms[arm], *options])
+        if old.arms[arm].get(name) != options.get(name)
+    ]
+
+
+def _write(path: Path, record: Mapping[str, object]) -> None:
+    text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
+    atomic_write(path, f"{text}\n".encode(), overwrite=True)
+
+
+def _read(path: Path, kind: type[R]) -> R:
+    try:
+        record = _mapping(json.loads(path.read_text(encoding="utf-8")))
+        if record.pop("schema", SCHEMA) != SCHEMA:
+            raise OptionError(f"{str(path)!r} was written by a later release of hiper; use that one")
+        return kind(**record)
+    except (ValueError, TypeError) as error:
+        raise _damaged(path) from error
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError("no JSON object")
+    return value
+
+
+def _damaged(path: Path) -> OptionError:
+    return OptionError(f"{str(path)!r} is damaged, or no record of a benchmark; delete it and run again")

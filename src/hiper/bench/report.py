@@ -1,0 +1,179 @@
+"""What a run has found: every arm's scores and costs, and how the arms compare over the cells they share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from hiper.bench.records import Cell, Run
+from hiper.bench.statistics import Estimate, Summary, difference, gap_closed, summarise
+from hiper.errors import OptionError
+from hiper.nearest import suggestion
+
+FLOOR, CEILING = "none", "truth"
+
+Key = tuple[str, str, int]
+"""Subject, edit and seed: what must agree for two cells to be compared."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One arm; `edit` names the only kind of edit that counts, None: all.
+
+    fit_seconds and artifact_bytes are per subject, edit_seconds per picture.
+    """
+
+    arm: str
+    edit: str | None
+    cells: int
+    scores: Mapping[str, Summary]
+    fit_seconds: Summary
+    edit_seconds: Summary
+    artifact_bytes: Summary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """One arm in one metric: minus the reference, and percent of the way from floor to ceiling."""
+
+    arm: str
+    metric: str
+    difference: Estimate | None
+    gap_closed: Estimate | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """All figures of a run. expected: cells of the complete run; cells: those that are there, by arm."""
+
+    run: Run
+    cells: Mapping[str, Mapping[Key, Cell]]
+    expected: int
+    reference: str | None
+    rows: Sequence[Row]
+    rows_by_edit: Sequence[Row]
+    comparisons: Sequence[Comparison]
+    notes: Sequence[str]
+
+    @property
+    def missing(self) -> int:
+        """Cells that are still to be drawn."""
+        return self.expected - sum(map(len, self.cells.values()))
+
+    def as_record(self) -> dict[str, object]:
+        """Return everything but the single cells, ready for JSON."""
+        return {
+            "identity": asdict(self.run.identity),
+            "expected": self.expected,
+            "missing": self.missing,
+            "reference": self.reference,
+            "metrics": {name: asdict(metric) for name, metric in self.run.metrics.items()},
+            "arms": [asdict(row) for row in self.rows],
+            "edits": [asdict(row) for row in self.rows_by_edit],
+            "comparisons": [asdict(each) for each in self.comparisons],
+        }
+
+
+def build_report(folder: Path, reference: str | None = None) -> Report:
+    """Read a run's folder; OptionError when it is none, is damaged, or has no arm called `reference`."""
+    run = Run.load(folder)
+    wanted = {arm: _paths(run, folder, arm) for arm in run.arms}
+    cells = {
+        arm: {key: Cell.load(path) for key, path in paths.items() if path.exists()}
+        for arm, paths in wanted.items()
+    }
+    chosen = _reference(run, reference)
+    edits = dict.fromkeys(edit for edits in run.subjects.values() for edit in edits)
+    expected = sum(map(len, wanted.values()))
+    return Report(
+        run=run,
+        cells=cells,
+        expected=expected,
+        reference=chosen,
+        rows=[_row(run, arm, None, cells[arm]) for arm in run.arms],
+        rows_by_edit=[_row(run, arm, edit, _of_edit(cells[arm], edit)) for edit in edits for arm in run.arms],
+        comparisons=[_compare(run, cells, arm, chosen, metric) for arm in run.arms for metric in run.metrics],
+        notes=_notes(run, cells, expected, chosen),
+    )
+
+
+def _paths(run: Run, folder: Path, arm: str) -> dict[Key, Path]:
+    return {
+        (subject, edit, seed): path
+        for subject in run.subjects
+        for (edit, seed), path in run.paths(folder, arm, subject).items()
+    }
+
+
+def _reference(run: Run, name: str | None) -> str | None:
+    """The arm asked for, or else the first that is the method hiper."""
+    if name is None:
+        return next((arm for arm in run.arms if arm.replace(":", ",").split(",")[0] == "hiper"), None)
+    if name not in run.arms:
+        raise OptionError(
+            f"reference is {name!r}; arms of this run are {', '.join(run.arms)}{suggestion(name, run.arms)}"
+        )
+    return name
+
+
+def _of_edit(cells: Mapping[Key, Cell], edit: str) -> dict[Key, Cell]:
+    return {key: cell for key, cell in cells.items() if cell.edit == edit}
+
+
+def _row(run: Run, arm: str, edit: str | None, cells: Mapping[Key, Cell]) -> Row:
+    by_subject = {cell.subject: cell for cell in cells.values()}.values()
+    return Row(
+        arm=arm,
+        edit=edit,
+        cells=len(cells),
+        scores={name: summarise(cell.scores.get(name) for cell in cells.values()) for name in run.metrics},
+        fit_seconds=summarise(cell.fit_seconds for cell in by_subject),
+        edit_seconds=summarise(cell.edit_seconds for cell in cells.values()),
+        artifact_bytes=summarise(cell.artifact_bytes for cell in by_subject),
+    )
+
+
+def _compare(
+    run: Run, cells: Mapping[str, Mapping[Key, Cell]], arm: str, reference: str | None, metric: str
+) -> Comparison:
+    def rows(*arms: str) -> dict[str, list[tuple[float, ...]]]:
+        return _common([cells[each] for each in arms], metric)
+
+    has_gap = FLOOR in cells and CEILING in cells
+    better = run.metrics[metric].better
+    return Comparison(
+        arm=arm,
+        metric=metric,
+        difference=difference(rows(arm, reference)) if reference and reference != arm else None,
+        gap_closed=gap_closed(rows(FLOOR, arm, CEILING), better) if has_gap else None,
+    )
+
+
+def _common(arms: Sequence[Mapping[Key, Cell]], metric: str) -> dict[str, list[tuple[float, ...]]]:
+    """Subject -> the scores of all arms side by side, of the cells that every arm has a score for."""
+    rows: dict[str, list[tuple[float, ...]]] = {}
+    for key in arms[0]:
+        values = [arm[key].scores.get(metric) if key in arm else None for arm in arms]
+        known = tuple(value for value in values if value is not None)
+        if len(known) == len(arms):
+            rows.setdefault(key[0], []).append(known)
+    return rows
+
+
+def _notes(
+    run: Run, cells: Mapping[str, Mapping[Key, Cell]], expected: int, reference: str | None
+) -> list[str]:
+    there = [cell for arm in cells.values() for cell in arm.values()]
+    flagged = sum(cell.flagged for cell in there)
+    versions = {tuple(sorted(cell.versions.items())) for cell in there}
+    notes = {
+        f"incomplete: {expected - len(there)} of {expected} cells are missing; the same run goes on with them": (
+            len(there) < expected
+        ),
+        "the suite has no metrics: pictures were drawn, and nothing was scored": not run.metrics,
+        "no arm is the method hiper, so none is compared with; name one (--reference)": reference is None,
+        f"the safety checker blackened {flagged} pictures": flagged > 0,
+        "the cells were drawn by different releases of hiper or its libraries": len(versions) > 1,
+    }
+    return [note for note, applies in notes.items() if applies]

@@ -1,0 +1,133 @@
+"""Run a suite: every arm, subject, edit and seed once, whatever interrupts it; what is there is not drawn again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hiper import files
+from hiper.backbones import load_backbone
+from hiper.backbones.base import Backbone
+from hiper.bench.arms import Arm, check_suite, parse_arms
+from hiper.bench.base import Suite
+from hiper.bench.drawing import drawing_settings
+from hiper.bench.records import RUN, Identity, Run, joined, made
+from hiper.bench.suites import SuiteSpec, open_suite
+from hiper.bench.work import Job, Workshop
+from hiper.bench.workers import run_in_processes
+from hiper.errors import OptionError
+from hiper.fitting import StopRequest
+from hiper.methods import get_method
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done and how much there is; 0 in all: not known."""
+
+STAGE = "pictures"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """How many cells the command asked for, and how many of them were drawn now."""
+
+    cells: int
+    drawn: int
+
+
+def run(
+    suite: SuiteSpec,
+    backbone: str,
+    arms: Sequence[str],
+    folder: Path,
+    *,
+    seeds: int = 2,
+    limit: int | None = None,
+    jobs: int = 1,
+    progress: Progress = lambda stage, done, total: None,
+    should_stop: StopRequest = lambda: None,
+    device: str | None = None,
+    dtype: str | None = None,
+) -> Done:
+    """Draw and score what is missing in `folder`, which is made if need be.
+
+    seeds: pictures per edit, of seeds suite.seed, suite.seed + 1, ...; limit: the first so many subjects.
+    jobs: processes, each with a model of its own and its share of the threads.
+
+    OptionError for arms or a suite that cannot be, OutputError for a folder of another run or one in use,
+    Interrupted after `should_stop`; whatever was finished stays, and the same call goes on from there.
+    """
+    for name, value in {"seeds": seeds, "limit": limit, "jobs": jobs}.items():
+        if value is not None and value < 1:
+            raise OptionError(f"{name} is {value}; allowed are whole numbers from 1 upwards")
+    parsed = parse_arms(arms)
+    opened = open_suite(suite)
+    check_suite(parsed, opened)
+    progress(f"loading {backbone}", 0, 0)
+    model = load_backbone(backbone, device=device, dtype=dtype)
+    _check_arms(parsed, model)
+    made(folder)
+    job = Job(
+        suite=suite,
+        backbone=backbone,
+        arms=tuple(arm.text for arm in parsed),
+        folder=folder,
+        seeds=seeds,
+        device=device,
+        dtype=dtype,
+    )
+    with files.lock(folder / RUN):
+        wanted = _plan(job, parsed, opened, model, limit)
+        whole = joined(folder, wanted)
+        whole.save(folder)
+        cells = len(parsed) * seeds * sum(map(len, wanted.subjects.values()))
+
+        def report(done: int) -> None:
+            progress(STAGE, done, cells)
+
+        report(0)
+        subjects = list(wanted.subjects)
+        if jobs > 1 and len(subjects) > 1:
+            del model
+            drawn = run_in_processes(job, whole, subjects, min(jobs, len(subjects)), report, should_stop)
+        else:
+            drawn = _run_here(Workshop(job, whole, should_stop, model), subjects, report)
+    return Done(cells=cells, drawn=drawn)
+
+
+def _run_here(workshop: Workshop, subjects: Sequence[str], report: Callable[[int], None]) -> int:
+    settled = drawn = 0
+
+    def on_cells(count: int) -> None:
+        nonlocal settled
+        settled += count
+        report(settled)
+
+    for subject in subjects:
+        drawn += workshop.draw(subject, on_cells)
+    return drawn
+
+
+def _check_arms(arms: Sequence[Arm], backbone: Backbone) -> None:
+    """Refuse what the model cannot do before an hour is spent on the arms that it can."""
+    for arm in arms:
+        get_method(arm.method).check(backbone)
+        drawing_settings(arm, backbone)
+
+
+def _plan(job: Job, arms: Sequence[Arm], suite: Suite, backbone: Backbone, limit: int | None) -> Run:
+    names = list(suite.subjects())[:limit]
+    return Run(
+        identity=Identity(
+            suite=dict(suite.identity()),
+            backbone=backbone.id,
+            weights_sha256=backbone.weights_sha256(),
+            device=backbone.device.type,
+            dtype=str(backbone.dtype).removeprefix("torch."),
+            seed=job.suite.seed,
+        ),
+        metrics=dict(suite.metrics()),
+        arms={arm.text: arm.options for arm in arms},
+        slugs={arm.text: arm.slug for arm in arms},
+        subjects={name: [case.edit for case in suite.cases(name)] for name in names},
+        seeds=job.seeds,
+    )

@@ -1,0 +1,123 @@
+"""The work of a run: what is to be drawn, and drawing it subject by subject, in whatever process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import final
+
+from PIL import Image
+
+from hiper.backbones import load_backbone
+from hiper.backbones.base import Backbone
+from hiper.bench.arms import Arm, parse_arms
+from hiper.bench.base import Case
+from hiper.bench.drawing import Drawn, Easel
+from hiper.bench.fits import Fits
+from hiper.bench.records import Cell, Run, made
+from hiper.bench.suites import SuiteSpec, open_suite
+from hiper.errors import Interrupted
+from hiper.files import atomic_write
+from hiper.fitting import StopRequest
+from hiper.images import fit_square, png_bytes
+
+OnCells = Callable[[int], None]
+"""Called with the number of cells that have just been settled."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What a run is asked to do: plain data, the same in every process. None leaves the choice to hiper."""
+
+    suite: SuiteSpec
+    backbone: str
+    arms: tuple[str, ...]
+    folder: Path
+    seeds: int
+    device: str | None
+    dtype: str | None
+
+    @property
+    def picture_seeds(self) -> range:
+        """The seeds of an edit's pictures."""
+        return range(self.suite.seed, self.suite.seed + self.seeds)
+
+
+@final
+class Workshop:
+    """The suite, the model and the arms of a job, loaded; draws what is missing of a subject."""
+
+    def __init__(
+        self, job: Job, run: Run, should_stop: StopRequest, backbone: Backbone | None = None
+    ) -> None:
+        self._job, self._run, self._should_stop = job, run, should_stop
+        self._suite = open_suite(job.suite)
+        self._backbone = backbone or load_backbone(job.backbone, device=job.device, dtype=job.dtype)
+        self._arms = parse_arms(job.arms)
+        fits = Fits(job.folder / "fits", self._suite, self._backbone, should_stop)
+        self._easel = Easel(self._backbone, fits, should_stop)
+
+    def draw(self, subject: str, on_cells: OnCells) -> int:
+        """Draw and score the cells of one subject that are not there, and return their number."""
+        drawn = 0
+        cases = self._suite.cases(subject)
+        save_pictures(self._job.folder, cases, self._backbone.resolution)
+        for arm in self._arms:
+            for case in cases:
+                drawn += self._draw(arm, case)
+                on_cells(self._job.seeds)
+                if signal_number := self._should_stop():
+                    raise Interrupted(f"stopped by signal {signal_number}", signal_number)
+        return drawn
+
+    def _draw(self, arm: Arm, case: Case) -> int:
+        """Draw all seeds together although some be there: a batch of another size may differ in the last bits."""
+        seeds = self._job.picture_seeds
+        paths = self._run.paths(self._job.folder, arm.text, case.subject)
+        missing = [seed for seed in seeds if not paths[case.edit, seed].exists()]
+        if missing:
+            drawn = self._easel.draw(arm, case, seeds)
+            for seed in missing:
+                self._save(paths[case.edit, seed], arm, case, seed, drawn)
+        return len(missing)
+
+    def _save(self, path: Path, arm: Arm, case: Case, seed: int, drawn: Drawn) -> None:
+        """The picture goes first: a cell is there when its JSON is."""
+        picture = drawn.images[self._job.picture_seeds.index(seed)]
+        made(path.parent)
+        atomic_write(path.with_suffix(".png"), png_bytes(picture), overwrite=True)
+        self._cell(arm, case, seed, drawn, picture).save(path)
+
+    def _cell(self, arm: Arm, case: Case, seed: int, drawn: Drawn, picture: Image.Image) -> Cell:
+        scores = self._suite.score(case, picture)
+        fit = drawn.fit
+        return Cell(
+            suite=self._run.identity.suite,
+            arm=arm.text,
+            options=arm.options,
+            settings=drawn.settings,
+            subject=case.subject,
+            edit=case.edit,
+            seed=seed,
+            caption=case.source_caption,
+            prompt=drawn.prompt,
+            scores={name: scores[name] for name in self._run.metrics},
+            flagged=seed in drawn.flagged,
+            fit_seconds=fit.artifact.figures.get("seconds") if fit else None,
+            edit_seconds=drawn.seconds,
+            artifact_bytes=fit.bytes if fit else None,
+            versions={name: version(name) for name in ("hiper", "torch", "diffusers", "transformers")},
+        )
+
+
+def save_pictures(folder: Path, cases: Sequence[Case], side: int) -> None:
+    """Write source and true answers of a subject, for the report, as the model sees them."""
+    for case in cases:
+        place = folder / "subjects" / case.subject
+        pictures = {"source": case.source, f"{case.edit}-truth": case.truth.image if case.truth else None}
+        for name, picture in pictures.items():
+            if picture is not None and not (place / f"{name}.png").exists():
+                data = png_bytes(fit_square(picture, side))
+                atomic_write(made(place) / f"{name}.png", data, overwrite=True)

@@ -1,0 +1,282 @@
+"""What an arm may be called, and what each draws on a tiny real model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hiper.backbones.base import Backbone
+from hiper.bench.arms import Arm, arm_names, check_suite, parse_arm, parse_arms
+from hiper.bench.base import Case, Suite
+from hiper.bench.drawing import Drawn, Easel, drawing_settings, random_rows
+from hiper.bench.fits import Fits
+from hiper.bench.suites import SuiteSpec, open_suite
+from hiper.editing import edit
+from hiper.errors import Interrupted, OptionError
+from hiper.images import fit_square
+from hiper.methods import get_method
+from hiper.seeds import generator
+from hiper.subject import Subject
+from tests import tiny
+from tests.small_suite import SIDE, SmallSuite
+
+QUICK = "steps=2,batch=2,edit_steps=2"
+SEEDS = (3, 4)
+
+pytestmark = pytest.mark.filterwarnings("ignore:the fit did not lower the loss")
+
+
+@pytest.fixture
+def suite() -> Suite:
+    return SmallSuite(split="test", seed=0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("fits")
+
+
+@pytest.fixture
+def fits(folder: Path, suite: Suite, sd1: Backbone) -> Fits:
+    return Fits(folder, suite, sd1, lambda: None)
+
+
+@pytest.fixture
+def easel(sd1: Backbone, fits: Fits) -> Easel:
+    return Easel(sd1, fits, lambda: None)
+
+
+def case(suite: Suite, subject: str = "ann") -> Case:
+    return suite.cases(subject)[0]
+
+
+def arrays(drawn: Drawn) -> list[np.ndarray[tuple[int, ...], np.dtype[np.uint8]]]:
+    return [np.asarray(image) for image in drawn.images]
+
+
+def same(one: Drawn, other: Drawn) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(arrays(one), arrays(other), strict=True))
+
+
+# names
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ("hiper", "hiper"),
+        ("hiper:default", "hiper"),
+        ("hiper:paper", "hiper:paper"),
+        ("hiper,tail=5", "hiper"),
+        ("hiper, steps = 0010,learning-rate=5e-3", "hiper,learning_rate=0.005,steps=10"),
+        ("hiper:paper,guidance=none", "hiper:paper,guidance=none"),
+        ("none", "none"),
+        ("none:paper", "none:paper"),
+        ("none,guidance=3", "none,guidance=3.0"),
+        ("random-tail,steps=9", "random-tail,steps=9"),
+        ("truth", "truth"),
+    ],
+)
+def test_an_arm_has_one_spelling(text: str, canonical: str) -> None:
+    arm = parse_arm(text)
+    assert arm.text == canonical
+    assert parse_arm(arm.text) == arm
+
+
+def test_arms_are_drawn_once() -> None:
+    assert [arm.text for arm in parse_arms(["none", "hiper,tail=5", "hiper", "none"])] == ["none", "hiper"]
+
+
+def test_file_names_differ_where_arms_do() -> None:
+    texts = ["hiper", "hiper:paper", "hiper,steps=11", "hiper,steps=1", "hiper,t_min=0.1", "random-tail"]
+    slugs = [parse_arm(text).slug for text in texts]
+    assert slugs[:2] == ["hiper", "hiper-paper"]
+    assert len({slug.casefold() for slug in slugs}) == len(texts)
+    assert all(set(slug) <= set("abcdefghijklmnopqrstuvwxyz0123456789-") for slug in slugs)
+    assert parse_arm("hiper,steps=11").slug == "hiper-steps-11-a6af1206"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("hipr", ["'hipr'", "did you mean hiper?"]),
+        ("other-tails", ["did you mean other-tail?"]),
+        ("", ["allowed are", *arm_names()]),
+        ("hiper:papr", ["did you mean paper?"]),
+        ("hiper,stpes=3", ["did you mean steps?"]),
+        ("hiper,steps", ["has no value"]),
+        ("hiper,steps=3,steps=4", ["given twice"]),
+        ("hiper,steps=0", ["steps is '0'", "from 1"]),
+        ("hiper,seed=-1", ["random"]),
+        ("truth,steps=3", ["takes no preset and no options"]),
+        ("source:paper", ["takes no preset and no options"]),
+        ("none,steps=3", ["'steps'", "guidance, edit_steps, scheduler"]),
+        ("spelled-out,scheduler=dimm", ["scheduler is 'dimm'"]),
+    ],
+)
+def test_mistaken_arms_are_refused(text: str, words: list[str]) -> None:
+    with pytest.raises(OptionError) as refused:
+        parse_arm(text)
+    assert all(word in str(refused.value) for word in words), refused.value
+    assert "\n" not in str(refused.value)
+
+
+def test_no_arm_is_refused() -> None:
+    with pytest.raises(OptionError, match="no arm"):
+        parse_arms([])
+
+
+def test_an_unknown_suite_is_refused() -> None:
+    with pytest.raises(OptionError, match=r"'criters'.*\.toml file \(did you mean critters\?\)"):
+        open_suite(SuiteSpec(name="criters"))
+
+
+# what a suite must offer
+
+
+class _Bare(Suite):
+    """One subject, no true answer."""
+
+    def __init__(self, whole: Suite) -> None:
+        self._whole = whole
+
+    def identity(self) -> dict[str, str | int]:
+        return {}
+
+    def subjects(self) -> list[str]:
+        return ["ann"]
+
+    def cases(self, subject: str) -> list[Case]:
+        from dataclasses import replace
+
+        return [replace(each, truth=None) for each in self._whole.cases(subject)]
+
+    metrics = SmallSuite.metrics  # type: ignore[assignment]
+    score = SmallSuite.score  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("name", ["truth", "spelled-out", "other-tail"])
+def test_a_suite_that_lacks_what_a_yardstick_needs(suite: Suite, name: str) -> None:
+    check_suite([parse_arm(name)], suite)
+    with pytest.raises(OptionError, match=f"arm {name} needs"):
+        check_suite([parse_arm("hiper"), parse_arm(name)], _Bare(suite))
+    check_suite(parse_arms(["hiper", "none", "source", "random-tail"]), _Bare(suite))
+
+
+def test_settings_that_the_model_cannot_have(sd1: Backbone) -> None:
+    assert drawing_settings(parse_arm("none"), sd1).guidance == sd1.default_guidance
+    assert drawing_settings(parse_arm("hiper:paper"), sd1).guidance == 7.5
+    assert drawing_settings(parse_arm("none,edit_steps=3,scheduler=euler"), sd1).steps == 3
+    sd1_steps = sd1.timesteps
+    assert drawing_settings(parse_arm(f"none,edit_steps={sd1_steps}"), sd1).steps == sd1_steps
+
+
+# what they draw
+
+
+def test_a_method_is_what_the_package_does(suite: Suite, easel: Easel, sd1: Backbone) -> None:
+    given, arm = case(suite), parse_arm(f"hiper,{QUICK}")
+    drawn = easel.draw(arm, given, SEEDS)
+    method = get_method("hiper")
+    subject = Subject.from_image(given.source, caption=given.source_caption)
+    artifact = method.fit(sd1, subject, method.options(steps=2, batch=2, edit_steps=2))
+    expected = edit(sd1, artifact, given.target_caption, seeds=SEEDS)
+    assert same(drawn, Drawn(images=expected.images, prompt="", settings={}))
+    assert drawn.settings == {"strength": 0.8, "guidance": 7.5, "steps": 2, "scheduler": "ddim"}
+    assert drawn.fit is not None
+    assert torch.equal(drawn.fit.artifact.tensors["tail"], artifact.tensors["tail"])
+    assert drawn.seconds is not None
+
+
+def test_the_floor_is_the_sentence_alone(suite: Suite, easel: Easel) -> None:
+    """As a method whose tail has no strength... but for the rows that a tail replaces: only the caption counts."""
+    drawn = easel.draw(parse_arm("none,edit_steps=2"), case(suite), SEEDS)
+    other_subject = easel.draw(parse_arm("none,edit_steps=2"), case(suite, "ben"), SEEDS)
+    other_edit = easel.draw(parse_arm("none,edit_steps=2"), suite.cases("ann")[1], SEEDS)
+    assert same(drawn, other_subject)
+    assert not same(drawn, other_edit)
+    assert drawn.prompt == case(suite).target_caption
+    assert drawn.fit is None
+    assert not np.array_equal(*arrays(drawn))
+
+
+def test_a_picture_depends_on_its_own_seed_only(suite: Suite, easel: Easel) -> None:
+    many = easel.draw(parse_arm("none,edit_steps=2"), case(suite), range(6))
+    last = easel.draw(parse_arm("none,edit_steps=2"), case(suite), [5])
+    apart = np.abs(arrays(many)[5].astype(int) - arrays(last)[0].astype(int))
+    assert len(many.images) == 6
+    assert apart.max() <= 1
+
+
+def test_spelled_out_draws_the_sentence_of_the_truth(suite: Suite, easel: Easel) -> None:
+    truth = case(suite).truth
+    assert truth is not None
+    drawn = easel.draw(parse_arm("spelled-out,edit_steps=2"), case(suite), SEEDS)
+    assert drawn.prompt == truth.spelled_out
+    assert not same(drawn, easel.draw(parse_arm("none,edit_steps=2"), case(suite), SEEDS))
+
+
+def test_the_ceiling_is_the_truth_through_the_vae(suite: Suite, easel: Easel, sd1: Backbone) -> None:
+    given = case(suite)
+    assert given.truth is not None
+    answer = fit_square(given.truth.image, tiny.RESOLUTION)
+    expected = [sd1.decode(sd1.latents(answer, generator(seed)))[0] for seed in SEEDS]
+    drawn = easel.draw(parse_arm("truth"), given, SEEDS)
+    assert same(drawn, Drawn(images=expected, prompt="", settings={}))
+    assert drawn.seconds is None
+
+
+def test_the_source_is_unchanged(suite: Suite, easel: Easel) -> None:
+    drawn = easel.draw(parse_arm("source"), case(suite), SEEDS)
+    assert SIDE == 2 * tiny.RESOLUTION
+    for picture in drawn.images:
+        assert picture.size == (tiny.RESOLUTION, tiny.RESOLUTION)
+        assert picture.getpixel((10, 16)) == (220, 30, 30)
+
+
+@pytest.mark.parametrize(("subject", "following"), [("ann", "ben"), ("cy", "ann")])
+def test_the_other_tail_is_that_of_the_next_subject(
+    suite: Suite, easel: Easel, fits: Fits, sd1: Backbone, subject: str, following: str
+) -> None:
+    drawn = easel.draw(parse_arm(f"other-tail,{QUICK}"), case(suite, subject), SEEDS)
+    theirs = fits.of(parse_arm(f"hiper,{QUICK}"), following).artifact
+    expected = edit(sd1, theirs, case(suite, subject).target_caption, seeds=SEEDS)
+    assert same(drawn, Drawn(images=expected.images, prompt="", settings={}))
+    assert not same(drawn, easel.draw(parse_arm(f"hiper,{QUICK}"), case(suite, subject), SEEDS))
+    assert drawn.fit is None
+
+
+def test_the_random_tail_has_the_norms_of_the_fit_and_its_own_direction(
+    suite: Suite, easel: Easel, fits: Fits
+) -> None:
+    rows = fits.of(parse_arm(f"hiper,{QUICK}"), "ann").artifact.tensors["tail"]
+    random = random_rows(rows, "ann")
+    assert torch.allclose(random.norm(dim=1), rows.norm(dim=1))
+    assert torch.equal(random, random_rows(rows, "ann"))
+    assert not torch.allclose(random, random_rows(rows, "ben"))
+    assert torch.nn.functional.cosine_similarity(random, rows).abs().max() < 0.9
+    drawn = easel.draw(parse_arm(f"random-tail,{QUICK}"), case(suite), SEEDS)
+    assert not same(drawn, easel.draw(parse_arm(f"hiper,{QUICK}"), case(suite), SEEDS))
+
+
+def test_fits_are_made_once(suite: Suite, sd1: Backbone, tmp_path: Path) -> None:
+    fits = Fits(tmp_path, suite, sd1, lambda: None)
+    arm = parse_arm(f"hiper,{QUICK}")
+    Easel(sd1, fits, lambda: None).draw(parse_arm(f"random-tail,{QUICK}"), case(suite), SEEDS)
+    first = fits.of(arm, "ann")
+    assert fits.of(arm, "ann").artifact.created == first.artifact.created
+    assert first.bytes == (tmp_path / arm.slug / "ann.safetensors").stat().st_size
+    assert [path.name for path in tmp_path.rglob("*.*")] == ["ann.safetensors"]
+
+
+@pytest.mark.parametrize("arm", [f"hiper,{QUICK}", "none,edit_steps=2"])
+def test_a_signal_ends_fits_and_drawings(suite: Suite, sd1: Backbone, tmp_path: Path, arm: str) -> None:
+    chosen: Arm = parse_arm(arm)
+    fits = Fits(tmp_path, suite, sd1, lambda: 15)
+    with pytest.raises(Interrupted) as stopped:
+        Easel(sd1, fits, lambda: 15).draw(chosen, case(suite), SEEDS)
+    assert stopped.value.exit_status == 143
+    assert not list(tmp_path.rglob("*.safetensors"))

@@ -1,0 +1,335 @@
+"""Known answers for the statistics, and what a report says of cells that are written here by hand."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hiper.bench.records import Cell, Identity, Run
+from hiper.bench.report import build_report
+from hiper.bench.report_files import write_report
+from hiper.bench.statistics import RESAMPLES, SEED, Rows, difference, gap_closed, summarise
+from hiper.cli import main
+from hiper.errors import HiperError, OptionError, OutputError
+from tests.small_suite import METRICS
+
+ARMS = ("none", "hiper", "hiper,steps=3", "truth")
+SUBJECTS = ("ann", "ben", "cy")
+EDITS = ("moved", "dark")
+HOSTILE = 'a "dog" <script>alert(1)</script> | & `x`'
+
+# statistics
+
+
+def test_a_summary_is_numpys() -> None:
+    values = [3.0, None, 4.5, -1.0]
+    summary = summarise(values)
+    assert summary.count == 3
+    assert summary.mean == pytest.approx(np.mean([3.0, 4.5, -1.0]))
+    assert summary.deviation == pytest.approx(np.std([3.0, 4.5, -1.0], ddof=1))
+    assert (summarise([]).mean, summarise([1.0]).deviation, summarise([None]).count) == (None, None, 0)
+
+
+def test_a_constant_difference_is_its_own_interval() -> None:
+    random = np.random.default_rng(5)
+    rows = {str(s): [(x + 0.25, x) for x in random.random(s + 1)] for s in range(7)}
+    found = difference(rows)
+    assert found is not None
+    assert (found.cells, found.subjects) == (28, 7)
+    assert [found.value, found.low, found.high] == pytest.approx([0.25] * 3)
+
+
+def test_a_difference_agrees_with_the_textbook() -> None:
+    """Cell by cell, with loops: draw subjects, pool the cells of those drawn, take the mean difference."""
+    random = np.random.default_rng(8)
+    rows: Rows = {
+        str(s): [(float(a), float(b)) for a, b in random.normal(s, 1, (s % 3 + 1, 2))] for s in range(5)
+    }
+    subjects = list(rows.values())
+    picks = np.random.default_rng(SEED).integers(5, size=(RESAMPLES, 5))
+    means = []
+    for pick in picks:
+        pooled = [a - b for s in pick for a, b in subjects[s]]
+        means.append(sum(pooled) / len(pooled))
+    found = difference(rows)
+    assert found is not None
+    assert found.value == pytest.approx(np.mean([a - b for cells in subjects for a, b in cells]))
+    assert [found.low, found.high] == pytest.approx(list(np.percentile(means, [2.5, 97.5])))
+    assert found.low is not None
+    assert found.low < found.value
+    assert found == difference(rows)
+
+
+def test_subjects_are_what_is_drawn_not_cells() -> None:
+    """A hundred cells of two subjects leave the interval as wide as two subjects do."""
+    few: Rows = {"a": [(0.0, 0.0)], "b": [(1.0, 0.0)]}
+    many: Rows = {name: [row for row in cells for _ in range(50)] for name, cells in few.items()}
+    one, other = difference(few), difference(many)
+    assert one is not None
+    assert other is not None
+    assert (one.low, one.high) == (other.low, other.high) == (0.0, 1.0)
+
+
+def test_one_subject_gives_no_interval() -> None:
+    found = difference({"a": [(1.0, 0.0), (3.0, 0.0)]})
+    assert found is not None
+    assert (found.value, found.low, found.high) == (2.0, None, None)
+    assert difference({}) is None
+    assert gap_closed({}, "lower") is None
+
+
+@pytest.mark.parametrize("better", ["higher", "lower"])
+def test_the_floor_closes_nothing_and_the_ceiling_all(better: str) -> None:
+    sign = 1.0 if better == "higher" else -1.0
+    random = np.random.default_rng(1)
+    pairs = [(float(x), float(x + sign * (1 + y))) for x, y in random.random((6, 2))]
+    for place, percent in ((0.0, 0.0), (1.0, 100.0), (0.5, 50.0), (-0.5, -50.0), (1.5, 150.0)):
+        rows = {str(i): [(f, f + place * (c - f), c)] for i, (f, c) in enumerate(pairs)}
+        found = gap_closed(rows, "higher" if better == "higher" else "lower")
+        assert found is not None
+        assert [found.value, found.low, found.high] == pytest.approx([percent] * 3, abs=1e-9)
+
+
+def test_a_ceiling_below_the_floor_is_no_gap() -> None:
+    rows: Rows = {"a": [(1.0, 1.5, 2.0)], "b": [(1.0, 1.5, 2.0)]}
+    assert gap_closed(rows, "lower") is None
+    assert gap_closed({"a": [(1.0, 1.0, 1.0)]}, "higher") is None
+    doubtful: Rows = {"a": [(1.0, 1.5, 2.0)], "b": [(1.0, 1.0, 0.9)]}
+    found = gap_closed(doubtful, "higher")
+    assert found is not None
+    assert found.value == pytest.approx(100 * 0.25 / 0.45)
+    assert (found.low, found.high) == (None, None)
+
+
+# reports
+
+
+def score(arm: str, subject: str, edit: str, seed: int) -> float:
+    """Distances in which hiper is 2 better than none and the truth 4, whatever the subject."""
+    base = 10.0 + 3 * SUBJECTS.index(subject) + EDITS.index(edit) + 0.5 * seed
+    return base - {"none": 0.0, "hiper": 2.0, "hiper,steps=3": 1.0, "truth": 4.0}[arm]
+
+
+def make_cell(arm: str, subject: str, edit: str, seed: int) -> Cell:
+    fitted = arm.startswith("hiper")
+    return Cell(
+        suite={"suite": "squares"},
+        arm=arm,
+        options={},
+        settings={},
+        subject=subject,
+        edit=edit,
+        seed=seed,
+        caption="a standing dog",
+        prompt=HOSTILE,
+        scores={
+            "distance": score(arm, subject, edit, seed),
+            "colour": 0.5 if edit == "moved" else None,
+        },
+        flagged=False,
+        fit_seconds=1.0 + SUBJECTS.index(subject) if fitted else None,
+        edit_seconds=None if arm == "truth" else 0.5,
+        artifact_bytes=15000 if fitted else None,
+        versions={"hiper": "0"},
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    run = Run(
+        identity=Identity(
+            suite={"suite": "squares|<i>", "seed": 0},
+            backbone="tiny",
+            weights_sha256="0" * 64,
+            device="cpu",
+            dtype="float32",
+            seed=0,
+        ),
+        metrics=METRICS,
+        arms={arm: {} for arm in ARMS},
+        slugs={arm: arm.replace(",", "-").replace("=", "-") for arm in ARMS},
+        subjects=dict.fromkeys(SUBJECTS, EDITS),
+        seeds=2,
+    )
+    run.save(tmp_path)
+    for arm in ARMS:
+        for subject in SUBJECTS:
+            for (edit, seed), path in run.paths(tmp_path, arm, subject).items():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                make_cell(arm, subject, edit, seed).save(path)
+                Image.new("RGB", (8, 8), "red").save(path.with_suffix(".png"))
+    (tmp_path / "subjects" / "ann").mkdir(parents=True)
+    Image.new("RGB", (600, 300), "blue").save(tmp_path / "subjects" / "ann" / "source.png")
+    return tmp_path
+
+
+def test_a_row_has_the_means_of_its_arm(folder: Path) -> None:
+    report = build_report(folder)
+    rows = {row.arm: row for row in report.rows}
+    assert list(rows) == list(ARMS)
+    values = [score("hiper", s, e, seed) for s in SUBJECTS for e in EDITS for seed in (0, 1)]
+    distance = rows["hiper"].scores["distance"]
+    assert (distance.mean, distance.count) == (pytest.approx(np.mean(values)), 12)
+    assert distance.deviation == pytest.approx(np.std(values, ddof=1))
+    assert rows["hiper"].scores["colour"].count == 6
+    assert (rows["hiper"].fit_seconds.mean, rows["hiper"].fit_seconds.count) == (2.0, 3)
+    assert (rows["hiper"].edit_seconds.mean, rows["hiper"].artifact_bytes.mean) == (0.5, 15000)
+    assert (rows["none"].fit_seconds.mean, rows["truth"].edit_seconds.mean) == (None, None)
+    dark = next(row for row in report.rows_by_edit if (row.arm, row.edit) == ("hiper", "dark"))
+    assert (dark.cells, dark.scores["colour"].count) == (6, 0)
+    assert dark.scores["distance"].mean == pytest.approx(distance.mean + 0.5)
+    assert (report.expected, report.missing, report.notes) == (48, 0, [])
+
+
+def test_arms_are_compared_over_the_cells_they_share(folder: Path) -> None:
+    run = Run.load(folder)
+    run.paths(folder, "hiper", "ann")["moved", 0].unlink()
+    run.paths(folder, "none", "cy")["dark", 1].unlink()
+    report = build_report(folder)
+    found = {(each.arm, each.metric): each for each in report.comparisons}
+    none = found["none", "distance"].difference
+    assert report.reference == "hiper"
+    assert none is not None
+    assert [none.value, none.low, none.high] == pytest.approx([2.0] * 3)
+    assert (none.cells, none.subjects) == (10, 3)
+    assert found["hiper", "distance"].difference is None
+    gap = {arm: found[arm, "distance"].gap_closed for arm in ARMS}
+    percents = {arm: each.value for arm, each in gap.items() if each is not None}
+    assert percents == pytest.approx({"none": 0.0, "hiper": 50.0, "hiper,steps=3": 25.0, "truth": 100.0})
+    assert gap["hiper"] is not None
+    assert gap["hiper"].cells == 10
+    assert found["hiper", "colour"].gap_closed is None
+    assert report.missing == 2
+    assert report.notes == ["incomplete: 2 of 48 cells are missing; the same run goes on with them"]
+
+
+def test_another_reference(folder: Path) -> None:
+    report = build_report(folder, "none")
+    found = {(each.arm, each.metric): each.difference for each in report.comparisons}
+    hiper = found["hiper", "distance"]
+    assert hiper is not None
+    assert hiper.value == pytest.approx(-2.0)
+    with pytest.raises(OptionError, match=r"'hipr'.*did you mean hiper\?"):
+        build_report(folder, "hipr")
+
+
+class _Page(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.sources: list[str] = []
+        self.policy = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.tags.append(tag)
+        self.sources += [values["src"] or ""] if "src" in values else []
+        if values.get("http-equiv") == "Content-Security-Policy":
+            self.policy = values["content"] or ""
+
+
+def test_the_page_stands_alone_and_runs_nothing(folder: Path, tmp_path: Path) -> None:
+    write_report(build_report(folder), folder, tmp_path / "out", overwrite=False)
+    text = (tmp_path / "out" / "report.html").read_text()
+    page = _Page()
+    page.feed(text)
+    assert not {"script", "link", "iframe", "i", "b", "object"} & set(page.tags)
+    assert "default-src 'none'" in page.policy
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    assert len(page.sources) == len(SUBJECTS) * len(EDITS) * len(ARMS) + len(EDITS)
+    assert all(source.startswith("data:image/jpeg;base64,") for source in page.sources)
+    assert not re.search(r"https?://", text)
+
+
+def test_markdown_keeps_its_columns(folder: Path, tmp_path: Path) -> None:
+    write_report(build_report(folder), folder, tmp_path / "out", overwrite=False)
+    text = (tmp_path / "out" / "report.md").read_text()
+    arms = [line for line in text.split("## ")[1].splitlines() if line.startswith("|")]
+    assert len(arms) == 2 + len(ARMS)
+    assert len({line.count(" | ") for line in arms}) == 1
+    assert "| hiper | 11.8 ± 2.62 (12) |" in arms[3].replace("\\", "")
+    assert "squares\\|\\<i\\>" in text
+    assert "<b>" not in text.replace("\\<b", "")
+    assert "| hiper,steps=3 | +1 [+1, +1] |" in text
+    assert "| hiper | 50 [50, 50] | – |" in text
+
+
+def test_csv_holds_the_figures(folder: Path, tmp_path: Path) -> None:
+    write_report(build_report(folder), folder, tmp_path / "out", overwrite=False)
+    cells = list(csv.DictReader((tmp_path / "out" / "cells.csv").read_text().splitlines()))
+    assert len(cells) == 48
+    one = next(
+        c for c in cells if (c["arm"], c["subject"], c["edit"], c["seed"]) == ("hiper", "cy", "dark", "1")
+    )
+    assert float(one["distance"]) == score("hiper", "cy", "dark", 1)
+    assert (one["colour"], one["artifact_bytes"]) == ("", "15000")
+    lines = list(csv.DictReader((tmp_path / "out" / "report.csv").read_text().splitlines()))
+    whole = next(
+        line for line in lines if (line["arm"], line["edit"], line["metric"]) == ("hiper", "", "distance")
+    )
+    assert float(whole["gap_closed_low"]) == pytest.approx(50)
+    assert len(lines) == len(ARMS) * len(METRICS) * (1 + len(EDITS))
+
+
+def test_a_report_of_nothing_yet(folder: Path, tmp_path: Path) -> None:
+    for path in (folder / "cells").rglob("*.json"):
+        path.unlink()
+    report = build_report(folder)
+    write_report(report, folder, tmp_path / "out", overwrite=False)
+    assert report.missing == 48
+    assert "48 of 48 cells are missing" in (tmp_path / "out" / "report.html").read_text()
+
+
+# mistakes
+
+
+def test_the_command_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "report", str(folder), "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert (record["expected"], record["missing"], record["reference"]) == (48, 0, "hiper")
+    assert {Path(path).name for path in record["files"]} == {
+        "report.md",
+        "report.csv",
+        "cells.csv",
+        "report.html",
+    }
+    assert main(["bench", "report", str(folder)]) == 0
+    assert "| hiper |" in capsys.readouterr().out
+    assert main(["bench", "report", str(folder), "--out", str(folder / "report")]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["run.json", "cells/hiper/ann/moved-0.json"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"schema": 2}', '{"arm": 3}', "\x00"])
+def test_damaged_records_are_named(folder: Path, place: str, text: str) -> None:
+    (folder / place).write_text(text)
+    with pytest.raises(OptionError, match=Path(place).name) as refused:
+        build_report(folder)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_folder_without_a_run(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"no run\.json"):
+        build_report(tmp_path)
+
+
+def test_a_folder_that_cannot_be_made(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot create"):
+        write_report(build_report(folder), folder, tmp_path / "file" / "out", overwrite=False)
+
+
+def test_a_score_that_is_no_number_is_not_kept(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    cell = replace(make_cell("hiper", "ann", "moved", 0), scores={"distance": float("nan")})
+    with pytest.raises(HiperError, match="distance of hiper, ann, moved as nan"):
+        cell.save(tmp_path / "cell.json")
+    assert not list(tmp_path.iterdir())
