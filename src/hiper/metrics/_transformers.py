@@ -1,0 +1,190 @@
+"""Networks of transformers that score pictures: found, checked and loaded, from the disk and without remote code.
+
+The calls of the metrics into a library without usable types, which are `Any` here, are all in this file.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import StrictDataclassError
+from PIL import Image
+from safetensors import SafetensorError
+from torch import Tensor
+
+from hiper.backbones._diffusers import first_line, quiet
+from hiper.backbones.hub import explained
+from hiper.backbones.weights import PICKLES, read_header
+from hiper.errors import BackboneError, ImageError
+from hiper.nearest import suggestion
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What transformers calls a kind of network, its class and its preprocessing, and one to name in messages."""
+
+    type: str
+    model: str
+    processor: str
+    example: str
+
+
+CLIP = Kind("clip", "CLIPModel", "CLIPImageProcessorPil", "openai/clip-vit-large-patch14")
+DINO = Kind("dinov2", "Dinov2Model", "BitImageProcessorPil", "facebook/dinov2-base")
+
+_HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
+_TEXTS = ["*.json", "*.txt"]
+_WEIGHTS = ["model.safetensors", "model-*-of-*.safetensors"]
+_REFUSALS = (
+    *(OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError),
+    *(SafetensorError, StrictDataclassError),
+)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network in float32 and the preprocessing it was trained with."""
+
+    folder: Path
+    model: Any
+    processor: Any
+
+    def pixels(self, picture: Image.Image) -> Tensor:
+        """Return an RGB picture as [1, 3, height, width] on the network's device; ImageError for another mode."""
+        if picture.mode != "RGB":
+            raise ImageError(
+                f"the picture has mode {picture.mode}, allowed is RGB: pass it through convert_image"
+            )
+        pixels: Tensor = self.processor(picture, return_tensors="pt").pixel_values
+        return pixels.to(torch.device(self.model.device))
+
+    def direction(self, output: Any) -> Tensor:
+        """Return an output's pooled embedding as [embed] of length 1, float64 on the CPU."""
+        embedding: Tensor = output.pooler_output[0].cpu().double()
+        length = float(embedding.norm())
+        if not 0 < length < float("inf"):
+            raise BackboneError(
+                f"{self.folder} yields no usable numbers: its weights are damaged, download it again"
+            )
+        return embedding / length
+
+
+def load_network(folder: Path, kind: Kind, device: torch.device) -> Network:
+    """Load a folder; BackboneError for a weight that the file lacks, which transformers would draw at random."""
+    _check_weights(folder)
+    with told(str(folder)), quiet():
+        model, report = getattr(transformers, kind.model).from_pretrained(
+            str(folder),
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            ignore_mismatched_sizes=True,  # they are in the report, which says more than the refusal
+            output_loading_info=True,
+        )
+    if wrong := sorted({*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])}):
+        raise BackboneError(
+            f"{folder}: {len(wrong)} weights are missing or not as config.json says ({wrong[0]} first);"
+            " download the model again"
+        )
+    with told(f"the preprocessing of {folder}"), quiet():
+        processor = getattr(transformers, kind.processor).from_pretrained(str(folder), local_files_only=True)
+    return Network(folder, model.eval().to(device), processor)
+
+
+def load_tokenizer(network: Network) -> Any:
+    """Load CLIP's tokenizer; BackboneError where transformers would take an empty or foreign vocabulary."""
+    folder, config = network.folder, network.model.config.text_config
+    present = {file.name for file in folder.iterdir()}
+    if "tokenizer.json" not in present and not {"vocab.json", "merges.txt"} <= present:
+        raise BackboneError(
+            f"{folder} has no tokenizer.json, nor vocab.json and merges.txt; download the model again"
+        )
+    with told(f"the tokenizer of {folder}"), quiet():
+        tokenizer = transformers.CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+    size, end = len(tokenizer), tokenizer.eos_token_id
+    # 2 stands in old configurations, for which the model takes the largest number as the end mark
+    if size > config.vocab_size or config.eos_token_id not in (2, end):
+        raise BackboneError(
+            f"{folder}: the tokenizer ({size} tokens, end mark {end}) is not the model's ({config.vocab_size},"
+            f" {config.eos_token_id}); download both from one place"
+        )
+    return tokenizer
+
+
+def find_folder(name_or_path: str | Path, kind: Kind, *, local_only: bool, revision: str | None) -> Path:
+    """Return the folder of a model of this kind: a local one, or that of a Hub id, fetched only if allowed."""
+    name = str(name_or_path)
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        _check_hub_id(name, folder, kind)
+        return _from_hub(name, kind, local_only, revision)
+    _check_kind(folder, kind)
+    return folder
+
+
+def _check_hub_id(name: str, path: Path, kind: Kind) -> None:
+    """Refuse what can only be meant as a path, or is no id: the Hub is asked for plausible ids alone."""
+    siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    if siblings or not _HUB_ID.fullmatch(name):
+        raise BackboneError(
+            f"no such folder: {name}{suggestion(path.name, siblings)}; allowed are the folder of a {kind.model}"
+            f" and a Hub id such as {kind.example}"
+        )
+
+
+def _from_hub(name: str, kind: Kind, local_only: bool, revision: str | None) -> Path:
+    patterns = [*_TEXTS, *_WEIGHTS] if local_only else _TEXTS
+    with explained(name), quiet():
+        folder = Path(
+            snapshot_download(name, revision=revision, allow_patterns=patterns, local_files_only=local_only)
+        )
+        _check_kind(folder, kind)  # before the gigabytes of a wrong model are fetched
+        if not local_only:
+            snapshot_download(name, revision=folder.name, allow_patterns=_WEIGHTS)
+    return folder
+
+
+def _check_kind(folder: Path, kind: Kind) -> None:
+    config = folder / "config.json"
+    if not config.is_file():
+        raise BackboneError(f"{folder} has no config.json; the folder of a {kind.model} is needed")
+    try:
+        found = json.loads(config.read_text(encoding="utf-8"))["model_type"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BackboneError(f"{config} is damaged, or names no model_type; download it again") from error
+    if found != kind.type:
+        raise BackboneError(
+            f"{folder} is a model of type {found}; allowed is {kind.type}, such as {kind.example}"
+        )
+
+
+def _check_weights(folder: Path) -> None:
+    files = sorted(file for pattern in _WEIGHTS for file in folder.glob(pattern))
+    pickles = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLES)
+    if not files and pickles:
+        raise BackboneError(
+            f"{folder} has only pickled weights ({pickles[0]}), which may run code; convert to safetensors"
+        )
+    if not files:
+        raise BackboneError(f"{folder / _WEIGHTS[0]} is missing; download the model again")
+    for file in files:
+        read_header(file)
+
+
+@contextmanager
+def told(what: str) -> Iterator[None]:
+    """Turn every refusal of a library into one line."""
+    try:
+        yield
+    except _REFUSALS as error:
+        reason = first_line(error).rstrip(".:")
+        raise BackboneError(f"{what} cannot be used ({reason}); download it again") from error
