@@ -18,7 +18,8 @@ import hashlib
 import json
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, final
 
@@ -125,10 +126,8 @@ class OwnSuite(Suite):
         mask = self._path.parent / self._text(record, "mask", where) if "mask" in record else None
         image = self._path.parent / self._text(record, "image", where)
         caption = self._text(record, "caption", where)
-        try:
+        with self._named(where):
             return Subject.open(image, caption=caption, mask=mask)
-        except UserError as error:
-            raise type(error)(f"{str(self._path)!r}, {where}: {error}") from error
 
     def _load_scorers(self, given: object) -> dict[str, Any]:
         """Now, for a model that cannot be had is to be told before an hour of fits."""
@@ -139,13 +138,23 @@ class OwnSuite(Suite):
 
         self._digest.update(json.dumps(record, sort_keys=True).encode())
         loaders = {"clip": ClipSimilarity.load, "dino": DinoSimilarity.load}
-        return {name: load(self._model(record, name)) for name, load in loaders.items() if name in record}
+        models = {name: self._model(record, name) for name in loaders if name in record}
+        with self._named("[metrics]"):
+            return {name: loaders[name](model) for name, model in models.items()}
 
     def _model(self, record: Mapping[str, Any], name: str) -> str:
         """A folder is meant from where the file is."""
         given = self._text(record, name, "[metrics]")
         folder = self._path.parent / given
         return str(folder) if folder.is_dir() else given
+
+    @contextmanager
+    def _named(self, where: str) -> Iterator[None]:
+        """Let errors begin with the place in the file that they are about."""
+        try:
+            yield
+        except UserError as error:
+            raise type(error)(f"{str(self._path)!r}: {where}: {error}") from error
 
     def _parsed(self) -> object:
         try:
