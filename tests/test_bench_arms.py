@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -150,12 +151,10 @@ class _Bare(Suite):
         return ["ann"]
 
     def cases(self, subject: str) -> list[Case]:
-        from dataclasses import replace
-
         return [replace(each, truth=None) for each in self._whole.cases(subject)]
 
-    metrics = SmallSuite.metrics  # type: ignore[assignment]
-    score = SmallSuite.score  # type: ignore[assignment]
+    metrics = SmallSuite.metrics
+    score = SmallSuite.score
 
 
 @pytest.mark.parametrize("name", ["truth", "spelled-out", "other-tail"])
@@ -192,7 +191,7 @@ def test_a_method_is_what_the_package_does(suite: Suite, easel: Easel, sd1: Back
 
 
 def test_the_floor_is_the_sentence_alone(suite: Suite, easel: Easel) -> None:
-    """As a method whose tail has no strength... but for the rows that a tail replaces: only the caption counts."""
+    """Only the sentence counts, not whose picture it is."""
     drawn = easel.draw(parse_arm("none,edit_steps=2"), case(suite), SEEDS)
     other_subject = easel.draw(parse_arm("none,edit_steps=2"), case(suite, "ben"), SEEDS)
     other_edit = easel.draw(parse_arm("none,edit_steps=2"), suite.cases("ann")[1], SEEDS)
@@ -200,7 +199,8 @@ def test_the_floor_is_the_sentence_alone(suite: Suite, easel: Easel) -> None:
     assert not same(drawn, other_edit)
     assert drawn.prompt == case(suite).target_caption
     assert drawn.fit is None
-    assert not np.array_equal(*arrays(drawn))
+    first, second = arrays(drawn)
+    assert not np.array_equal(first, second)
 
 
 def test_a_picture_depends_on_its_own_seed_only(suite: Suite, easel: Easel) -> None:

@@ -106,6 +106,10 @@ def count(folder: Path) -> int:
     return sum(1 for _ in (folder / "cells").rglob("*.json"))
 
 
+def reach(running: Running, folder: Path, wanted: int) -> None:
+    running.wait_until(lambda: count(folder) >= wanted)
+
+
 # what a run leaves
 
 
@@ -264,13 +268,13 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path, words: Words, wh
     folder = tmp_path / "run"
     for wanted in (3, CELLS // 2):
         killed = start(tmp_path, *words, "--out", folder)
-        killed.wait_until(lambda wanted=wanted: count(folder) >= wanted)
+        reach(killed, folder, wanted)
         killed.send(signal.SIGKILL)
         assert killed.wait().status == -signal.SIGKILL
         assert wanted <= count(folder) < CELLS
     there = count(folder)
     stopped = start(tmp_path, *words, "--out", folder)
-    stopped.wait_until(lambda: count(folder) > there)
+    reach(stopped, folder, there + 1)
     stopped.send(signal.SIGINT)
     outcome = stopped.wait()
     assert outcome.status == 130
@@ -286,7 +290,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path, words: Words, wh
 def test_two_runs_of_one_folder_are_kept_apart(tmp_path: Path, words: Words) -> None:
     folder = tmp_path / "run"
     first = start(tmp_path, *words, "--out", folder)
-    first.wait_until(lambda: count(folder) > 0)
+    reach(first, folder, 1)
     run(tmp_path, *words, "--out", folder, "--quiet").refusal(f"in use by process {first.pid}")
     first.send(signal.SIGKILL)
     first.wait()

@@ -90,7 +90,7 @@ def run(
             del model
             drawn = run_in_processes(job, whole, subjects, min(jobs, len(subjects)), report, should_stop)
         else:
-            drawn = _run_here(Workshop(job, whole, should_stop, model), subjects, report)
+            drawn = _run_here(Workshop(job, whole, opened, model, should_stop), subjects, report)
     return Done(cells=cells, drawn=drawn)
 
 

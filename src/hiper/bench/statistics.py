@@ -78,7 +78,7 @@ def _percent(means: NDArray[Any], sign: float) -> NDArray[Any]:
     """Percent of the gap [n] from means [n, 3]; NaN where there is none."""
     floor, arm, ceiling = means.T
     gap = sign * (ceiling - floor)
-    percent = np.full_like(gap, np.nan)
+    percent: NDArray[Any] = np.full_like(gap, np.nan)
     np.divide(100 * sign * (arm - floor), gap, out=percent, where=gap > 0)
     return percent
 

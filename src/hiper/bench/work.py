@@ -13,7 +13,7 @@ from PIL import Image
 from hiper.backbones import load_backbone
 from hiper.backbones.base import Backbone
 from hiper.bench.arms import Arm, parse_arms
-from hiper.bench.base import Case
+from hiper.bench.base import Case, Suite
 from hiper.bench.drawing import Drawn, Easel
 from hiper.bench.fits import Fits
 from hiper.bench.records import Cell, Run, made
@@ -50,14 +50,19 @@ class Workshop:
     """The suite, the model and the arms of a job, loaded; draws what is missing of a subject."""
 
     def __init__(
-        self, job: Job, run: Run, should_stop: StopRequest, backbone: Backbone | None = None
+        self, job: Job, run: Run, suite: Suite, backbone: Backbone, should_stop: StopRequest
     ) -> None:
-        self._job, self._run, self._should_stop = job, run, should_stop
-        self._suite = open_suite(job.suite)
-        self._backbone = backbone or load_backbone(job.backbone, device=job.device, dtype=job.dtype)
+        self._job, self._run, self._suite, self._backbone = job, run, suite, backbone
+        self._should_stop = should_stop
         self._arms = parse_arms(job.arms)
-        fits = Fits(job.folder / "fits", self._suite, self._backbone, should_stop)
-        self._easel = Easel(self._backbone, fits, should_stop)
+        fits = Fits(job.folder / "fits", suite, backbone, should_stop)
+        self._easel = Easel(backbone, fits, should_stop)
+
+    @classmethod
+    def load(cls, job: Job, run: Run, should_stop: StopRequest) -> Workshop:
+        """Load the suite and the model that the job names."""
+        backbone = load_backbone(job.backbone, device=job.device, dtype=job.dtype)
+        return cls(job, run, open_suite(job.suite), backbone, should_stop)
 
     def draw(self, subject: str, on_cells: OnCells) -> int:
         """Draw and score the cells of one subject that are not there, and return their number."""

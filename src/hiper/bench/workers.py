@@ -127,7 +127,7 @@ def _draw(subject: str) -> _Settled:
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", HiperWarning)
         if _Worker.workshop is None:
-            _Worker.workshop = Workshop(_Worker.job, _Worker.run, lambda: _Worker.stop.value or None)
+            _Worker.workshop = Workshop.load(_Worker.job, _Worker.run, lambda: _Worker.stop.value or None)
         drawn = _Worker.workshop.draw(subject, _count)
     return _Settled(drawn=drawn, notes=tuple(dict.fromkeys(str(each.message) for each in caught)))
 
