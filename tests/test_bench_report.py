@@ -259,8 +259,8 @@ def test_markdown_keeps_its_columns(folder: Path, tmp_path: Path) -> None:
     assert "| hiper | 11.8 ± 2.62 (12) |" in arms[3].replace("\\", "")
     assert "squares\\|\\<i\\>" in text
     assert "<b>" not in text.replace("\\<b", "")
-    assert "| hiper,steps=3 | +1 [+1, +1] |" in text
-    assert "| hiper | 50 [50, 50] | – |" in text
+    assert "| hiper,steps=3 | +1 \\[+1, +1\\] |" in text
+    assert "| hiper | 50 \\[50, 50\\] | – |" in text
 
 
 def test_csv_holds_the_figures(folder: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from hiper.bench.records import made
 from hiper.bench.report import Report
 from hiper.bench.report_html import page
-from hiper.bench.report_tables import cells_csv, markdown, markdown_rows, summary_csv, tables
+from hiper.bench.report_tables import cells_csv, markdown, summary_csv, tables
 from hiper.files import atomic_write, check_writable
 
 
@@ -34,4 +34,5 @@ def write_report(report: Report, folder: Path, out: Path, *, overwrite: bool) ->
         check_writable(path, overwrite=overwrite)
     for path, text in zip(files, texts.values(), strict=True):
         atomic_write(path, text.encode(errors="backslashreplace"), overwrite=overwrite)
-    return Written(files=files, summary=markdown_rows(tables(report)[0]))
+    summary = [f"| {' | '.join(row)} |" for row in tables(report)[0].rows]
+    return Written(files=files, summary=summary)

@@ -57,12 +57,11 @@ def markdown(report: Report) -> str:
     lines += [f"- {name}: {_inert(value)}" for name, value in facts(report).items()]
     lines += [f"- **note**: {_inert(note)}" for note in report.notes]
     for table in tables(report):
-        lines += ["", f"## {_inert(table.title)}", "", _inert(table.text), "", *markdown_rows(table)]
+        lines += ["", f"## {_inert(table.title)}", "", _inert(table.text), "", *_lines(table)]
     return "\n".join(lines) + "\n"
 
 
-def markdown_rows(table: Table) -> list[str]:
-    """Return the lines of one table."""
+def _lines(table: Table) -> list[str]:
     head, *rows = ([_inert(cell) for cell in row] for row in table.rows)
     return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
 
