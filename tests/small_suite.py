@@ -48,6 +48,7 @@ class SmallSuite(Suite):
                 truth=Truth(
                     image=answer(subject, edit),
                     mask=Image.new("L", (SIDE, SIDE), 255),
+                    source_mask=Image.new("L", (SIDE, SIDE), 255),
                     spelled_out=f"a {subject} dog",
                 ),
             )

@@ -26,11 +26,12 @@ class Metric:
 
 @dataclass(frozen=True, kw_only=True)
 class Truth:
-    """The true answer to an edit: the picture, the subject's mask in it (mode L), and the caption that spells the
-    subject's identity out."""
+    """The true answer to an edit: the picture, the subject's mask in it and in the source (mode L), and the caption that
+    spells the subject's identity out."""
 
     image: Image.Image
     mask: Image.Image
+    source_mask: Image.Image
     spelled_out: str
 
 
@@ -38,7 +39,7 @@ class Truth:
 class Case:
     """One edit of one subject. `subject` and `edit` are names for files: letters, digits, hyphens.
 
-    mask: the subject in the source (mode L), if known; truth: None where nobody knows the answer.
+    mask: given with the source by its owner (mode L), for a fit to use; truth: None where nobody knows the answer.
     """
 
     subject: str

@@ -104,8 +104,13 @@ class CrittersSuite(Suite):
             source=render(before),
             source_caption=bare_caption(before),
             target_caption=bare_caption(after),
-            mask=subject_mask(before),
-            truth=Truth(image=render(after), mask=subject_mask(after), spelled_out=full_caption(after)),
+            mask=None,  # a person's photograph comes without one
+            truth=Truth(
+                image=render(after),
+                mask=subject_mask(after),
+                source_mask=subject_mask(before),
+                spelled_out=full_caption(after),
+            ),
             before=before,
             after=after,
         )

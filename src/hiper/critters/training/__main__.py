@@ -57,7 +57,8 @@ def run(recipe: Recipe, folder: Path, device: torch.device) -> Path:
         save_file({"latents": latents.half().contiguous()}, partial)
         partial.replace(stored)
     unet = train_unet(recipe, load_file(stored)["latents"], encoder, tokenizer, folder, device)
-    return assemble(recipe, tokenizer, encoder, vae, unet, folder / "weights")
+    fresh = build_tokenizer()  # the other one remembers how it padded
+    return assemble(recipe, fresh, encoder, vae, unet, folder / "weights")
 
 
 if __name__ == "__main__":
