@@ -26,8 +26,8 @@ class Metric:
 
 @dataclass(frozen=True, kw_only=True)
 class Truth:
-    """The true answer to an edit: the picture, the subject's mask in it and in the source (mode L), and the caption that
-    spells the subject's identity out."""
+    """The true answer to an edit: the picture, the subject's mask in it and in the source (mode L), and the caption
+    that spells the subject's identity out."""
 
     image: Image.Image
     mask: Image.Image
