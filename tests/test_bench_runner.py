@@ -45,7 +45,7 @@ COSTS = (
 
 Words = tuple[str | Path, ...]
 
-pytestmark = pytest.mark.filterwarnings("ignore:the fit did not lower the loss")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:the fit did not lower the loss")]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -57,6 +57,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     assert torch.equal(_train(parts), undisturbed)
 
 
+@pytest.mark.slow
 def test_the_recipe_ends_in_a_folder_that_plain_diffusers_runs(tmp_path: Path) -> None:
     folder = run(TINY, tmp_path, torch.device("cpu"))
     pipe = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)

@@ -63,6 +63,7 @@ def test_plain_diffusers_loads_and_runs_the_folder_and_agrees(backbone: Backbone
     assert difference.max() <= 1
 
 
+@pytest.mark.slow
 def test_captions_steer_style_and_background(backbone: Backbone) -> None:
     sketch, drawing = (
         _lab(_draw(backbone, "a pencil sketch of a sitting dog")),

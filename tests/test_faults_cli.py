@@ -21,6 +21,8 @@ from hiper.artifact import Artifact
 from tests import tiny
 from tests.processes import Outcome, Running, run, start, terminal
 
+pytestmark = pytest.mark.slow
+
 CAPTION = "a standing dog"
 STEPS = 40
 

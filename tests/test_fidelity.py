@@ -59,6 +59,7 @@ def published_edit(pipe: Any, tail: Tensor, seeds: list[int]) -> list[Image.Imag
     return pictures
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the fit did not lower")  # after 50 of 1000 steps it need not
 @pytest.mark.parametrize("kind", ["sd1", "sd2"])
 def test_the_paper_preset_is_the_published_algorithm(kind: tiny.Kind) -> None:

@@ -333,6 +333,7 @@ hiper.fit(
 """
 
 
+@pytest.mark.slow
 def test_a_killed_fit_resumes_to_the_same_bits(model_folder: Path, tmp_path: Path) -> None:
     path, picture = tmp_path / "fit.checkpoint", tmp_path / "dog.png"
     tiny.picture().save(picture)
