@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hiper.critters.drawing import OUTLINE, Coat, Colour, Pen, Points, Pose, ellipse, marks, place
+from hiper.critters.anatomy import Coat, Pose, marks
+from hiper.critters.pen import OUTLINE, Colour, Pen, Points, ellipse, place
 from hiper.critters.world import COLOURS, Scene
 
 PINK: Colour = (240, 150, 160)
