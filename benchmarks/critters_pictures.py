@@ -29,11 +29,11 @@ STEPS = 50
 
 def draw(backbone: Backbone, captions: Sequence[str]) -> list[Image.Image]:
     """One picture per caption at the model's default guidance; seed i for caption i."""
-    negative = backbone.encode("").rows
+    negative = [backbone.encode("")]
     pictures = []
     for seed, caption in enumerate(captions):
         pictures += backbone.sample(
-            backbone.encode(caption).rows,
+            backbone.encode(caption),
             negative,
             seeds=[seed],
             steps=STEPS,

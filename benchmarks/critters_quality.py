@@ -23,12 +23,12 @@ from PIL import Image
 
 import hiper
 from hiper.backbones.base import Backbone
+from hiper.conditioning import Conditioning, place_tail, stacked, take_tail
 from hiper.critters.captions import bare_caption, full_caption
 from hiper.critters.reader import FIELDS, Kind, load_reader, to_input, true_values
 from hiper.critters.render import render
 from hiper.critters.training.readers import accuracy
 from hiper.critters.world import Scene, draw_scene
-from hiper.edit_settings import SCHEDULER, STEPS
 from hiper.metrics.picture_distance import picture_distance
 from hiper.seeds import generator
 
@@ -36,18 +36,18 @@ FIRST, BATCH, TAIL = 5 * 10**9, 20, 5
 Shares = dict[str, float]
 
 
-def draw(backbone: Backbone, rows: Sequence[torch.Tensor], *, first_seed: int = 0) -> list[Image.Image]:
-    """One picture per [1, length, embed], seeds counted from `first_seed`."""
-    negative, pictures = backbone.encode("").rows, []
-    for start in range(0, len(rows), BATCH):
-        batch = torch.cat(list(rows[start : start + BATCH]))
+def draw(backbone: Backbone, sentences: Sequence[Conditioning], *, first_seed: int = 0) -> list[Image.Image]:
+    """One picture per sentence, seeds counted from `first_seed`."""
+    negative, pictures = backbone.encode(""), []
+    for start in range(0, len(sentences), BATCH):
+        batch = sentences[start : start + BATCH]
         pictures += backbone.sample(
-            batch,
-            negative,
+            stacked(batch),
+            [negative],
             seeds=range(first_seed + start, first_seed + start + len(batch)),
-            steps=STEPS,
+            steps=backbone.default_steps,
             guidance=backbone.default_guidance,
-            scheduler=SCHEDULER,
+            scheduler=backbone.schedulers[0],
             height=backbone.resolution,
             width=backbone.resolution,
         ).images
@@ -93,13 +93,13 @@ def _small(pictures: Sequence[Image.Image]) -> torch.Tensor:
 
 def padding(backbone: Backbone, captions: Sequence[str], pictures: Sequence[Image.Image]) -> Shares:
     """Mean picture distance (CIE76) after replacing the last rows, the first rows, the noise."""
-    rows = [backbone.encode(caption).rows for caption in captions]
-    others = [*rows[1:], rows[0]]
-    tails = [torch.cat([a[:, :-TAIL], b[:, -TAIL:]], dim=1) for a, b in zip(rows, others, strict=True)]
+    own = [backbone.encode(caption) for caption in captions]
+    others = [*own[1:], own[0]]
+    tails = [place_tail(a, take_tail(b, TAIL), "replace") for a, b in zip(own, others, strict=True)]
     variants = {
         "tail of another caption": draw(backbone, tails),
         "another caption": draw(backbone, others),
-        "another seed": draw(backbone, rows, first_seed=10**6),
+        "another seed": draw(backbone, own, first_seed=10**6),
     }
     return {
         name: round(statistics.mean(picture_distance(a, b) for a, b in zip(drawn, pictures, strict=True)), 2)
@@ -127,9 +127,9 @@ def main() -> None:
     for kind in FIELDS:
         tell(f"{kind} reader", {k: round(v, 4) for k, v in accuracy(load_reader(kind), kind, count).items()})
     tell("autoencoder psnr", psnr(backbone, truths))
-    bare = draw(backbone, [backbone.encode(bare_caption(scene)).rows for scene in scenes])
+    bare = draw(backbone, [backbone.encode(bare_caption(scene)) for scene in scenes])
     tell("captions", followed("caption", scenes, bare))
-    full = draw(backbone, [backbone.encode(full_caption(scene)).rows for scene in scenes])
+    full = draw(backbone, [backbone.encode(full_caption(scene)) for scene in scenes])
     tell("words", followed("identity", scenes, full))
     tell("captions with words", followed("caption", scenes, full))
     training = torch.cat([_small([render(draw_scene(i))]) for i in range(arguments.training)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,11 +92,12 @@ def test_the_two_kinds_differ_in_their_target(sd1: SdBackbone, sd2: SdBackbone) 
 
 def test_the_prediction_is_the_denoisers(backbone: SdBackbone) -> None:
     noisy = torch.randn(2, *backbone.latent_shape, generator=generator(0))
-    rows = backbone.encode("a dog").rows.expand(2, -1, -1)
+    sentence = backbone.encode("a dog")
     t = torch.tensor([10, 900])
     with torch.no_grad():
+        rows = sentence.rows.expand(2, -1, -1)
         expected = pipe_of(backbone).unet(noisy, t, encoder_hidden_states=rows).sample
-    assert torch.equal(backbone.predict(noisy, t, rows), expected.detach())
+    assert torch.equal(backbone.predict(noisy, t, sentence), expected.detach())
 
 
 def leaves(node: Any, seen: set[Any]) -> list[torch.Tensor]:
@@ -108,9 +110,10 @@ def leaves(node: Any, seen: set[Any]) -> list[torch.Tensor]:
 
 
 def test_the_rows_are_the_only_thing_a_backward_pass_reaches(backbone: SdBackbone) -> None:
-    rows = backbone.encode("a dog").rows.requires_grad_()
+    sentence = backbone.encode("a dog")
+    rows = sentence.rows.requires_grad_()
     with backbone.fitting():
-        output = backbone.predict(torch.randn(1, *backbone.latent_shape), torch.tensor([5]), rows)
+        output = backbone.predict(torch.randn(1, *backbone.latent_shape), torch.tensor([5]), sentence)
         assert [leaf is rows for leaf in leaves(output.grad_fn, set())] == [True]
         output.sum().backward()  # type: ignore[no-untyped-call]
     assert rows.grad is not None
@@ -156,9 +159,9 @@ def test_parking_keeps_the_memory_format_and_every_dtype() -> None:
 
 
 def draw(backbone: SdBackbone, seeds: list[int], **settings: Any) -> list[bytes]:
-    rows, negative = backbone.encode("a sitting dog").rows, backbone.encode("").rows
+    sentence, nothing = backbone.encode("a sitting dog"), backbone.encode("")
     chosen = {"steps": STEPS, "guidance": 7.5, "scheduler": "ddim", "height": 32, "width": 32, **settings}
-    return [image.tobytes() for image in backbone.sample(rows, negative, seeds=seeds, **chosen).images]
+    return [image.tobytes() for image in backbone.sample(sentence, [nothing], seeds=seeds, **chosen).images]
 
 
 def test_samples_are_those_of_the_plain_pipeline(backbone: SdBackbone) -> None:
@@ -202,9 +205,9 @@ def test_the_callback_counts_the_steps(sd1: SdBackbone, name: str) -> None:
 
 
 def test_not_a_number_is_an_error_and_no_black_picture(sd1: SdBackbone) -> None:
-    rows = torch.full((1, 77, tiny.EMBED), torch.nan)
+    nan = replace(sd1.encode("a dog"), rows=torch.full((1, 77, tiny.EMBED), torch.nan))
     with pytest.raises(HiperError, match="NaN"):
-        sd1.sample(rows, rows, seeds=[0], steps=1, guidance=1.0, scheduler="ddim", height=32, width=32)
+        sd1.sample(nan, [nan], seeds=[0], steps=1, guidance=1.0, scheduler="ddim", height=32, width=32)
 
 
 def strict_checker() -> dict[str, Any]:
@@ -222,9 +225,9 @@ def strict_checker() -> dict[str, Any]:
 
 def test_a_flagged_picture_is_reported() -> None:
     backbone = SdBackbone.from_pipeline(tiny.pipeline(**strict_checker()))
-    rows = backbone.encode("a dog").rows
+    sentence = backbone.encode("a dog")
     samples = backbone.sample(
-        rows, rows, seeds=[1, 2], steps=1, guidance=1.0, scheduler="ddim", height=32, width=32
+        sentence, [sentence], seeds=[1, 2], steps=1, guidance=1.0, scheduler="ddim", height=32, width=32
     )
     assert samples.flagged == (True, True)
     assert samples.images[0].getextrema() == ((0, 0), (0, 0), (0, 0))
@@ -254,8 +257,9 @@ def test_half_precision_draws_and_takes_float32_rows() -> None:
     backbone = SdBackbone.from_pipeline(tiny.pipeline("sd1").to(torch.bfloat16))
     assert backbone.encode("a dog").rows.dtype == torch.float32
     assert draw(backbone, [0])
-    rows = backbone.encode("a dog").rows.requires_grad_()
-    predicted = backbone.predict(torch.randn(1, 4, 8, 8), torch.tensor([3]), rows)
+    sentence = backbone.encode("a dog")
+    sentence.rows.requires_grad_()
+    predicted = backbone.predict(torch.randn(1, 4, 8, 8), torch.tensor([3]), sentence)
     assert predicted.dtype == torch.float32
 
 

@@ -6,8 +6,8 @@ import torch
 
 from hiper.conditioning import (
     Conditioning,
+    lengthened,
     overwritten_words,
-    pad_rows,
     place_tail,
     tail_notes,
     take_tail,
@@ -67,7 +67,7 @@ def test_gradients_reach_the_tail_and_nothing_but_the_tail() -> None:
 
 
 def test_padding_repeats_the_last_rows() -> None:
-    padded = pad_rows(sentence("a"), 2)
+    padded = lengthened(sentence("a"), 10)
     assert padded.rows[0, :, 0].tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 6, 7]
 
 

@@ -27,8 +27,8 @@ def backbone() -> Backbone:
 
 def _draw(backbone: Backbone, prompt: str, count: int = 4) -> list[Image.Image]:
     return backbone.sample(
-        backbone.encode(prompt).rows,
-        backbone.encode("").rows,
+        backbone.encode(prompt),
+        [backbone.encode("")],
         seeds=range(count),
         steps=12,
         guidance=backbone.default_guidance,

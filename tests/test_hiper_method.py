@@ -365,19 +365,19 @@ def test_the_loss_is_the_weighted_mean_of_squares(sd1: SdBackbone) -> None:
     from hiper.noise_levels import draw_levels
     from hiper.seeds import generator
 
-    rows = sd1.encode("a dog").rows
+    sentence = sd1.encode("a dog")
     latents = torch.randn(1, 4, 8, 8, generator=generator(0))
     weight = mask_weight(half_mask(), sd1, "crop")
     settings: dict[str, Any] = {
         "batch": 3,
         "bounds": (0, 1000),
         "sampling": "uniform",
-        "rows": lambda _: rows,
+        "conditioning": lambda _: sentence,
     }
     objective = Denoising(backbone=sd1, latents=latents, weight=weight, **settings)
     random = generator(5)
     noise = torch.randn(3, 4, 8, 8, generator=random)
     t = draw_levels(random, 3, (0, 1000), "uniform")
-    error = sd1.predict(sd1.diffuse(latents, noise, t).noisy, t, rows.expand(3, -1, -1)) - noise
+    error = sd1.predict(sd1.diffuse(latents, noise, t).noisy, t, sentence) - noise
     expected = (error.square() * weight).sum() / (3 * 4 * weight.sum())
     assert torch.allclose(objective.loss({}, generator(5)), expected)

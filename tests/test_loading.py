@@ -17,6 +17,7 @@ from huggingface_hub import constants, hf_api, hf_hub_download
 
 from hiper.backbones import (
     EMBEDDED,
+    PIPELINES,
     Embedded,
     load_backbone,
     pipeline_names,
@@ -132,8 +133,8 @@ def test_a_broken_index(folder: Path) -> None:
 
 
 def test_an_unsupported_pipeline(folder: Path) -> None:
-    edit_index(folder, lambda table: table.update(_class_name="FluxPipeline"))
-    assert refused(folder).endswith("is a FluxPipeline; supported are StableDiffusionPipeline")
+    edit_index(folder, lambda table: table.update(_class_name="ShapEPipeline"))
+    assert refused(folder).endswith(f"is a ShapEPipeline; supported are {', '.join(pipeline_names())}")
 
 
 def test_remote_code_is_never_run(folder: Path) -> None:
@@ -233,7 +234,7 @@ def test_an_installed_backbone_is_found(tmp_path: Path, monkeypatch: pytest.Monk
     )
     monkeypatch.syspath_prepend(tmp_path)
     invalidate_caches()
-    assert pipeline_names() == ["Linear", "StableDiffusionPipeline"]
+    assert pipeline_names() == sorted(["Linear", *PIPELINES])
     assert str(wrap(torch.nn.Linear(7, 1))) == "7"
 
 
@@ -377,10 +378,9 @@ def test_a_hub_model_without_safetensors_is_refused(
 def test_an_unsupported_hub_model_is_refused_before_its_weights_are_fetched(
     folder: Path, at_hub: Callable[[str], None], empty_cache: Path
 ) -> None:
-    edit_index(folder, lambda table: table.update(_class_name="FluxPipeline"))
+    edit_index(folder, lambda table: table.update(_class_name="ShapEPipeline"))
     with local_hub.serve(folder, "owner/model") as address:
         at_hub(address)
-        assert (
-            refused("owner/model") == "owner/model is a FluxPipeline; supported are StableDiffusionPipeline"
-        )
+        expected = f"owner/model is a ShapEPipeline; supported are {', '.join(pipeline_names())}"
+        assert refused("owner/model") == expected
     assert not list(empty_cache.rglob("*.safetensors"))

@@ -23,7 +23,6 @@ def test_the_paper_preset_is_the_paper() -> None:
         "learning_rate": 5e-3,
         "schedule": "constant",
         "sampling": "uniform",
-        "placement": "replace",
         "t_min": 0.0,
         "t_max": 1.0,
         "keep": "last",
@@ -81,7 +80,7 @@ def test_text_is_converted(name: str, text: Any, value: object) -> None:
         ("guidance", -1, "numbers from 0 to 100"),
         ("t_max", 1.1, "numbers from 0 to 1"),
         ("placement", "prepend", "replace, append"),
-        ("scheduler", "dimm", "ddim, dpm++, unipc, euler, pndm"),
+        ("scheduler", "dimm", "ddim, dpm++, unipc, euler, pndm, flow-euler"),
         ("mask", "maybe", "true and false"),
     ],
 )

@@ -7,6 +7,7 @@ user writes next (arXiv:2303.08767, section 3).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -21,14 +22,14 @@ END_OF_SENTENCE = "(the end mark)"
 
 @dataclass(frozen=True, kw_only=True)
 class Conditioning:
-    """What the denoiser is told of one sentence.
+    """What the denoiser is told of one sentence, or of a batch of them.
 
-    rows:   [1, length, embed], float32
+    rows:   [1 or batch, length, embed], float32; rows that a family masks are left out, so all of them count
     words:  rows in use: start mark, the sentence's tokens and the end mark; the rest is padding
     prompt: the sentence
     pieces: for each row in use the word it belongs to; "" for the start mark
     lost:   words that did not fit into the encoder's length
-    pooled: [1, pooled] of encoders that also yield one vector for the whole sentence
+    pooled: [1 or batch, pooled] of encoders that also yield one vector for the whole sentence
     notes:  what the user should know of this sentence, one line each
     """
 
@@ -62,9 +63,32 @@ def place_tail(conditioning: Conditioning, tail: Tensor, placement: Placement) -
     return replace(conditioning, rows=rows)
 
 
-def pad_rows(conditioning: Conditioning, count: int) -> Conditioning:
-    """Repeat the last `count` rows: a sentence without a tail gets as long as one with an appended tail."""
-    return replace(conditioning, rows=torch.cat([conditioning.rows, conditioning.rows[:, -count:]], dim=1))
+def lengthened(conditioning: Conditioning, length: int) -> Conditioning:
+    """Repeat the last rows: a sentence without a tail gets as long as one with an appended tail."""
+    missing = length - conditioning.length
+    if not missing:
+        return conditioning
+    return replace(conditioning, rows=torch.cat([conditioning.rows, conditioning.rows[:, -missing:]], dim=1))
+
+
+def stacked(conditionings: Sequence[Conditioning]) -> Conditioning:
+    """Put sentences of equal length into one batch; what is said of a single sentence is the first one's."""
+    pooled = [each.pooled for each in conditionings if each.pooled is not None]
+    return replace(
+        conditionings[0],
+        rows=torch.cat([each.rows for each in conditionings]),
+        pooled=torch.cat(pooled) if pooled else None,
+    )
+
+
+def expanded(conditioning: Conditioning, batch: int) -> Conditioning:
+    """Repeat the one sentence, without a copy, for a batch; a batch stays what it is."""
+    pooled = conditioning.pooled
+    return replace(
+        conditioning,
+        rows=conditioning.rows.expand(batch, -1, -1),
+        pooled=None if pooled is None else pooled.expand(batch, -1),
+    )
 
 
 def overwritten_words(conditioning: Conditioning, count: int) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""What an edit is drawn with: what was asked for, else the artifact's own, else the paper's."""
+"""What an edit is drawn with: what was asked for, else the artifact's own, else what suits the model."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from hiper.backbones.base import Backbone, check_scheduler
 from hiper.errors import OptionError
 from hiper.subject import clean_text
 
-SIZE_MULTIPLE = 8
 LARGEST_SIDE = 8192
-STRENGTH, STEPS, SCHEDULER = 0.8, 50, "ddim"
+STRENGTH = 0.8
 
 NegativePrompt = str | Sequence[str]
 
@@ -44,7 +43,7 @@ def resolve_settings(
     negative_prompt: NegativePrompt = "",
     images: int = 1,
 ) -> EditSettings:
-    """Return what is given, else the artifact's `own`, else the paper's; a rounded size goes to `notes`.
+    """Return what is given, else the artifact's `own`, else the model's; a rounded size goes to `notes`.
 
     OptionError for a value out of range, an unknown scheduler, and negative prompts neither one nor one per image.
     """
@@ -52,12 +51,12 @@ def resolve_settings(
     def chosen(name: str, given: float | str | None, otherwise: object) -> object:
         return given if given is not None else own.get(name, otherwise)
 
-    name = str(chosen("scheduler", scheduler, SCHEDULER))
-    check_scheduler(name)
+    name = str(chosen("scheduler", scheduler, backbone.schedulers[0]))
+    check_scheduler(name, backbone.schedulers)
     return EditSettings(
         strength=resolve_strength(own, strength),
         guidance=check_number("guidance", chosen("guidance", guidance, backbone.default_guidance), 0, 100),
-        steps=check_whole("steps", chosen("steps", steps, STEPS), 1, backbone.timesteps),
+        steps=check_whole("steps", chosen("steps", steps, backbone.default_steps), 1, backbone.timesteps),
         scheduler=name,
         height=_side("height", height, backbone, notes),
         width=_side("width", width, backbone, notes),
@@ -79,13 +78,14 @@ def resolve_negatives(given: NegativePrompt, count: int) -> tuple[str, ...]:
 
 
 def _side(name: str, given: int | None, backbone: Backbone, notes: list[str]) -> int:
-    """Return a side in pixels, rounded to a multiple of 8; None is the native side."""
+    """Return a side in pixels, rounded to what the model can draw; None is the native side."""
     if given is None:
         return backbone.resolution
-    side = check_whole(name, given, SIZE_MULTIPLE, LARGEST_SIDE)
-    rounded = round(side / SIZE_MULTIPLE) * SIZE_MULTIPLE
+    multiple = backbone.size_multiple
+    side = check_whole(name, given, multiple, LARGEST_SIDE)
+    rounded = round(side / multiple) * multiple
     if rounded != side:
-        notes.append(f"{name} {side} is no multiple of {SIZE_MULTIPLE}; {rounded} was drawn")
+        notes.append(f"{name} {side} is no multiple of {multiple}; {rounded} was drawn")
     return rounded
 
 

@@ -10,13 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import PIL.Image
-import torch
-from torch import Tensor
 
 from hiper.artifact import Artifact, check_compatible
 from hiper.backbones import wrap
 from hiper.backbones.base import Backbone, StepCallback
-from hiper.conditioning import Conditioning, pad_rows
+from hiper.conditioning import Conditioning
 from hiper.edit_settings import (
     EditSettings,
     NegativePrompt,
@@ -66,8 +64,8 @@ def edit(
 
     seeds: 0 .. 2**63 - 1, or -1 for a random one; picture i depends on seed i only, not on its batch.
     strength: factor on what was learnt, 0 none, the paper 0.8; guidance: 1 .. 100; steps: 1 .. 1000.
-    None takes the artifact's own setting. scheduler: ddim, dpm++, unipc, euler or pndm.
-    height, width: pixels, rounded to multiples of 8; None is the model's native side.
+    None takes the artifact's own setting. scheduler: one of the backbone's `schedulers`.
+    height, width: pixels, rounded to the model's `size_multiple`; None is its native side.
     negative_prompt: one sentence, or one per seed. batch_size: pictures drawn at a time.
     callback: called after each denoising step with (steps done, steps in all).
 
@@ -95,9 +93,9 @@ def edit(
     cleaned = clean_text(prompt, what="prompt")
     with _encoded(backbone, artifact, cleaned, settings.strength, settings.negative_prompt, notes) as (
         positive,
-        negative,
+        negatives,
     ):
-        images, flags = _draw(backbone, positive, negative, chosen, settings, batch_size, callback)
+        images, flags = _draw(backbone, positive, negatives, chosen, settings, batch_size, callback)
     flagged = tuple(seed for seed, flag in zip(chosen, flags, strict=True) if flag)
     notes += [
         f"the safety checker blackened the picture of seed {seed}; try another seed" for seed in flagged
@@ -111,11 +109,12 @@ def edit(
 
 def prompt_embeds(
     model: Any, artifact: Artifact, prompt: str, *, strength: float | None = None, negative_prompt: str = ""
-) -> dict[str, Tensor]:
+) -> dict[str, Any]:
     """Return the text rows of an edit for a pipeline call of your own: `pipe(**prompt_embeds(pipe, ...))`.
 
-    model: a diffusers pipeline or a Backbone. Both tensors are [1, length, embed], in its dtype, on its
-    device, and of equal length. Raises and warns as `edit` does.
+    model: a diffusers pipeline or a Backbone. The tensors are for one picture, [1, length, embed], in its
+    dtype and on its device, with whatever else its family takes (pooled vectors, masks). Raises and warns
+    as `edit` does.
     """
     backbone = model if isinstance(model, Backbone) else wrap(model)
     check_compatible(artifact, backbone)
@@ -124,12 +123,12 @@ def prompt_embeds(
     cleaned = clean_text(prompt, what="prompt")
     with _encoded(backbone, artifact, cleaned, factor, resolve_negatives(negative_prompt, 1), notes) as (
         positive,
-        negative,
+        negatives,
     ):
-        pair = {"prompt_embeds": positive, "negative_prompt_embeds": negative}
+        arguments = backbone.arguments(positive, negatives)
     for note in notes:
         warnings.warn(note, HiperWarning, stacklevel=2)
-    return {name: rows.to(backbone.device, backbone.dtype) for name, rows in pair.items()}
+    return arguments
 
 
 @contextmanager
@@ -140,24 +139,19 @@ def _encoded(
     strength: float,
     negatives: Sequence[str],
     notes: list[str],
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the rows [1, length, embed] of the prompt and [1 or batch, length, embed] of the negatives."""
+) -> Iterator[tuple[Conditioning, list[Conditioning]]]:
+    """Yield the prompt and the negatives, one for all or one per picture."""
     with get_method(artifact.method).applied(backbone, artifact, strength) as encode:
         positive = encode(prompt)
         notes += positive.notes
-        others = {text: _lengthened(backbone.encode(text), positive.length) for text in set(negatives)}
-        yield positive.rows, torch.cat([others[text].rows for text in negatives])
-
-
-def _lengthened(conditioning: Conditioning, length: int) -> Conditioning:
-    missing = length - conditioning.length
-    return pad_rows(conditioning, missing) if missing else conditioning
+        others = {text: backbone.encode(text) for text in set(negatives)}
+        yield positive, [others[text] for text in negatives]
 
 
 def _draw(
     backbone: Backbone,
-    positive: Tensor,
-    negative: Tensor,
+    positive: Conditioning,
+    negatives: Sequence[Conditioning],
     seeds: Sequence[int],
     settings: EditSettings,
     batch_size: int,
@@ -169,7 +163,7 @@ def _draw(
     for batch, start in enumerate(range(0, len(seeds), batch_size)):
         samples = backbone.sample(
             positive,
-            negative if len(negative) == 1 else negative[start : start + batch_size],
+            negatives if len(negatives) == 1 else negatives[start : start + batch_size],
             seeds=seeds[start : start + batch_size],
             steps=settings.steps,
             guidance=settings.guidance,

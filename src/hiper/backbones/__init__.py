@@ -20,11 +20,13 @@ if TYPE_CHECKING:
     from hiper.backbones.base import Backbone
 
 GROUP = "hiper.backbones"
-PIPELINES = {"StableDiffusionPipeline": "hiper.backbones.sd:SdBackbone"}
+PIPELINES = {
+    "StableDiffusionPipeline": "hiper.backbones.sd:SdBackbone",
+    "StableDiffusionXLPipeline": "hiper.backbones.sdxl:SdxlBackbone",
+}
 """diffusers' name of a pipeline -> the backbone that wraps it."""
 
 DTYPES = ("float32", "bfloat16", "float16")
-DEFAULT_GUIDANCE = 7.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +68,7 @@ def load_backbone(
         folder = Path(str(files("hiper"))) / embedded.folder
         return _from_folder(folder, name, "", embedded.guidance, place, kind)
     if path.is_dir():
-        return _from_folder(path, name, "", DEFAULT_GUIDANCE, place, kind)
+        return _from_folder(path, name, "", None, place, kind)
     if path.is_file():
         return _from_file(path, place, kind, network=local_only is False)
     _check_hub_id(name, path)
@@ -134,7 +136,7 @@ def _class_for(pipeline: str, what: str) -> Any:
 
 
 def _from_folder(
-    folder: Path, name: str, revision: str, guidance: float, device: torch.device, dtype: torch.dtype
+    folder: Path, name: str, revision: str, guidance: float | None, device: torch.device, dtype: torch.dtype
 ) -> Backbone:
     from hiper.backbones.weights import check_components, read_index
 
@@ -177,14 +179,14 @@ def _from_hub(
 
     if local_only:
         folder = cached_folder(name, revision)
-        return _from_folder(folder, name, folder.name, DEFAULT_GUIDANCE, device, dtype)
+        return _from_folder(folder, name, folder.name, None, device, dtype)
     snapshot = fetch_index(name, revision)
     index = read_index(snapshot)
     _class_for(str(index.get("_class_name")), name)
     check_components(index, snapshot)
     with explained(name):
         folder = _diffusers.download(name, snapshot.name)
-    return _from_folder(folder, name, snapshot.name, DEFAULT_GUIDANCE, device, dtype)
+    return _from_folder(folder, name, snapshot.name, None, device, dtype)
 
 
 def _check_hub_id(name: str, path: Path) -> None:

@@ -16,11 +16,11 @@ import torch
 import transformers
 from torch import Tensor
 
-from hiper.backbones.base import check_scheduler
+from hiper.backbones.schedules import Epsilon, Flow, Schedule, Velocity
 from hiper.errors import BackboneError
 
 Pipeline = Any
-"""A diffusers StableDiffusionPipeline; its attributes are set at run time and carry no types."""
+"""A diffusers pipeline; its attributes are set at run time and carry no types."""
 
 SCHEDULERS: dict[str, Any] = {
     "ddim": diffusers.DDIMScheduler,
@@ -28,17 +28,23 @@ SCHEDULERS: dict[str, Any] = {
     "unipc": diffusers.UniPCMultistepScheduler,
     "euler": diffusers.EulerDiscreteScheduler,
     "pndm": diffusers.PNDMScheduler,
+    "flow-euler": diffusers.FlowMatchEulerDiscreteScheduler,
 }
 
 
-def load_folder(folder: Path, dtype: torch.dtype, variant: str | None) -> Pipeline:
-    """Load a checked diffusers folder, from the disk only, safetensors only, without remote code."""
-    absent: dict[str, Any] = {"requires_safety_checker": False}
-    if not (folder / "safety_checker").is_dir():
-        absent["safety_checker"] = None
+def load_folder(folder: Path, pipeline: str, dtype: torch.dtype, variant: str | None) -> Pipeline:
+    """Load a checked diffusers folder, from the disk only, safetensors only, without remote code.
+
+    pipeline: diffusers' name of its class.
+    """
+    absent: dict[str, Any] = {}
+    if pipeline == "StableDiffusionPipeline":
+        absent["requires_safety_checker"] = False
+        if not (folder / "safety_checker").is_dir():
+            absent["safety_checker"] = None
     try:
         with quiet():
-            return diffusers.StableDiffusionPipeline.from_pretrained(
+            return getattr(diffusers, pipeline).from_pretrained(
                 str(folder),
                 dtype=dtype,
                 variant=variant,
@@ -47,9 +53,7 @@ def load_folder(folder: Path, dtype: torch.dtype, variant: str | None) -> Pipeli
                 **absent,
             )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        raise BackboneError(
-            f"{folder} cannot be loaded as a Stable Diffusion model: {first_line(error)}"
-        ) from error
+        raise BackboneError(f"{folder} cannot be loaded as a {pipeline}: {first_line(error)}") from error
 
 
 def load_single_file(path: Path, config: Path, dtype: torch.dtype) -> Pipeline:
@@ -68,7 +72,7 @@ def load_single_file(path: Path, config: Path, dtype: torch.dtype) -> Pipeline:
 def download(hub_id: str, revision: str) -> Path:
     """Bring the safetensors files of a Hub pipeline into the local cache; return their folder."""
     with quiet():
-        folder = diffusers.StableDiffusionPipeline.download(hub_id, revision=revision, use_safetensors=True)
+        folder = diffusers.DiffusionPipeline.download(hub_id, revision=revision, use_safetensors=True)
     return Path(folder)
 
 
@@ -78,20 +82,48 @@ def first_line(error: BaseException) -> str:
 
 
 def sampler(name: str, config: Any) -> Any:
-    """Return the named scheduler with the model's own schedule; OptionError for an unknown name."""
-    check_scheduler(name)
+    """Return the named scheduler with the model's own schedule."""
     with quiet():
         return SCHEDULERS[name].from_config(config)
 
 
-def training_schedule(config: Any) -> tuple[Tensor, str]:
-    """Return (cumulative products of alpha [timesteps], prediction type) as the model was trained.
+def diffusion_schedule(pipe: Pipeline, name: str) -> Schedule:
+    """Return what an epsilon or v model was trained with; BackboneError for another objective.
 
     Whatever sampler the folder ships: not every one of them knows the training targets.
     """
     with quiet():
-        scheduler = diffusers.DDPMScheduler.from_config(config)
-    return scheduler.alphas_cumprod, str(scheduler.config.prediction_type)
+        scheduler = diffusers.DDPMScheduler.from_config(pipe.scheduler.config)
+    known = {kind.objective: kind for kind in (Epsilon, Velocity)}
+    objective = str(scheduler.config.prediction_type)
+    if objective not in known:
+        raise BackboneError(f"{name} predicts {objective!r}; allowed are {' and '.join(known)}")
+    products = scheduler.alphas_cumprod.to(device_of(pipe))
+    return known[objective](products**0.5, (1 - products) ** 0.5)
+
+
+def flow_schedule(pipe: Pipeline) -> Schedule:
+    """Return what a flow model was trained with."""
+    return Flow(int(pipe.scheduler.config.num_train_timesteps), device_of(pipe))
+
+
+def dtype_of(module: Any) -> torch.dtype:
+    """Return the dtype of a component's weights."""
+    dtype: torch.dtype = module.dtype
+    return dtype
+
+
+@contextmanager
+def careful_vae(vae: Any) -> Iterator[Any]:
+    """Yield the picture encoder, in float32 where its checkpoint says that half precision overflows."""
+    if vae.dtype != torch.float16 or not vae.config.get("force_upcast"):
+        yield vae
+        return
+    vae.to(torch.float32)
+    try:
+        yield vae
+    finally:
+        vae.to(torch.float16)
 
 
 def device_of(pipe: Pipeline) -> torch.device:

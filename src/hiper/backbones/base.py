@@ -1,6 +1,6 @@
 """The interface between a method and a text-to-image model.
 
-A backbone hides parametrisation (epsilon, v), latent scale, the convention of time and the library
+A backbone hides parametrisation (epsilon, v, flow), latent scale, the convention of time and the library
 behind it. A method sees text rows, latents and a mean squared error, and nothing else.
 
 Axis names: batch, channels, height, width (pixels), h, w (latent), length (text rows), embed.
@@ -12,25 +12,26 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import PIL.Image
 import torch
 from torch import Tensor
 
-from hiper.conditioning import Conditioning
+from hiper.conditioning import Conditioning, Placement
 from hiper.errors import OptionError
 from hiper.nearest import suggestion
 
-Scheduler = Literal["ddim", "dpm++", "unipc", "euler", "pndm"]
+Scheduler = Literal["ddim", "dpm++", "unipc", "euler", "pndm", "flow-euler"]
+UNET_SCHEDULERS: tuple[Scheduler, ...] = ("ddim", "dpm++", "unipc", "euler", "pndm")
+FLOW_SCHEDULERS: tuple[Scheduler, ...] = ("flow-euler",)
 
 StepCallback = Callable[[int, int], None]
 """Called after each denoising step with (steps done, steps in all)."""
 
 
-def check_scheduler(name: str) -> None:
-    """OptionError, with the nearest name, for a sampler that is not a `Scheduler`."""
-    names = get_args(Scheduler)
+def check_scheduler(name: str, names: Sequence[str] = get_args(Scheduler)) -> None:
+    """OptionError, with the nearest name, for a sampler that is none of `names`."""
     if name not in names:
         raise OptionError(f"scheduler is {name!r}; allowed are {', '.join(names)}{suggestion(name, names)}")
 
@@ -57,12 +58,16 @@ class Backbone(ABC):
     id:               what the user called it: a name, a folder, a file or a Hub id
     revision:         commit of a Hub model, else ""
     family:           models that may share artifacts, given equal `embed`
-    length, embed:    the text encoder's table of rows
+    length, embed:    the text encoder's table of rows; the length of the longest sentence where it varies
+    placement:        where a tail goes unless told otherwise
     latent_shape:     (channels, h, w) of a picture at the native resolution
     resolution:       native side of a picture in pixels
-    objective:        what the denoiser says of noisy latents: "epsilon" (the noise) or "v_prediction"
+    objective:        what the denoiser says of noisy latents: "epsilon" (the noise), "v_prediction" or "flow"
     timesteps:        number of noise levels; 0 is the cleanest, timesteps - 1 all but pure noise
     default_guidance: guidance scale that suits the model
+    default_steps:    denoising steps that suit the model
+    schedulers:       samplers that can draw with it, the one that suits it first
+    size_multiple:    what a picture's sides are multiples of, in pixels
     offers:           what a method may ask for in its `needs`
     """
 
@@ -78,15 +83,19 @@ class Backbone(ABC):
     objective: str
     timesteps: int
     default_guidance: float
+    default_steps: int = 50
+    schedulers: tuple[Scheduler, ...]
+    size_multiple: int = 8
+    placement: Placement = "replace"
     offers: ClassVar[frozenset[str]] = frozenset({"rows"})
 
     @abstractmethod
     def encode(self, prompt: str) -> Conditioning:
-        """Encode one sentence, without gradient; rows [1, length, embed], float32, on the device."""
+        """Encode one sentence, without gradient; one batch entry, float32, on the device."""
 
     @abstractmethod
     def latents(self, image: PIL.Image.Image, generator: torch.Generator) -> Tensor:
-        """Encode an RGB picture whose sides are multiples of 8 pixels.
+        """Encode an RGB picture whose sides are multiples of `size_multiple` pixels.
 
         Returns [1, c, h, w], float32: one draw from the encoder's posterior, in the model's latent scale.
         BackboneError when the encoder overflows in half precision.
@@ -101,17 +110,33 @@ class Backbone(ABC):
         """Bring latents [1 or batch, c, h, w] to the noise levels t [batch], each in 0 .. timesteps - 1."""
 
     @abstractmethod
-    def predict(self, noisy: Tensor, t: Tensor, rows: Tensor) -> Tensor:
+    def step(self, noisy: Tensor, predicted: Tensor, t: int, to: int) -> Tensor:
+        """Go from noise level `t` to `to` (-1: clean), up or down, along what the denoiser predicted.
+
+        DDIM without noise (arXiv:2010.02502, eq. 12), Euler's step for a flow; all tensors [batch, c, h, w].
+        """
+
+    @abstractmethod
+    def predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         """Run the denoiser once; [batch, c, h, w], float32, to be compared with `Diffused.target`.
 
-        rows: [batch, length, embed]; the only input that gradients flow to.
+        conditioning: of one sentence for all, or one per batch entry; its rows are the only input that
+        gradients flow to.
+        """
+
+    @abstractmethod
+    def arguments(self, positive: Conditioning, negatives: Sequence[Conditioning]) -> dict[str, Any]:
+        """Return the keyword arguments by which the model's own diffusers pipeline takes these sentences: tensors,
+        or lists of tensors where lengths differ, in the model's dtype and on its device.
+
+        positive: one sentence or a batch; negatives: one for all, or one per batch entry.
         """
 
     @abstractmethod
     def sample(
         self,
-        positive: Tensor,
-        negative: Tensor,
+        positive: Conditioning,
+        negatives: Sequence[Conditioning],
         *,
         seeds: Sequence[int],
         steps: int,
@@ -123,8 +148,9 @@ class Backbone(ABC):
     ) -> Samples:
         """Draw one picture per seed in one batch, by classifier-free guidance.
 
-        positive, negative: [1 or batch, length, embed]; steps: 1 .. timesteps; guidance: 1 switches the
-        negative rows off; height, width: pixels, multiples of 8. Picture i depends on its own seed only.
+        positive: one sentence for all, or one per picture; negatives: one for all, or one per picture;
+        steps: 1 .. timesteps; guidance: 1 switches the negatives off; height, width: pixels, multiples of
+        `size_multiple`. Picture i depends on its own seed only.
         """
 
     @abstractmethod
@@ -136,7 +162,7 @@ class Backbone(ABC):
 
     @abstractmethod
     def fingerprint(self) -> tuple[float, ...]:
-        """Return 256 evenly spaced weights of denoiser and text encoder, to tell checkpoints apart.
+        """Return 256 evenly spaced weights of text encoders and denoiser, to tell checkpoints apart.
 
         A change of dtype moves them by less than 0.004 in relative root mean square.
         """

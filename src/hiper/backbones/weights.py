@@ -13,7 +13,7 @@ from typing import Any
 
 from hiper.errors import BackboneError
 
-COMPONENTS = ("unet", "vae", "text_encoder")
+_WEIGHTLESS = ("tokenizer", "scheduler", "feature_extractor", "image_processor", "processor")
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 _LARGEST_HEADER = 100_000_000
 
@@ -86,20 +86,37 @@ def check_weights(folder: Path) -> str | None:
 
     BackboneError names the missing, damaged or pickled file.
     """
-    names = (*COMPONENTS, "safety_checker") if (folder / "safety_checker").is_dir() else COMPONENTS
+    names = weighted_components(read_index(folder))
     for name in names:
+        if name == "safety_checker" and not (folder / name).is_dir():
+            continue
         files = sorted((folder / name).glob("*.safetensors"))
         if not files:
             raise _missing(folder / name)
         for file in files:
             read_header(file)
-    unet = folder / "unet"
-    plain = [file for file in unet.glob("*.safetensors") if ".fp16." not in file.name]
+        _check_shards(folder / name)
+    plain = [file for file in (folder / names[-1]).glob("*.safetensors") if ".fp16." not in file.name]
     return None if plain else "fp16"
 
 
+def weighted_components(index: Mapping[str, Any]) -> list[str]:
+    """Return the components of a model index that have weights, in alphabetical order."""
+    entries = {name: entry for name, entry in index.items() if isinstance(entry, list) and any(entry)}
+    return sorted(name for name in entries if not name.startswith(_WEIGHTLESS))
+
+
+def _check_shards(component: Path) -> None:
+    """Every file that a table of shards names must be there."""
+    for table in sorted(component.glob("*.safetensors.index.json")):
+        shards = set(json.loads(table.read_text(encoding="utf-8"))["weight_map"].values())
+        for shard in sorted(shards):
+            if not (component / shard).is_file():
+                raise BackboneError(f"{component / shard} is missing; download the model again")
+
+
 def _missing(component: Path) -> BackboneError:
-    stem = "diffusion_pytorch_model" if component.name in ("unet", "vae") else "model"
+    stem = "diffusion_pytorch_model" if component.name in ("unet", "vae", "transformer") else "model"
     pickles = [file.name for file in sorted(component.glob("*")) if file.suffix in PICKLES]
     if pickles:
         return BackboneError(

@@ -108,14 +108,14 @@ class Easel:
     def _sampled(self, arm: Arm, prompt: str, seeds: Sequence[int]) -> Drawn:
         settings = drawing_settings(arm, self._backbone)
         begun = time.perf_counter()
-        positive, negative = self._backbone.encode(prompt).rows, self._backbone.encode("").rows
+        positive, negative = self._backbone.encode(prompt), self._backbone.encode("")
         images: list[Image.Image] = []
         flagged: list[int] = []
         for start in range(0, len(seeds), BATCH):
             some = seeds[start : start + BATCH]
             samples = self._backbone.sample(
                 positive,
-                negative,
+                [negative],
                 seeds=some,
                 steps=settings.steps,
                 guidance=settings.guidance,

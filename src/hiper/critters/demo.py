@@ -96,8 +96,8 @@ def _edit_row(
     seeds = range(DRAWS)
     result = edit(backbone, artifact, prompt, seeds=seeds)
     plain = backbone.sample(
-        backbone.encode(prompt).rows,
-        backbone.encode("").rows,
+        backbone.encode(prompt),
+        [backbone.encode("")],
         seeds=seeds,
         steps=result.settings.steps,
         guidance=result.settings.guidance,

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hiper.backbones.base import Backbone
+from hiper.conditioning import Conditioning
 from hiper.errors import ImageError
 from hiper.images import fit_square
 from hiper.noise_levels import Sampling, draw_levels, spread_levels
@@ -26,14 +27,14 @@ _EVALUATION_SEED = 2303_08767
 class Denoising:
     """Mean squared error of the denoiser on fixed latents (the paper, eq. 2).
 
-    latents: [1, c, h, w]; rows: from the parameters to the text rows [1, length, embed];
+    latents: [1, c, h, w]; conditioning: from the parameters to what the denoiser is told;
     batch, bounds, sampling: how many noise levels a step draws, from where and how;
     weight: [1, 1, h, w] with mean 1, or None for all cells alike.
     """
 
     backbone: Backbone
     latents: Tensor
-    rows: Callable[[Mapping[str, Tensor]], Tensor]
+    conditioning: Callable[[Mapping[str, Tensor]], Conditioning]
     batch: int
     bounds: tuple[int, int]
     sampling: Sampling
@@ -59,8 +60,7 @@ class Denoising:
 
     def _error(self, parameters: Mapping[str, Tensor], noise: Tensor, t: Tensor) -> Tensor:
         diffused = self.backbone.diffuse(self.latents, noise, t)
-        rows = self.rows(parameters).expand(len(t), -1, -1)
-        predicted = self.backbone.predict(diffused.noisy, t, rows)
+        predicted = self.backbone.predict(diffused.noisy, t, self.conditioning(parameters))
         if self.weight is None:
             return F.mse_loss(predicted, diffused.target)
         return ((predicted - diffused.target).square() * self.weight).mean()

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Annotated, ClassVar, Literal, final
+from typing import Annotated, Any, ClassVar, Literal, final
 
 import torch
 from torch import Tensor
@@ -52,6 +52,8 @@ PRESETS: Mapping[str, Mapping[str, object]] = {
         "schedule": "constant",
         "sampling": "uniform",
         "guidance": 7.5,
+        "edit_steps": 50,
+        "scheduler": "ddim",
     },
 }
 
@@ -67,9 +69,10 @@ class HiPerOptions(Options):
     schedule: Annotated[Schedule, Spec("course of the learning rate: constant, or cosine down to 0")]
     sampling: Annotated[Sampling, Spec("noise levels: uniform, or stratified over the batch")]
     tail: Annotated[int, Spec("rows that are learnt", low=1, high=64)] = 5
-    placement: Annotated[Placement, Spec("replace the last rows, or append so that no word is lost")] = (
-        "replace"
-    )
+    placement: Annotated[
+        Placement | None,
+        Spec("replace the last rows, or append so that no word is lost; none: what suits the model"),
+    ] = None
     t_min: Annotated[float, Spec("lowest noise level, 0 clean to 1 noise", low=0, high=1)] = 0.0
     t_max: Annotated[float, Spec("highest noise level, 0 clean to 1 noise", low=0, high=1)] = 1.0
     keep: Annotated[Keep, Spec("the last tail, or the best on a fixed batch")] = "last"
@@ -80,8 +83,10 @@ class HiPerOptions(Options):
         float, Spec("factor on the tail when editing; the paper's is 0.8", low=-10, high=10)
     ] = 0.8
     guidance: Annotated[float | None, Spec("guidance when editing; none: the model's own", low=0, high=100)]
-    edit_steps: Annotated[int, Spec("denoising steps when editing", low=1, high=1000)] = 50
-    scheduler: Annotated[Scheduler, Spec("sampler when editing")] = "ddim"
+    edit_steps: Annotated[
+        int | None, Spec("denoising steps when editing; none: the model's own", low=1, high=1000)
+    ] = None
+    scheduler: Annotated[Scheduler | None, Spec("sampler when editing; none: the model's own")] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -107,11 +112,10 @@ class HiPer(Method[HiPerOptions]):
         checkpoint: CheckpointFile | None = None,
         should_stop: StopRequest | None = None,
     ) -> Artifact:
-        guidance = backbone.default_guidance if options.guidance is None else options.guidance
-        options = replace(options, seed=resolve_seed(options.seed), guidance=guidance)
+        options = _settled(options, backbone)
         random = generator(options.seed)
         caption = backbone.encode(subject.caption)
-        for note in tail_notes(caption, options.tail, options.placement):
+        for note in tail_notes(caption, options.tail, _placement(options)):
             warnings.warn(f"caption: {note}", HiperWarning, stacklevel=3)
         objective = _objective(backbone, subject, caption, options, random)
         fingerprint = backbone.fingerprint()
@@ -142,6 +146,23 @@ class HiPer(Method[HiPerOptions]):
         yield encode
 
 
+def _settled(options: HiPerOptions, backbone: Backbone) -> HiPerOptions:
+    """Fill in what was left to the model, and draw a seed where one is to be drawn."""
+    own: dict[str, Any] = {
+        "placement": backbone.placement,
+        "guidance": backbone.default_guidance,
+        "edit_steps": backbone.default_steps,
+        "scheduler": backbone.schedulers[0],
+    }
+    left = {name: value for name, value in own.items() if getattr(options, name) is None}
+    return replace(options, seed=resolve_seed(options.seed), **left)
+
+
+def _placement(options: HiPerOptions) -> Placement:
+    assert options.placement is not None
+    return options.placement
+
+
 def _objective(
     backbone: Backbone,
     subject: Subject,
@@ -152,13 +173,15 @@ def _objective(
     picture = fit_square(subject.image, backbone.resolution, how=options.square)
     mask = subject.mask if options.mask else None
 
-    def rows(parameters: Mapping[str, Tensor]) -> Tensor:
-        return place_tail(caption, parameters[TAIL], options.placement).rows
+    placement = _placement(options)
+
+    def conditioning(parameters: Mapping[str, Tensor]) -> Conditioning:
+        return place_tail(caption, parameters[TAIL], placement)
 
     return Denoising(
         backbone=backbone,
         latents=backbone.latents(picture, random),
-        rows=rows,
+        conditioning=conditioning,
         batch=options.batch,
         bounds=level_range(options.t_min, options.t_max, backbone.timesteps),
         sampling=options.sampling,
@@ -217,8 +240,8 @@ def _artifact(
         edit={
             "strength": options.strength,
             "guidance": values["guidance"],
-            "steps": options.edit_steps,
-            "scheduler": options.scheduler,
+            "steps": values["edit_steps"],
+            "scheduler": values["scheduler"],
         },
         tensors=dict(fitted.parameters),
         figures={

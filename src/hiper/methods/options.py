@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from hiper.errors import OptionError
 from hiper.nearest import suggestion
@@ -70,7 +70,7 @@ def resolve(
 
 
 def _checked(name: str, value: object, kind: Any, spec: Spec) -> object:
-    if get_origin(kind) is UnionType:
+    if get_origin(kind) in (UnionType, Union):  # Literal[...] | None is the latter before Python 3.14
         if value is None or value == "none":
             return None
         kind = next(each for each in get_args(kind) if each is not NoneType)

@@ -1,0 +1,245 @@
+"""What the backbones of all families share: a diffusers pipeline behind the interface.
+
+A family says how a sentence is encoded, how its denoiser is called and how its pipeline takes embeddings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import ClassVar, Self
+
+import PIL.Image
+import torch
+from torch import Tensor, nn
+
+from hiper import images
+from hiper.backbones import _diffusers
+from hiper.backbones.base import Backbone, Diffused, Samples, StepCallback, check_scheduler
+from hiper.backbones.parking import frozen, parked
+from hiper.backbones.schedules import Schedule
+from hiper.backbones.weights import check_weights
+from hiper.conditioning import Conditioning, expanded
+from hiper.errors import BackboneError, HiperError
+from hiper.seeds import generator
+
+FINGERPRINT = 256
+_ALIGNMENT = 64  # bytes, what torch gives its own tensors on the CPU
+
+
+class PipelineBackbone(Backbone):
+    """A pipeline that stays as it was given. Subclasses are final and fill in what is abstract here.
+
+    pipeline_name:  diffusers' name of the pipeline's class
+    denoiser_name:  the component that is called once per step
+    usual_guidance: guidance scale that suits most checkpoints of the family
+    """
+
+    pipeline_name: ClassVar[str]
+    denoiser_name: ClassVar[str] = "transformer"
+    usual_guidance: ClassVar[float]
+
+    def __init__(
+        self,
+        pipe: _diffusers.Pipeline,
+        *,
+        name: str,
+        revision: str = "",
+        default_guidance: float | None = None,
+    ) -> None:
+        self._pipe = pipe
+        self.id, self.revision = name, revision
+        self.default_guidance = self.usual_guidance if default_guidance is None else default_guidance
+        self._check_dtypes()
+        self.device, self.dtype = _diffusers.device_of(pipe), _diffusers.dtype_of(self._denoiser)
+        self._schedule = self._make_schedule()
+        self.objective, self.timesteps = self._schedule.objective, self._schedule.timesteps
+
+    @classmethod
+    def from_pipeline(cls, pipe: _diffusers.Pipeline) -> Self:
+        """Wrap a user's own pipeline, on its device and in its dtype."""
+        return cls(pipe, name=str(pipe.name_or_path or type(pipe).__name__))
+
+    @classmethod
+    def from_folder(
+        cls,
+        folder: Path,
+        *,
+        name: str,
+        revision: str,
+        guidance: float | None,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> Self:
+        """Load a diffusers folder; BackboneError names the file that is missing or damaged."""
+        pipe = _diffusers.load_folder(folder, cls.pipeline_name, dtype, check_weights(folder))
+        return cls(placed(pipe, device), name=name, revision=revision, default_guidance=guidance)
+
+    @abstractmethod
+    def _make_schedule(self) -> Schedule:
+        """Return the schedule that the model was trained with."""
+
+    def _check_dtypes(self) -> None:
+        parts = {name: part for name, part in self._modules().items() if name != "safety_checker"}
+        dtypes = {str(_diffusers.dtype_of(part)) for part in parts.values()}
+        if len(dtypes) > 1:
+            raise BackboneError(
+                f"{self.id} mixes {' and '.join(sorted(dtypes))}; load the pipeline with one dtype"
+            )
+
+    @property
+    def _denoiser(self) -> nn.Module:
+        part: nn.Module = getattr(self._pipe, self.denoiser_name)
+        return part
+
+    def latents(self, image: PIL.Image.Image, generator: torch.Generator) -> Tensor:
+        with torch.no_grad(), _diffusers.careful_vae(self._pipe.vae) as vae:
+            pixels = images.to_tensor(image).to(self.device, vae.dtype)
+            posterior = vae.encode(pixels).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=generator).to(self.device)
+        latents = self._scaled(posterior.mean.float() + posterior.std.float() * noise)
+        if not bool(latents.isfinite().all()):
+            raise BackboneError(
+                f"{self.id}: the picture encoder overflows in {self.dtype}; load with dtype=float32"
+            )
+        return latents
+
+    def decode(self, latents: Tensor) -> list[PIL.Image.Image]:
+        with torch.no_grad(), _diffusers.careful_vae(self._pipe.vae) as vae:
+            pixels = vae.decode(self._unscaled(latents).to(self.device, vae.dtype)).sample
+        return images.to_images(pixels.float().clamp(-1, 1))
+
+    def _scaled(self, latents: Tensor) -> Tensor:
+        """Bring what the encoder yields [batch, c, h, w] to the denoiser's scale."""
+        config = self._pipe.vae.config
+        return (latents - float(config.get("shift_factor") or 0)) * float(config.scaling_factor)
+
+    def _unscaled(self, latents: Tensor) -> Tensor:
+        config = self._pipe.vae.config
+        return latents / float(config.scaling_factor) + float(config.get("shift_factor") or 0)
+
+    def diffuse(self, latents: Tensor, noise: Tensor, t: Tensor) -> Diffused:
+        return self._schedule.diffuse(latents, self._put(noise), self._put(t))
+
+    def step(self, noisy: Tensor, predicted: Tensor, t: int, to: int) -> Tensor:
+        return self._schedule.step(noisy, predicted, t, to)
+
+    def _put(self, tensor: Tensor) -> Tensor:
+        """Bring a CPU tensor to the device without waiting for the work queued there."""
+        if self.device.type != "cuda" or tensor.device.type != "cpu":
+            return tensor.to(self.device)
+        return tensor.pin_memory().to(self.device, non_blocking=True)
+
+    def sample(
+        self,
+        positive: Conditioning,
+        negatives: Sequence[Conditioning],
+        *,
+        seeds: Sequence[int],
+        steps: int,
+        guidance: float,
+        scheduler: str,
+        height: int,
+        width: int,
+        callback: StepCallback | None = None,
+    ) -> Samples:
+        check_scheduler(scheduler, self.schedulers)
+        noise = self._initial_noise(seeds, height, width).to(self.device, self.dtype)
+        with _diffusers.sampling(self._pipe, scheduler), torch.no_grad():
+            output = self._pipe(
+                **self.arguments(expanded(positive, len(seeds)), negatives),
+                **self._guided(guidance),
+                latents=self._packed(noise),
+                num_inference_steps=steps,
+                height=height,
+                width=width,
+                output_type="pt",
+                callback_on_step_end=_reporter(callback, steps),
+            )
+        if not bool(output.images.isfinite().all()):
+            raise HiperError(f"{self.id} drew NaN or infinity in {self.dtype}; use dtype=bfloat16 or float32")
+        flagged = getattr(output, "nsfw_content_detected", None) or [False] * len(seeds)
+        return Samples(
+            images=_diffusers.to_pictures(self._pipe, output.images),
+            flagged=tuple(bool(flag) for flag in flagged),
+        )
+
+    def _initial_noise(self, seeds: Sequence[int], height: int, width: int) -> Tensor:
+        """Draw [batch, c, h, w] on the CPU, one generator per picture."""
+        channels, native, _ = self.latent_shape
+        factor = self.resolution // native
+        shape = (1, channels, height // factor, width // factor)
+        return torch.cat([torch.randn(shape, generator=generator(seed)) for seed in seeds])
+
+    def _packed(self, latents: Tensor) -> Tensor:
+        """Bring latents [batch, c, h, w] to the shape that the pipeline takes."""
+        return latents
+
+    def _guided(self, guidance: float) -> Mapping[str, float]:
+        """Return the pipeline's own words for a guidance scale."""
+        return {"guidance_scale": guidance}
+
+    @contextmanager
+    def fitting(self) -> Iterator[None]:
+        modules = self._modules()
+        idle = [module for name, module in modules.items() if name != self.denoiser_name]
+        with frozen(list(modules.values())), parked(idle, self.device):
+            yield
+
+    def _modules(self) -> dict[str, nn.Module]:
+        parts = sorted(self._pipe.components.items())
+        return {name: part for name, part in parts if isinstance(part, nn.Module)}
+
+    def fingerprint(self) -> tuple[float, ...]:
+        modules = self._modules()
+        encoders = [name for name in modules if name.startswith("text_encoder")]
+        weights = [
+            w.detach()
+            for part in (*encoders, self.denoiser_name)
+            for _, w in sorted(modules[part].named_parameters())
+        ]
+        total = sum(weight.numel() for weight in weights)
+        places = torch.arange(FINGERPRINT, dtype=torch.float64).mul(total / FINGERPRINT).long()
+        picked, start = [], 0
+        for weight in weights:
+            inside = places[(places >= start) & (places < start + weight.numel())] - start
+            if len(inside):
+                picked.append(weight.reshape(-1)[inside.to(weight.device)].float().cpu())
+            start += weight.numel()
+        return tuple(float(f"{value:.6g}") for value in torch.cat(picked).tolist())
+
+    def weights_sha256(self) -> str:
+        digest = hashlib.sha256()
+        for part, module in self._modules().items():
+            for name, tensor in sorted([*module.named_parameters(), *module.named_buffers()]):
+                digest.update(f"{part}.{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+                digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+
+def placed(pipe: _diffusers.Pipeline, device: torch.device) -> _diffusers.Pipeline:
+    """Move to the device, and on the CPU out of the mapped file into memory of its own.
+
+    Results depend on the alignment of the weights in their last bits, and parking and bringing back would
+    change it: a resumed fit could not be bitwise the same.
+    """
+    pipe.to(device)
+    for part in pipe.components.values():
+        for weight in part.parameters() if isinstance(part, nn.Module) else ():
+            if weight.data_ptr() % _ALIGNMENT:
+                weight.data = weight.data.clone()
+    return pipe
+
+
+def _reporter(callback: StepCallback | None, steps: int) -> object:
+    if callback is None:
+        return None
+
+    def report(pipe: object, index: int, t: object, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        callback(min(index + 1, steps), steps)  # pndm runs one more than asked for
+        return tensors
+
+    return report

@@ -1,0 +1,93 @@
+"""Stable Diffusion XL: two CLIP text encoders, whose rows stand side by side, and a pooled vector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor
+
+from hiper.backbones import _diffusers
+from hiper.backbones.base import UNET_SCHEDULERS
+from hiper.backbones.pipeline import PipelineBackbone
+from hiper.backbones.schedules import Schedule
+from hiper.backbones.words import clip_words, spelled
+from hiper.conditioning import Conditioning, expanded, lengthened, stacked
+
+
+@final
+class SdxlBackbone(PipelineBackbone):
+    """A `diffusers.StableDiffusionXLPipeline`. The tail replaces padding; the pooled vector is the sentence's own."""
+
+    pipeline_name: ClassVar[str] = "StableDiffusionXLPipeline"
+    denoiser_name: ClassVar[str] = "unet"
+    usual_guidance: ClassVar[float] = 5.0
+    schedulers = UNET_SCHEDULERS
+
+    def __init__(
+        self,
+        pipe: _diffusers.Pipeline,
+        *,
+        name: str,
+        revision: str = "",
+        default_guidance: float | None = None,
+    ) -> None:
+        super().__init__(pipe, name=name, revision=revision, default_guidance=default_guidance)
+        config = pipe.unet.config
+        self.family = "sdxl"
+        self.length = int(pipe.tokenizer_2.model_max_length)
+        self.embed = int(config.cross_attention_dim)
+        size = int(config.sample_size)
+        self.latent_shape = (int(config.in_channels), size, size)
+        self.resolution = size * int(pipe.vae_scale_factor)
+
+    def _make_schedule(self) -> Schedule:
+        return _diffusers.diffusion_schedule(self._pipe, self.id)
+
+    def encode(self, prompt: str) -> Conditioning:
+        with torch.no_grad(), _diffusers.quiet():
+            rows, _, pooled, _ = self._pipe.encode_prompt(
+                prompt, device=self.device, do_classifier_free_guidance=False
+            )
+            converted = self._pipe.maybe_convert_prompt(prompt, self._pipe.tokenizer_2)
+            pieces, lost = spelled(clip_words(self._pipe.tokenizer_2, converted), self.length)
+        return Conditioning(
+            rows=rows.float(),
+            words=len(pieces),
+            prompt=prompt,
+            pieces=pieces,
+            lost=lost,
+            pooled=pooled.float(),
+        )
+
+    def predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        told = expanded(conditioning, len(noisy))
+        assert told.pooled is not None
+        output: Tensor = self._pipe.unet(
+            noisy.to(self.dtype),
+            self._put(t),
+            encoder_hidden_states=told.rows.to(self.dtype),
+            added_cond_kwargs={
+                "text_embeds": told.pooled.to(self.dtype),
+                "time_ids": self._sizes(len(noisy)),
+            },
+            return_dict=False,
+        )[0]
+        return output.float()
+
+    def _sizes(self, batch: int) -> Tensor:
+        """Say that the picture was native-sized and not cropped: [batch, 6], pixels (arXiv:2307.01952, section 2.2)."""
+        side = self.resolution
+        sizes = torch.tensor([[side, side, 0, 0, side, side]], dtype=self.dtype, device=self.device)
+        return sizes.expand(batch, -1)
+
+    def arguments(self, positive: Conditioning, negatives: Sequence[Conditioning]) -> dict[str, Any]:
+        negative = stacked([lengthened(each, positive.length) for each in negatives])
+        batch = max(len(positive.rows), len(negative.rows))
+        arguments: dict[str, Any] = {}
+        for prefix, each in (("", expanded(positive, batch)), ("negative_", expanded(negative, batch))):
+            assert each.pooled is not None
+            arguments[f"{prefix}prompt_embeds"] = each.rows.to(self.device, self.dtype)
+            arguments[f"{prefix}pooled_prompt_embeds"] = each.pooled.to(self.device, self.dtype)
+        return arguments
