@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from hiper.cli import main
+from tests.processes import Outcome
+
+Cli = Callable[..., Outcome]
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -61,3 +68,21 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
     tiny.pipeline("sd1").save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Cli]:
+    """Run `hiper` with a cache of its own; the process is afterwards as it was."""
+    monkeypatch.setenv("HIPER_CACHE", str(tmp_path / "cache"))
+    for name in ("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS", "HF_HUB_DISABLE_TELEMETRY"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("DIFFUSERS_DISABLE_REMOTE_CODE", "1")
+
+    def run(*arguments: str | Path) -> Outcome:
+        capsys.readouterr()
+        status = main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        return Outcome(status=status, out=out, err=err)
+
+    yield run
+    logging.disable(logging.NOTSET)

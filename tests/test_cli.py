@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,35 +17,15 @@ from PIL import Image
 
 import hiper
 from hiper.artifact import Artifact
-from hiper.cli import main
 from hiper.cli.arguments import method_options, with_joined_options
 from hiper.cli.progress import Lines, duration
 from hiper.errors import OptionError
 from tests import tiny
+from tests.conftest import Cli
 from tests.processes import Outcome
-
-Cli = Callable[..., Outcome]
 
 CAPTION = "a standing dog"
 SMALL = "only 64x64 pixels: a model that draws larger pictures sees it enlarged"
-
-
-@pytest.fixture
-def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Cli]:
-    """Run `hiper` with a cache of its own; the process is afterwards as it was."""
-    monkeypatch.setenv("HIPER_CACHE", str(tmp_path / "cache"))
-    for name in ("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS", "HF_HUB_DISABLE_TELEMETRY"):
-        monkeypatch.setenv(name, "1")
-    monkeypatch.setenv("DIFFUSERS_DISABLE_REMOTE_CODE", "1")
-
-    def run(*arguments: str | Path) -> Outcome:
-        capsys.readouterr()
-        status = main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return Outcome(status=status, out=out, err=err)
-
-    yield run
-    logging.disable(logging.NOTSET)
 
 
 @pytest.fixture(scope="module")

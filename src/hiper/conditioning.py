@@ -30,6 +30,7 @@ class Conditioning:
     pieces: for each row in use the word it belongs to; "" for the start mark
     lost:   words that did not fit into the encoder's length
     pooled: [1 or batch, pooled] of encoders that also yield one vector for the whole sentence
+    tail:   places of the rows that were learnt, counted from 0, in ascending order
     notes:  what the user should know of this sentence, one line each
     """
 
@@ -39,6 +40,7 @@ class Conditioning:
     pieces: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
     pooled: Tensor | None = None
+    tail: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -60,7 +62,7 @@ def place_tail(conditioning: Conditioning, tail: Tensor, placement: Placement) -
     """
     head = conditioning.rows if placement == "append" else conditioning.rows[:, : -tail.shape[0]]
     rows = torch.cat([head, tail[None].to(head.device, head.dtype)], dim=1)
-    return replace(conditioning, rows=rows)
+    return replace(conditioning, rows=rows, tail=tuple(range(head.shape[1], rows.shape[1])))
 
 
 def lengthened(conditioning: Conditioning, length: int) -> Conditioning:

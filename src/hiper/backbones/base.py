@@ -45,6 +45,21 @@ class Diffused:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Attended:
+    """How one cross-attention layer, in one call, spreads its attention over the text rows.
+
+    layer: the library's name of it; probabilities: [batch, heads, cells, length], float32, rows sum to 1, where
+    cells are those of the layer's own h x w, row by row. Under guidance the batch's first half is the negative's.
+    """
+
+    layer: str
+    probabilities: Tensor
+
+
+Watch = Callable[[Attended], None]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Samples:
     """Pictures in the order of their seeds; `flagged[i]`: the model's safety checker blackened picture i."""
 
@@ -159,6 +174,16 @@ class Backbone(ABC):
 
         On leaving, also by an exception, everything is again what it was, bit for bit.
         """
+
+    def watching(self, watch: Watch) -> AbstractContextManager[None]:
+        """Tell `watch` of every cross-attention while the block runs; what is drawn stays the same, bit for bit.
+
+        OptionError for a model that does not offer "cross-attention".
+        """
+        raise OptionError(
+            f"{self.id} is of the family {self.family}, which offers no cross-attention to watch; allowed are"
+            " models with a UNet, such as Stable Diffusion 1 and 2"
+        )
 
     @abstractmethod
     def fingerprint(self) -> tuple[float, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from hiper import images
-from hiper.backbones import _diffusers
-from hiper.backbones.base import Backbone, Diffused, Samples, StepCallback, check_scheduler
+from hiper.backbones import _attention, _diffusers
+from hiper.backbones.base import Backbone, Diffused, Samples, StepCallback, Watch, check_scheduler
 from hiper.backbones.parking import frozen, parked
 from hiper.backbones.schedules import Schedule
 from hiper.backbones.weights import check_weights
@@ -188,6 +188,11 @@ class PipelineBackbone(Backbone):
         idle = [module for name, module in modules.items() if name != self.denoiser_name]
         with frozen(list(modules.values())), parked(idle, self.device):
             yield
+
+    def watching(self, watch: Watch) -> AbstractContextManager[None]:
+        if "cross-attention" not in self.offers:
+            return super().watching(watch)
+        return _attention.watched(self._denoiser, watch)
 
     def _modules(self) -> dict[str, nn.Module]:
         parts = sorted(self._pipe.components.items())

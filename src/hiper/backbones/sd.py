@@ -30,6 +30,7 @@ class SdBackbone(PipelineBackbone):
     denoiser_name: ClassVar[str] = "unet"
     usual_guidance: ClassVar[float] = 7.5
     schedulers = UNET_SCHEDULERS
+    offers = frozenset({"rows", "cross-attention"})
 
     def __init__(
         self,

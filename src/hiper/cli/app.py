@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from hiper.cli.analysis_app import attention
 from hiper.cli.arguments import method_options, whole
 from hiper.cli.bench_app import bench_app
 from hiper.cli.options import (
@@ -50,6 +51,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(bench_app, name="bench")
+app.command()(attention)
 
 DEFAULT_DEMO_FOLDER = Path("demo")
 

@@ -1,0 +1,42 @@
+"""What each text row is: a mark, a word, padding, or learnt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from hiper.conditioning import Conditioning
+
+Kind = Literal["start", "word", "end", "padding", "tail"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One text row. text: the word it belongs to, "" for all but words."""
+
+    index: int
+    kind: Kind
+    text: str
+
+
+def label_rows(conditioning: Conditioning) -> tuple[Row, ...]:
+    """Say of every row of one sentence what it is; a row that was learnt is tail, whatever it replaced."""
+    return tuple(_row(conditioning, index) for index in range(conditioning.length))
+
+
+def places(rows: Sequence[Row], kind: Kind) -> list[int]:
+    """Return the indices of the rows of one kind."""
+    return [row.index for row in rows if row.kind == kind]
+
+
+def _row(conditioning: Conditioning, index: int) -> Row:
+    if index in conditioning.tail:
+        return Row(index=index, kind="tail", text="")
+    if index >= conditioning.words:
+        return Row(index=index, kind="padding", text="")
+    if index == conditioning.words - 1:
+        return Row(index=index, kind="end", text="")
+    word = conditioning.pieces[index]
+    return Row(index=index, kind="word" if word else "start", text=word)

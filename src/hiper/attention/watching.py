@@ -1,0 +1,207 @@
+"""Watch one sentence twice, with what was learnt and without, on the same noise."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from hiper.artifact import Artifact, check_compatible
+from hiper.attention.maps import SIDE, Recorder
+from hiper.attention.rows import label_rows
+from hiper.attention.study import Study, Value, View
+from hiper.backbones.base import Backbone, StepCallback
+from hiper.conditioning import Conditioning, lengthened
+from hiper.edit_settings import EditSettings, check_whole, resolve_settings, resolve_strength
+from hiper.errors import HiperWarning, ImageError
+from hiper.images import fit_square
+from hiper.methods import get_method
+from hiper.noise_levels import spread_levels
+from hiper.seeds import generator, resolve_seed
+from hiper.subject import clean_text
+
+LEVELS = 20
+"""Noise levels at which a given picture is watched, unless told otherwise."""
+
+
+def study_drawing(
+    backbone: Backbone,
+    artifact: Artifact,
+    prompt: str | None = None,
+    *,
+    seed: int = 0,
+    strength: float | None = None,
+    guidance: float | None = None,
+    steps: int | None = None,
+    scheduler: str | None = None,
+    callback: StepCallback | None = None,
+) -> Study:
+    """Draw `prompt` (None: the artifact's caption) with and without what was learnt, and watch both drawings.
+
+    The other arguments are those of `hiper.edit`, and the picture with what was learnt is the one it draws, bit for
+    bit. callback: called with (steps done, steps in all), both drawings together.
+
+    OptionError for a model without cross-attention to watch; otherwise raises and warns as `edit` does.
+    """
+    check_compatible(artifact, backbone)
+    seed = resolve_seed(seed)
+    settings = resolve_settings(
+        artifact.edit,
+        backbone,
+        [],
+        strength=strength,
+        guidance=guidance,
+        steps=steps,
+        scheduler=scheduler,
+    )
+    told = _Progress(callback, 2 * settings.steps)
+
+    def draw(conditioning: Conditioning) -> View:
+        return _draw(backbone, conditioning, settings, seed, told)
+
+    shown: dict[str, Value] = {
+        "strength": settings.strength,
+        "guidance": settings.guidance,
+        "steps": settings.steps,
+        "scheduler": settings.scheduler,
+        "seed": seed,
+    }
+    return _study(backbone, artifact, prompt, settings.strength, draw, shown, drawn=True, mask=None)
+
+
+def study_picture(
+    backbone: Backbone,
+    artifact: Artifact,
+    picture: Image.Image,
+    prompt: str | None = None,
+    *,
+    mask: Image.Image | None = None,
+    seed: int = 0,
+    strength: float | None = None,
+    levels: int = LEVELS,
+    callback: StepCallback | None = None,
+) -> Study:
+    """Watch how the model reads a picture (RGB) under `levels` noise levels, spread evenly from noise to clean.
+
+    prompt: what the picture shows, with what was learnt and without; None: the artifact's caption.
+    mask: mode L, of the picture's size, 255 where the subject is: then every figure says how much falls on it.
+    strength: as in `hiper.edit`; levels: 1 to the model's own number; callback: as in `study_drawing`.
+
+    OptionError as there; ImageError for a mask of another size.
+    """
+    check_compatible(artifact, backbone)
+    if mask is not None and mask.size != picture.size:
+        raise ImageError(
+            f"the mask has {mask.width}x{mask.height} pixels, the picture {picture.width}x{picture.height}:"
+            " give both the same size"
+        )
+    seed, factor = resolve_seed(seed), resolve_strength(artifact.edit, strength)
+    count = check_whole("levels", levels, 1, backbone.timesteps)
+    square = fit_square(picture, backbone.resolution)
+    told = _Progress(callback, 2 * count)
+
+    def read(conditioning: Conditioning) -> View:
+        return _read(backbone, conditioning, square, seed, count, told)
+
+    shown: dict[str, Value] = {"strength": factor, "levels": count, "seed": seed}
+    where = None if mask is None else _on_grid(fit_square(mask, backbone.resolution))
+    return _study(backbone, artifact, prompt, factor, read, shown, drawn=False, mask=where)
+
+
+def _study(
+    backbone: Backbone,
+    artifact: Artifact,
+    prompt: str | None,
+    strength: float,
+    run: Callable[[Conditioning], View],
+    settings: dict[str, Value],
+    *,
+    drawn: bool,
+    mask: Tensor | None,
+) -> Study:
+    cleaned = clean_text(artifact.caption if prompt is None else prompt, what="prompt")
+    with get_method(artifact.method).applied(backbone, artifact, strength) as encode:
+        conditioning = encode(cleaned)
+        learnt = run(conditioning)
+    untouched = run(lengthened(backbone.encode(cleaned), conditioning.length))
+    for note in conditioning.notes:
+        warnings.warn(note, HiperWarning, stacklevel=3)
+    return Study(
+        prompt=cleaned,
+        caption=artifact.caption,
+        method=artifact.method,
+        backbone=backbone.id,
+        drawn=drawn,
+        settings=settings,
+        learnt=learnt,
+        untouched=untouched,
+        mask=mask,
+    )
+
+
+def _draw(
+    backbone: Backbone, conditioning: Conditioning, settings: EditSettings, seed: int, told: _Progress
+) -> View:
+    recorder = Recorder(pictures=1, steps=settings.steps)
+
+    def after_step(done: int, total: int) -> None:
+        recorder.after_step(done, total)
+        told.step()
+
+    with backbone.watching(recorder.watch):
+        samples = backbone.sample(
+            conditioning,
+            [backbone.encode("")],
+            seeds=[seed],
+            steps=settings.steps,
+            guidance=settings.guidance,
+            scheduler=settings.scheduler,
+            height=settings.height,
+            width=settings.width,
+            callback=after_step,
+        )
+    return View(picture=samples.images[0], rows=label_rows(conditioning), maps=recorder.maps())
+
+
+def _read(
+    backbone: Backbone,
+    conditioning: Conditioning,
+    picture: Image.Image,
+    seed: int,
+    count: int,
+    told: _Progress,
+) -> View:
+    random = generator(seed)
+    latents = backbone.latents(picture, random)
+    recorder = Recorder(pictures=1, steps=count)
+    with backbone.watching(recorder.watch), torch.no_grad():
+        for done, t in enumerate(spread_levels(count, (0, backbone.timesteps)).flip(0), start=1):
+            noise = torch.randn(latents.shape, generator=random)
+            noisy = backbone.diffuse(latents, noise, t[None]).noisy
+            backbone.predict(noisy, t[None], conditioning)
+            recorder.after_step(done, count)
+            told.step()
+    return View(picture=picture, rows=label_rows(conditioning), maps=recorder.maps())
+
+
+class _Progress:
+    """Counts the steps of both runs."""
+
+    def __init__(self, callback: StepCallback | None, total: int) -> None:
+        self._callback, self._total, self._done = callback, total, 0
+
+    def step(self) -> None:
+        self._done = min(self._done + 1, self._total)
+        if self._callback is not None:
+            self._callback(self._done, self._total)
+
+
+def _on_grid(mask: Image.Image) -> Tensor:
+    """Average a mask (mode L) into [SIDE, SIDE], 0 to 1."""
+    levels = torch.from_numpy(np.asarray(mask, dtype=np.float32) / 255)
+    return functional.adaptive_avg_pool2d(levels[None], SIDE)[0]

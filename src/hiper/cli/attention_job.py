@@ -1,0 +1,135 @@
+"""`hiper attention`: from an artifact to a page and a JSON file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hiper import files
+from hiper.cli.fit_job import load_model
+from hiper.cli.outputs import make_folder
+from hiper.cli.progress import Report, progress
+from hiper.cli.requests import Hardware, Session
+from hiper.errors import OptionError
+
+if TYPE_CHECKING:
+    from hiper.artifact import Artifact
+    from hiper.attention import Study
+    from hiper.backbones.base import Backbone
+    from hiper.subject import Subject
+
+PAGE, RECORD = "attention.html", "attention.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionRequest:
+    """What is to be watched; None takes the artifact's own. picture: read it under noise instead of drawing."""
+
+    prompt: str | None
+    picture: Path | None
+    mask: Path | None
+    seed: int
+    strength: float | None
+    guidance: float | None
+    steps: int | None
+    scheduler: str | None
+    overwrite: bool
+
+
+def attention_to_folder(
+    session: Session,
+    file: Path,
+    request: AttentionRequest,
+    backbone: str | None,
+    hardware: Hardware,
+    out: Path,
+) -> None:
+    """Write `attention.html` and `attention.json`; a model that the file alone names is never downloaded."""
+    from hiper.artifact import Artifact
+
+    subject = _subject(request)
+    artifact = Artifact.load(file)
+    make_folder(out)
+    for name in (PAGE, RECORD):
+        files.check_writable(out / name, overwrite=request.overwrite)
+    with files.lock(out / PAGE), progress(quiet=session.console.quiet) as report:
+        model = (
+            load_model(backbone, hardware, report)
+            if backbone is not None
+            else load_model(
+                artifact.backbone, hardware, report, revision=artifact.revision or None, local_only=True
+            )
+        )
+        study = _study(model, artifact, subject, request, report)
+        written = _write(study, out, overwrite=request.overwrite)
+    record = {"artifact": str(file), **study.as_record(maps=False), "files": [str(path) for path in written]}
+    session.console.result(record, [*_lines(study), *map(str, written)])
+
+
+def _subject(request: AttentionRequest) -> Subject | None:
+    """Refuse, before any model is loaded, what makes no sense of a picture or of a drawing."""
+    if request.picture is None:
+        if request.mask is not None:
+            raise OptionError("--mask says where the subject of a picture is; give that picture by --picture")
+        return None
+    for name in ("guidance", "steps", "scheduler"):
+        if getattr(request, name) is not None:
+            raise OptionError(f"--{name} is for drawing, and with --picture nothing is drawn; leave one away")
+    from hiper.subject import Subject
+
+    return Subject.open(request.picture, caption=request.prompt or "a picture", mask=request.mask)
+
+
+def _study(
+    backbone: Backbone,
+    artifact: Artifact,
+    subject: Subject | None,
+    request: AttentionRequest,
+    report: Report,
+) -> Study:
+    from hiper.attention import study_drawing, study_picture
+
+    def step(done: int, total: int) -> None:
+        report("watching", done, total)
+
+    if subject is not None:
+        return study_picture(
+            backbone,
+            artifact,
+            subject.image,
+            request.prompt,
+            mask=subject.mask,
+            seed=request.seed,
+            strength=request.strength,
+            callback=step,
+        )
+    return study_drawing(
+        backbone,
+        artifact,
+        request.prompt,
+        seed=request.seed,
+        strength=request.strength,
+        guidance=request.guidance,
+        steps=request.steps,
+        scheduler=request.scheduler,
+        callback=step,
+    )
+
+
+def _write(study: Study, out: Path, *, overwrite: bool) -> list[Path]:
+    from hiper.attention import page
+
+    record = json.dumps(study.as_record(maps=True), ensure_ascii=False, allow_nan=False)
+    for name, text in {PAGE: page(study), RECORD: f"{record}\n"}.items():
+        files.atomic_write(out / name, text.encode(errors="backslashreplace"), overwrite=overwrite)
+    return [out / PAGE, out / RECORD]
+
+
+def _lines(study: Study) -> Iterator[str]:
+    from hiper.attention.tables import groups_table
+
+    for row in groups_table(study, study.learnt, ""):
+        yield "".join(f"{cell:<14}" for cell in row).rstrip()
