@@ -1,7 +1,8 @@
 """The one optimisation loop: Adam on a few float32 parameters, seeded, watched, resumable bit for bit.
 
 A step is a draw from one sequential CPU generator, a loss, a backward pass and an update. Whether
-losses are finite is looked at once per window of steps.
+losses are finite is looked at once per window of steps. Several optimisations may share their backward
+pass; each keeps its own generator, moments, learning rate and undoing.
 """
 
 from __future__ import annotations
@@ -9,15 +10,17 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
+from hiper.attempts import Outcome, attempt
 from hiper.checkpoint import CheckpointFile, Identity, Progress, TrainingState
-from hiper.errors import FitError, HiperWarning, Interrupted
+from hiper.errors import FitError, HiperError, HiperWarning, Interrupted
 from hiper.optimiser import Adam, Snapshot
 
 Schedule = Literal["constant", "cosine"]
@@ -78,6 +81,20 @@ class Fitted:
     seconds: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """One optimisation of several: what its next loss is computed from; parameters are leaves, float32."""
+
+    objective: Objective
+    parameters: Mapping[str, Tensor]
+    recipe: Recipe
+    generator: torch.Generator
+
+
+JointLosses = Callable[[Sequence[Turn]], Sequence[Tensor]]
+"""Like `Objective.loss` of each turn, in their order, but computed together."""
+
+
 def optimise(
     objective: Objective,
     parameters: Mapping[str, Tensor],
@@ -110,6 +127,66 @@ def optimise(
     return run.finish()
 
 
+def optimise_together(
+    turns: Sequence[Turn], losses: JointLosses, *, should_stop: StopRequest | None = None
+) -> list[Outcome[Fitted]]:
+    """Minimise several objectives, each as `optimise` would, with one backward pass per step for all.
+
+    The recipes agree in steps and window. One that fails leaves the others alone. Interrupted when
+    `should_stop` says so; nothing is saved then.
+    """
+    group = _Group([_Run(t.objective, t.parameters, t.recipe, t.generator, {}, None) for t in turns])
+    while group.running():
+        group.advance(lambda some: losses([turns[i] for i in some]))
+        signal_number = should_stop() if should_stop is not None else None
+        if signal_number:
+            raise Interrupted(f"stopped by signal {signal_number}", signal_number)
+    return group.finish()
+
+
+class _Group:
+    """Runs that share their backward passes; `_ended` has those that have failed."""
+
+    def __init__(self, runs: Sequence[_Run]) -> None:
+        self._runs = runs
+        self._ended: dict[int, Outcome[Fitted]] = {}
+        for run in runs:
+            run.start()
+
+    def _going(self) -> list[int]:
+        return [i for i in range(len(self._runs)) if i not in self._ended]
+
+    def running(self) -> bool:
+        return any(self._runs[i].step < self._runs[i].recipe.steps for i in self._going())
+
+    def advance(self, losses: Callable[[Sequence[int]], Sequence[Tensor]]) -> None:
+        """Make one window of steps of all that have not failed."""
+        going = self._going()
+        first = self._runs[going[0]]
+        for i in going:
+            self._runs[i].begin_window()
+        for _ in range(min(first.recipe.window, first.recipe.steps - first.step)):
+            if going := self._going():
+                self._step(going, losses(going))
+        for i in self._going():
+            self._try(i, self._runs[i].end_window)
+
+    def _step(self, going: Sequence[int], losses: Sequence[Tensor]) -> None:
+        pairs = [(self._runs[i], loss) for i, loss in zip(going, losses, strict=True)]
+        total = torch.stack([loss * run.recipe.loss_scale for run, loss in pairs]).sum()
+        total.backward()  # type: ignore[no-untyped-call]
+        for i, (run, loss) in zip(going, pairs, strict=True):
+            self._try(i, partial(run.update, loss))
+
+    def _try(self, i: int, work: Callable[[], object]) -> None:
+        outcome = attempt(work)
+        if isinstance(outcome.result, HiperError):
+            self._ended[i] = Outcome(result=outcome.result, notes=outcome.notes)
+
+    def finish(self) -> list[Outcome[Fitted]]:
+        return [self._ended.get(i) or attempt(run.finish) for i, run in enumerate(self._runs)]
+
+
 class _Run:
     """One optimisation under way; `TrainingState` says what of it survives a kill."""
 
@@ -122,13 +199,14 @@ class _Run:
         identity: Identity,
         checkpoint: CheckpointFile | None,
     ) -> None:
-        self._objective, self._parameters, self._recipe = objective, dict(parameters), recipe
+        self._objective, self._parameters, self.recipe = objective, dict(parameters), recipe
         self._generator, self._identity, self._checkpoint = generator, identity, checkpoint
         self._adam = Adam(self._parameters, recipe.learning_rate)
         self.step = self._halvings = self._failures = 0
         self._earlier, self._begun, self._saved = 0.0, time.monotonic(), time.monotonic()
         self._loss_before = self._best_loss = math.inf
-        self._good = self._adam.snapshot()
+        self._good = self._before = self._adam.snapshot()
+        self._losses: list[Tensor] = []
         self._best = self._good.parameters
         self._seen_gradient = self._undone = False
 
@@ -153,31 +231,42 @@ class _Run:
 
     def advance(self, count: int) -> float:
         """Make a window of `count` steps and return its mean loss; undo it if anything is not finite."""
-        before = self._adam.snapshot()
-        losses = [self._one(self.step + i) for i in range(count)]
-        loss = float(torch.stack(losses).mean())
+        self.begin_window()
+        for _ in range(count):
+            loss = self._objective.loss(self._parameters, self._generator)
+            (loss * self.recipe.loss_scale).backward()  # type: ignore[no-untyped-call]
+            self.update(loss)
+        return self.end_window()
+
+    def begin_window(self) -> None:
+        """Note where to go back to."""
+        self._before, self._losses = self._adam.snapshot(), []
+
+    def update(self, loss: Tensor) -> None:
+        """Make one step, once the gradient of `loss`, times the loss scale, is there."""
+        recipe, step = self.recipe, self.step + len(self._losses)
+        self._adam.rate = (
+            recipe.learning_rate * 0.5**self._halvings * _decay(recipe.schedule, step / recipe.steps)
+        )
+        if not self._seen_gradient:
+            self._check_gradient()
+        self._adam.update(recipe.loss_scale)
+        self._losses.append(loss.detach())
+
+    def end_window(self) -> float:
+        """Return the mean loss of the steps since `begin_window`, after undoing them if anything is not finite."""
+        count = len(self._losses)
+        loss = float(torch.stack(self._losses).mean())
         self.step += count
         if math.isfinite(loss) and self._adam.is_finite():
             # a state is good once a finite loss was computed from it; right after an undo it was so before
-            self._good = before
+            self._good = self._before
             self._failures = self._failures if self._undone else 0
             self._undone = False
             self._note_best(count)
         else:
             self._undo(loss)
         return loss
-
-    def _one(self, step: int) -> Tensor:
-        recipe = self._recipe
-        self._adam.rate = (
-            recipe.learning_rate * 0.5**self._halvings * _decay(recipe.schedule, step / recipe.steps)
-        )
-        loss = self._objective.loss(self._parameters, self._generator)
-        (loss * recipe.loss_scale).backward()  # type: ignore[no-untyped-call]
-        if not self._seen_gradient:
-            self._check_gradient()
-        self._adam.update(recipe.loss_scale)
-        return loss.detach()
 
     def _check_gradient(self) -> None:
         for name, parameter in self._parameters.items():
@@ -202,8 +291,8 @@ class _Run:
             )
 
     def _note_best(self, count: int) -> None:
-        every = max(1, self._recipe.steps // _EVALUATIONS)
-        if self._recipe.keep == "best" and self.step // every > (self.step - count) // every:
+        every = max(1, self.recipe.steps // _EVALUATIONS)
+        if self.recipe.keep == "best" and self.step // every > (self.step - count) // every:
             self._consider(self._objective.evaluate(self._parameters))
 
     def _consider(self, loss: float) -> None:
@@ -245,7 +334,7 @@ class _Run:
         self.save()
         loss_after = self._objective.evaluate(self._parameters)
         parameters = self._adam.snapshot().parameters
-        if self._recipe.keep == "best":
+        if self.recipe.keep == "best":
             self._consider(loss_after)
             loss_after, parameters = self._best_loss, self._best
         if not math.isfinite(loss_after):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import final
 
 from hiper.errors import HiperWarning
@@ -30,3 +32,16 @@ class Notes:
             if warn:
                 # The level of a caller of open_image; one that comes by way of Subject is a level further.
                 warnings.warn(f"{name}: {text}" if name else text, HiperWarning, stacklevel=4)
+
+
+@contextmanager
+def heard() -> Iterator[list[str]]:
+    """Gather every `HiperWarning` of the block, each once, instead of showing it; other warnings are dropped."""
+    notes: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", HiperWarning)
+        try:
+            yield notes
+        finally:
+            notes += dict.fromkeys(str(each.message) for each in caught)

@@ -42,9 +42,18 @@ class Denoising:
 
     def loss(self, parameters: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
         """Draw noise and noise levels; return the error, a scalar."""
+        return self._error(parameters, *self.draw(generator))
+
+    def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw noise [batch, c, h, w] and noise levels [batch]."""
         noise = torch.randn(self.batch, *self.latents.shape[1:], generator=generator)
-        t = draw_levels(generator, self.batch, self.bounds, self.sampling)
-        return self._error(parameters, noise, t)
+        return noise, draw_levels(generator, self.batch, self.bounds, self.sampling)
+
+    def distance(self, predicted: Tensor, target: Tensor) -> Tensor:
+        """Return the weighted mean squared error of [batch, c, h, w], a scalar."""
+        if self.weight is None:
+            return F.mse_loss(predicted, target)
+        return ((predicted - target).square() * self.weight).mean()
 
     def evaluate(self, parameters: Mapping[str, Tensor]) -> float:
         """Return the error on 20 fixed pairs of noise and noise level, spread over the range."""
@@ -61,9 +70,7 @@ class Denoising:
     def _error(self, parameters: Mapping[str, Tensor], noise: Tensor, t: Tensor) -> Tensor:
         diffused = self.backbone.diffuse(self.latents, noise, t)
         predicted = self.backbone.predict(diffused.noisy, t, self.conditioning(parameters))
-        if self.weight is None:
-            return F.mse_loss(predicted, diffused.target)
-        return ((predicted - diffused.target).square() * self.weight).mean()
+        return self.distance(predicted, diffused.target)
 
 
 def mask_weight(mask: PIL.Image.Image, backbone: Backbone, how: Literal["crop", "pad"]) -> Tensor:

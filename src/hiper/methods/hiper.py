@@ -7,10 +7,11 @@ arXiv:2303.08767, section 3.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from typing import Annotated, Any, ClassVar, Literal, final
 
@@ -18,15 +19,27 @@ import torch
 from torch import Tensor
 
 from hiper.artifact import Artifact
+from hiper.attempts import Outcome, attempt
 from hiper.backbones.base import Backbone, Scheduler
 from hiper.checkpoint import CheckpointFile
 from hiper.conditioning import Conditioning, Placement, place_tail, tail_notes, take_tail
-from hiper.errors import HiperWarning, OptionError
-from hiper.fitting import Callback, Fitted, Keep, Recipe, Schedule, StopRequest, optimise
+from hiper.errors import HiperError, HiperWarning, OptionError
+from hiper.fitting import (
+    Callback,
+    Fitted,
+    Keep,
+    Recipe,
+    Schedule,
+    StopRequest,
+    Turn,
+    optimise,
+    optimise_together,
+)
 from hiper.images import fit_square, thumbnail_data_url
 from hiper.methods.base import Method, PromptEncoder
 from hiper.methods.denoising import Denoising, mask_weight
 from hiper.methods.options import Options, Spec
+from hiper.methods.together import FitRequest, FitsTogether, losses_together
 from hiper.noise_levels import Sampling, level_range
 from hiper.seeds import generator, resolve_seed
 from hiper.subject import Subject
@@ -95,7 +108,7 @@ class HiPerOptions(Options):
 
 
 @final
-class HiPer(Method[HiPerOptions]):
+class HiPer(Method[HiPerOptions], FitsTogether):
     """The method. All weights stay frozen; the result is one tensor [tail, embed]."""
 
     name: ClassVar[str] = "hiper"
@@ -112,26 +125,43 @@ class HiPer(Method[HiPerOptions]):
         checkpoint: CheckpointFile | None = None,
         should_stop: StopRequest | None = None,
     ) -> Artifact:
-        options = _settled(options, backbone)
-        random = generator(options.seed)
-        caption = backbone.encode(subject.caption)
-        for note in tail_notes(caption, options.tail, _placement(options)):
-            warnings.warn(f"caption: {note}", HiperWarning, stacklevel=3)
-        objective = _objective(backbone, subject, caption, options, random)
-        fingerprint = backbone.fingerprint()
-        identity = _identity(backbone, subject, options) if checkpoint is not None else {}
+        begun = _Begun.of(backbone, subject, options)
+        identity = _identity(backbone, subject, begun.options) if checkpoint is not None else {}
+        turn = begun.turn
         with backbone.fitting():
             fitted = optimise(
-                objective,
-                {TAIL: take_tail(caption, options.tail).requires_grad_()},
-                _recipe(backbone, options),
-                random,
+                turn.objective,
+                turn.parameters,
+                turn.recipe,
+                turn.generator,
                 identity=identity,
                 callback=callback,
                 checkpoint=checkpoint,
                 should_stop=should_stop,
             )
-        return _artifact(backbone, subject, options, fingerprint, fitted)
+        return begun.artifact(fitted)
+
+    def alike(self, options: HiPerOptions) -> Hashable:
+        return options.steps, options.batch
+
+    def noise_levels(self, options: HiPerOptions) -> int:
+        return options.batch
+
+    def fit_together(
+        self,
+        backbone: Backbone,
+        requests: Sequence[FitRequest],
+        *,
+        slots: int,
+        should_stop: StopRequest | None = None,
+    ) -> list[Outcome[Artifact]]:
+        begun = [attempt(partial(_Begun.of, backbone, each.subject, each.options)) for each in requests]
+        fits = {i: each.result for i, each in enumerate(begun) if isinstance(each.result, _Begun)}
+        turns = [fit.turn for fit in fits.values()]
+        with backbone.fitting():
+            fitted = optimise_together(turns, partial(losses_together, slots=slots), should_stop=should_stop)
+        ended = dict(zip(fits, fitted, strict=True))
+        return [_ended(each, ended.get(i)) for i, each in enumerate(begun)]
 
     @contextmanager
     def applied(self, backbone: Backbone, artifact: Artifact, strength: float) -> Iterator[PromptEncoder]:
@@ -144,6 +174,52 @@ class HiPer(Method[HiPerOptions]):
             return replace(place_tail(conditioning, tail, placement), notes=notes)
 
         yield encode
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Begun:
+    """A fit whose text rows and latents are computed, ready for its steps."""
+
+    backbone: Backbone
+    subject: Subject
+    options: HiPerOptions
+    fingerprint: tuple[float, ...]
+    turn: Turn
+
+    @classmethod
+    def of(cls, backbone: Backbone, subject: Subject, options: HiPerOptions) -> _Begun:
+        options = _settled(options, backbone)
+        random = generator(options.seed)
+        caption = backbone.encode(subject.caption)
+        for note in tail_notes(caption, options.tail, _placement(options)):
+            warnings.warn(f"caption: {note}", HiperWarning, stacklevel=4)
+        turn = Turn(
+            objective=_objective(backbone, subject, caption, options, random),
+            parameters={TAIL: take_tail(caption, options.tail).requires_grad_()},
+            recipe=_recipe(backbone, options),
+            generator=random,
+        )
+        return cls(
+            backbone=backbone,
+            subject=subject,
+            options=options,
+            fingerprint=backbone.fingerprint(),
+            turn=turn,
+        )
+
+    def artifact(self, fitted: Fitted) -> Artifact:
+        return _artifact(self.backbone, self.subject, self.options, self.fingerprint, fitted)
+
+
+def _ended(begun: Outcome[_Begun], fitted: Outcome[Fitted] | None) -> Outcome[Artifact]:
+    """Join what came of a subject before its steps and in them; None: it did not come so far."""
+    if isinstance(begun.result, HiperError):
+        return Outcome(result=begun.result, notes=begun.notes)
+    assert fitted is not None
+    notes = (*begun.notes, *fitted.notes)
+    if isinstance(fitted.result, HiperError):
+        return Outcome(result=fitted.result, notes=notes)
+    return Outcome(result=begun.result.artifact(fitted.result), notes=notes)
 
 
 def _settled(options: HiPerOptions, backbone: Backbone) -> HiPerOptions:
