@@ -86,3 +86,23 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
     yield run
     logging.disable(logging.NOTSET)
+
+
+@pytest.fixture(scope="session")
+def dog(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A picture file."""
+    from tests import tiny
+
+    path = tmp_path_factory.mktemp("picture") / "dog.png"
+    tiny.picture().save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tail(tmp_path_factory: pytest.TempPathFactory, model_folder: Path, dog: Path) -> Path:
+    """What a short fit has learnt; not to be changed by a test."""
+    import hiper
+
+    backbone = hiper.load_backbone(model_folder, device="cpu")
+    artifact = hiper.fit(backbone, hiper.Subject.open(dog, caption="a standing dog"), steps=5)
+    return artifact.save(tmp_path_factory.mktemp("tail") / "dog.safetensors")

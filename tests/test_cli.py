@@ -28,21 +28,6 @@ CAPTION = "a standing dog"
 SMALL = "only 64x64 pixels: a model that draws larger pictures sees it enlarged"
 
 
-@pytest.fixture(scope="module")
-def dog(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("picture") / "dog.png"
-    tiny.picture().save(path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def tail(tmp_path_factory: pytest.TempPathFactory, model_folder: Path, dog: Path) -> Path:
-    """What a short fit has learnt; not to be changed by a test."""
-    backbone = hiper.load_backbone(model_folder, device="cpu")
-    artifact = hiper.fit(backbone, hiper.Subject.open(dog, caption=CAPTION), steps=5)
-    return artifact.save(tmp_path_factory.mktemp("tail") / "dog.safetensors")
-
-
 def pixels(path: Path) -> np.ndarray[Any, Any]:
     with Image.open(path) as image:
         return np.asarray(image)

@@ -15,7 +15,9 @@ import hiper
 from hiper.artifact import Artifact
 from hiper.backbones.base import Backbone
 from hiper.critters.demo import EDITS, run_demo
+from hiper.errors import ImageError
 from hiper.metrics.colour_distance import cielab
+from hiper.png_settings import read_drawn
 
 WEIGHTS = Path(str(files("hiper"))) / "critters" / "weights"
 
@@ -84,6 +86,9 @@ def test_the_demo_shows_that_a_tail_carries_an_unseen_animal(tmp_path: Path) -> 
     report = run_demo(
         tmp_path, seed=0, overwrite=False, progress=lambda what, _done, _all: stages.append(what)
     )
+    assert read_drawn(tmp_path / "motion.png").settings.batch == (0, 1, 2, 3)
+    with pytest.raises(ImageError, match="hiper demo --seed"):
+        read_drawn(report.sheet)
     with Image.open(report.sheet) as sheet:
         assert sheet.width > 4 * 200
         assert sheet.height > len(EDITS) * 200

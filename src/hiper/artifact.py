@@ -94,15 +94,20 @@ class Artifact:
     def load(cls, path: str | Path) -> Artifact:
         """Read a file that `save` wrote; ArtifactError says in one line why another file is not one."""
         try:
-            file = TensorFile.open(Path(path))
-            if f"{PREFIX}checkpoint" in file.metadata:
-                raise ArtifactError("the checkpoint of an unfinished fit; resume that fit to finish it")
-            if f"{PREFIX}schema" not in file.metadata:
-                raise ArtifactError(foreign_kind(file.dtypes))
-            fields = decode(file.metadata)
-            return cls(**fields, tensors=_unprefixed(file.tensors()))
+            return cls.parse(Path(path))
         except ArtifactError as error:
             raise ArtifactError(f"{str(path)!r}: {error}") from error
+
+    @classmethod
+    def parse(cls, source: Path | bytes) -> Artifact:
+        """Read a file, or what `to_bytes` returned; ArtifactError, without the path, for anything else."""
+        file = TensorFile.open(source)
+        if f"{PREFIX}checkpoint" in file.metadata:
+            raise ArtifactError("the checkpoint of an unfinished fit; resume that fit to finish it")
+        if f"{PREFIX}schema" not in file.metadata:
+            raise ArtifactError(foreign_kind(file.dtypes))
+        fields = decode(file.metadata)
+        return cls(**fields, tensors=_unprefixed(file.tensors()))
 
     def describe(self) -> dict[str, object]:
         """Return what `hiper show` prints, ready for JSON: no tensor values, no thumbnail."""

@@ -33,6 +33,7 @@ from hiper.subject import clean_text
 class EditResult:
     """Pictures in the order of their seeds, and all that is needed to draw them again.
 
+    batch_size: pictures drawn at a time; the last bits of a picture depend on its batch
     flagged: seeds whose picture the model's safety checker blackened; notes: what the user should know.
     """
 
@@ -40,6 +41,7 @@ class EditResult:
     prompt: str
     seeds: tuple[int, ...]
     settings: EditSettings
+    batch_size: int
     flagged: tuple[int, ...]
     notes: tuple[str, ...]
 
@@ -103,7 +105,13 @@ def edit(
     for note in notes:
         warnings.warn(note, HiperWarning, stacklevel=2)
     return EditResult(
-        images=images, prompt=cleaned, seeds=chosen, settings=settings, flagged=flagged, notes=tuple(notes)
+        images=images,
+        prompt=cleaned,
+        seeds=chosen,
+        settings=settings,
+        batch_size=batch_size,
+        flagged=flagged,
+        notes=tuple(notes),
     )
 
 

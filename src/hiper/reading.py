@@ -60,7 +60,7 @@ def read_picture(
     path: str | Path, *, frame: int | None, allow_truncated: bool, max_pixels: int, notes: Notes
 ) -> Image.Image:
     """Return the file's picture, decoded and upright, in whatever mode it has. Raises ImageError."""
-    with _open_regular(path) as file, _pillow_warnings_as(notes), _without_bombs(max_pixels):
+    with open_regular(path) as file, _pillow_warnings_as(notes), _without_bombs(max_pixels):
         head = file.read(HEAD_BYTES)
         if not head:
             raise ImageError("the file is empty: give a picture")
@@ -88,7 +88,8 @@ def take_picture(picture: Image.Image, *, max_pixels: int, notes: Notes) -> Imag
         raise ImageError(f"damaged or cut short ({error}): get the file again") from error
 
 
-def _open_regular(path: str | Path) -> IO[bytes]:
+def open_regular(path: str | Path) -> IO[bytes]:
+    """Open an ordinary local file; ImageError for a URL, a folder, a pipe, or what cannot be read."""
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/|data:", str(path)):
         raise ImageError("a URL is never fetched: download the picture and give its path")
     try:

@@ -5,11 +5,13 @@ safetensors itself checks the layout, but allows headers of 100 MB, any number o
 
 from __future__ import annotations
 
+import io
 import json
 import stat
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import safetensors
 import safetensors.torch
@@ -48,19 +50,20 @@ _FOREIGN: tuple[tuple[tuple[str, ...], str], ...] = (
 class TensorFile:
     """The header of a safetensors file; `tensors` reads the rest.
 
+    source: where the file is, or its bytes
     dtypes: safetensors' dtype of each tensor; metadata: the free text entries of the header.
     All errors are ArtifactErrors, one line each, without the path.
     """
 
-    path: Path
+    source: Path | bytes
     dtypes: Mapping[str, str]
     metadata: Mapping[str, str]
 
     @classmethod
-    def open(cls, path: Path) -> TensorFile:
+    def open(cls, source: Path | bytes) -> TensorFile:
         """Read the header, at most 1 MB of it, and compare it with the size of the file."""
-        size = checked_size(path)
-        with path.open("rb") as file:
+        size = checked_size(source)
+        with _opened(source) as file:
             head = file.read(HEAD_BYTES)
             _refuse_other_formats(head)
             length = int.from_bytes(head[:_START], "little")
@@ -78,7 +81,8 @@ class TensorFile:
         promised = _START + length + max(map(_end, header.values()), default=0)
         if size != promised:
             raise ArtifactError(f"damaged: it ends at byte {size}, its tensors at {promised}; {_MEND}")
-        return cls(path=path, dtypes={name: _dtype(e) for name, e in header.items()}, metadata=metadata)
+        dtypes = {name: _dtype(entry) for name, entry in header.items()}
+        return cls(source=source, dtypes=dtypes, metadata=metadata)
 
     def tensors(self) -> dict[str, Tensor]:
         """Read all tensors as float32 on the CPU; at most 64 of them, 64 MB, float dtypes only."""
@@ -89,7 +93,7 @@ class TensorFile:
                 raise ArtifactError(
                     f"tensor {name!r} is {dtype or 'of no dtype'}; allowed are {', '.join(_FLOATS)}"
                 )
-        data = read_capped(self.path)
+        data = read_capped(self.source)
         try:
             tensors = safetensors.torch.load(data)
         except safetensors.SafetensorError as error:
@@ -97,17 +101,28 @@ class TensorFile:
         return {name: tensor.to(torch.float32) for name, tensor in tensors.items()}
 
 
-def read_capped(path: Path) -> bytes:
+def read_capped(source: Path | bytes) -> bytes:
     """Return the whole file, of at most 64 MB; ArtifactError, without the path, if that is not possible."""
-    size = checked_size(path)
+    size = checked_size(source)
     if size > MAX_BYTES:
         raise ArtifactError(f"it is {size} bytes long; at most {MAX_BYTES} are read")
-    with path.open("rb") as file:
+    with _opened(source) as file:
         return file.read(MAX_BYTES)
 
 
-def checked_size(path: Path) -> int:
+def checked_size(source: Path | bytes) -> int:
     """Return the bytes of an ordinary file that can be opened and is not empty; else ArtifactError."""
+    size = len(source) if isinstance(source, bytes) else _file_size(source)
+    if size == 0:
+        raise ArtifactError(f"the file is empty; {_MEND}")
+    return size
+
+
+def _opened(source: Path | bytes) -> BinaryIO:
+    return io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
+
+
+def _file_size(path: Path) -> int:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
@@ -117,8 +132,6 @@ def checked_size(path: Path) -> int:
     except (OSError, ValueError) as error:  # ValueError: a name with NUL
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ArtifactError(f"{reason}; check the path") from error
-    if status.st_size == 0:
-        raise ArtifactError(f"the file is empty; {_MEND}")
     return status.st_size
 
 

@@ -32,6 +32,7 @@ from hiper.cli.options import (
     MethodName,
     MethodOption,
     NegativePrompt,
+    NoArtifact,
     NoMetadata,
     Overwrite,
     Picture,
@@ -158,6 +159,7 @@ def edit(
     device: Device = None,
     dtype: Dtype = None,
     batch_size: BatchSize = 4,
+    no_artifact: NoArtifact = False,
     no_metadata: NoMetadata = False,
     overwrite: Overwrite = False,
     json: Json = False,
@@ -179,6 +181,7 @@ def edit(
         negative_prompt=negative_prompt,
         batch_size=batch_size,
         metadata=not no_metadata,
+        carry=not no_artifact,
         overwrite=overwrite,
     )
     with session(json=json, quiet=quiet) as here:
@@ -211,6 +214,7 @@ def run(
     device: Device = None,
     dtype: Dtype = None,
     batch_size: BatchSize = 4,
+    no_artifact: NoArtifact = False,
     no_metadata: NoMetadata = False,
     overwrite: Overwrite = False,
     json: Json = False,
@@ -244,6 +248,7 @@ def run(
         negative_prompt=negative_prompt,
         batch_size=batch_size,
         metadata=not no_metadata,
+        carry=not no_artifact,
         overwrite=overwrite,
     )
     with session(json=json, quiet=quiet) as here:
@@ -252,13 +257,42 @@ def run(
 
 @app.command()
 def show(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `hiper fit` wrote.")], json: Json = False
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="What `hiper fit` wrote, or a PNG that hiper drew.")
+    ],
+    json: Json = False,
 ) -> None:
     """Print what a file says of itself."""
     from hiper.cli.small_jobs import show as job
 
     with session(json=json, quiet=False) as here:
         job(here, file)
+
+
+@app.command()
+def rerun(
+    picture: Annotated[Path, typer.Argument(metavar="PNG", help="A picture that hiper drew.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Default: NAME-rerun.png beside it.")
+    ] = None,
+    artifact: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="For a picture that does not carry what was learnt.")
+    ] = None,
+    backbone: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Default: the model that drew the picture.")
+    ] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    overwrite: Overwrite = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Draw a picture again from the settings it carries."""
+    from hiper.cli.rerun_job import rerun_to_file
+
+    hardware = Hardware(device=device, dtype=dtype)
+    with session(json=json, quiet=quiet) as here:
+        rerun_to_file(here, picture, artifact, backbone, hardware, out, overwrite=overwrite)
 
 
 @app.command("import")

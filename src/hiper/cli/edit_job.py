@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from hiper import files
 from hiper.cli.arguments import LARGEST_SEED
 from hiper.cli.fit_job import load_model
-from hiper.cli.outputs import Drawing, provenance, reserved
+from hiper.cli.outputs import Drawing, reserved
 from hiper.cli.progress import Report, progress
 from hiper.cli.requests import EditRequest, Hardware, Session
 from hiper.cli.stopping import Stopped
@@ -79,7 +79,7 @@ def draw(
         for drawing in drawings:
             for result in _batches(backbone, artifact, drawing, request, report):
                 with session.stop.deferred():
-                    _write(artifact, drawing, result, request)
+                    _write(backbone, artifact, drawing, result, request)
                     results.append(result)
                 session.stop.raise_if_requested()
     except Stopped as stopped:
@@ -135,10 +135,17 @@ def _batches(
         )
 
 
-def _write(artifact: Artifact, drawing: Drawing, result: EditResult, request: EditRequest) -> None:
+def _write(
+    backbone: Backbone, artifact: Artifact, drawing: Drawing, result: EditResult, request: EditRequest
+) -> None:
     from hiper.images import png_bytes
+    from hiper.picture_settings import settings_of, text_chunks
 
     for seed, image in zip(result.seeds, result.images, strict=True):
-        metadata = provenance(artifact, result, seed) if request.metadata else None
-        data = png_bytes(image, metadata=metadata)
-        files.atomic_write(drawing.paths[seed], data, overwrite=request.overwrite)
+        chunks: dict[str, str] = {}
+        if request.metadata:
+            settings = settings_of(backbone, artifact, result, seed)
+            chunks = text_chunks(settings, artifact if request.carry else None)
+        files.atomic_write(
+            drawing.paths[seed], png_bytes(image, metadata=chunks), overwrite=request.overwrite
+        )

@@ -1,21 +1,14 @@
-"""Where pictures go and what they say of themselves."""
+"""Where pictures go."""
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from hiper import files
 from hiper.errors import OutputError
-
-if TYPE_CHECKING:
-    from hiper.artifact import Artifact
-    from hiper.editing import EditResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,23 +48,6 @@ def make_folder(folder: Path) -> None:
         raise OutputError(f"cannot create the folder {str(folder)!r}: {reason}; choose another") from error
 
 
-def provenance(artifact: Artifact, result: EditResult, seed: int) -> dict[str, str]:
-    """Return the text chunks of a PNG: all that is needed to draw it again, and no path of this computer."""
-    settings = asdict(result.settings)
-    record = {
-        "prompt": result.prompt,
-        "seed": seed,
-        **settings,
-        "caption": artifact.caption,
-        "method": artifact.method,
-        "family": artifact.family,
-        "backbone": _without_path(artifact.backbone),
-        "image_sha256": artifact.image_sha256,
-        "versions": dict(artifact.versions),
-    }
-    return {"hiper": json.dumps(record)}
-
-
 def _slugs(prompts: Sequence[str]) -> list[str]:
     """File name parts, all different, also where a file system does not tell A from a."""
     slugs: dict[str, str] = {}
@@ -82,9 +58,3 @@ def _slugs(prompts: Sequence[str]) -> list[str]:
             slug, number = f"{plain}-{number}", number + 1
         slugs[slug.casefold()] = slug
     return list(slugs.values())
-
-
-def _without_path(backbone: str) -> str:
-    """Keep a name or a Hub id as it is, of a folder or file only the last part."""
-    is_public = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", backbone) and not Path(backbone).exists()
-    return backbone if is_public else Path(backbone).name

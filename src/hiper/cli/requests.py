@@ -52,7 +52,10 @@ class FitRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class EditRequest:
-    """What is to be drawn; None takes the artifact's own setting."""
+    """What is to be drawn; None takes the artifact's own setting.
+
+    metadata: pictures tell how they were drawn; carry: and take the artifact with them
+    """
 
     prompts: Sequence[str]
     images: int
@@ -66,4 +69,5 @@ class EditRequest:
     negative_prompt: str
     batch_size: int
     metadata: bool
+    carry: bool
     overwrite: bool

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 from hiper import files
@@ -26,11 +27,28 @@ def demo(session: Session, out: Path, *, seed: int, overwrite: bool) -> None:
 
 
 def show(session: Session, file: Path) -> None:
-    """Print what an artifact says of itself."""
+    """Print what an artifact, or a picture that hiper drew, says of itself."""
+    from hiper.png_settings import is_png
+
+    if is_png(file):
+        _show_picture(session, file)
+        return
     from hiper.artifact import Artifact
 
     description = Artifact.load(file).describe()
     session.console.result({"file": str(file), **description}, _table(description))
+
+
+def _show_picture(session: Session, file: Path) -> None:
+    from hiper.png_settings import read_drawn
+
+    drawn = read_drawn(file)
+    settings = asdict(drawn.settings)
+    carried = None if drawn.artifact is None else drawn.artifact.describe()
+    where = "not in this picture" if carried is None else "in this picture"
+    session.console.result(
+        {"file": str(file), **settings, "artifact": carried}, _table({**settings, "artifact": where})
+    )
 
 
 def import_file(
@@ -84,6 +102,8 @@ def _table(values: Mapping[str, object]) -> Iterator[str]:
 def _shown(value: object) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_shown(each)}" for name, each in value.items())
+    if isinstance(value, tuple):
+        return ", ".join(map(_shown, value))
     if isinstance(value, float):
         return f"{value:.4g}"
     return "" if value is None else str(value)

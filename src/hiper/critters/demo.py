@@ -19,10 +19,11 @@ from hiper.critters.captions import bare_caption
 from hiper.critters.render import render, subject_mask
 from hiper.critters.sheet import Row, contact_sheet
 from hiper.critters.world import Scene, draw_scene
-from hiper.editing import edit
+from hiper.editing import EditResult, edit
 from hiper.images import png_bytes
 from hiper.methods import fit
 from hiper.metrics.colour_distance import colour_distance
+from hiper.picture_settings import DEMO, settings_of, text_chunks
 from hiper.seeds import generator
 from hiper.subject import Subject
 
@@ -56,13 +57,14 @@ def demo_scene(seed: int) -> Scene:
 
 
 def run_demo(out: Path, *, seed: int, overwrite: bool, progress: Progress) -> DemoReport:
-    """Fit an unseen identity, edit it four ways and write ``source.png``, ``tail.safetensors`` and ``sheet.png``.
+    """Fit an unseen identity, edit it four ways; write source, tail, sheet, and a picture per edit with its settings.
 
     seed: 0 or greater; chooses the animal. OutputError when a file exists and `overwrite` is false.
     """
     began = time.monotonic()
     sheet, source, tail = out / "sheet.png", out / "source.png", out / "tail.safetensors"
-    for path in (sheet, source, tail):
+    edits = {kind: out / f"{files.safe_slug(kind)}.png" for kind, _ in EDITS}
+    for path in (sheet, source, tail, *edits.values()):
         files.check_writable(path, overwrite=overwrite)
     backbone = load_backbone("critters")
     scene = demo_scene(seed)
@@ -73,12 +75,17 @@ def run_demo(out: Path, *, seed: int, overwrite: bool, progress: Progress) -> De
     rows, figures = [], {}
     for done, (kind, change) in enumerate(EDITS):
         progress("edit", done, len(EDITS))
-        row, figures[kind] = _edit_row(backbone, artifact, scene.edited(**change), picture, kind)
+        row, figures[kind], result = _edit_row(backbone, artifact, scene.edited(**change), picture, kind)
         rows.append(row)
+        chunks = text_chunks(settings_of(backbone, artifact, result, result.seeds[0]), artifact)
+        data = png_bytes(result.images[0], metadata=chunks)
+        files.atomic_write(edits[kind], data, overwrite=overwrite)
     progress("edit", len(EDITS), len(EDITS))
-    files.atomic_write(source, png_bytes(picture), overwrite=overwrite)
+    made_by = {DEMO: str(seed)}
+    files.atomic_write(source, png_bytes(picture, metadata=made_by), overwrite=overwrite)
     artifact.save(tail, overwrite=overwrite)
-    files.atomic_write(sheet, png_bytes(contact_sheet(subject.caption, rows)), overwrite=overwrite)
+    whole = contact_sheet(subject.caption, rows)
+    files.atomic_write(sheet, png_bytes(whole, metadata=made_by), overwrite=overwrite)
     report: dict[str, float | str] = {"caption": subject.caption, "fit_seconds": round(fitted - began, 1)}
     for kind, values in figures.items():
         report |= {f"{kind}, {name}": round(value, 2) for name, value in values.items()}
@@ -89,8 +96,8 @@ def run_demo(out: Path, *, seed: int, overwrite: bool, progress: Progress) -> De
 
 def _edit_row(
     backbone: Backbone, artifact: Artifact, truth: Scene, source: Image.Image, kind: str
-) -> tuple[Row, dict[str, float]]:
-    """One row of the sheet, and its colour distances to the true answer (means over the draws)."""
+) -> tuple[Row, dict[str, float], EditResult]:
+    """One row of the sheet, its colour distances to the true answer (means over the draws), and what was drawn."""
     prompt = bare_caption(truth)
     answer, mask = render(truth, backbone.resolution), subject_mask(truth, backbone.resolution)
     seeds = range(DRAWS)
@@ -116,4 +123,4 @@ def _edit_row(
         "true answer through the VAE": distance(ceiling),
     }
     row = Row(kind=kind, prompt=prompt, pictures=(source, answer, plain[0], result.images[0]))
-    return row, figures
+    return row, figures, result

@@ -1,0 +1,105 @@
+"""`hiper rerun`: from a picture that hiper drew to the same picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hiper import files
+from hiper.cli.fit_job import load_model
+from hiper.cli.progress import Report, progress
+from hiper.cli.requests import Hardware, Session
+from hiper.errors import ImageError
+
+if TYPE_CHECKING:
+    from hiper.artifact import Artifact
+    from hiper.backbones.base import Backbone
+    from hiper.picture_settings import PictureSettings
+    from hiper.png_settings import DrawnPicture
+    from hiper.rerunning import Redrawn
+
+
+def rerun_to_file(
+    session: Session,
+    picture: Path,
+    artifact: Path | None,
+    backbone: str | None,
+    hardware: Hardware,
+    out: Path | None,
+    *,
+    overwrite: bool,
+) -> None:
+    """Draw a picture again, by the model that its settings name or by the one given, and say what differs."""
+    from hiper.png_settings import read_drawn
+
+    drawn = read_drawn(picture)
+    learnt = _artifact(drawn, artifact)
+    target = out or picture.with_name(f"{picture.stem}-rerun.png")
+    files.check_writable(target, overwrite=overwrite)
+    with files.lock(target), progress(quiet=session.console.quiet) as report:
+        model = _model(drawn.settings, backbone, hardware, report)
+        done = _redrawn(drawn, model, learnt, report)
+        with session.stop.deferred():
+            _write(model, learnt, done, drawn.settings.seed, target, overwrite=overwrite)
+    if done.changed:
+        session.console.note(_difference(drawn.settings, model, done))
+    same = "the same pixels" if not done.changed else f"{done.changed} pixels differ"
+    record = {"path": str(target), "identical": not done.changed, "changed": done.changed, "most": done.most}
+    session.console.result(record, [f"{target} ({same})"])
+
+
+def _artifact(drawn: DrawnPicture, file: Path | None) -> Artifact:
+    from hiper.artifact import Artifact
+    from hiper.png_settings import check_artifact
+
+    if file is not None:
+        named = Artifact.load(file)
+        check_artifact(named, drawn.settings)
+        return named
+    if drawn.artifact is None:
+        raise ImageError(
+            f"{str(drawn.path)!r} carries no artifact; name the file it was drawn with by --artifact"
+            f" (its content hash begins with {drawn.settings.artifact_sha256[:10]})"
+        )
+    return drawn.artifact
+
+
+def _model(settings: PictureSettings, name: str | None, hardware: Hardware, report: Report) -> Backbone:
+    """A picture may come from anybody, so a model that it alone names is never downloaded."""
+    from hiper.backbones import EMBEDDED
+
+    how = Hardware(device=hardware.device, dtype=hardware.dtype or settings.dtype)
+    if name is not None:
+        return load_model(name, how, report)
+    if settings.backbone not in EMBEDDED and not settings.revision:
+        raise ImageError(
+            f"drawn by the model {settings.backbone!r}, a folder or file of whoever drew it; name yours by --backbone"
+        )
+    return load_model(settings.backbone, how, report, revision=settings.revision or None, local_only=True)
+
+
+def _redrawn(drawn: DrawnPicture, model: Backbone, artifact: Artifact, report: Report) -> Redrawn:
+    from hiper.rerunning import rerun
+
+    return rerun(drawn, model, artifact, callback=lambda done, total: report("drawing it again", done, total))
+
+
+def _write(
+    model: Backbone, artifact: Artifact, done: Redrawn, seed: int, target: Path, *, overwrite: bool
+) -> None:
+    from hiper.images import png_bytes
+    from hiper.picture_settings import settings_of, text_chunks
+
+    chunks = text_chunks(settings_of(model, artifact, done.result, seed), artifact)
+    files.atomic_write(target, png_bytes(done.image, metadata=chunks), overwrite=overwrite)
+
+
+def _difference(settings: PictureSettings, model: Backbone, done: Redrawn) -> str:
+    from importlib.metadata import version
+
+    theirs, ours = settings.versions.get("torch", "unknown"), version("torch")
+    dtype = str(model.dtype).removeprefix("torch.")
+    return (
+        f"{done.changed} pixels differ, by at most {done.most} levels of 255: drawn on {settings.device} in"
+        f" {settings.dtype} by torch {theirs}, now on {model.device.type} in {dtype} by torch {ours}"
+    )

@@ -1,0 +1,131 @@
+"""Read the settings out of a PNG from a stranger: limits first, nothing unpickled, no pixel decoded."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from hiper.artifact import Artifact
+from hiper.errors import ArtifactError, ImageError
+from hiper.picture_settings import (
+    ARTIFACT,
+    DEMO,
+    LARGEST_ARTIFACT,
+    SETTINGS,
+    PictureSettings,
+    parse_settings,
+)
+from hiper.portable import content_sha256
+from hiper.reading import open_regular, shown
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+LARGEST_TEXT = 200_000
+"""Characters of one text chunk; Pillow itself unpacks at most 1 MB of a compressed one."""
+
+_DAMAGE = (OSError, SyntaxError, ValueError, struct.error, zlib.error, Image.DecompressionBombError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawnPicture:
+    """A picture that tells how it was drawn; artifact: the copy it carries, None if it carries none."""
+
+    path: Path
+    settings: PictureSettings
+    artifact: Artifact | None
+
+
+def is_png(path: Path) -> bool:
+    """Whether a file that can be read starts as every PNG does."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(SIGNATURE)) == SIGNATURE
+    except (OSError, ValueError):
+        return False  # whoever reads it next says why
+
+
+def read_drawn(path: Path) -> DrawnPicture:
+    """Read the settings of a PNG that hiper drew, and the artifact it carries.
+
+    ImageError says in one line why there are none: no picture, none of hiper's, no settings, damaged or changed.
+    """
+    with _named(path):
+        size, texts = _texts(path)
+        if SETTINGS not in texts:
+            raise ImageError(_no_settings(texts.get(DEMO)))
+        settings = parse_settings(_limited(texts, SETTINGS))
+        if size != (settings.width, settings.height):
+            raise ImageError(
+                f"it has {size[0]}x{size[1]} pixels and its settings say {settings.width}x{settings.height}:"
+                " it was resized or put together since; take the picture as it was drawn"
+            )
+        artifact = _artifact(_limited(texts, ARTIFACT)) if ARTIFACT in texts else None
+        if artifact is not None:
+            check_artifact(artifact, settings)
+    return DrawnPicture(path=path, settings=settings, artifact=artifact)
+
+
+def check_artifact(artifact: Artifact, settings: PictureSettings) -> None:
+    """ImageError for another artifact than the one that the picture was drawn with."""
+    found = content_sha256(artifact)
+    if found != settings.artifact_sha256:
+        raise ImageError(
+            f"it was drawn with the artifact {settings.artifact_sha256[:10]}, and this one is {found[:10]};"
+            " name the file it was drawn with by --artifact"
+        )
+
+
+def _texts(path: Path) -> tuple[tuple[int, int], dict[str, object]]:
+    with open_regular(path) as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # no pixel is decoded
+        with Image.open(file, formats=["PNG"]) as image:
+            return image.size, {str(name): value for name, value in image.info.items()}
+
+
+def _no_settings(demo: object) -> str:
+    if isinstance(demo, str) and demo.isascii() and demo.isdecimal() and len(demo) < 10:
+        return f"a sheet or source of the demo; hiper demo --seed {int(demo)} draws it again"
+    return "it carries no settings: not drawn by hiper, or with --no-metadata, or saved anew since"
+
+
+def _limited(texts: dict[str, object], name: str) -> str:
+    text = texts[name]
+    if not isinstance(text, str) or len(text) > LARGEST_TEXT:
+        raise ImageError(
+            f"its chunk {name!r} is no text of at most {LARGEST_TEXT} characters; hiper wrote none such"
+        )
+    return text
+
+
+def _artifact(text: str) -> Artifact:
+    try:
+        data = base64.b64decode(text, validate=True)
+        if len(data) > LARGEST_ARTIFACT:
+            raise ArtifactError(f"{len(data)} bytes; at most {LARGEST_ARTIFACT} are embedded")
+        return Artifact.parse(data)
+    except (binascii.Error, ValueError, ArtifactError) as error:
+        raise ImageError(
+            f"the artifact it carries cannot be used ({error}); name yours by --artifact"
+        ) from error
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except ImageError as error:
+        raise ImageError(f"{shown(path)}: {error}") from error
+    except UnidentifiedImageError as error:  # its own message shows our handle
+        raise ImageError(
+            f"{shown(path)}: no PNG, or damaged at its start; give a picture that hiper drew"
+        ) from error
+    except _DAMAGE as error:
+        raise ImageError(f"{shown(path)}: no PNG, or damaged ({error}); get the file again") from error
