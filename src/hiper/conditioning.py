@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 Placement = Literal["replace", "append"]
@@ -91,6 +92,20 @@ def expanded(conditioning: Conditioning, batch: int) -> Conditioning:
         rows=conditioning.rows.expand(batch, -1, -1),
         pooled=None if pooled is None else pooled.expand(batch, -1),
     )
+
+
+def padded(conditionings: Sequence[Conditioning], batch: int, length: int = 0) -> tuple[Tensor, Tensor]:
+    """Put sentences of any lengths, one for all or one per batch entry, into one table filled up with zeros.
+
+    Returns rows [batch, length, embed] and a mask [batch, length], 1 where a row counts; `length` is at least that
+    of the longest sentence.
+    """
+    tables = [rows for each in conditionings for rows in each.rows]
+    length = max(length, *(len(rows) for rows in tables))
+    filled = torch.stack([F.pad(rows, (0, 0, 0, length - len(rows))) for rows in tables])
+    counts = torch.tensor([len(rows) for rows in tables], device=filled.device)
+    mask = (torch.arange(length, device=filled.device) < counts[:, None]).long()
+    return filled.expand(batch, -1, -1), mask.expand(batch, -1)
 
 
 def overwritten_words(conditioning: Conditioning, count: int) -> tuple[str, ...]:

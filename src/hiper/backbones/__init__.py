@@ -23,6 +23,11 @@ GROUP = "hiper.backbones"
 PIPELINES = {
     "StableDiffusionPipeline": "hiper.backbones.sd:SdBackbone",
     "StableDiffusionXLPipeline": "hiper.backbones.sdxl:SdxlBackbone",
+    "FluxPipeline": "hiper.backbones.flux:FluxBackbone",
+    "ZImagePipeline": "hiper.backbones.z_image:ZImageBackbone",
+    "QwenImagePipeline": "hiper.backbones.qwen_image:QwenImageBackbone",
+    "Flux2KleinPipeline": "hiper.backbones.flux2_klein:KleinBackbone",
+    "StableDiffusion3Pipeline": "hiper.backbones.sd3:Sd3Backbone",
 }
 """diffusers' name of a pipeline -> the backbone that wraps it."""
 

@@ -6,11 +6,12 @@ A family says how a sentence is encoded, how its denoiser is called and how its 
 from __future__ import annotations
 
 import hashlib
+import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import PIL.Image
 import torch
@@ -22,8 +23,8 @@ from hiper.backbones.base import Backbone, Diffused, Samples, StepCallback, Watc
 from hiper.backbones.parking import frozen, parked
 from hiper.backbones.schedules import Schedule
 from hiper.backbones.weights import check_weights
-from hiper.conditioning import Conditioning, expanded
-from hiper.errors import BackboneError, HiperError
+from hiper.conditioning import Conditioning, expanded, lengthened, stacked
+from hiper.errors import BackboneError, HiperError, HiperWarning, OptionError
 from hiper.seeds import generator
 
 FINGERPRINT = 256
@@ -78,6 +79,16 @@ class PipelineBackbone(Backbone):
         pipe = _diffusers.load_folder(folder, cls.pipeline_name, dtype, check_weights(folder))
         return cls(placed(pipe, device), name=name, revision=revision, default_guidance=guidance)
 
+    def resize(self, resolution: int) -> None:
+        """Take another side, in pixels, for native; OptionError unless it is a multiple of `size_multiple`."""
+        if resolution < self.size_multiple or resolution % self.size_multiple:
+            raise OptionError(
+                f"resolution is {resolution}; allowed are multiples of {self.size_multiple} pixels for {self.id}"
+            )
+        channels, native, _ = self.latent_shape
+        side = resolution * native // self.resolution
+        self.latent_shape, self.resolution = (channels, side, side), resolution
+
     @abstractmethod
     def _make_schedule(self) -> Schedule:
         """Return the schedule that the model was trained with."""
@@ -98,9 +109,7 @@ class PipelineBackbone(Backbone):
     def latents(self, image: PIL.Image.Image, generator: torch.Generator) -> Tensor:
         with torch.no_grad(), _diffusers.careful_vae(self._pipe.vae) as vae:
             pixels = images.to_tensor(image).to(self.device, vae.dtype)
-            posterior = vae.encode(pixels).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=generator).to(self.device)
-        latents = self._scaled(posterior.mean.float() + posterior.std.float() * noise)
+            latents = self._scaled(self._encoded(vae, pixels, generator))
         if not bool(latents.isfinite().all()):
             raise BackboneError(
                 f"{self.id}: the picture encoder overflows in {self.dtype}; load with dtype=float32"
@@ -109,8 +118,20 @@ class PipelineBackbone(Backbone):
 
     def decode(self, latents: Tensor) -> list[PIL.Image.Image]:
         with torch.no_grad(), _diffusers.careful_vae(self._pipe.vae) as vae:
-            pixels = vae.decode(self._unscaled(latents).to(self.device, vae.dtype)).sample
+            pixels = self._decoded(vae, self._unscaled(latents).to(self.device, vae.dtype))
         return images.to_images(pixels.float().clamp(-1, 1))
+
+    def _encoded(self, vae: Any, pixels: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw from the picture encoder's posterior, [1, c, h, w], float32, before any scaling."""
+        posterior = vae.encode(pixels).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=generator).to(self.device)
+        latents: Tensor = posterior.mean.float() + posterior.std.float() * noise
+        return latents
+
+    def _decoded(self, vae: Any, latents: Tensor) -> Tensor:
+        """Return the pixels of unscaled latents [batch, c, h, w]: [batch, 3, height, width]."""
+        pixels: Tensor = vae.decode(latents).sample
+        return pixels
 
     def _scaled(self, latents: Tensor) -> Tensor:
         """Bring what the encoder yields [batch, c, h, w] to the denoiser's scale."""
@@ -147,7 +168,7 @@ class PipelineBackbone(Backbone):
         callback: StepCallback | None = None,
     ) -> Samples:
         check_scheduler(scheduler, self.schedulers)
-        noise = self._initial_noise(seeds, height, width).to(self.device, self.dtype)
+        noise = self._initial_noise(seeds, height, width).to(self.device)
         with _diffusers.sampling(self._pipe, scheduler), torch.no_grad():
             output = self._pipe(
                 **self.arguments(expanded(positive, len(seeds)), negatives),
@@ -175,8 +196,34 @@ class PipelineBackbone(Backbone):
         return torch.cat([torch.randn(shape, generator=generator(seed)) for seed in seeds])
 
     def _packed(self, latents: Tensor) -> Tensor:
-        """Bring latents [batch, c, h, w] to the shape that the pipeline takes."""
-        return latents
+        """Bring float32 latents [batch, c, h, w] to the shape and dtype that the pipeline takes."""
+        return latents.to(self.dtype)
+
+    def _paired(self, positive: Conditioning, negatives: Sequence[Conditioning]) -> dict[str, Any]:
+        """Return rows, and pooled vectors where there are any, of both sides, equally long and equally many."""
+        negative = stacked([lengthened(each, positive.length) for each in negatives])
+        batch = max(len(positive.rows), len(negative.rows))
+        return {
+            **self._embeds("", expanded(positive, batch)),
+            **self._embeds("negative_", expanded(negative, batch)),
+        }
+
+    def _embeds(self, prefix: str, told: Conditioning) -> dict[str, Any]:
+        vectors = {"prompt_embeds": told.rows, "pooled_prompt_embeds": told.pooled}
+        return {
+            f"{prefix}{name}": vector.to(self.device, self.dtype)
+            for name, vector in vectors.items()
+            if vector is not None
+        }
+
+    def _without(self, negatives: Sequence[Conditioning]) -> None:
+        """Warn that negative sentences are not heard; the empty one is no loss."""
+        if any(each.prompt for each in negatives):
+            warnings.warn(
+                f"{self.id} is distilled to be guided without a negative sentence; yours is ignored",
+                HiperWarning,
+                stacklevel=4,
+            )
 
     def _guided(self, guidance: float) -> Mapping[str, float]:
         """Return the pipeline's own words for a guidance scale."""

@@ -17,7 +17,7 @@ from hiper.backbones.schedules import Schedule
 from hiper.backbones.vocabulary import copy_vocabulary
 from hiper.backbones.weights import read_header
 from hiper.backbones.words import clip_words, spelled
-from hiper.conditioning import Conditioning, lengthened, stacked
+from hiper.conditioning import Conditioning
 
 _FAMILIES = {768: "sd1", 1024: "sd2"}
 
@@ -80,7 +80,4 @@ class SdBackbone(PipelineBackbone):
         return output.float()
 
     def arguments(self, positive: Conditioning, negatives: Sequence[Conditioning]) -> dict[str, Any]:
-        negative = stacked([lengthened(each, positive.length) for each in negatives])
-        pair = {"prompt_embeds": positive.rows, "negative_prompt_embeds": negative.rows}
-        batch = max(len(rows) for rows in pair.values())
-        return {name: rows.to(self.device, self.dtype).expand(batch, -1, -1) for name, rows in pair.items()}
+        return self._paired(positive, negatives)

@@ -13,7 +13,7 @@ from hiper.backbones.base import UNET_SCHEDULERS
 from hiper.backbones.pipeline import PipelineBackbone
 from hiper.backbones.schedules import Schedule
 from hiper.backbones.words import clip_words, spelled
-from hiper.conditioning import Conditioning, expanded, lengthened, stacked
+from hiper.conditioning import Conditioning, expanded
 
 
 @final
@@ -84,11 +84,4 @@ class SdxlBackbone(PipelineBackbone):
         return sizes.expand(batch, -1)
 
     def arguments(self, positive: Conditioning, negatives: Sequence[Conditioning]) -> dict[str, Any]:
-        negative = stacked([lengthened(each, positive.length) for each in negatives])
-        batch = max(len(positive.rows), len(negative.rows))
-        arguments: dict[str, Any] = {}
-        for prefix, each in (("", expanded(positive, batch)), ("negative_", expanded(negative, batch))):
-            assert each.pooled is not None
-            arguments[f"{prefix}prompt_embeds"] = each.rows.to(self.device, self.dtype)
-            arguments[f"{prefix}pooled_prompt_embeds"] = each.pooled.to(self.device, self.dtype)
-        return arguments
+        return self._paired(positive, negatives)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from hiper.conditioning import END_OF_SENTENCE
+
+_MARK = "\N{OBJECT REPLACEMENT CHARACTER}"  # found in no template
 
 
 def spelled(words: list[tuple[str, int]], length: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -32,3 +35,39 @@ def clip_words(tokenizer: Any, prompt: str) -> list[tuple[str, int]]:
             words.append((str(tokenizer.decode(ids[start:end])), end - start))
             start = end
     return words
+
+
+def token_words(
+    tokenizer: Any, text: str, prompt: str, *, start: int, length: int
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Say for each of a text's first `length` tokens, marks included, to which word of the prompt it belongs.
+
+    text: what the encoder reads, the prompt inside a template; start: where in it the prompt begins.
+    Returns the word of each token, "" for those of the template, and the words that did not fit.
+    """
+    kept = tokenizer(text, truncation=True, max_length=length, return_offsets_mapping=True)
+    spans = [
+        (start + found.start(), start + found.end(), found.group())
+        for found in re.finditer(r"\w+|[^\w\s]", prompt)
+    ]
+    ends = [end for _, end in kept.offset_mapping]
+    pieces = [next((word for a, b, word in spans if a < end <= b), "") for end in ends]
+    if kept.input_ids and kept.input_ids[-1] == tokenizer.eos_token_id:
+        pieces[-1] = END_OF_SENTENCE
+    return tuple(pieces), tuple(word for _, b, word in spans if b > max(ends, default=0))
+
+
+def chat_words(
+    tokenizer: Any, prompt: str, *, length: int, **template: bool
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Do as `token_words` for a prompt that a language model reads as a user's message."""
+
+    def said(content: str) -> str:
+        messages = [{"role": "user", "content": content}]
+        text: str = tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, **template
+        )
+        return text
+
+    start = said(_MARK).index(_MARK)
+    return token_words(tokenizer, said(prompt), prompt, start=start, length=length)

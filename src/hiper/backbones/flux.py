@@ -1,0 +1,97 @@
+"""FLUX.1: rows of T5, a pooled vector of CLIP; guidance distilled into the weights (dev) or none (schnell)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor
+
+from hiper.backbones import _diffusers
+from hiper.backbones.flow import FlowBackbone
+from hiper.backbones.packing import packed, places, unpacked
+from hiper.backbones.words import token_words
+from hiper.conditioning import Conditioning, expanded
+
+FITTING_GUIDANCE = 1.0
+
+
+@final
+class FluxBackbone(FlowBackbone):
+    """A `diffusers.FluxPipeline`, of the dev or the schnell kind.
+
+    The tail replaces T5's padding: nothing masks it, and the transformer gives text no places, so the last rows are
+    as good as any and no sentence of ordinary length reaches them.
+
+    dev was distilled to draw what another model draws under guidance, and is told the scale. It is fitted at scale
+    1, as diffusers' own DreamBooth commands do: only there is noise - picture what it should say.
+    """
+
+    pipeline_name: ClassVar[str] = "FluxPipeline"
+    usual_guidance: ClassVar[float] = 3.5
+
+    def __init__(
+        self,
+        pipe: _diffusers.Pipeline,
+        *,
+        name: str,
+        revision: str = "",
+        default_guidance: float | None = None,
+    ) -> None:
+        self._told_guidance = bool(pipe.transformer.config.guidance_embeds)
+        if default_guidance is None and not self._told_guidance:
+            default_guidance = 1.0
+        super().__init__(pipe, name=name, revision=revision, default_guidance=default_guidance)
+        self.family = "flux1"
+        self.length, self.default_steps = (512, 28) if self._told_guidance else (256, 4)
+        config = pipe.transformer.config
+        self.embed = int(config.joint_attention_dim)
+        self._set_native(
+            int(config.in_channels) // 4, int(pipe.default_sample_size), int(pipe.vae_scale_factor)
+        )
+
+    def encode(self, prompt: str) -> Conditioning:
+        with torch.no_grad(), _diffusers.quiet():
+            rows, pooled, _ = self._pipe.encode_prompt(
+                prompt, device=self.device, max_sequence_length=self.length
+            )
+            read = self._pipe.maybe_convert_prompt(prompt, self._pipe.tokenizer_2)
+            pieces, lost = token_words(self._pipe.tokenizer_2, read, read, start=0, length=self.length)
+        return Conditioning(
+            rows=rows.float(),
+            words=len(pieces),
+            prompt=prompt,
+            pieces=pieces,
+            lost=lost,
+            pooled=pooled.float(),
+        )
+
+    def predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        told = expanded(conditioning, len(noisy))
+        assert told.pooled is not None
+        h, w = noisy.shape[2:]
+        guidance = torch.full((len(noisy),), FITTING_GUIDANCE, device=self.device)
+        output = self._pipe.transformer(
+            hidden_states=packed(noisy).to(self.dtype),
+            timestep=self._sigma(t),
+            guidance=guidance if self._told_guidance else None,
+            pooled_projections=told.pooled.to(self.dtype),
+            encoder_hidden_states=told.rows.to(self.dtype),
+            txt_ids=torch.zeros(told.length, 3, dtype=self.dtype, device=self.device),
+            img_ids=places(h, w, 3, self.device).to(self.dtype),
+            return_dict=False,
+        )[0]
+        return unpacked(output.float(), h, w)
+
+    def arguments(self, positive: Conditioning, negatives: Sequence[Conditioning]) -> dict[str, Any]:
+        if not self._told_guidance:
+            return self._paired(positive, negatives)
+        self._without(negatives)
+        return self._embeds("", positive)
+
+    def _packed(self, latents: Tensor) -> Tensor:
+        return packed(latents).to(self.dtype)
+
+    def _guided(self, guidance: float) -> Mapping[str, float]:
+        return {"guidance_scale" if self._told_guidance else "true_cfg_scale": guidance}

@@ -1,0 +1,105 @@
+"""FLUX.2 klein: rows of Qwen3, three layers of it side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hiper.backbones import _diffusers
+from hiper.backbones.flow import FlowBackbone
+from hiper.backbones.packing import PATCH, packed, places, unpacked
+from hiper.backbones.words import chat_words
+from hiper.conditioning import Conditioning, Placement, expanded
+
+TEXT_AXIS = 3  # of the four axes of places: time, row, column, text
+
+
+@final
+class KleinBackbone(FlowBackbone):
+    """A `diffusers.Flux2KleinPipeline`, step-distilled or base.
+
+    The tail replaces padding, which the encoder masks but the transformer reads; text has places, and the last ones
+    are among those it was trained on. With a tokenizer that pads on the left the last rows are the template's, and
+    the tail is appended.
+    """
+
+    pipeline_name: ClassVar[str] = "Flux2KleinPipeline"
+    usual_guidance: ClassVar[float] = 4.0
+    length = 512
+
+    def __init__(
+        self,
+        pipe: _diffusers.Pipeline,
+        *,
+        name: str,
+        revision: str = "",
+        default_guidance: float | None = None,
+    ) -> None:
+        self._distilled = bool(pipe.config.is_distilled)
+        if default_guidance is None and self._distilled:
+            default_guidance = 1.0
+        super().__init__(pipe, name=name, revision=revision, default_guidance=default_guidance)
+        config = pipe.transformer.config
+        self.family = "flux2-klein"
+        self.default_steps = 4 if self._distilled else 50
+        self.placement: Placement = "replace" if pipe.tokenizer.padding_side == "right" else "append"
+        self.embed = int(config.joint_attention_dim)
+        self._set_native(
+            int(config.in_channels) // 4, int(pipe.default_sample_size), int(pipe.vae_scale_factor)
+        )
+
+    def encode(self, prompt: str) -> Conditioning:
+        with torch.no_grad(), _diffusers.quiet():
+            rows, _ = self._pipe.encode_prompt(prompt, self.device, max_sequence_length=self.length)
+            pieces, lost = chat_words(self._pipe.tokenizer, prompt, length=self.length, enable_thinking=False)
+        if self._pipe.tokenizer.padding_side == "left":
+            pieces = (*[""] * (self.length - len(pieces)), *pieces)
+        return Conditioning(rows=rows.float(), words=len(pieces), prompt=prompt, pieces=pieces, lost=lost)
+
+    def predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        told = expanded(conditioning, len(noisy))
+        h, w = noisy.shape[2:]
+        text_places = torch.zeros(told.length, 4, device=self.device)
+        text_places[:, TEXT_AXIS] = torch.arange(told.length, device=self.device)
+        output = self._pipe.transformer(
+            hidden_states=packed(noisy).to(self.dtype),
+            timestep=self._sigma(t),
+            guidance=None,
+            encoder_hidden_states=told.rows.to(self.dtype),
+            txt_ids=text_places,
+            img_ids=places(h, w, 4, self.device),
+            return_dict=False,
+        )[0]
+        return unpacked(output.float(), h, w)
+
+    def arguments(self, positive: Conditioning, negatives: Sequence[Conditioning]) -> dict[str, Any]:
+        if not self._distilled:
+            return self._paired(positive, negatives)
+        self._without(negatives)
+        return self._embeds("", positive)
+
+    def _encoded(self, vae: Any, pixels: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the posterior's mode, as the model's own training and pipelines do."""
+        mode: Tensor = vae.encode(pixels).latent_dist.mode()
+        return mode.float()
+
+    def _scaled(self, latents: Tensor) -> Tensor:
+        """Give every channel of every cell of a patch mean 0 and variance 1."""
+        mean, std = self._statistics()
+        return F.pixel_shuffle((F.pixel_unshuffle(latents, PATCH) - mean) / std, PATCH)
+
+    def _unscaled(self, latents: Tensor) -> Tensor:
+        mean, std = self._statistics()
+        return F.pixel_shuffle(F.pixel_unshuffle(latents, PATCH) * std + mean, PATCH)
+
+    def _statistics(self) -> tuple[Tensor, Tensor]:
+        vae = self._pipe.vae
+        mean, variance = (each.float()[:, None, None] for each in (vae.bn.running_mean, vae.bn.running_var))
+        return mean, (variance + float(vae.config.batch_norm_eps)).sqrt()
+
+    def _packed(self, latents: Tensor) -> Tensor:
+        return F.pixel_unshuffle(latents, PATCH).to(self.dtype)

@@ -1,0 +1,109 @@
+"""Qwen-Image: rows of Qwen2.5-VL, as many as the sentence has tokens; a picture is a film of one frame."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor
+
+from hiper.backbones import _diffusers
+from hiper.backbones.flow import FlowBackbone
+from hiper.backbones.packing import packed, unpacked
+from hiper.backbones.words import token_words
+from hiper.conditioning import Conditioning, expanded, padded
+from hiper.errors import BackboneError
+
+LONGEST = 1024  # rows that the pipeline takes; it cuts what is longer than max_sequence_length
+
+
+@final
+class QwenImageBackbone(FlowBackbone):
+    """A `diffusers.QwenImagePipeline`.
+
+    The tail is appended: padding is masked, and the last rows are the template's. Text has places, so the tail
+    stands where a longer sentence would go on.
+    """
+
+    pipeline_name: ClassVar[str] = "QwenImagePipeline"
+    usual_guidance: ClassVar[float] = 4.0
+    default_steps = 50
+    placement = "append"
+    length = 512
+
+    def __init__(
+        self,
+        pipe: _diffusers.Pipeline,
+        *,
+        name: str,
+        revision: str = "",
+        default_guidance: float | None = None,
+    ) -> None:
+        super().__init__(pipe, name=name, revision=revision, default_guidance=default_guidance)
+        config = pipe.transformer.config
+        if config.guidance_embeds:
+            raise BackboneError(f"{name} is a distilled Qwen-Image; only the undistilled kind is supported")
+        self.family = "qwen-image"
+        self.embed = int(config.joint_attention_dim)
+        self._set_native(
+            int(config.in_channels) // 4, int(pipe.default_sample_size), int(pipe.vae_scale_factor)
+        )
+        vae = pipe.vae.config
+        self._mean = torch.tensor(vae.latents_mean, device=self.device)[:, None, None]
+        self._std = torch.tensor(vae.latents_std, device=self.device)[:, None, None]
+
+    def encode(self, prompt: str) -> Conditioning:
+        skipped = int(self._pipe.prompt_template_encode_start_idx)
+        before, after = self._pipe.prompt_template_encode.split("{}")
+        with torch.no_grad(), _diffusers.quiet():
+            rows, _ = self._pipe.encode_prompt(prompt, self.device, max_sequence_length=self.length)
+            pieces, lost = token_words(
+                self._pipe.tokenizer,
+                before + prompt + after,
+                prompt,
+                start=len(before),
+                length=skipped + self.length,
+            )
+        kept = pieces[skipped:]
+        return Conditioning(rows=rows.float(), words=len(kept), prompt=prompt, pieces=kept, lost=lost)
+
+    def predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        told = expanded(conditioning, len(noisy))
+        h, w = noisy.shape[2:]
+        output = self._pipe.transformer(
+            hidden_states=packed(noisy).to(self.dtype),
+            timestep=self._sigma(t),
+            encoder_hidden_states=told.rows.to(self.dtype),
+            encoder_hidden_states_mask=None,
+            img_shapes=[[(1, h // 2, w // 2)]] * len(noisy),
+            return_dict=False,
+        )[0]
+        return unpacked(output.float(), h, w)
+
+    def arguments(self, positive: Conditioning, negatives: Sequence[Conditioning]) -> dict[str, Any]:
+        batch = max(len(positive.rows), len(negatives))
+        arguments: dict[str, Any] = {"max_sequence_length": LONGEST}
+        for prefix, side in (("", [positive]), ("negative_", negatives)):
+            rows, mask = padded(side, batch)
+            arguments[f"{prefix}prompt_embeds"] = rows.to(self.device, self.dtype)
+            arguments[f"{prefix}prompt_embeds_mask"] = mask.to(self.device)
+        return arguments
+
+    def _encoded(self, vae: Any, pixels: Tensor, generator: torch.Generator) -> Tensor:
+        return super()._encoded(vae, pixels[:, :, None], generator)[:, :, 0]
+
+    def _decoded(self, vae: Any, latents: Tensor) -> Tensor:
+        return super()._decoded(vae, latents[:, :, None])[:, :, 0]
+
+    def _scaled(self, latents: Tensor) -> Tensor:
+        return (latents - self._mean) / self._std
+
+    def _unscaled(self, latents: Tensor) -> Tensor:
+        return latents * self._std + self._mean
+
+    def _packed(self, latents: Tensor) -> Tensor:
+        return packed(latents).to(self.dtype)
+
+    def _guided(self, guidance: float) -> Mapping[str, float]:
+        return {"true_cfg_scale": guidance}

@@ -1,0 +1,91 @@
+"""Stable Diffusion 3 and 3.5: rows of two CLIP encoders, then rows of T5, and a pooled vector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor
+
+from hiper.backbones import _diffusers
+from hiper.backbones.flow import FlowBackbone
+from hiper.backbones.words import clip_words, spelled, token_words
+from hiper.conditioning import Conditioning, expanded
+
+T5_ROWS = 256
+
+
+@final
+class Sd3Backbone(FlowBackbone):
+    """A `diffusers.StableDiffusion3Pipeline`, with T5 or without it.
+
+    The tail replaces the last rows, T5's padding: nothing masks them. Where T5 was left out its rows are zeros, and
+    rows that start alike stay alike; there they stand in front, which the transformer cannot tell since it gives
+    text no places, and the tail replaces CLIP's padding.
+    """
+
+    pipeline_name: ClassVar[str] = "StableDiffusion3Pipeline"
+    usual_guidance: ClassVar[float] = 7.0
+    default_steps = 28
+
+    def __init__(
+        self,
+        pipe: _diffusers.Pipeline,
+        *,
+        name: str,
+        revision: str = "",
+        default_guidance: float | None = None,
+    ) -> None:
+        super().__init__(pipe, name=name, revision=revision, default_guidance=default_guidance)
+        config = pipe.transformer.config
+        self.family = "sd3"
+        self._clip_rows = int(pipe.tokenizer_max_length)
+        self.length = self._clip_rows + T5_ROWS
+        self.embed = int(config.joint_attention_dim)
+        self._set_native(int(config.in_channels), int(pipe.default_sample_size), int(pipe.vae_scale_factor))
+
+    def encode(self, prompt: str) -> Conditioning:
+        with torch.no_grad(), _diffusers.quiet():
+            rows, _, pooled, _ = self._pipe.encode_prompt(
+                prompt,
+                None,
+                None,
+                device=self.device,
+                do_classifier_free_guidance=False,
+                max_sequence_length=T5_ROWS,
+            )
+        pieces, lost = self._pieces(prompt)
+        if self._pipe.text_encoder_3 is None:
+            rows = rows.roll(-self._clip_rows, dims=1)
+        return Conditioning(
+            rows=rows.float(),
+            words=len(pieces),
+            prompt=prompt,
+            pieces=pieces,
+            lost=lost,
+            pooled=pooled.float(),
+        )
+
+    def _pieces(self, prompt: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Name the rows of both; a word is lost when neither has read it."""
+        clip, unread = spelled(clip_words(self._pipe.tokenizer, prompt), self._clip_rows)
+        if self._pipe.text_encoder_3 is None:
+            return (*[""] * T5_ROWS, *clip), unread
+        t5, lost = token_words(self._pipe.tokenizer_3, prompt, prompt, start=0, length=T5_ROWS)
+        return (*clip, *[""] * (self._clip_rows - len(clip)), *t5), lost
+
+    def predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        told = expanded(conditioning, len(noisy))
+        assert told.pooled is not None
+        output: Tensor = self._pipe.transformer(
+            hidden_states=noisy.to(self.dtype),
+            timestep=self._sigma(t) * self.timesteps,
+            encoder_hidden_states=told.rows.to(self.dtype),
+            pooled_projections=told.pooled.to(self.dtype),
+            return_dict=False,
+        )[0]
+        return output.float()
+
+    def arguments(self, positive: Conditioning, negatives: Sequence[Conditioning]) -> dict[str, Any]:
+        return self._paired(positive, negatives)

@@ -1,0 +1,341 @@
+"""What every backbone keeps, whatever its family: against the family's own pipeline and diffusers' schedulers.
+
+Pictures of one and the same computation may differ by one level of 255: kernels sum in another order when the
+batch, the padding or the mask changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteScheduler
+from torch import Tensor
+
+import hiper
+from hiper.backbones import PIPELINES, _diffusers, wrap
+from hiper.conditioning import place_tail, take_tail
+from hiper.errors import ArtifactError, HiperWarning, OptionError
+from hiper.seeds import generator
+from tests import tiny, tiny_families
+
+pytestmark = pytest.mark.slow
+
+TAIL = 5
+STEPS = 2
+LONG, SHORT = "a sitting cat on the red grass", "a dog"
+CAPTION, TARGET = "a standing dog", "a sitting dog"
+UNHEARD = ("flux-dev", "klein")  # without negative sentences
+OWN_WORDS: dict[str, dict[str, Any]] = {
+    "flux-dev": {},
+    "flux-schnell": {"max_sequence_length": 256, "negative_prompt": ""},
+    "klein": {},
+    "klein-base": {},
+}
+"""What the pipeline's own call takes, besides the sentence, to do as we do."""
+
+
+def build(name: str, dtype: torch.dtype = torch.float32) -> Any:
+    pipe = tiny.pipeline(name) if name in ("sd1", "sd2") else tiny_families.pipeline(name)  # type: ignore[arg-type]
+    backbone: Any = wrap(pipe.to(dtype))
+    if name not in ("sd1", "sd2"):
+        backbone.resize(tiny_families.SIDE)
+    return backbone
+
+
+@pytest.fixture(scope="module", params=["sd1", "sd2", *tiny_families.FAMILIES])
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def backbone(name: str) -> Any:
+    return build(name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """A short fit, and the hash of all weights before it."""
+
+    artifact: hiper.Artifact
+    weights: str
+
+
+@pytest.fixture(scope="module")
+def fit(backbone: Any) -> Fit:
+    weights = backbone.weights_sha256()
+    subject = hiper.Subject.from_image(tiny.picture(), caption=CAPTION)
+    return Fit(artifact=hiper.fit(backbone, subject, steps=6, batch=4, learning_rate=0.1), weights=weights)
+
+
+@pytest.fixture(scope="module")
+def artifact(fit: Fit) -> hiper.Artifact:
+    return fit.artifact
+
+
+def pipe_of(backbone: Any) -> Any:
+    return backbone._pipe
+
+
+def levels(one: PIL.Image.Image, other: PIL.Image.Image) -> Any:
+    return np.abs(np.asarray(one, dtype=int) - np.asarray(other, dtype=int))
+
+
+def alike(one: PIL.Image.Image, other: PIL.Image.Image) -> bool:
+    assert len(set(np.asarray(one).flat)) > 8, "a flat picture proves nothing"
+    return bool(levels(one, other).max() <= 1)
+
+
+def draw(
+    backbone: Any, positive: Any, negatives: Any, seeds: list[int], **settings: Any
+) -> list[PIL.Image.Image]:
+    side = backbone.resolution
+    chosen = {
+        "steps": STEPS,
+        "guidance": 3.0,
+        "scheduler": backbone.schedulers[0],
+        "height": side,
+        "width": side,
+    }
+    images: list[PIL.Image.Image] = backbone.sample(
+        positive, negatives, seeds=seeds, **{**chosen, **settings}
+    ).images
+    return images
+
+
+def noise_of(backbone: Any, seed: int = 0) -> Tensor:
+    return torch.randn(1, *backbone.latent_shape, generator=generator(seed))
+
+
+def test_every_pipeline_is_under_the_contract() -> None:
+    built = {get_type_hints(build)["return"].__name__ for build in tiny_families.FAMILIES.values()}
+    assert set(PIPELINES) == {"StableDiffusionPipeline", *built}
+
+
+def test_it_describes_itself(backbone: Any) -> None:
+    sentence = backbone.encode(CAPTION)
+    assert sentence.rows.shape == (1, sentence.length, backbone.embed)
+    assert sentence.rows.dtype == torch.float32
+    assert sentence.words == len(sentence.pieces) <= sentence.length <= backbone.length
+    said = [piece for piece in sentence.pieces if piece and piece != "(the end mark)"]
+    assert said[-3:] == CAPTION.split()
+    assert not sentence.rows.requires_grad
+    image = tiny.picture(backbone.resolution)
+    assert backbone.latents(image, generator(0)).shape == (1, *backbone.latent_shape)
+    assert backbone.resolution % backbone.size_multiple == 0
+
+
+def test_a_sentence_that_is_too_long_says_what_is_lost(backbone: Any) -> None:
+    sentence = backbone.encode(" ".join(["dog"] * backbone.length + ["cat"]))
+    assert sentence.lost[-1] == "cat"
+    assert sentence.length == backbone.length
+
+
+def test_a_tail_overwrites_no_word_of_an_ordinary_sentence(backbone: Any) -> None:
+    sentence = backbone.encode(LONG)
+    placed = place_tail(sentence, torch.zeros(TAIL, backbone.embed), backbone.placement)
+    assert torch.equal(
+        placed.rows[:, : sentence.words], sentence.rows[:, : placed.length - TAIL][:, : sentence.words]
+    )
+    assert bool((placed.rows[:, -TAIL:] == 0).all())
+
+
+def test_decoding_undoes_the_scale_of_encoding(backbone: Any) -> None:
+    latents = torch.randn(1, *backbone.latent_shape, generator=generator(0))
+    assert torch.allclose(backbone._scaled(backbone._unscaled(latents)), latents, atol=1e-5)
+
+
+def test_embeddings_draw_what_the_sentence_draws(name: str, backbone: Any) -> None:
+    pipe, side = pipe_of(backbone), backbone.resolution
+    words = OWN_WORDS.get(name, {"negative_prompt": ""})
+    with _diffusers.sampling(pipe, backbone.schedulers[0]):
+        expected = pipe(
+            prompt=CAPTION,
+            latents=backbone._packed(noise_of(backbone)),
+            num_inference_steps=STEPS,
+            height=side,
+            width=side,
+            **words,
+            **backbone._guided(3.0),
+        ).images
+    drawn = draw(backbone, backbone.encode(CAPTION), [backbone.encode("")], [0])
+    assert alike(drawn[0], expected[0])
+
+
+def test_noisy_latents_and_targets_are_the_librarys(backbone: Any) -> None:
+    latents, t = noise_of(backbone, 1).expand(1000, -1, -1, -1), torch.arange(1000)
+    noise = torch.randn(latents.shape, generator=generator(2))
+    diffused = backbone.diffuse(latents[:1], noise, t)
+    if backbone.objective == "flow":
+        scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0)
+        times = scheduler.timesteps.flip(0)
+        assert torch.allclose(diffused.noisy, scheduler.scale_noise(latents, times, noise), atol=1e-5)
+        assert torch.equal(diffused.target, noise - latents)
+        return
+    ddpm = DDPMScheduler.from_config(pipe_of(backbone).scheduler.config)
+    assert torch.equal(diffused.noisy, ddpm.add_noise(latents, noise, t))
+    is_v = backbone.objective == "v_prediction"
+    assert torch.equal(diffused.target, ddpm.get_velocity(latents, noise, t) if is_v else noise)
+
+
+@contextmanager
+def two_levels(backbone: Any) -> Iterator[dict[str, Any]]:
+    """A sampler that stops at the levels 999 and 499, and what the pipeline must be told for that."""
+    pipe = pipe_of(backbone)
+    own = pipe.scheduler
+    if backbone.objective == "flow":
+        pipe.scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0)
+    else:
+        pipe.scheduler = DDIMScheduler.from_config(
+            own.config,
+            timestep_spacing="trailing",
+            steps_offset=0,
+            set_alpha_to_one=True,
+            clip_sample=False,
+            use_karras_sigmas=False,
+        )
+    try:
+        yield {"sigmas": [1.0, 0.5]} if backbone.objective == "flow" else {}
+    finally:
+        pipe.scheduler = own
+
+
+def test_predicting_and_stepping_is_what_the_pipeline_does(backbone: Any) -> None:
+    """Time, sign, scale and packing: two steps from pure noise end in the pipeline's own picture."""
+    sentence, side = backbone.encode(CAPTION), backbone.resolution
+    noise = noise_of(backbone)
+    with two_levels(backbone) as settings:
+        expected = pipe_of(backbone)(
+            **backbone.arguments(sentence, [backbone.encode("")]),
+            **backbone._guided(1.0),
+            **settings,
+            latents=backbone._packed(noise),
+            num_inference_steps=2,
+            height=side,
+            width=side,
+        ).images
+    with torch.no_grad():
+        halfway = backbone.step(noise, backbone.predict(noise, torch.tensor([999]), sentence), 999, 499)
+        clean = backbone.step(halfway, backbone.predict(halfway, torch.tensor([499]), sentence), 499, -1)
+    assert alike(backbone.decode(clean)[0], expected[0])
+    assert not alike(backbone.decode(halfway)[0], expected[0])
+
+
+@pytest.mark.parametrize("placement", ["replace", "append"])
+def test_a_gradient_reaches_every_row_of_the_tail_and_no_weight(backbone: Any, placement: Any) -> None:
+    sentence = backbone.encode(CAPTION)
+    tail = take_tail(sentence, TAIL).requires_grad_()
+    t = torch.tensor([10, 900])
+    with backbone.fitting():
+        diffused = backbone.diffuse(noise_of(backbone, 1), torch.cat([noise_of(backbone, 2)] * 2), t)
+        predicted = backbone.predict(diffused.noisy, t, place_tail(sentence, tail, placement))
+        (predicted - diffused.target).square().mean().backward()
+    assert predicted.shape == (2, *backbone.latent_shape)
+    assert predicted.dtype == torch.float32
+    assert tail.grad is not None
+    assert bool((tail.grad.abs().amax(dim=1) > 0).all())
+    weights = [weight for part in backbone._modules().values() for weight in part.parameters()]
+    assert all(weight.grad is None for weight in weights)
+
+
+def test_while_fitting_only_the_denoiser_is_in_memory(backbone: Any) -> None:
+    before = backbone.weights_sha256()
+    with backbone.fitting():
+        for part, module in backbone._modules().items():
+            held = sum(weight.untyped_storage().nbytes() for weight in module.parameters())
+            assert (held > 0) == (part == backbone.denoiser_name), part
+    assert backbone.weights_sha256() == before
+
+
+def test_a_short_fit_lowers_the_loss_and_an_edit_restores_every_weight(backbone: Any, fit: Fit) -> None:
+    figures = fit.artifact.figures
+    assert figures["loss_after"] < 0.9995 * figures["loss_before"]
+    hiper.edit(backbone, fit.artifact, TARGET, steps=1, guidance=3.0)
+    assert backbone.weights_sha256() == fit.weights
+
+
+def test_a_tail_changes_the_picture(backbone: Any, artifact: hiper.Artifact) -> None:
+    with_tail, without = (
+        hiper.edit(backbone, artifact, TARGET, steps=STEPS, strength=strength).images[0]
+        for strength in (1.0, 0.0)
+    )
+    assert levels(with_tail, without).mean() > 0.1
+
+
+def test_a_picture_depends_on_its_own_seed_alone(backbone: Any, artifact: hiper.Artifact) -> None:
+    three, four = hiper.edit(backbone, artifact, TARGET, steps=STEPS, seeds=[3, 4]).images
+    (alone,) = hiper.edit(backbone, artifact, TARGET, steps=STEPS, seeds=[4]).images
+    assert alike(four, alone)
+    assert not alike(three, alone)
+
+
+def test_negative_sentences_of_any_length_are_heard(
+    name: str, backbone: Any, artifact: hiper.Artifact
+) -> None:
+    if name in UNHEARD:
+        with pytest.warns(HiperWarning, match="ignored"):
+            hiper.edit(backbone, artifact, TARGET, steps=1, negative_prompt=SHORT)
+        return
+    settings: dict[str, Any] = {"steps": STEPS, "guidance": 3.0}
+    both = hiper.edit(
+        backbone, artifact, TARGET, seeds=[1, 1], negative_prompt=[LONG, SHORT], **settings
+    ).images
+    for image, negative in zip(both, (LONG, SHORT), strict=True):
+        alone = hiper.edit(
+            backbone, artifact, TARGET, seeds=[1], negative_prompt=negative, **settings
+        ).images[0]
+        assert alike(image, alone)
+    assert not alike(*both)
+
+
+def test_an_edit_is_the_plain_pipelines_own(backbone: Any, artifact: hiper.Artifact) -> None:
+    pipe, side = pipe_of(backbone), backbone.resolution
+    settings = {"num_inference_steps": STEPS, "height": side, "width": side, **backbone._guided(3.0)}
+    with _diffusers.sampling(pipe, backbone.schedulers[0]):
+        embeds = hiper.prompt_embeds(pipe, artifact, TARGET)
+        expected = pipe(**embeds, latents=backbone._packed(noise_of(backbone)), **settings).images[0]
+    assert alike(hiper.edit(backbone, artifact, TARGET, steps=STEPS, guidance=3.0).images[0], expected)
+
+
+def test_an_artifact_is_saved_loaded_and_refused_elsewhere(
+    name: str, backbone: Any, artifact: hiper.Artifact, tmp_path: Path, sd1: Any
+) -> None:
+    loaded = hiper.Artifact.load(artifact.save(tmp_path / "dog.safetensors"))
+    assert loaded.family == backbone.family
+    one, other = (hiper.edit(backbone, each, TARGET, steps=1).images[0] for each in (artifact, loaded))
+    assert one.tobytes() == other.tobytes()
+    if backbone.family != sd1.family:
+        with pytest.raises(ArtifactError, match=f"fitted on .* \\({backbone.family}, .* use that model"):
+            hiper.edit(sd1, loaded, TARGET)
+
+
+def test_bfloat16_draws_and_lets_gradients_through(name: str) -> None:
+    backbone = build(name, torch.bfloat16)
+    sentence = backbone.encode(CAPTION)
+    tail = take_tail(sentence, TAIL).requires_grad_()
+    placed = place_tail(sentence, tail, backbone.placement)
+    assert (sentence.rows.dtype, tail.dtype) == (torch.float32, torch.float32)
+    with backbone.fitting():
+        backbone.predict(noise_of(backbone), torch.tensor([500]), placed).square().mean().backward()
+    assert tail.grad is not None
+    assert bool((tail.grad.abs().amax(dim=1) > 0).all())
+    assert len(draw(backbone, sentence, [backbone.encode("")], [0], steps=1)) == 1
+
+
+def test_a_side_that_does_not_fit_is_refused(backbone: Any) -> None:
+    with pytest.raises(OptionError, match="multiples of"):
+        backbone.resize(backbone.size_multiple + 1)
+
+
+def test_not_a_number_is_an_error_and_no_black_picture(backbone: Any) -> None:
+    sentence = backbone.encode(SHORT)
+    broken = replace(sentence, rows=torch.full_like(sentence.rows, torch.nan))
+    with pytest.raises(hiper.HiperError, match="NaN"):
+        draw(backbone, broken, [replace(broken, prompt="")], [0], steps=1)
