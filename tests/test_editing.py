@@ -45,8 +45,8 @@ def likeness(a: Image.Image, b: Image.Image) -> int:
 
 
 def test_the_rows_are_head_and_scaled_tail(sd1: SdBackbone, artifact: Artifact) -> None:
-    with get_method("hiper").applied(sd1, artifact, 0.5) as encode:
-        rows = encode(SENTENCE).rows
+    with get_method("hiper").applied(sd1, artifact, 0.5) as applied:
+        rows = applied.encode(SENTENCE).rows
     plain = sd1.encode(SENTENCE).rows
     assert torch.equal(rows[:, :-5], plain[:, :-5])
     assert torch.equal(rows[0, -5:], 0.5 * artifact.tensors["tail"])

@@ -224,9 +224,9 @@ def test_a_mask_outside_of_the_square_is_refused(sd1: SdBackbone) -> None:
 
 
 def test_methods_are_found_by_name() -> None:
-    assert method_names() == ["hiper"]
+    assert "hiper" in method_names()
     assert isinstance(get_method("hiper"), HiPer)
-    with pytest.raises(OptionError, match=r"method is 'hyper'; allowed are hiper \(did you mean hiper\?\)"):
+    with pytest.raises(OptionError, match=r"method is 'hyper'; allowed are .*\(did you mean hiper\?\)"):
         get_method("hyper")
 
 
@@ -244,7 +244,7 @@ def test_an_impossible_pair_is_refused_up_front(
 
         class Rewriter(Method):
             name, options_type, presets = "rewriter", HiPerOptions, PRESETS
-            needs = frozenset({"rows", "weights"})
+            needs = frozenset({"rows", "wings"})
 
             def fit(self, *args, **settings):
                 raise AssertionError
@@ -254,8 +254,8 @@ def test_an_impossible_pair_is_refused_up_front(
         """)
     )
     monkeypatch.syspath_prepend(tmp_path)
-    assert method_names() == ["hiper", "rewriter"]
-    with pytest.raises(OptionError, match="method rewriter needs weights, which"):
+    assert "rewriter" in method_names()
+    with pytest.raises(OptionError, match="method rewriter needs wings, which"):
         hiper.fit(sd1, subject, method="rewriter")
 
 

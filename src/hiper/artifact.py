@@ -1,4 +1,4 @@
-"""Artifact: what one fit has learnt, as one small safetensors file that explains itself.
+"""Artifact: what one fit has learnt, as one safetensors file that explains itself.
 
 Tensors are named `hiper.<name>`, so that nobody takes them for a textual inversion; `artifact_header` says
 what stands in the header.
@@ -23,10 +23,13 @@ from hiper.artifact_header import PREFIX, TEXTS, UNKNOWN_SEED, Value, decode, en
 from hiper.artifact_header import SCHEMA as SCHEMA
 from hiper.errors import ArtifactError, HiperWarning
 from hiper.files import atomic_write
-from hiper.tensor_file import MAX_HEADER, MAX_TENSORS, TensorFile, foreign_kind
+from hiper.tensor_file import MAX_HEADER, ROWS, WEIGHTS, Limits, TensorFile, foreign_kind
 
 if TYPE_CHECKING:
     from hiper.backbones.base import Backbone
+
+TAILS = ("hiper",)
+"""Methods whose tensors are text rows; their files are small, and read within narrow limits."""
 
 FINGERPRINT_TOLERANCE = 0.004
 """Relative root mean square: more than float16 or bfloat16 costs, less than any training changes."""
@@ -41,11 +44,13 @@ class Artifact:
     caption, image_sha256: what it was fitted to; the hash is "" when not known
     seed: of the fit, UNKNOWN_SEED (-1) when not known
     options: the method's options, resolved; edit: defaults for editing (strength, guidance, steps, scheduler)
-    tensors: name -> [rows, embed] of one common embed; made float32 on the CPU
+    tensors: name -> what was learnt, made float32 on the CPU; text rows [rows, embed] of one common embed for a
+        method of TAILS, else of any shape: weights, latents, vectors of a vocabulary
     figures: seconds, losses; versions: of the libraries; created: UTC, ISO 8601
     thumbnail: a data URL, or ""; extra: header entries of other tools or later releases, kept as they were
 
-    ArtifactError on construction when a tensor is not a finite float table with at least one row.
+    ArtifactError on construction when a tensor is not finite, not of floats, or empty, or no table of rows where
+    it must be one.
     """
 
     method: str
@@ -66,12 +71,15 @@ class Artifact:
     extra: Mapping[str, str]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "tensors", _checked_tensors(self.tensors))
+        tensors = _checked_tensors(self.tensors, _limits(self.method))
+        if self.method in TAILS:
+            _check_rows(tensors)
+        object.__setattr__(self, "tensors", tensors)
 
     @property
-    def embed(self) -> int:
-        """Width of the rows: numbers per token."""
-        return next(iter(self.tensors.values())).shape[1]
+    def embed(self) -> int | None:
+        """Width of the rows: numbers per token; None for a method that learns something else."""
+        return next(iter(self.tensors.values())).shape[1] if self.method in TAILS else None
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write the file atomically and return its path; OutputError as in `files.atomic_write`."""
@@ -107,7 +115,7 @@ class Artifact:
         if f"{PREFIX}schema" not in file.metadata:
             raise ArtifactError(foreign_kind(file.dtypes))
         fields = decode(file.metadata)
-        return cls(**fields, tensors=_unprefixed(file.tensors()))
+        return cls(**fields, tensors=_unprefixed(file.tensors(_limits(fields["method"]))))
 
     def describe(self) -> dict[str, object]:
         """Return what `hiper show` prints, ready for JSON: no tensor values, no thumbnail."""
@@ -120,7 +128,7 @@ class Artifact:
             "seed": None if self.seed == UNKNOWN_SEED else self.seed,
             "options": dict(self.options),
             "edit": dict(self.edit),
-            "tensors": {name: list(tensor.shape) for name, tensor in self.tensors.items()},
+            "tensors": _described(self.tensors),
             "figures": figures,
             "versions": dict(self.versions),
             "extra": dict(self.extra),
@@ -129,9 +137,10 @@ class Artifact:
 
 def check_compatible(artifact: Artifact, backbone: Backbone) -> None:
     """Refuse another family or width (ArtifactError); warn of another checkpoint of the family."""
-    if (artifact.family, artifact.embed) != (backbone.family, backbone.embed):
+    embed = artifact.embed or backbone.embed
+    if (artifact.family, embed) != (backbone.family, backbone.embed):
         raise ArtifactError(
-            f"fitted on {artifact.backbone} ({artifact.family}, rows of {artifact.embed}), but {backbone.id}"
+            f"fitted on {artifact.backbone} ({artifact.family}, rows of {embed}), but {backbone.id}"
             f" is {backbone.family} with rows of {backbone.embed}; use that model, or fit again on this one"
         )
     distance = fingerprint_distance(artifact.fingerprint, backbone.fingerprint())
@@ -159,22 +168,38 @@ def _unprefixed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
 
 
-def _checked_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    if not 1 <= len(tensors) <= MAX_TENSORS:
-        raise ArtifactError(f"{len(tensors)} tensors; allowed are 1 to {MAX_TENSORS}")
+def _limits(method: str) -> Limits:
+    return ROWS if method in TAILS else WEIGHTS
+
+
+def _checked_tensors(tensors: Mapping[str, Tensor], limits: Limits) -> dict[str, Tensor]:
+    if not 1 <= len(tensors) <= limits.tensors:
+        raise ArtifactError(f"{len(tensors)} tensors; allowed are 1 to {limits.tensors}")
     for name, tensor in tensors.items():
-        shape = list(tensor.shape)
         if not tensor.is_floating_point():
             raise ArtifactError(f"tensor {name!r} is {tensor.dtype}; allowed are float dtypes")
-        if len(shape) != 2 or 0 in shape:
-            raise ArtifactError(
-                f"tensor {name!r} has shape {shape}; allowed is [rows, embed], 1 or more each"
-            )
+        if not tensor.numel():
+            raise ArtifactError(f"tensor {name!r} of shape {list(tensor.shape)} is empty; fit again")
         if not bool(tensor.isfinite().all()):
             raise ArtifactError(
                 f"tensor {name!r} holds NaN or infinity, which draw black pictures; fit again"
             )
+    return {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in tensors.items()}
+
+
+def _check_rows(tensors: Mapping[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if tensor.dim() != 2:
+            raise ArtifactError(
+                f"tensor {name!r} has shape {list(tensor.shape)}; allowed is [rows, embed], 1 or more each"
+            )
     widths = {tensor.shape[1] for tensor in tensors.values()}
     if len(widths) > 1:
         raise ArtifactError(f"rows of {' and '.join(map(str, sorted(widths)))} numbers; allowed is one width")
-    return {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in tensors.items()}
+
+
+def _described(tensors: Mapping[str, Tensor]) -> dict[str, object]:
+    """Shapes by name; of a whole denoiser only how much it is."""
+    if len(tensors) > ROWS.tensors:
+        return {"count": len(tensors), "numbers": sum(tensor.numel() for tensor in tensors.values())}
+    return {name: list(tensor.shape) for name, tensor in tensors.items()}

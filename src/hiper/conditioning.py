@@ -114,14 +114,18 @@ def overwritten_words(conditioning: Conditioning, count: int) -> tuple[str, ...]
     return tuple(dict.fromkeys(piece for piece in pieces if piece))
 
 
+def lost_notes(conditioning: Conditioning) -> tuple[str, ...]:
+    """Return a line that names the words that did not fit into the encoder's length, if there are any."""
+    if not conditioning.lost:
+        return ()
+    words = " ".join(conditioning.lost)
+    cut = f"the text encoder reads {conditioning.length} rows, so the end of the sentence was cut: {words}"
+    return (f"{cut}; shorten the sentence",)
+
+
 def tail_notes(conditioning: Conditioning, count: int, placement: Placement) -> tuple[str, ...]:
     """Return one line for every way in which this sentence and a tail of `count` rows do not fit together."""
-    notes = []
-    if conditioning.lost:
-        notes.append(
-            f"the text encoder reads {conditioning.length} rows, so the end of the sentence was cut:"
-            f" {' '.join(conditioning.lost)}; shorten the sentence"
-        )
+    notes = list(lost_notes(conditioning))
     overwritten = overwritten_words(conditioning, count) if placement == "replace" else ()
     if overwritten:
         notes.append(

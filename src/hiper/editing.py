@@ -23,8 +23,9 @@ from hiper.edit_settings import (
     resolve_settings,
     resolve_strength,
 )
-from hiper.errors import HiperWarning
+from hiper.errors import HiperWarning, OptionError
 from hiper.methods import get_method
+from hiper.methods.base import Sampler
 from hiper.seeds import resolve_seed
 from hiper.subject import clean_text
 
@@ -93,11 +94,8 @@ def edit(
         images=len(chosen),
     )
     cleaned = clean_text(prompt, what="prompt")
-    with _encoded(backbone, artifact, cleaned, settings.strength, settings.negative_prompt, notes) as (
-        positive,
-        negatives,
-    ):
-        images, flags = _draw(backbone, positive, negatives, chosen, settings, batch_size, callback)
+    with _told(backbone, artifact, cleaned, settings.strength, settings.negative_prompt, notes) as told:
+        images, flags = _draw(told, chosen, settings, batch_size, callback)
     flagged = tuple(seed for seed, flag in zip(chosen, flags, strict=True) if flag)
     notes += [
         f"the safety checker blackened the picture of seed {seed}; try another seed" for seed in flagged
@@ -122,44 +120,52 @@ def prompt_embeds(
 
     model: a diffusers pipeline or a Backbone. The tensors are for one picture, [1, length, embed], in its
     dtype and on its device, with whatever else its family takes (pooled vectors, masks). Raises and warns
-    as `edit` does.
+    as `edit` does; OptionError for a method whose edits are more than text rows.
     """
     backbone = model if isinstance(model, Backbone) else wrap(model)
     check_compatible(artifact, backbone)
+    if not get_method(artifact.method).rows_only:
+        raise OptionError(
+            f"an edit by method {artifact.method} is more than text rows; draw it with hiper.edit, which takes"
+            " hiper.load_backbone or a wrapped pipeline"
+        )
     notes: list[str] = []
     factor = resolve_strength(artifact.edit, strength)
     cleaned = clean_text(prompt, what="prompt")
-    with _encoded(backbone, artifact, cleaned, factor, resolve_negatives(negative_prompt, 1), notes) as (
-        positive,
-        negatives,
-    ):
-        arguments = backbone.arguments(positive, negatives)
+    with _told(backbone, artifact, cleaned, factor, resolve_negatives(negative_prompt, 1), notes) as told:
+        arguments = backbone.arguments(told.positive, told.negatives)
     for note in notes:
         warnings.warn(note, HiperWarning, stacklevel=2)
     return arguments
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Told:
+    """What is to be drawn, and by what: the prompt, and the negatives, one for all or one per picture."""
+
+    positive: Conditioning
+    negatives: Sequence[Conditioning]
+    sample: Sampler
+
+
 @contextmanager
-def _encoded(
+def _told(
     backbone: Backbone,
     artifact: Artifact,
     prompt: str,
     strength: float,
     negatives: Sequence[str],
     notes: list[str],
-) -> Iterator[tuple[Conditioning, list[Conditioning]]]:
-    """Yield the prompt and the negatives, one for all or one per picture."""
-    with get_method(artifact.method).applied(backbone, artifact, strength) as encode:
-        positive = encode(prompt)
+) -> Iterator[_Told]:
+    with get_method(artifact.method).applied(backbone, artifact, strength) as applied:
+        positive = applied.encode(prompt)
         notes += positive.notes
         others = {text: backbone.encode(text) for text in set(negatives)}
-        yield positive, [others[text] for text in negatives]
+        yield _Told(positive=positive, negatives=[others[text] for text in negatives], sample=applied.sample)
 
 
 def _draw(
-    backbone: Backbone,
-    positive: Conditioning,
-    negatives: Sequence[Conditioning],
+    told: _Told,
     seeds: Sequence[int],
     settings: EditSettings,
     batch_size: int,
@@ -167,10 +173,11 @@ def _draw(
 ) -> tuple[list[PIL.Image.Image], list[bool]]:
     images: list[PIL.Image.Image] = []
     flags: list[bool] = []
+    negatives = told.negatives
     total = math.ceil(len(seeds) / batch_size) * settings.steps
     for batch, start in enumerate(range(0, len(seeds), batch_size)):
-        samples = backbone.sample(
-            positive,
+        samples = told.sample(
+            told.positive,
             negatives if len(negatives) == 1 else negatives[start : start + batch_size],
             seeds=seeds[start : start + batch_size],
             steps=settings.steps,

@@ -91,7 +91,8 @@ def text_chunks(settings: PictureSettings, artifact: Artifact | None) -> dict[st
     """Return the text chunks of a PNG; an artifact of more than `LARGEST_ARTIFACT` bytes is left out."""
     record = {"schema": SCHEMA, **asdict(settings)}
     chunks = {SETTINGS: json.dumps(record), PARAMETERS: _parameters(settings)}
-    data = portable(artifact).to_bytes() if artifact is not None else b""
+    small = artifact is not None and sum(t.nbytes for t in artifact.tensors.values()) <= LARGEST_ARTIFACT
+    data = portable(artifact).to_bytes() if artifact is not None and small else b""
     if 0 < len(data) <= LARGEST_ARTIFACT:
         chunks[ARTIFACT] = base64.b64encode(data).decode("ascii")
     return chunks

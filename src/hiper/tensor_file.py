@@ -1,4 +1,4 @@
-"""Read a small safetensors file from a stranger: limits first, then damage, then values.
+"""Read a safetensors file from a stranger: limits first, then damage, then values.
 
 safetensors itself checks the layout, but allows headers of 100 MB, any number of tensors, and NaN.
 """
@@ -22,7 +22,6 @@ from hiper.errors import ArtifactError
 from hiper.filetypes import HEAD_BYTES, looks_like
 
 MAX_HEADER = 1_000_000
-MAX_TENSORS = 64
 MAX_BYTES = 64_000_000
 
 _START = 8  # the length of the header, an unsigned little-endian integer
@@ -44,6 +43,19 @@ _FOREIGN: tuple[tuple[tuple[str, ...], str], ...] = (
         "the weights of a model; name it as the backbone instead",
     ),
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How much of a file is read: its tensors, and the bytes of all of it."""
+
+    tensors: int
+    bytes: int
+
+
+ROWS = Limits(tensors=64, bytes=MAX_BYTES)
+WEIGHTS = Limits(tensors=10_000, bytes=64_000_000_000)
+"""A whole denoiser. No more memory is taken than the file has bytes, twice that in half precision."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,18 +96,22 @@ class TensorFile:
         dtypes = {name: _dtype(entry) for name, entry in header.items()}
         return cls(source=source, dtypes=dtypes, metadata=metadata)
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Read all tensors as float32 on the CPU; at most 64 of them, 64 MB, float dtypes only."""
-        if len(self.dtypes) > MAX_TENSORS:
-            raise ArtifactError(f"it holds {len(self.dtypes)} tensors; at most {MAX_TENSORS} are read")
+    def tensors(self, limits: Limits = ROWS) -> dict[str, Tensor]:
+        """Read all tensors as float32 on the CPU; within limits, float dtypes only."""
+        if len(self.dtypes) > limits.tensors:
+            raise ArtifactError(f"it holds {len(self.dtypes)} tensors; at most {limits.tensors} are read")
         for name, dtype in self.dtypes.items():
             if dtype not in _FLOATS:
                 raise ArtifactError(
                     f"tensor {name!r} is {dtype or 'of no dtype'}; allowed are {', '.join(_FLOATS)}"
                 )
-        data = read_capped(self.source)
+        _check_bytes(checked_size(self.source), limits)
         try:
-            tensors = safetensors.torch.load(data)
+            tensors = (
+                safetensors.torch.load(self.source)
+                if isinstance(self.source, bytes)
+                else safetensors.torch.load_file(self.source)
+            )
         except safetensors.SafetensorError as error:
             raise ArtifactError(f"damaged: {error}; {_MEND}") from error
         return {name: tensor.to(torch.float32) for name, tensor in tensors.items()}
@@ -103,11 +119,14 @@ class TensorFile:
 
 def read_capped(source: Path | bytes) -> bytes:
     """Return the whole file, of at most 64 MB; ArtifactError, without the path, if that is not possible."""
-    size = checked_size(source)
-    if size > MAX_BYTES:
-        raise ArtifactError(f"it is {size} bytes long; at most {MAX_BYTES} are read")
+    _check_bytes(checked_size(source), ROWS)
     with _opened(source) as file:
         return file.read(MAX_BYTES)
+
+
+def _check_bytes(size: int, limits: Limits) -> None:
+    if size > limits.bytes:
+        raise ArtifactError(f"it is {size} bytes long; at most {limits.bytes} are read")
 
 
 def checked_size(source: Path | bytes) -> int:

@@ -125,8 +125,8 @@ def _study(
     mask: Tensor | None,
 ) -> Study:
     cleaned = clean_text(artifact.caption if prompt is None else prompt, what="prompt")
-    with get_method(artifact.method).applied(backbone, artifact, strength) as encode:
-        conditioning = encode(cleaned)
+    with get_method(artifact.method).applied(backbone, artifact, strength) as applied:
+        conditioning = applied.encode(cleaned)
         learnt = run(conditioning)
     untouched = run(lengthened(backbone.encode(cleaned), conditioning.length))
     for note in conditioning.notes:

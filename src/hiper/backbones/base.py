@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 import PIL.Image
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hiper.conditioning import Conditioning, Placement
 from hiper.errors import OptionError
@@ -83,7 +83,10 @@ class Backbone(ABC):
     default_steps:    denoising steps that suit the model
     schedulers:       samplers that can draw with it, the one that suits it first
     size_multiple:    what a picture's sides are multiples of, in pixels
-    offers:           what a method may ask for in its `needs`
+    denoiser_name:    the library's name of the denoiser, by which others load what belongs to it
+    offers:           what a method may ask for in its `needs`: "rows" (all); "trajectory" (`step` goes up and down
+                      between noise levels); "weights" (those of `denoiser` may be lent others); "lora" (the denoiser
+                      takes peft's adapters)
     """
 
     id: str
@@ -102,7 +105,13 @@ class Backbone(ABC):
     schedulers: tuple[Scheduler, ...]
     size_multiple: int = 8
     placement: Placement = "replace"
+    denoiser_name: ClassVar[str]
     offers: ClassVar[frozenset[str]] = frozenset({"rows"})
+
+    @property
+    @abstractmethod
+    def denoiser(self) -> nn.Module:
+        """The module that is called once per step; whoever changes it changes it back, bit for bit."""
 
     @abstractmethod
     def encode(self, prompt: str) -> Conditioning:

@@ -42,6 +42,7 @@ class PipelineBackbone(Backbone):
     pipeline_name: ClassVar[str]
     denoiser_name: ClassVar[str] = "transformer"
     usual_guidance: ClassVar[float]
+    offers = frozenset({"rows", "trajectory", "weights", "lora"})
 
     def __init__(
         self,
@@ -55,7 +56,7 @@ class PipelineBackbone(Backbone):
         self.id, self.revision = name, revision
         self.default_guidance = self.usual_guidance if default_guidance is None else default_guidance
         self._check_dtypes()
-        self.device, self.dtype = _diffusers.device_of(pipe), _diffusers.dtype_of(self._denoiser)
+        self.device, self.dtype = _diffusers.device_of(pipe), _diffusers.dtype_of(self.denoiser)
         self._schedule = self._make_schedule()
         self.objective, self.timesteps = self._schedule.objective, self._schedule.timesteps
 
@@ -102,7 +103,7 @@ class PipelineBackbone(Backbone):
             )
 
     @property
-    def _denoiser(self) -> nn.Module:
+    def denoiser(self) -> nn.Module:
         part: nn.Module = getattr(self._pipe, self.denoiser_name)
         return part
 
@@ -239,7 +240,7 @@ class PipelineBackbone(Backbone):
     def watching(self, watch: Watch) -> AbstractContextManager[None]:
         if "cross-attention" not in self.offers:
             return super().watching(watch)
-        return _attention.watched(self._denoiser, watch)
+        return _attention.watched(self.denoiser, watch)
 
     def _modules(self) -> dict[str, nn.Module]:
         parts = sorted(self._pipe.components.items())

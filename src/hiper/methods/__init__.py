@@ -18,7 +18,12 @@ if TYPE_CHECKING:
     from hiper.subject import Subject
 
 GROUP = "hiper.methods"
-METHODS = {"hiper": "hiper.methods.hiper:HiPer"}
+METHODS = {
+    "ddim-inversion": "hiper.methods.ddim_inversion:DdimInversion",
+    "hiper": "hiper.methods.hiper:HiPer",
+    "null-text": "hiper.methods.null_text:NullText",
+    "sdedit": "hiper.methods.sdedit:Sdedit",
+}
 
 
 def method_names() -> list[str]:

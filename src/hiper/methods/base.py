@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import ClassVar, Generic, TypeVar
+from dataclasses import dataclass
+from typing import ClassVar, Generic, Protocol, TypeVar
 
 from hiper.artifact import Artifact
-from hiper.backbones.base import Backbone
+from hiper.backbones.base import Backbone, Samples, StepCallback
 from hiper.checkpoint import CheckpointFile
 from hiper.conditioning import Conditioning
 from hiper.errors import OptionError
@@ -21,14 +22,47 @@ O = TypeVar("O", bound=Options)  # noqa: E741
 PromptEncoder = Callable[[str], Conditioning]
 
 
+class Sampler(Protocol):
+    """Draws pictures: `Backbone.sample`, or what a method puts in its place."""
+
+    def __call__(
+        self,
+        positive: Conditioning,
+        negatives: Sequence[Conditioning],
+        *,
+        seeds: Sequence[int],
+        steps: int,
+        guidance: float,
+        scheduler: str,
+        height: int,
+        width: int,
+        callback: StepCallback | None = None,
+    ) -> Samples: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Applied:
+    """A backbone readied for editing: how it takes a sentence, and how it draws."""
+
+    encode: PromptEncoder
+    sample: Sampler
+
+
 class Method(ABC, Generic[O]):
     """A way to learn one subject. Subclasses are final and hold no state.
 
-    needs:   what a backbone must offer beyond text rows; an impossible pair is refused before any work
-    presets: name -> the options in which it differs from their defaults
+    learns, paper: what a fit yields, and where that is described; for the table of methods
+    needs:        what a backbone must offer; an impossible pair is refused before any work
+    presets:      name -> the options in which it differs from their defaults
+    rows_only:    an edit is text rows alone, so that any pipeline of the family can draw it
+    per_sentence: a fit serves one sentence only, that of its option `target`
     """
 
     name: ClassVar[str]
+    learns: ClassVar[str] = ""
+    paper: ClassVar[str] = ""
+    rows_only: ClassVar[bool] = False
+    per_sentence: ClassVar[bool] = False
     options_type: type[O]
     presets: ClassVar[Mapping[str, Mapping[str, object]]]
     needs: ClassVar[frozenset[str]] = frozenset({"rows"})
@@ -62,5 +96,8 @@ class Method(ABC, Generic[O]):
     @abstractmethod
     def applied(
         self, backbone: Backbone, artifact: Artifact, strength: float
-    ) -> AbstractContextManager[PromptEncoder]:
-        """Ready the backbone for editing, yield a prompt encoder, and restore it bit for bit on leaving."""
+    ) -> AbstractContextManager[Applied]:
+        """Ready the backbone for editing, and restore it bit for bit on leaving.
+
+        OptionError for a strength that means nothing to the method, ArtifactError for one that does not fit the model.
+        """

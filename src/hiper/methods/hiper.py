@@ -10,10 +10,8 @@ import warnings
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import version
-from typing import Annotated, Any, ClassVar, Literal, final
+from typing import Annotated, ClassVar, Literal, final
 
 import torch
 from torch import Tensor
@@ -35,18 +33,18 @@ from hiper.fitting import (
     optimise,
     optimise_together,
 )
-from hiper.images import fit_square, thumbnail_data_url
-from hiper.methods.base import Method, PromptEncoder
+from hiper.images import fit_square
+from hiper.methods.base import Applied, Method
 from hiper.methods.denoising import Denoising, mask_weight
+from hiper.methods.jobs import artifact as artifact_of
+from hiper.methods.jobs import identity, loss_scale, settled, window
 from hiper.methods.options import Options, Spec
 from hiper.methods.together import FitRequest, FitsTogether, losses_together
 from hiper.noise_levels import Sampling, level_range
-from hiper.seeds import generator, resolve_seed
+from hiper.seeds import generator
 from hiper.subject import Subject
 
 TAIL = "tail"
-FP16_LOSS_SCALE = 1024.0
-ACCELERATOR_WINDOW = 10
 
 # Options that a preset does not name have the defaults below, which are the paper's.
 PRESETS: Mapping[str, Mapping[str, object]] = {
@@ -112,6 +110,9 @@ class HiPer(Method[HiPerOptions], FitsTogether):
     """The method. All weights stay frozen; the result is one tensor [tail, embed]."""
 
     name: ClassVar[str] = "hiper"
+    learns: ClassVar[str] = "the last text rows"
+    paper: ClassVar[str] = "arXiv:2303.08767"
+    rows_only: ClassVar[bool] = True
     options_type = HiPerOptions
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = PRESETS
 
@@ -126,7 +127,7 @@ class HiPer(Method[HiPerOptions], FitsTogether):
         should_stop: StopRequest | None = None,
     ) -> Artifact:
         begun = _Begun.of(backbone, subject, options)
-        identity = _identity(backbone, subject, begun.options) if checkpoint is not None else {}
+        told = identity(self.name, backbone, subject, begun.options) if checkpoint is not None else {}
         turn = begun.turn
         with backbone.fitting():
             fitted = optimise(
@@ -134,7 +135,7 @@ class HiPer(Method[HiPerOptions], FitsTogether):
                 turn.parameters,
                 turn.recipe,
                 turn.generator,
-                identity=identity,
+                identity=told,
                 callback=callback,
                 checkpoint=checkpoint,
                 should_stop=should_stop,
@@ -164,7 +165,7 @@ class HiPer(Method[HiPerOptions], FitsTogether):
         return [_ended(each, ended.get(i)) for i, each in enumerate(begun)]
 
     @contextmanager
-    def applied(self, backbone: Backbone, artifact: Artifact, strength: float) -> Iterator[PromptEncoder]:
+    def applied(self, backbone: Backbone, artifact: Artifact, strength: float) -> Iterator[Applied]:
         tail = artifact.tensors[TAIL].to(backbone.device) * strength
         placement: Placement = "append" if artifact.options.get("placement") == "append" else "replace"
 
@@ -173,7 +174,7 @@ class HiPer(Method[HiPerOptions], FitsTogether):
             notes = tail_notes(conditioning, len(tail), placement)
             return replace(place_tail(conditioning, tail, placement), notes=notes)
 
-        yield encode
+        yield Applied(encode=encode, sample=backbone.sample)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +189,7 @@ class _Begun:
 
     @classmethod
     def of(cls, backbone: Backbone, subject: Subject, options: HiPerOptions) -> _Begun:
-        options = _settled(options, backbone)
+        options = settled(options, backbone)
         random = generator(options.seed)
         caption = backbone.encode(subject.caption)
         for note in tail_notes(caption, options.tail, _placement(options)):
@@ -220,18 +221,6 @@ def _ended(begun: Outcome[_Begun], fitted: Outcome[Fitted] | None) -> Outcome[Ar
     if isinstance(fitted.result, HiperError):
         return Outcome(result=fitted.result, notes=notes)
     return Outcome(result=begun.result.artifact(fitted.result), notes=notes)
-
-
-def _settled(options: HiPerOptions, backbone: Backbone) -> HiPerOptions:
-    """Fill in what was left to the model, and draw a seed where one is to be drawn."""
-    own: dict[str, Any] = {
-        "placement": backbone.placement,
-        "guidance": backbone.default_guidance,
-        "edit_steps": backbone.default_steps,
-        "scheduler": backbone.schedulers[0],
-    }
-    left = {name: value for name, value in own.items() if getattr(options, name) is None}
-    return replace(options, seed=resolve_seed(options.seed), **left)
 
 
 def _placement(options: HiPerOptions) -> Placement:
@@ -271,28 +260,9 @@ def _recipe(backbone: Backbone, options: HiPerOptions) -> Recipe:
         learning_rate=options.learning_rate,
         schedule=options.schedule,
         keep=options.keep,
-        loss_scale=FP16_LOSS_SCALE if backbone.dtype == torch.float16 else 1.0,
-        window=1 if backbone.device.type == "cpu" else ACCELERATOR_WINDOW,
+        loss_scale=loss_scale(backbone),
+        window=window(backbone),
     )
-
-
-def _identity(
-    backbone: Backbone, subject: Subject, options: HiPerOptions
-) -> dict[str, str | int | float | bool]:
-    """Everything that decides the tail: a resumed fit must agree in all of it."""
-    return {
-        "method": HiPer.name,
-        "image": subject.sha256,
-        "caption": subject.caption,
-        "backbone": backbone.weights_sha256(),
-        "objective": backbone.objective,
-        "device": backbone.device.type,
-        "dtype": str(backbone.dtype),
-        **{name: value for name, value in options.as_mapping().items() if name not in _EDITING},
-    }
-
-
-_EDITING = ("strength", "guidance", "edit_steps", "scheduler")
 
 
 def _artifact(
@@ -302,31 +272,11 @@ def _artifact(
     fingerprint: tuple[float, ...],
     fitted: Fitted,
 ) -> Artifact:
-    values = options.as_mapping()
-    return Artifact(
-        method=HiPer.name,
-        family=backbone.family,
-        backbone=backbone.id,
-        revision=backbone.revision,
-        fingerprint=fingerprint,
-        caption=subject.caption,
-        image_sha256=subject.sha256,
-        seed=options.seed,
-        options={name: value for name, value in values.items() if name not in _EDITING},
-        edit={
-            "strength": options.strength,
-            "guidance": values["guidance"],
-            "steps": values["edit_steps"],
-            "scheduler": values["scheduler"],
-        },
-        tensors=dict(fitted.parameters),
-        figures={
-            "seconds": round(fitted.seconds, 3),
-            "loss_before": fitted.loss_before,
-            "loss_after": fitted.loss_after,
-        },
-        versions={name: version(name) for name in ("hiper", "torch", "diffusers", "transformers")},
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        thumbnail=thumbnail_data_url(subject.image),
-        extra={},
+    figures = {
+        "seconds": round(fitted.seconds, 3),
+        "loss_before": fitted.loss_before,
+        "loss_after": fitted.loss_after,
+    }
+    return artifact_of(
+        HiPer.name, backbone, subject, options, fitted.parameters, figures, fingerprint=fingerprint
     )

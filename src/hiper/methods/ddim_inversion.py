@@ -1,0 +1,142 @@
+"""DDIM inversion: find the noise that the picture comes from, and draw the new sentence from that noise.
+
+Song, Meng, Ermon, "Denoising Diffusion Implicit Models", arXiv:2010.02502, section 4.3; Euler's steps the other
+way round for flows.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, final
+
+import torch
+from torch import Tensor
+
+from hiper.artifact import Artifact
+from hiper.backbones.base import Backbone
+from hiper.checkpoint import CheckpointFile
+from hiper.errors import HiperWarning
+from hiper.fitting import Callback, StepRecord, StopRequest
+from hiper.methods.base import Applied, Method
+from hiper.methods.jobs import JobOptions, picture_latents, settled
+from hiper.methods.jobs import artifact as artifact_of
+from hiper.methods.options import Spec
+from hiper.methods.trajectory import (
+    NOTHING_MINIMISED,
+    Descent,
+    Negative,
+    check_latents,
+    check_strength,
+    climb,
+    plain_encoder,
+    raise_if_stopped,
+)
+from hiper.seeds import generator
+from hiper.subject import Subject
+
+TRAJECTORY = "trajectory"
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class DdimInversionOptions(JobOptions):
+    """How an edit draws; the inversion takes as many steps (`edit_steps`) as it will."""
+
+    strength: Annotated[
+        float, Spec("where on the path to noise an edit begins, 0 picture, 1 noise", low=0, high=1)
+    ]
+
+
+@final
+class DdimInversion(Method[DdimInversionOptions]):
+    """The artifact is the path: latents [steps + 1, c, h, w] from the picture up to noise, led by the caption."""
+
+    name: ClassVar[str] = "ddim-inversion"
+    learns: ClassVar[str] = "the picture's path to noise"
+    paper: ClassVar[str] = "arXiv:2010.02502"
+    needs: ClassVar[frozenset[str]] = frozenset({"rows", "trajectory"})
+    options_type = DdimInversionOptions
+    presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
+        "default": {"strength": 0.8},
+        "paper": {"strength": 1.0, "edit_steps": 50, "guidance": 7.5},
+    }
+
+    def fit(
+        self,
+        backbone: Backbone,
+        subject: Subject,
+        options: DdimInversionOptions,
+        *,
+        callback: Callback | None = None,
+        checkpoint: CheckpointFile | None = None,
+        should_stop: StopRequest | None = None,
+    ) -> Artifact:
+        begun = time.monotonic()
+        options = settled(options, backbone)
+        path = inverted(backbone, subject, options, begun, callback, should_stop)
+        return artifact_of(
+            self.name,
+            backbone,
+            subject,
+            options,
+            {TRAJECTORY: path},
+            {"seconds": round(time.monotonic() - begun, 3)},
+            fingerprint=backbone.fingerprint(),
+        )
+
+    @contextmanager
+    def applied(self, backbone: Backbone, artifact: Artifact, strength: float) -> Iterator[Applied]:
+        descent = descent_from(backbone, artifact, strength)
+        yield Applied(encode=plain_encoder(backbone), sample=descent)
+
+
+def inverted(
+    backbone: Backbone,
+    subject: Subject,
+    options: JobOptions,
+    begun: float,
+    callback: Callback | None,
+    should_stop: StopRequest | None,
+) -> Tensor:
+    """Return the picture's path [steps + 1, c, h, w] to noise; `begun`: when the fit did, by the monotonic clock."""
+    steps = options.edit_steps
+    assert steps is not None
+    path = [picture_latents(backbone, subject, options, generator(options.seed))]
+    told = backbone.encode(subject.caption)
+    with backbone.fitting():
+        for step, latents in enumerate(climb(backbone, path[0], told, steps), start=1):
+            path.append(latents)
+            if callback is not None:
+                seconds = time.monotonic() - begun
+                callback(StepRecord(step=step, steps=steps, loss=NOTHING_MINIMISED, seconds=seconds))
+            raise_if_stopped(should_stop)
+    return torch.cat(path)
+
+
+def descent_from(
+    backbone: Backbone, artifact: Artifact, strength: float, negative: Negative | None = None
+) -> Descent:
+    """Draw from the path that the artifact holds; whatever the seed, the picture is the same."""
+    path = check_latents(artifact, TRAJECTORY, backbone)
+
+    def start(seeds: Sequence[int], level: int, number: int) -> Tensor:
+        if len(seeds) > 1:
+            warnings.warn(
+                f"method {artifact.method} draws the same picture for every seed; one seed is enough",
+                HiperWarning,
+                stacklevel=5,
+            )
+        return path[number : number + 1].expand(len(seeds), -1, -1, -1)
+
+    return Descent(
+        backbone=backbone,
+        method=artifact.method,
+        strength=check_strength(artifact.method, strength),
+        start=start,
+        steps=len(path) - 1,
+        negative=negative,
+    )

@@ -1,0 +1,118 @@
+"""What every fit has in common, whatever it learns: its settings, its identity for resuming, its artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Annotated, Any, Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+from hiper.artifact import Artifact
+from hiper.backbones.base import Backbone, Scheduler
+from hiper.checkpoint import Identity
+from hiper.images import fit_square, thumbnail_data_url
+from hiper.methods.options import Options, Spec
+from hiper.seeds import resolve_seed
+from hiper.subject import Subject
+
+O = TypeVar("O", bound=Options)  # noqa: E741
+
+FP16_LOSS_SCALE = 1024.0
+ACCELERATOR_WINDOW = 10
+EDITING = ("strength", "guidance", "edit_steps", "scheduler")
+"""Options that only an edit uses."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobOptions(Options):
+    """What the options of every method have; each adds a `strength`, which means its own thing."""
+
+    square: Annotated[Literal["crop", "pad"], Spec("how a picture becomes square")] = "crop"
+    seed: Annotated[int, Spec("of all randomness; -1 draws one", low=-1)] = 0
+    guidance: Annotated[
+        float | None, Spec("guidance when editing; none: the model's own", low=0, high=100)
+    ] = None
+    edit_steps: Annotated[
+        int | None, Spec("denoising steps when editing; none: the model's own", low=1, high=1000)
+    ] = None
+    scheduler: Annotated[Scheduler | None, Spec("sampler when editing; none: the model's own")] = None
+
+
+def settled(options: O, backbone: Backbone) -> O:
+    """Fill in what was left to the model, and draw a seed where one is to be drawn."""
+    own: dict[str, Any] = {
+        "placement": backbone.placement,
+        "guidance": backbone.default_guidance,
+        "edit_steps": backbone.default_steps,
+        "scheduler": backbone.schedulers[0],
+    }
+    left = {name: value for name, value in own.items() if getattr(options, name, value) is None}
+    left["seed"] = resolve_seed(int(options.as_mapping()["seed"]))
+    return replace(options, **left)
+
+
+def loss_scale(backbone: Backbone) -> float:
+    """Return the factor that keeps the backbone's gradients from underflow."""
+    return FP16_LOSS_SCALE if backbone.dtype == torch.float16 else 1.0
+
+
+def window(backbone: Backbone) -> int:
+    """Return how many steps to make between two looks at the loss."""
+    return 1 if backbone.device.type == "cpu" else ACCELERATOR_WINDOW
+
+
+def identity(method: str, backbone: Backbone, subject: Subject, options: Options) -> Identity:
+    """Return everything that decides what is learnt: a resumed fit must agree in all of it."""
+    return {
+        "method": method,
+        "image": subject.sha256,
+        "caption": subject.caption,
+        "backbone": backbone.weights_sha256(),
+        "objective": backbone.objective,
+        "device": backbone.device.type,
+        "dtype": str(backbone.dtype),
+        **{name: value for name, value in options.as_mapping().items() if name not in EDITING},
+    }
+
+
+def picture_latents(
+    backbone: Backbone, subject: Subject, options: JobOptions, random: torch.Generator
+) -> Tensor:
+    """Return the latents [1, c, h, w] of the subject's picture at the model's native size."""
+    return backbone.latents(fit_square(subject.image, backbone.resolution, how=options.square), random)
+
+
+def artifact(
+    method: str,
+    backbone: Backbone,
+    subject: Subject,
+    options: Options,
+    tensors: Mapping[str, Tensor],
+    figures: Mapping[str, float],
+    *,
+    fingerprint: tuple[float, ...],
+) -> Artifact:
+    """Gather what was learnt and everything needed to use it again; options: as `settled` returned them."""
+    values = options.as_mapping()
+    return Artifact(
+        method=method,
+        family=backbone.family,
+        backbone=backbone.id,
+        revision=backbone.revision,
+        fingerprint=fingerprint,
+        caption=subject.caption,
+        image_sha256=subject.sha256,
+        seed=int(values["seed"]),
+        options={name: value for name, value in values.items() if name not in EDITING},
+        edit={"steps" if name == "edit_steps" else name: values[name] for name in EDITING},
+        tensors=dict(tensors),
+        figures=dict(figures),
+        versions={name: version(name) for name in ("hiper", "torch", "diffusers", "transformers")},
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        thumbnail=thumbnail_data_url(subject.image),
+        extra={},
+    )

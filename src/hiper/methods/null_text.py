@@ -1,0 +1,243 @@
+"""Null-text inversion: DDIM inversion, and for each step an empty sentence fitted so that guidance stays on the path.
+
+Mokady et al., "Null-text Inversion for Editing Real Images using Guided Diffusion Models", arXiv:2211.09794,
+algorithm 1. An edit draws the new sentence from the inverted noise with the fitted rows in place of the empty
+sentence's; the paper's prompt-to-prompt control of attention is not part of it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar, final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hiper.artifact import Artifact
+from hiper.backbones.base import Backbone
+from hiper.checkpoint import CheckpointFile, Identity, Progress, TrainingState
+from hiper.conditioning import Conditioning
+from hiper.errors import ArtifactError, FitError, Interrupted
+from hiper.fitting import Callback, StepRecord, StopRequest
+from hiper.methods.base import Applied, Method
+from hiper.methods.ddim_inversion import TRAJECTORY, descent_from, inverted
+from hiper.methods.jobs import JobOptions, identity, settled
+from hiper.methods.jobs import artifact as artifact_of
+from hiper.methods.options import Spec
+from hiper.methods.trajectory import levels, mixed, plain_encoder
+from hiper.subject import Subject
+
+NULLS = "nulls"
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class NullTextOptions(JobOptions):
+    """How the empty sentences are fitted, and how an edit draws; `guidance` and `edit_steps` are those of both."""
+
+    inner_steps: Annotated[int, Spec("optimisation steps per denoising step", low=1, high=1000)] = 10
+    learning_rate: Annotated[
+        float, Spec("Adam's step size at the noisiest step; it falls by half", low=1e-8, high=10)
+    ] = 1e-2
+    early_stop: Annotated[
+        float, Spec("error of the latents at which a step's fit ends, 0: never", low=0, high=1)
+    ] = 1e-5
+    strength: Annotated[
+        float, Spec("where on the path to noise an edit begins, 0 picture, 1 noise", low=0, high=1)
+    ]
+
+
+@final
+class NullText(Method[NullTextOptions]):
+    """The artifact is the path [steps + 1, c, h, w] and the fitted rows [steps, length, embed], noisiest first."""
+
+    name: ClassVar[str] = "null-text"
+    learns: ClassVar[str] = "the path to noise, and the empty sentence's rows for each step"
+    paper: ClassVar[str] = "arXiv:2211.09794"
+    needs: ClassVar[frozenset[str]] = frozenset({"rows", "trajectory"})
+    options_type = NullTextOptions
+    presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
+        "default": {"strength": 0.8},
+        "paper": {"strength": 1.0, "edit_steps": 50, "guidance": 7.5},
+    }
+
+    def fit(
+        self,
+        backbone: Backbone,
+        subject: Subject,
+        options: NullTextOptions,
+        *,
+        callback: Callback | None = None,
+        checkpoint: CheckpointFile | None = None,
+        should_stop: StopRequest | None = None,
+    ) -> Artifact:
+        begun = time.monotonic()
+        options = settled(options, backbone)
+        path = inverted(backbone, subject, options, begun, None, should_stop)
+        who = {**identity(self.name, backbone, subject, options), **_drawing(options)} if checkpoint else {}
+        told, empty = backbone.encode(subject.caption), backbone.encode("")
+        pursuit = _Pursuit(backbone, path, told, empty, options, checkpoint, who, begun)
+        with backbone.fitting():
+            for record in pursuit.steps():
+                if callback is not None:
+                    callback(record)
+                _stop_if_asked(pursuit, should_stop, checkpoint)
+        return artifact_of(
+            self.name,
+            backbone,
+            subject,
+            options,
+            {TRAJECTORY: path, NULLS: pursuit.rows()},
+            {"seconds": round(pursuit.seconds, 3), "reconstruction_error": pursuit.error()},
+            fingerprint=backbone.fingerprint(),
+        )
+
+    @contextmanager
+    def applied(self, backbone: Backbone, artifact: Artifact, strength: float) -> Iterator[Applied]:
+        nulls = artifact.tensors.get(NULLS)
+        if nulls is None or nulls.dim() != 3 or nulls.shape[2] != backbone.embed:
+            raise ArtifactError(
+                f"it holds no rows of {backbone.embed} for each step; fit again on this model"
+            )
+        rows = nulls.to(backbone.device)
+        empty = backbone.encode("")
+
+        def negative(number: int) -> Conditioning:
+            return replace(empty, rows=rows[len(rows) - number][None])
+
+        descent = descent_from(backbone, artifact, strength, negative)
+        yield Applied(encode=plain_encoder(backbone), sample=descent)
+
+
+def _drawing(options: NullTextOptions) -> dict[str, float]:
+    """What otherwise only edits use decides here what is learnt."""
+    assert options.guidance is not None
+    assert options.edit_steps is not None
+    return {"guidance": options.guidance, "edit_steps": options.edit_steps}
+
+
+def _stop_if_asked(
+    pursuit: _Pursuit, should_stop: StopRequest | None, checkpoint: CheckpointFile | None
+) -> None:
+    signal_number = should_stop() if should_stop is not None else None
+    if signal_number:
+        pursuit.save()
+        where = f"; its {pursuit.done} steps are in {checkpoint.path}" if checkpoint else ""
+        raise Interrupted(f"stopped by signal {signal_number}{where}", signal_number)
+
+
+@final
+class _Pursuit:
+    """Follows the path down under guidance, fitting one empty sentence per step."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        path: Tensor,
+        told: Conditioning,
+        empty: Conditioning,
+        options: NullTextOptions,
+        checkpoint: CheckpointFile | None,
+        who: Identity,
+        begun: float,
+    ) -> None:
+        self._backbone, self._path, self._told, self._empty = backbone, path, told, empty
+        self._options, self._checkpoint, self._who = options, checkpoint, who
+        self._begun, self._earlier, self._saved = begun, 0.0, time.monotonic()
+        self._latents, self._rows = path[-1:], empty.rows
+        self._fitted: list[Tensor] = []
+        self._levels = levels(backbone.timesteps, len(path) - 1)
+        self._resume()
+
+    @property
+    def done(self) -> int:
+        """Denoising steps whose empty sentence is fitted."""
+        return len(self._fitted)
+
+    @property
+    def seconds(self) -> float:
+        return self._earlier + time.monotonic() - self._begun
+
+    def rows(self) -> Tensor:
+        """Return the fitted rows [steps, length, embed]."""
+        return torch.cat(self._fitted)
+
+    def error(self) -> float:
+        """Return the mean squared distance of the latents to those of the path."""
+        return float(F.mse_loss(self._latents, self._path[len(self._path) - 1 - self.done][None]))
+
+    def steps(self) -> Iterator[StepRecord]:
+        """Fit what is left, noisiest first."""
+        total = len(self._path) - 1
+        while self.done < total:
+            number = total - self.done
+            with torch.no_grad():
+                told = self._predict(number, self._told)
+            self._rows = self._fit(number, told).detach()
+            with torch.no_grad():
+                self._latents = self._next(number, told, self._rows)
+            self._fitted.append(self._rows)
+            yield StepRecord(step=self.done, steps=total, loss=self.error(), seconds=self.seconds)
+            if self._checkpoint and time.monotonic() - self._saved >= self._checkpoint.every_seconds:
+                self.save()
+
+    def _fit(self, number: int, told: Tensor) -> Tensor:
+        options, goal = self._options, self._path[number - 1][None]
+        rows = self._rows.clone().requires_grad_()
+        rate = options.learning_rate * (1 - self.done / (2 * (len(self._path) - 1)))
+        adam = torch.optim.Adam([rows], lr=rate)
+        for _ in range(options.inner_steps):
+            loss = F.mse_loss(self._next(number, told, rows), goal)
+            if not bool(loss.isfinite()):
+                raise FitError(f"the error at step {self.done} is {float(loss.detach())}; use dtype=float32")
+            adam.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            adam.step()
+            if float(loss.detach()) < options.early_stop + self.done * 2 * options.early_stop:
+                break
+        return rows
+
+    def _next(self, number: int, told: Tensor, rows: Tensor) -> Tensor:
+        """Go down one step from the latents reached, with `rows` for the empty sentence."""
+        assert self._options.guidance is not None
+        untold = self._predict(number, replace(self._empty, rows=rows))
+        predicted = mixed(told, untold, self._options.guidance)
+        return self._backbone.step(self._latents, predicted, self._levels[number], self._levels[number - 1])
+
+    def _predict(self, number: int, told: Conditioning) -> Tensor:
+        return self._backbone.predict(self._latents, torch.tensor([self._levels[number]]), told)
+
+    def save(self) -> None:
+        """Write the checkpoint, if there is one."""
+        if self._checkpoint is None or not self._fitted:
+            return
+        nothing_drawn = torch.zeros(1, dtype=torch.uint8)
+        progress = Progress(
+            step=self.done, updates=0, halvings=0, loss_before=0.0, best_loss=0.0, seconds=self.seconds
+        )
+        learnt = {NULLS: self.rows().cpu(), "latents": self._latents.cpu()}
+        self._checkpoint.save(
+            TrainingState(
+                progress=progress,
+                parameters=learnt,
+                first_moments={},
+                second_moments={},
+                best={},
+                random=nothing_drawn,
+                identity=self._who,
+            )
+        )
+        self._saved = time.monotonic()
+
+    def _resume(self) -> None:
+        state = self._checkpoint.load(self._who) if self._checkpoint is not None else None
+        if state is None:
+            return
+        rows = state.parameters[NULLS].to(self._path.device)
+        self._fitted, self._rows = [row[None] for row in rows], rows[-1:]
+        self._latents = state.parameters["latents"].to(self._path.device)
+        self._earlier = state.progress.seconds

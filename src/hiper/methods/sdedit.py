@@ -1,0 +1,104 @@
+"""SDEdit: noise the picture, and let the model draw the new sentence from there; nothing is learnt.
+
+Meng et al., "SDEdit: Guided Image Synthesis and Editing with Stochastic Differential Equations",
+arXiv:2108.01073, algorithm 1; with the deterministic sampler of img2img pipelines.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, final
+
+import torch
+from torch import Tensor
+
+from hiper.artifact import Artifact
+from hiper.backbones.base import Backbone
+from hiper.checkpoint import CheckpointFile
+from hiper.fitting import Callback, StepRecord, StopRequest
+from hiper.methods.base import Applied, Method
+from hiper.methods.jobs import JobOptions, picture_latents, settled
+from hiper.methods.jobs import artifact as artifact_of
+from hiper.methods.options import Spec
+from hiper.methods.trajectory import (
+    NOTHING_MINIMISED,
+    Descent,
+    check_latents,
+    check_strength,
+    plain_encoder,
+    raise_if_stopped,
+)
+from hiper.seeds import generator
+from hiper.subject import Subject
+
+LATENTS = "latents"
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class SdeditOptions(JobOptions):
+    """How an edit draws; a fit only encodes the picture."""
+
+    strength: Annotated[
+        float, Spec("how far the picture is noised, 0 not at all, 1 to pure noise", low=0, high=1)
+    ]
+
+
+@final
+class Sdedit(Method[SdeditOptions]):
+    """The artifact is the picture's latents."""
+
+    name: ClassVar[str] = "sdedit"
+    learns: ClassVar[str] = "nothing; it keeps the picture's latents"
+    paper: ClassVar[str] = "arXiv:2108.01073"
+    needs: ClassVar[frozenset[str]] = frozenset({"rows", "trajectory"})
+    options_type = SdeditOptions
+    presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
+        "default": {"strength": 0.7},
+        "paper": {"strength": 0.6, "edit_steps": 50, "guidance": 7.5},
+    }
+
+    def fit(
+        self,
+        backbone: Backbone,
+        subject: Subject,
+        options: SdeditOptions,
+        *,
+        callback: Callback | None = None,
+        checkpoint: CheckpointFile | None = None,
+        should_stop: StopRequest | None = None,
+    ) -> Artifact:
+        raise_if_stopped(should_stop)
+        begun = time.monotonic()
+        options = settled(options, backbone)
+        latents = picture_latents(backbone, subject, options, generator(options.seed))
+        seconds = time.monotonic() - begun
+        if callback is not None:
+            callback(StepRecord(step=1, steps=1, loss=NOTHING_MINIMISED, seconds=seconds))
+        return artifact_of(
+            self.name,
+            backbone,
+            subject,
+            options,
+            {LATENTS: latents},
+            {"seconds": round(seconds, 3)},
+            fingerprint=backbone.fingerprint(),
+        )
+
+    @contextmanager
+    def applied(self, backbone: Backbone, artifact: Artifact, strength: float) -> Iterator[Applied]:
+        latents = check_latents(artifact, LATENTS, backbone)
+
+        def start(seeds: Sequence[int], level: int, number: int) -> Tensor:
+            if number == 0:
+                return latents.expand(len(seeds), -1, -1, -1)
+            noise = torch.cat([torch.randn(latents.shape, generator=generator(seed)) for seed in seeds])
+            return backbone.diffuse(latents, noise, torch.full((len(seeds),), level)).noisy
+
+        descent = Descent(
+            backbone=backbone, method=self.name, strength=check_strength(self.name, strength), start=start
+        )
+        yield Applied(encode=plain_encoder(backbone), sample=descent)

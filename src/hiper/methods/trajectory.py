@@ -1,0 +1,179 @@
+"""Walking between a picture and noise along the deterministic path that a model predicts.
+
+DDIM (arXiv:2010.02502, eq. 12) for models of noise or v, Euler's steps for flows: both are `Backbone.step`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import final
+
+import torch
+from torch import Tensor
+
+from hiper.artifact import Artifact
+from hiper.backbones.base import Backbone, Samples, StepCallback
+from hiper.conditioning import Conditioning, expanded, lost_notes, stacked
+from hiper.errors import ArtifactError, Interrupted, OptionError
+from hiper.fitting import StopRequest
+from hiper.methods.base import PromptEncoder
+
+NOTHING_MINIMISED = float("nan")
+"""The loss in the records of a fit that only walks."""
+
+
+def levels(timesteps: int, steps: int) -> list[int]:
+    """Return `steps` + 1 noise levels, from the cleanest up: those of diffusers' DDIM with "leading" spacing.
+
+    The first one stands for the picture itself, as `set_alpha_to_one=False` has it in Stable Diffusion.
+    """
+    spacing = timesteps // steps
+    return [0, *(min(1 + i * spacing, timesteps - 1) for i in range(steps))]
+
+
+def climb(backbone: Backbone, latents: Tensor, told: Conditioning, steps: int) -> Iterator[Tensor]:
+    """Yield latents [1, c, h, w] on their way to noise, one after each step (DDIM inversion).
+
+    The step to a level follows what the model predicts of it, as in null-text inversion's code and in diffusers.
+    """
+    for t, to in pairwise(levels(backbone.timesteps, steps)):
+        with torch.no_grad():
+            predicted = backbone.predict(latents, torch.tensor([to]), told)
+            latents = backbone.step(latents, predicted, t, to)
+        yield latents
+
+
+def guided(
+    backbone: Backbone,
+    noisy: Tensor,
+    t: int,
+    positive: Conditioning,
+    negative: Conditioning,
+    guidance: float,
+) -> Tensor:
+    """Predict under guidance: [batch, c, h, w]."""
+    level = torch.full((len(noisy),), t)
+    told = backbone.predict(noisy, level, positive)
+    if guidance == 1:
+        return told
+    return mixed(told, backbone.predict(noisy, level, negative), guidance)
+
+
+def mixed(told: Tensor, untold: Tensor, guidance: float) -> Tensor:
+    """Classifier-free guidance (arXiv:2207.12598, eq. 6, in the form of diffusers: 1 is none)."""
+    return untold + guidance * (told - untold)
+
+
+Negative = Callable[[int], Conditioning]
+"""From the number of a level, counted from the cleanest, to what stands in for the negative prompt there."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Descent:
+    """Draws from a point on the way to noise instead of from pure noise.
+
+    strength: how far up it begins, 0 at the picture itself, 1 at the noisiest level
+    start:    from seeds, a noise level and its number to latents [batch, c, h, w] there
+    steps:    the only number of steps it can take, None for any
+    negative: takes the place of the negative prompts, which must be empty then
+    """
+
+    backbone: Backbone
+    method: str
+    strength: float
+    start: Callable[[Sequence[int], int, int], Tensor]
+    steps: int | None = None
+    negative: Negative | None = None
+
+    def __call__(
+        self,
+        positive: Conditioning,
+        negatives: Sequence[Conditioning],
+        *,
+        seeds: Sequence[int],
+        steps: int,
+        guidance: float,
+        scheduler: str,
+        height: int,
+        width: int,
+        callback: StepCallback | None = None,
+    ) -> Samples:
+        """See `Backbone.sample`."""
+        self._check(negatives, steps, scheduler, (height, width))
+        told = expanded(positive, len(seeds))
+        plain = expanded(stacked(negatives), len(seeds))
+        path = levels(self.backbone.timesteps, steps)
+        top = round(self.strength * steps)
+        latents = self.start(seeds, path[top], top)
+        for done, number in enumerate(range(top, 0, -1), start=1):
+            untold = plain if self.negative is None else expanded(self.negative(number), len(seeds))
+            with torch.no_grad():
+                predicted = guided(self.backbone, latents, path[number], told, untold, guidance)
+                latents = self.backbone.step(latents, predicted, path[number], path[number - 1])
+            if callback is not None:
+                callback(steps - top + done, steps)
+        return Samples(images=self.backbone.decode(latents), flagged=(False,) * len(seeds))
+
+    def _check(
+        self, negatives: Sequence[Conditioning], steps: int, scheduler: str, size: tuple[int, int]
+    ) -> None:
+        backbone = self.backbone
+        if scheduler != backbone.schedulers[0]:
+            raise OptionError(
+                f"scheduler is {scheduler!r}; method {self.method} walks by {backbone.schedulers[0]} alone"
+            )
+        if self.steps not in (None, steps):
+            raise OptionError(
+                f"steps is {steps}; method {self.method} draws with the {self.steps} steps of its fit"
+            )
+        if size != (backbone.resolution, backbone.resolution):
+            raise OptionError(
+                f"height is {size[0]} and width {size[1]}; method {self.method} draws at the size of its fit,"
+                f" {backbone.resolution} x {backbone.resolution}"
+            )
+        if self.negative is not None and any(negative.prompt for negative in negatives):
+            raise OptionError(
+                f"method {self.method} has learnt what stands in for a negative prompt; give none"
+            )
+
+
+def check_strength(method: str, strength: float) -> float:
+    """OptionError for a strength that is no share of the way to noise."""
+    if 0 <= strength <= 1:
+        return strength
+    raise OptionError(
+        f"strength is {strength}; for method {method} it is how far the picture is taken to noise: allowed are"
+        " numbers from 0 to 1"
+    )
+
+
+def check_latents(artifact: Artifact, name: str, backbone: Backbone) -> Tensor:
+    """Return latents [any, c, h, w] on the device; ArtifactError when they are not of the model's shape."""
+    latents = artifact.tensors.get(name)
+    if latents is None or latents.dim() != 4 or tuple(latents.shape[1:]) != backbone.latent_shape:
+        shape = None if latents is None else list(latents.shape)
+        raise ArtifactError(
+            f"its {name} are {shape}, those of {backbone.id} [any, {', '.join(map(str, backbone.latent_shape))}];"
+            " fit again on this model"
+        )
+    return latents.to(backbone.device)
+
+
+def plain_encoder(backbone: Backbone) -> PromptEncoder:
+    """Encode sentences as they are, with a note of words that did not fit."""
+
+    def encode(prompt: str) -> Conditioning:
+        told = backbone.encode(prompt)
+        return replace(told, notes=lost_notes(told))
+
+    return encode
+
+
+def raise_if_stopped(should_stop: StopRequest | None) -> None:
+    """End a walk at the user's wish; there is nothing worth keeping of it."""
+    signal_number = should_stop() if should_stop is not None else None
+    if signal_number:
+        raise Interrupted(f"stopped by signal {signal_number}", signal_number)

@@ -1,0 +1,193 @@
+"""What every method keeps to, whatever it learns; on tiny real models that predict noise and v."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import hiper
+from hiper.artifact import Artifact
+from hiper.backbones.sd import SdBackbone
+from hiper.checkpoint import CheckpointFile
+from hiper.errors import ArtifactError, Interrupted, OptionError
+from hiper.fitting import StepRecord
+from hiper.methods import get_method, method_names
+from hiper.methods.options import specs
+from hiper.subject import Subject
+from tests import tiny
+
+CAPTION, SENTENCE = "a standing dog", "a sitting dog"
+QUICK: Mapping[str, Mapping[str, Any]] = {
+    "ddim-inversion": {"edit_steps": 3},
+    "hiper": {"steps": 4, "edit_steps": 2},
+    "null-text": {"edit_steps": 3, "inner_steps": 2, "guidance": 2.0},
+    "sdedit": {"edit_steps": 2},
+}
+RESUMABLE = [name for name in QUICK if name not in ("ddim-inversion", "sdedit")]
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:the fit did not lower"),  # after four steps it need not
+    pytest.mark.parametrize("method", QUICK),
+]
+Fits = dict[tuple[str, str], Artifact]
+
+
+@pytest.fixture(scope="module")
+def subject() -> Subject:
+    return Subject.from_image(tiny.picture(), caption=CAPTION)
+
+
+@pytest.fixture(scope="module")
+def fits() -> Fits:
+    """Fits that are only looked at, by method and backbone."""
+    return {}
+
+
+@pytest.fixture
+def artifact(backbone: SdBackbone, subject: Subject, method: str, fits: Fits) -> Artifact:
+    return fit_once(backbone, subject, method, fits)
+
+
+def fit_once(backbone: SdBackbone, subject: Subject, method: str, fits: Fits) -> Artifact:
+    key = (method, backbone.objective)
+    if key not in fits:
+        fits[key] = hiper.fit(backbone, subject, method=method, **QUICK[method])
+    return fits[key]
+
+
+def same(first: Artifact, second: Artifact) -> bool:
+    return first.tensors.keys() == second.tensors.keys() and all(
+        torch.equal(tensor, second.tensors[name]) for name, tensor in first.tensors.items()
+    )
+
+
+def pixels(backbone: SdBackbone, artifact: Artifact, seed: int = 1, **settings: Any) -> bytes:
+    (image,) = hiper.edit(backbone, artifact, SENTENCE, seeds=[seed], **settings).images
+    return image.tobytes()
+
+
+def test_every_method_is_held_to_this_contract(method: str) -> None:
+    assert sorted(QUICK) == method_names()
+    chosen = get_method(method)
+    assert chosen.name == method
+    assert {"default", "paper"} <= set(chosen.presets)
+    assert chosen.learns
+    assert chosen.paper.startswith("arXiv:")
+    assert {"seed", "strength", "guidance", "edit_steps", "scheduler"} <= set(specs(chosen.options_type))
+    for preset in chosen.presets:
+        chosen.options(preset)
+
+
+def test_the_artifact_says_what_it_is_and_survives_the_file(
+    backbone: SdBackbone, subject: Subject, artifact: Artifact, method: str, tmp_path: Path
+) -> None:
+    assert (artifact.method, artifact.family, artifact.caption) == (method, backbone.family, CAPTION)
+    assert (artifact.image_sha256, artifact.fingerprint) == (subject.sha256, backbone.fingerprint())
+    assert artifact.figures["seconds"] >= 0
+    assert artifact.edit["steps"] == QUICK[method]["edit_steps"]
+    loaded = Artifact.load(artifact.save(tmp_path / "dog.safetensors"))
+    assert same(loaded, artifact)
+    assert loaded.describe() == artifact.describe()
+    assert pixels(backbone, loaded) == pixels(backbone, artifact)
+
+
+@pytest.mark.slow
+def test_the_same_seed_learns_the_same_bits(
+    backbone: SdBackbone, subject: Subject, artifact: Artifact, method: str
+) -> None:
+    assert same(hiper.fit(backbone, subject, method=method, **QUICK[method]), artifact)
+
+
+def test_what_was_learnt_shows_in_the_picture(backbone: SdBackbone, artifact: Artifact) -> None:
+    plain = backbone.sample(
+        backbone.encode(SENTENCE),
+        [backbone.encode("")],
+        seeds=[1],
+        steps=int(artifact.edit["steps"]),
+        guidance=float(artifact.edit["guidance"]),
+        scheduler="ddim",
+        height=tiny.RESOLUTION,
+        width=tiny.RESOLUTION,
+    )
+    assert pixels(backbone, artifact) != plain.images[0].tobytes()
+
+
+@pytest.mark.slow
+def test_the_backbone_is_what_it_was(
+    backbone: SdBackbone, subject: Subject, artifact: Artifact, method: str
+) -> None:
+    """After a fit and an edit, and after both have failed half way."""
+    before = backbone.weights_sha256()
+    wanting = [weight.requires_grad for weight in backbone.denoiser.parameters()]
+    hiper.fit(backbone, subject, method=method, **QUICK[method])
+    pixels(backbone, artifact)
+
+    def fail(*_: object) -> None:
+        raise KeyError("the callback failed")
+
+    with pytest.raises(KeyError):
+        hiper.fit(backbone, subject, method=method, callback=fail, **QUICK[method])
+    with pytest.raises(KeyError):
+        pixels(backbone, artifact, callback=fail)
+    assert backbone.weights_sha256() == before
+    assert [weight.requires_grad for weight in backbone.denoiser.parameters()] == wanting
+    assert all(weight.grad is None for weight in backbone.denoiser.parameters())
+
+
+@pytest.mark.slow
+def test_an_interrupted_fit_resumes_to_the_same_bits(
+    sd1: SdBackbone, subject: Subject, method: str, fits: Fits, tmp_path: Path
+) -> None:
+    path, before = tmp_path / "fit.checkpoint", sd1.weights_sha256()
+    records: list[StepRecord] = []
+    enough = 0 if method == "sdedit" else 2  # sdedit has one step
+    with pytest.raises(Interrupted) as stop:
+        hiper.fit(
+            sd1,
+            subject,
+            method=method,
+            checkpoint=CheckpointFile(path=path),
+            callback=records.append,
+            should_stop=lambda: int(signal.SIGINT) if len(records) >= enough else None,
+            **QUICK[method],
+        )
+    assert (stop.value.exit_status, len(records)) == (130, enough)
+    assert sd1.weights_sha256() == before
+    assert path.exists() == (method in RESUMABLE)
+    checkpoint = CheckpointFile(path=path, resume=True)
+    resumed = hiper.fit(sd1, subject, method=method, checkpoint=checkpoint, **QUICK[method])
+    assert same(resumed, fit_once(sd1, subject, method, fits))
+    checkpoint.remove()
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_family_is_refused(sd1: SdBackbone, subject: Subject, method: str, fits: Fits) -> None:
+    artifact = fit_once(sd1, subject, method, fits)
+    with pytest.raises(ArtifactError, match="fitted on"):
+        hiper.edit(sd1, replace(artifact, family="sdxl"), SENTENCE)
+
+
+def test_a_backbone_that_lacks_what_it_needs_is_refused(
+    sd1: SdBackbone, subject: Subject, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs = get_method(method).needs
+    assert needs <= sd1.offers
+    for need in needs:
+        monkeypatch.setattr(SdBackbone, "offers", sd1.offers - {need})
+        with pytest.raises(OptionError, match=f"method {method} needs {need}, which"):
+            hiper.fit(sd1, subject, method=method, **QUICK[method])
+        monkeypatch.undo()
+
+
+def test_rows_for_a_pipeline_of_ones_own(sd1: SdBackbone, subject: Subject, method: str, fits: Fits) -> None:
+    artifact = fit_once(sd1, subject, method, fits)
+    if get_method(method).rows_only:
+        assert hiper.prompt_embeds(sd1, artifact, SENTENCE)["prompt_embeds"].shape[2] == sd1.embed
+    else:
+        with pytest.raises(OptionError, match=f"method {method} is more than text rows; draw it with hiper"):
+            hiper.prompt_embeds(sd1, artifact, SENTENCE)
