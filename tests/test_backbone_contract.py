@@ -295,6 +295,24 @@ def test_negative_sentences_of_any_length_are_heard(
     assert not alike(*both)
 
 
+def test_several_tails_and_a_negative_one_are_heard(
+    name: str, backbone: Any, artifact: hiper.Artifact
+) -> None:
+    """Or are said not to be; the tail behind the sentence itself stays what it is."""
+    other = replace(artifact, tensors={"tail": artifact.tensors["tail"].flip(0, 1)})
+
+    def drawn(artifacts: list[hiper.Artifact], **negative: Any) -> PIL.Image.Image:
+        return hiper.edit(backbone, artifacts, TARGET, steps=STEPS, guidance=3.0, **negative).images[0]
+
+    alone = drawn([artifact])
+    assert levels(alone, drawn([artifact, other])).max() > 0
+    if name in UNHEARD:
+        with pytest.warns(HiperWarning, match="ignored"):
+            drawn([artifact], negative=other)
+    else:
+        assert levels(alone, drawn([artifact], negative=other)).max() > 0
+
+
 def test_an_edit_is_the_plain_pipelines_own(backbone: Any, artifact: hiper.Artifact) -> None:
     pipe, side = pipe_of(backbone), backbone.resolution
     settings = {"num_inference_steps": STEPS, "height": side, "width": side, **backbone._guided(3.0)}

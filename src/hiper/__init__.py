@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from hiper.backbones import load_backbone as load_backbone
     from hiper.backbones.base import Backbone as Backbone
     from hiper.checkpoint import CheckpointFile as CheckpointFile
+    from hiper.combining import average as average
+    from hiper.combining import combine as combine
     from hiper.editing import EditResult as EditResult
     from hiper.editing import edit as edit
     from hiper.editing import prompt_embeds as prompt_embeds
@@ -38,6 +40,8 @@ _HOMES = {
     "StepRecord": "hiper.fitting",
     "Subject": "hiper.subject",
     "UserError": "hiper.errors",
+    "average": "hiper.combining",
+    "combine": "hiper.combining",
     "edit": "hiper.editing",
     "fit": "hiper.methods",
     "import_reference": "hiper.importing",

@@ -22,6 +22,9 @@ UNKNOWN_SEED = -1
 Value = bool | int | float | str
 
 PREFIX = "hiper."
+PARTS = f"{PREFIX}parts"
+"""Entry of a combined artifact: a JSON list that says of every part what it was and how much it counts."""
+
 TEXTS = ("method", "family", "backbone", "revision", "caption", "image_sha256", "created")
 _MAPPINGS: Mapping[str, tuple[type, ...]] = {
     "options": (bool, int, float, str),

@@ -66,6 +66,16 @@ def place_tail(conditioning: Conditioning, tail: Tensor, placement: Placement) -
     return replace(conditioning, rows=rows, tail=tuple(range(head.shape[1], rows.shape[1])))
 
 
+def side_by_side(tails: Sequence[Tensor], strengths: Sequence[float]) -> Tensor:
+    """Return one tail [sum of all rows, embed] of several [tail, embed], each times its own factor."""
+    return torch.cat([tail * strength for tail, strength in zip(tails, strengths, strict=True)])
+
+
+def averaged(tails: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
+    """Return the mean [tail, embed] of several tails of that shape, weighted with shares that sum to 1."""
+    return torch.stack([tail * share for tail, share in zip(tails, shares, strict=True)]).sum(0)
+
+
 def lengthened(conditioning: Conditioning, length: int) -> Conditioning:
     """Repeat the last rows: a sentence without a tail gets as long as one with an appended tail."""
     missing = length - conditioning.length

@@ -14,6 +14,7 @@ import PIL.Image
 from hiper.artifact import Artifact, check_compatible
 from hiper.backbones import wrap
 from hiper.backbones.base import Backbone, StepCallback
+from hiper.combining import combine
 from hiper.conditioning import Conditioning
 from hiper.edit_settings import (
     EditSettings,
@@ -49,11 +50,13 @@ class EditResult:
 
 def edit(
     backbone: Backbone,
-    artifact: Artifact,
+    artifact: Artifact | Sequence[Artifact],
     prompt: str,
     *,
     seeds: Sequence[int] = (0,),
-    strength: float | None = None,
+    strength: float | Sequence[float | None] | None = None,
+    negative: Artifact | None = None,
+    negative_strength: float | None = None,
     guidance: float | None = None,
     steps: int | None = None,
     scheduler: str | None = None,
@@ -65,8 +68,11 @@ def edit(
 ) -> EditResult:
     """Draw one picture per seed of what `prompt` says, with the artifact's subject in it.
 
+    artifact: what was learnt, or several that are to appear together, as `combine` puts them.
+    negative: what was learnt of something that the pictures are kept away from; method hiper only.
     seeds: 0 .. 2**63 - 1, or -1 for a random one; picture i depends on seed i only, not on its batch.
-    strength: factor on what was learnt, 0 none, the paper 0.8; guidance: 1 .. 100; steps: 1 .. 1000.
+    strength: factor on what was learnt, 0 none, the paper 0.8, of several one for all or one each;
+    negative_strength: that of `negative`; guidance: 1 .. 100; steps: 1 .. 1000.
     None takes the artifact's own setting. scheduler: one of the backbone's `schedulers`.
     height, width: pixels, rounded to the model's `size_multiple`; None is its native side.
     negative_prompt: one sentence, or one per seed. batch_size: pictures drawn at a time.
@@ -75,16 +81,17 @@ def edit(
     ArtifactError for another family of models, OptionError for a value out of range. Warns (HiperWarning)
     of lost words, a rounded size, another checkpoint of the family, and flagged pictures.
     """
-    check_compatible(artifact, backbone)
+    learnt = _combined(artifact, strength, negative, negative_strength)
+    check_compatible(learnt.artifact, backbone)
     chosen = tuple(resolve_seed(seed) for seed in seeds)
     check_whole("number of seeds", len(chosen), 1, 100_000)
     check_whole("batch_size", batch_size, 1, 100_000)
     notes: list[str] = []
     settings = resolve_settings(
-        artifact.edit,
+        learnt.artifact.edit,
         backbone,
         notes,
-        strength=strength,
+        strength=learnt.strength,
         guidance=guidance,
         steps=steps,
         scheduler=scheduler,
@@ -94,7 +101,9 @@ def edit(
         images=len(chosen),
     )
     cleaned = clean_text(prompt, what="prompt")
-    with _told(backbone, artifact, cleaned, settings.strength, settings.negative_prompt, notes) as told:
+    with _told(
+        backbone, learnt.artifact, cleaned, settings.strength, settings.negative_prompt, notes
+    ) as told:
         images, flags = _draw(told, chosen, settings, batch_size, callback)
     flagged = tuple(seed for seed, flag in zip(chosen, flags, strict=True) if flag)
     notes += [
@@ -114,29 +123,59 @@ def edit(
 
 
 def prompt_embeds(
-    model: Any, artifact: Artifact, prompt: str, *, strength: float | None = None, negative_prompt: str = ""
+    model: Any,
+    artifact: Artifact | Sequence[Artifact],
+    prompt: str,
+    *,
+    strength: float | Sequence[float | None] | None = None,
+    negative_prompt: str = "",
+    negative: Artifact | None = None,
+    negative_strength: float | None = None,
 ) -> dict[str, Any]:
     """Return the text rows of an edit for a pipeline call of your own: `pipe(**prompt_embeds(pipe, ...))`.
 
-    model: a diffusers pipeline or a Backbone. The tensors are for one picture, [1, length, embed], in its
-    dtype and on its device, with whatever else its family takes (pooled vectors, masks). Raises and warns
-    as `edit` does; OptionError for a method whose edits are more than text rows.
+    model: a diffusers pipeline or a Backbone; the rest is as in `edit`. The tensors are for one picture,
+    [1, length, embed], in the model's dtype and on its device, with whatever else its family takes (pooled
+    vectors, masks). Raises and warns as `edit` does; OptionError for a method whose edits are more than text rows.
     """
     backbone = model if isinstance(model, Backbone) else wrap(model)
-    check_compatible(artifact, backbone)
-    if not get_method(artifact.method).rows_only:
+    learnt = _combined(artifact, strength, negative, negative_strength)
+    check_compatible(learnt.artifact, backbone)
+    if not get_method(learnt.artifact.method).rows_only:
         raise OptionError(
-            f"an edit by method {artifact.method} is more than text rows; draw it with hiper.edit, which takes"
+            f"an edit by method {learnt.artifact.method} is more than text rows; draw it with hiper.edit, which takes"
             " hiper.load_backbone or a wrapped pipeline"
         )
     notes: list[str] = []
-    factor = resolve_strength(artifact.edit, strength)
+    factor = resolve_strength(learnt.artifact.edit, learnt.strength)
     cleaned = clean_text(prompt, what="prompt")
-    with _told(backbone, artifact, cleaned, factor, resolve_negatives(negative_prompt, 1), notes) as told:
+    negatives = resolve_negatives(negative_prompt, 1)
+    with _told(backbone, learnt.artifact, cleaned, factor, negatives, notes) as told:
         arguments = backbone.arguments(told.positive, told.negatives)
     for note in notes:
         warnings.warn(note, HiperWarning, stacklevel=2)
     return arguments
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Learnt:
+    """One artifact, and the factor on it that was asked for."""
+
+    artifact: Artifact
+    strength: float | None
+
+
+def _combined(
+    artifact: Artifact | Sequence[Artifact],
+    strength: float | Sequence[float | None] | None,
+    negative: Artifact | None,
+    negative_strength: float | None,
+) -> _Learnt:
+    if isinstance(artifact, Artifact) and negative is None and not isinstance(strength, Sequence):
+        return _Learnt(artifact=artifact, strength=strength)
+    artifacts = [artifact] if isinstance(artifact, Artifact) else artifact
+    together = combine(artifacts, strength=strength, negative=negative, negative_strength=negative_strength)
+    return _Learnt(artifact=together, strength=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,8 +198,10 @@ def _told(
 ) -> Iterator[_Told]:
     with get_method(artifact.method).applied(backbone, artifact, strength) as applied:
         positive = applied.encode(prompt)
+        encode = applied.encode_negative or backbone.encode
+        others = {text: encode(text) for text in dict.fromkeys(negatives)}
         notes += positive.notes
-        others = {text: backbone.encode(text) for text in set(negatives)}
+        notes += [f"negative prompt: {note}" for other in others.values() for note in other.notes]
         yield _Told(positive=positive, negatives=[others[text] for text in negatives], sample=applied.sample)
 
 

@@ -7,13 +7,15 @@ import re
 from dataclasses import replace
 
 from hiper.artifact import Artifact
+from hiper.artifact_header import PARTS
 from hiper.backbones import EMBEDDED
 
 
 def portable(artifact: Artifact) -> Artifact:
     """Return a copy without a path of this computer, the picture's thumbnail and other tools' header entries."""
     name = public_name(artifact.backbone, artifact.revision)
-    return replace(artifact, backbone=name, thumbnail="", extra={})
+    parts = {key: text for key, text in artifact.extra.items() if key == PARTS}
+    return replace(artifact, backbone=name, thumbnail="", extra=parts)
 
 
 def content_sha256(artifact: Artifact) -> str:

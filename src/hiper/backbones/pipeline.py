@@ -218,8 +218,8 @@ class PipelineBackbone(Backbone):
         }
 
     def _without(self, negatives: Sequence[Conditioning]) -> None:
-        """Warn that negative sentences are not heard; the empty one is no loss."""
-        if any(each.prompt for each in negatives):
+        """Warn that negative sentences and tails are not heard; the empty sentence is no loss."""
+        if any(each.prompt or each.tail for each in negatives):
             warnings.warn(
                 f"{self.id} is distilled to be guided without a negative sentence; yours is ignored",
                 HiperWarning,

@@ -11,6 +11,7 @@ import typer
 from hiper.cli.analysis_app import attention
 from hiper.cli.arguments import method_options, whole
 from hiper.cli.bench_app import bench_app
+from hiper.cli.combining_app import average
 from hiper.cli.options import (
     AllowTruncated,
     Backbone,
@@ -31,7 +32,9 @@ from hiper.cli.options import (
     Mask,
     MethodName,
     MethodOption,
+    Negative,
     NegativePrompt,
+    NegativeStrength,
     NoArtifact,
     NoMetadata,
     Overwrite,
@@ -43,8 +46,10 @@ from hiper.cli.options import (
     Steps,
     Strength,
     Width,
+    With,
+    WithStrength,
 )
-from hiper.cli.requests import EditRequest, FitRequest, Hardware, session
+from hiper.cli.requests import EditRequest, FitRequest, Hardware, Learnt, session
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -53,6 +58,7 @@ app = typer.Typer(
 )
 app.add_typer(bench_app, name="bench")
 app.command()(attention)
+app.command()(average)
 
 DEFAULT_DEMO_FOLDER = Path("demo")
 
@@ -147,6 +153,10 @@ def edit(
     images: Images = 1,
     seed: EditSeed = 0,
     strength: Strength = None,
+    with_: With = None,
+    with_strength: WithStrength = None,
+    negative: Negative = None,
+    negative_strength: NegativeStrength = None,
     guidance: Guidance = None,
     steps: Steps = None,
     scheduler: Scheduler = None,
@@ -184,8 +194,15 @@ def edit(
         carry=not no_artifact,
         overwrite=overwrite,
     )
+    learnt = Learnt(
+        file=file,
+        others=with_ or [],
+        other_strengths=with_strength or [],
+        negative=negative,
+        negative_strength=negative_strength,
+    )
     with session(json=json, quiet=quiet) as here:
-        edit_to_folder(here, file, request, backbone, Hardware(device=device, dtype=dtype), out)
+        edit_to_folder(here, learnt, request, backbone, Hardware(device=device, dtype=dtype), out)
 
 
 @app.command()

@@ -6,16 +6,17 @@ import math
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hiper import files
 from hiper.cli.arguments import LARGEST_SEED
+from hiper.cli.combined_files import load_learnt
 from hiper.cli.fit_job import load_model
 from hiper.cli.outputs import Drawing, reserved
 from hiper.cli.progress import Report, progress
-from hiper.cli.requests import EditRequest, Hardware, Session
+from hiper.cli.requests import EditRequest, Hardware, Learnt, Session
 from hiper.cli.stopping import Stopped
 from hiper.errors import Interrupted, OptionError
 
@@ -26,15 +27,20 @@ if TYPE_CHECKING:
 
 
 def edit_to_folder(
-    session: Session, file: Path, request: EditRequest, backbone: str | None, hardware: Hardware, out: Path
+    session: Session,
+    learnt: Learnt,
+    request: EditRequest,
+    backbone: str | None,
+    hardware: Hardware,
+    out: Path,
 ) -> None:
-    """Draw into the folder `out`, by the artifact's own model unless another is named.
+    """Draw into the folder `out`, by the first artifact's own model unless another is named.
 
     A file may come from anybody, so a model that it alone names is never downloaded.
     """
-    from hiper.artifact import Artifact
-
-    artifact = Artifact.load(file)
+    artifact = load_learnt(learnt, request.strength)
+    if learnt.is_several:
+        request = replace(request, strength=None)  # it is worked in
     with planned(session, request, out) as drawings, progress(quiet=session.console.quiet) as report:
         model = (
             load_model(backbone, hardware, report)
@@ -44,7 +50,13 @@ def edit_to_folder(
             )
         )
         results = draw(session, model, artifact, drawings, request, report)
-    print_drawn(session, {"artifact": str(file)}, drawings, results)
+    print_drawn(session, {"artifact": str(learnt.file), **_beside(learnt)}, drawings, results)
+
+
+def _beside(learnt: Learnt) -> dict[str, object]:
+    """Name the further files, if any."""
+    others = {"with": [str(path) for path in learnt.others]} if learnt.others else {}
+    return {**others, **({"negative": str(learnt.negative)} if learnt.negative is not None else {})}
 
 
 @contextmanager

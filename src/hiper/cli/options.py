@@ -60,6 +60,20 @@ EditSeed = Annotated[
 Strength = Annotated[
     float | None, typer.Option(parser=real, metavar="X", help="Of what was learnt; 0: none.")
 ]
+With = Annotated[
+    list[Path] | None,
+    typer.Option("--with", metavar="FILE", help="Another file that is to appear as well; may be repeated."),
+]
+WithStrength = Annotated[
+    list[float] | None,
+    typer.Option(parser=real, metavar="X", help="Strength of each --with, in their order."),
+]
+Negative = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="What `hiper fit` wrote of a subject to keep away from.")
+]
+NegativeStrength = Annotated[
+    float | None, typer.Option(parser=real, metavar="X", help="Strength of --negative.")
+]
 Guidance = Annotated[float | None, typer.Option(parser=real, metavar="X", help="Weight of the sentence.")]
 Steps = Annotated[int | None, typer.Option(parser=whole(1, 1000), metavar="N", help="Denoising steps.")]
 Scheduler = Annotated[str | None, typer.Option(metavar="NAME", help="ddim, dpm++, unipc, euler or pndm.")]

@@ -51,6 +51,22 @@ class FitRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Learnt:
+    """Files of what was learnt: the first, those that appear beside it, and one to keep away from."""
+
+    file: Path
+    others: Sequence[Path] = ()
+    other_strengths: Sequence[float] = ()
+    negative: Path | None = None
+    negative_strength: float | None = None
+
+    @property
+    def is_several(self) -> bool:
+        """Whether the files are to be combined."""
+        return bool(self.others) or self.negative is not None
+
+
+@dataclass(frozen=True, kw_only=True)
 class EditRequest:
     """What is to be drawn; None takes the artifact's own setting.
 

@@ -42,10 +42,11 @@ class Sampler(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Applied:
-    """A backbone readied for editing: how it takes a sentence, and how it draws."""
+    """A backbone readied for editing: how it takes a sentence and a negative one (None: as it is), and how it draws."""
 
     encode: PromptEncoder
     sample: Sampler
+    encode_negative: PromptEncoder | None = None
 
 
 class Method(ABC, Generic[O]):

@@ -20,7 +20,7 @@ from hiper.artifact import Artifact
 from hiper.attempts import Outcome, attempt
 from hiper.backbones.base import Backbone, Scheduler
 from hiper.checkpoint import CheckpointFile
-from hiper.conditioning import Conditioning, Placement, place_tail, tail_notes, take_tail
+from hiper.conditioning import Conditioning, Placement, lengthened, place_tail, tail_notes, take_tail
 from hiper.errors import HiperError, HiperWarning, OptionError
 from hiper.fitting import (
     Callback,
@@ -34,7 +34,7 @@ from hiper.fitting import (
     optimise_together,
 )
 from hiper.images import fit_square
-from hiper.methods.base import Applied, Method
+from hiper.methods.base import Applied, Method, PromptEncoder
 from hiper.methods.denoising import Denoising, mask_weight
 from hiper.methods.jobs import artifact as artifact_of
 from hiper.methods.jobs import identity, loss_scale, settled, window
@@ -44,7 +44,8 @@ from hiper.noise_levels import Sampling, level_range
 from hiper.seeds import generator
 from hiper.subject import Subject
 
-TAIL = "tail"
+TAIL, NEGATIVE = "tail", "negative"
+"""Names of the tensors; the second one, which no fit makes, follows the negative prompt."""
 
 # Options that a preset does not name have the defaults below, which are the paper's.
 PRESETS: Mapping[str, Mapping[str, object]] = {
@@ -167,14 +168,35 @@ class HiPer(Method[HiPerOptions], FitsTogether):
     @contextmanager
     def applied(self, backbone: Backbone, artifact: Artifact, strength: float) -> Iterator[Applied]:
         tail = artifact.tensors[TAIL].to(backbone.device) * strength
-        placement: Placement = "append" if artifact.options.get("placement") == "append" else "replace"
+        placement = _placement_of(artifact)
+        yield Applied(
+            encode=lambda prompt: _with_tail(backbone.encode(prompt), tail, placement),
+            sample=backbone.sample,
+            encode_negative=_negative_encoder(backbone, artifact) if NEGATIVE in artifact.tensors else None,
+        )
 
-        def encode(prompt: str) -> Conditioning:
-            conditioning = backbone.encode(prompt)
-            notes = tail_notes(conditioning, len(tail), placement)
-            return replace(place_tail(conditioning, tail, placement), notes=notes)
 
-        yield Applied(encode=encode, sample=backbone.sample)
+def _negative_encoder(backbone: Backbone, artifact: Artifact) -> PromptEncoder:
+    """Put the negative tail behind a negative sentence, which gets as long as the sentence where lengths are fixed."""
+    tail = artifact.tensors[NEGATIVE].to(backbone.device)
+    if backbone.placement == "append":
+        return lambda prompt: _with_tail(backbone.encode(prompt), tail, "append")
+    added = len(artifact.tensors[TAIL]) if _placement_of(artifact) == "append" else 0
+
+    def encode(prompt: str) -> Conditioning:
+        plain = backbone.encode(prompt)
+        return _with_tail(lengthened(plain, plain.length + added), tail, "replace")
+
+    return encode
+
+
+def _with_tail(conditioning: Conditioning, tail: Tensor, placement: Placement) -> Conditioning:
+    notes = tail_notes(conditioning, len(tail), placement)
+    return replace(place_tail(conditioning, tail, placement), notes=notes)
+
+
+def _placement_of(artifact: Artifact) -> Placement:
+    return "append" if artifact.options.get("placement") == "append" else "replace"
 
 
 @dataclass(frozen=True, kw_only=True)
