@@ -28,6 +28,7 @@ QUICK: Mapping[str, Mapping[str, Any]] = {
     "hiper": {"steps": 4, "edit_steps": 2},
     "null-text": {"edit_steps": 3, "inner_steps": 2, "guidance": 2.0},
     "sdedit": {"edit_steps": 2},
+    "textual-inversion": {"steps": 4, "edit_steps": 2},
 }
 RESUMABLE = [name for name in QUICK if name not in ("ddim-inversion", "sdedit")]
 pytestmark = [

@@ -9,7 +9,7 @@ Axis names: batch, channels, height, width (pixels), h, w (latent), length (text
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
@@ -84,9 +84,10 @@ class Backbone(ABC):
     schedulers:       samplers that can draw with it, the one that suits it first
     size_multiple:    what a picture's sides are multiples of, in pixels
     denoiser_name:    the library's name of the denoiser, by which others load what belongs to it
-    offers:           what a method may ask for in its `needs`: "rows" (all); "trajectory" (`step` goes up and down
-                      between noise levels); "weights" (those of `denoiser` may be lent others); "lora" (the denoiser
-                      takes peft's adapters)
+    offers:           what a method may ask for in its `needs`:
+                      "rows" (all), "trajectory" (`step` goes up and down between noise levels), "vocabulary"
+                      (`spliced`), "weights" (those of `denoiser` may be lent others), "lora" (the denoiser takes
+                      peft's adapters)
     """
 
     id: str
@@ -116,6 +117,17 @@ class Backbone(ABC):
     @abstractmethod
     def encode(self, prompt: str) -> Conditioning:
         """Encode one sentence, without gradient; one batch entry, float32, on the device."""
+
+    @abstractmethod
+    def word_vectors(self, word: str) -> dict[str, Tensor]:
+        """Return what each text encoder looks up for a word, by the encoder's name: [1, width], float32."""
+
+    @abstractmethod
+    def spliced(self, prompt: str, word: str, vectors: Mapping[str, Tensor]) -> Conditioning:
+        """Encode a sentence in which `word` stands for vectors of one's own, wherever it is.
+
+        vectors: [count, width] for each text encoder; the only input that gradients flow to.
+        """
 
     @abstractmethod
     def latents(self, image: PIL.Image.Image, generator: torch.Generator) -> Tensor:
@@ -178,8 +190,10 @@ class Backbone(ABC):
         """
 
     @abstractmethod
-    def fitting(self) -> AbstractContextManager[None]:
+    def fitting(self, *, texts: bool = False) -> AbstractContextManager[None]:
         """Ready the model for a fit: no weight asks for a gradient, and all but the denoiser leaves memory.
+
+        texts: the text encoders stay as well.
 
         On leaving, also by an exception, everything is again what it was, bit for bit.
         """

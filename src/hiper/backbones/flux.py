@@ -51,13 +51,12 @@ class FluxBackbone(FlowBackbone):
             int(config.in_channels) // 4, int(pipe.default_sample_size), int(pipe.vae_scale_factor)
         )
 
-    def encode(self, prompt: str) -> Conditioning:
-        with torch.no_grad(), _diffusers.quiet():
-            rows, pooled, _ = self._pipe.encode_prompt(
-                prompt, device=self.device, max_sequence_length=self.length
-            )
-            read = self._pipe.maybe_convert_prompt(prompt, self._pipe.tokenizer_2)
-            pieces, lost = token_words(self._pipe.tokenizer_2, read, read, start=0, length=self.length)
+    def _encode(self, prompt: str) -> Conditioning:
+        rows, pooled, _ = self._pipe.encode_prompt(
+            prompt, device=self.device, max_sequence_length=self.length
+        )
+        read = self._pipe.maybe_convert_prompt(prompt, self._pipe.tokenizer_2)
+        pieces, lost = token_words(self._pipe.tokenizer_2, read, read, start=0, length=self.length)
         return Conditioning(
             rows=rows.float(),
             words=len(pieces),

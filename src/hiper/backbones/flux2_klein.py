@@ -52,10 +52,9 @@ class KleinBackbone(FlowBackbone):
             int(config.in_channels) // 4, int(pipe.default_sample_size), int(pipe.vae_scale_factor)
         )
 
-    def encode(self, prompt: str) -> Conditioning:
-        with torch.no_grad(), _diffusers.quiet():
-            rows, _ = self._pipe.encode_prompt(prompt, self.device, max_sequence_length=self.length)
-            pieces, lost = chat_words(self._pipe.tokenizer, prompt, length=self.length, enable_thinking=False)
+    def _encode(self, prompt: str) -> Conditioning:
+        rows, _ = self._pipe.encode_prompt(prompt, self.device, max_sequence_length=self.length)
+        pieces, lost = chat_words(self._pipe.tokenizer, prompt, length=self.length, enable_thinking=False)
         if self._pipe.tokenizer.padding_side == "left":
             pieces = (*[""] * (self.length - len(pieces)), *pieces)
         return Conditioning(rows=rows.float(), words=len(pieces), prompt=prompt, pieces=pieces, lost=lost)

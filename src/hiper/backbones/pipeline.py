@@ -10,6 +10,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from hiper import images
-from hiper.backbones import _attention, _diffusers
+from hiper.backbones import _attention, _diffusers, _splicing
 from hiper.backbones.base import Backbone, Diffused, Samples, StepCallback, Watch, check_scheduler
 from hiper.backbones.parking import frozen, parked
 from hiper.backbones.schedules import Schedule
@@ -57,6 +58,7 @@ class PipelineBackbone(Backbone):
         self.default_guidance = self.usual_guidance if default_guidance is None else default_guidance
         self._check_dtypes()
         self.device, self.dtype = _diffusers.device_of(pipe), _diffusers.dtype_of(self.denoiser)
+        self._tokenizers: dict[tuple[str, int], object] = {}  # those that know words to be spliced
         self._schedule = self._make_schedule()
         self.objective, self.timesteps = self._schedule.objective, self._schedule.timesteps
 
@@ -106,6 +108,29 @@ class PipelineBackbone(Backbone):
     def denoiser(self) -> nn.Module:
         part: nn.Module = getattr(self._pipe, self.denoiser_name)
         return part
+
+    def encode(self, prompt: str) -> Conditioning:
+        with torch.no_grad(), _diffusers.quiet():
+            return self._encode(prompt)
+
+    @abstractmethod
+    def _encode(self, prompt: str) -> Conditioning:
+        """See `encode`; here a gradient may flow to what the text encoders look up."""
+
+    def word_vectors(self, word: str) -> dict[str, Tensor]:
+        return _splicing.vectors_of(self._pipe, word)
+
+    def spliced(self, prompt: str, word: str, vectors: Mapping[str, Tensor]) -> Conditioning:
+        count = len(next(iter(vectors.values())))
+        names = _splicing.stand_ins(count)
+        for name in _splicing.encoders(self._pipe).values():
+            if (name, count) not in self._tokenizers:
+                self._tokenizers[name, count] = _splicing.extended(getattr(self._pipe, name), count)
+        tokenizers = {name: larger for (name, size), larger in self._tokenizers.items() if size == count}
+        with _splicing.spliced(self._pipe, tokenizers, vectors), _diffusers.quiet():
+            told = self._encode(prompt.replace(word, " ".join(names)))
+        pieces = tuple(word if piece in names else piece for piece in told.pieces)
+        return replace(told, prompt=prompt, pieces=pieces)
 
     def latents(self, image: PIL.Image.Image, generator: torch.Generator) -> Tensor:
         with torch.no_grad(), _diffusers.careful_vae(self._pipe.vae) as vae:
@@ -231,9 +256,12 @@ class PipelineBackbone(Backbone):
         return {"guidance_scale": guidance}
 
     @contextmanager
-    def fitting(self) -> Iterator[None]:
+    def fitting(self, *, texts: bool = False) -> Iterator[None]:
         modules = self._modules()
-        idle = [module for name, module in modules.items() if name != self.denoiser_name]
+        needed = {
+            name for name in modules if name == self.denoiser_name or (texts and "text_encoder" in name)
+        }
+        idle = [module for name, module in modules.items() if name not in needed]
         with frozen(list(modules.values())), parked(idle, self.device):
             yield
 

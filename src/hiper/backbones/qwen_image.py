@@ -53,18 +53,17 @@ class QwenImageBackbone(FlowBackbone):
         self._mean = torch.tensor(vae.latents_mean, device=self.device)[:, None, None]
         self._std = torch.tensor(vae.latents_std, device=self.device)[:, None, None]
 
-    def encode(self, prompt: str) -> Conditioning:
+    def _encode(self, prompt: str) -> Conditioning:
         skipped = int(self._pipe.prompt_template_encode_start_idx)
         before, after = self._pipe.prompt_template_encode.split("{}")
-        with torch.no_grad(), _diffusers.quiet():
-            rows, _ = self._pipe.encode_prompt(prompt, self.device, max_sequence_length=self.length)
-            pieces, lost = token_words(
-                self._pipe.tokenizer,
-                before + prompt + after,
-                prompt,
-                start=len(before),
-                length=skipped + self.length,
-            )
+        rows, _ = self._pipe.encode_prompt(prompt, self.device, max_sequence_length=self.length)
+        pieces, lost = token_words(
+            self._pipe.tokenizer,
+            before + prompt + after,
+            prompt,
+            start=len(before),
+            length=skipped + self.length,
+        )
         kept = pieces[skipped:]
         return Conditioning(rows=rows.float(), words=len(kept), prompt=prompt, pieces=kept, lost=lost)
 

@@ -30,7 +30,7 @@ class SdBackbone(PipelineBackbone):
     denoiser_name: ClassVar[str] = "unet"
     usual_guidance: ClassVar[float] = 7.5
     schedulers = UNET_SCHEDULERS
-    offers = PipelineBackbone.offers | {"cross-attention"}
+    offers = PipelineBackbone.offers | {"cross-attention", "vocabulary"}
 
     def __init__(
         self,
@@ -65,11 +65,10 @@ class SdBackbone(PipelineBackbone):
     def _make_schedule(self) -> Schedule:
         return _diffusers.diffusion_schedule(self._pipe, self.id)
 
-    def encode(self, prompt: str) -> Conditioning:
-        with torch.no_grad(), _diffusers.quiet():
-            rows, _ = self._pipe.encode_prompt(prompt, self.device, 1, False)
-            converted = self._pipe.maybe_convert_prompt(prompt, self._pipe.tokenizer)
-            pieces, lost = spelled(clip_words(self._pipe.tokenizer, converted), self.length)
+    def _encode(self, prompt: str) -> Conditioning:
+        rows, _ = self._pipe.encode_prompt(prompt, self.device, 1, False)
+        converted = self._pipe.maybe_convert_prompt(prompt, self._pipe.tokenizer)
+        pieces, lost = spelled(clip_words(self._pipe.tokenizer, converted), self.length)
         return Conditioning(rows=rows.float(), words=len(pieces), prompt=prompt, pieces=pieces, lost=lost)
 
     def predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar, final
 
-import torch
 from torch import Tensor
 
 from hiper.backbones import _diffusers
@@ -45,16 +44,15 @@ class Sd3Backbone(FlowBackbone):
         self.embed = int(config.joint_attention_dim)
         self._set_native(int(config.in_channels), int(pipe.default_sample_size), int(pipe.vae_scale_factor))
 
-    def encode(self, prompt: str) -> Conditioning:
-        with torch.no_grad(), _diffusers.quiet():
-            rows, _, pooled, _ = self._pipe.encode_prompt(
-                prompt,
-                None,
-                None,
-                device=self.device,
-                do_classifier_free_guidance=False,
-                max_sequence_length=T5_ROWS,
-            )
+    def _encode(self, prompt: str) -> Conditioning:
+        rows, _, pooled, _ = self._pipe.encode_prompt(
+            prompt,
+            None,
+            None,
+            device=self.device,
+            do_classifier_free_guidance=False,
+            max_sequence_length=T5_ROWS,
+        )
         pieces, lost = self._pieces(prompt)
         if self._pipe.text_encoder_3 is None:
             rows = rows.roll(-self._clip_rows, dims=1)

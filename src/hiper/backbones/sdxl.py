@@ -24,7 +24,7 @@ class SdxlBackbone(PipelineBackbone):
     denoiser_name: ClassVar[str] = "unet"
     usual_guidance: ClassVar[float] = 5.0
     schedulers = UNET_SCHEDULERS
-    offers = PipelineBackbone.offers | {"cross-attention"}
+    offers = PipelineBackbone.offers | {"cross-attention", "vocabulary"}
 
     def __init__(
         self,
@@ -46,13 +46,12 @@ class SdxlBackbone(PipelineBackbone):
     def _make_schedule(self) -> Schedule:
         return _diffusers.diffusion_schedule(self._pipe, self.id)
 
-    def encode(self, prompt: str) -> Conditioning:
-        with torch.no_grad(), _diffusers.quiet():
-            rows, _, pooled, _ = self._pipe.encode_prompt(
-                prompt, device=self.device, do_classifier_free_guidance=False
-            )
-            converted = self._pipe.maybe_convert_prompt(prompt, self._pipe.tokenizer_2)
-            pieces, lost = spelled(clip_words(self._pipe.tokenizer_2, converted), self.length)
+    def _encode(self, prompt: str) -> Conditioning:
+        rows, _, pooled, _ = self._pipe.encode_prompt(
+            prompt, device=self.device, do_classifier_free_guidance=False
+        )
+        converted = self._pipe.maybe_convert_prompt(prompt, self._pipe.tokenizer_2)
+        pieces, lost = spelled(clip_words(self._pipe.tokenizer_2, converted), self.length)
         return Conditioning(
             rows=rows.float(),
             words=len(pieces),

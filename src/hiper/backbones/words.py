@@ -29,10 +29,14 @@ def clip_words(tokenizer: Any, prompt: str) -> list[tuple[str, int]]:
     """Split a sentence into its words, each with the number of tokens it takes in CLIP's byte-pair encoding."""
     ids = tokenizer(prompt, add_special_tokens=False).input_ids
     words: list[tuple[str, int]] = []
+    added = tokenizer.get_added_vocab()
     start = 0
     for end, token in enumerate(tokenizer.convert_ids_to_tokens(ids), start=1):
-        if token.endswith("</w>") or end == len(ids):
-            words.append((str(tokenizer.decode(ids[start:end])), end - start))
+        if token.endswith("</w>") or token in added or end == len(ids):
+            word = str(tokenizer.decode(ids[start:end])).removesuffix(
+                "</w>"
+            )  # an extended tokenizer leaves it
+            words.append((word, end - start))
             start = end
     return words
 

@@ -48,12 +48,11 @@ class ZImageBackbone(FlowBackbone):
         factor = int(pipe.vae_scale_factor)
         self._set_native(int(config.in_channels), NATIVE // factor, factor)
 
-    def encode(self, prompt: str) -> Conditioning:
-        with torch.no_grad(), _diffusers.quiet():
-            rows, _ = self._pipe.encode_prompt(
-                prompt, self.device, do_classifier_free_guidance=False, max_sequence_length=self.length
-            )
-            pieces, lost = chat_words(self._pipe.tokenizer, prompt, length=self.length, enable_thinking=True)
+    def _encode(self, prompt: str) -> Conditioning:
+        rows, _ = self._pipe.encode_prompt(
+            prompt, self.device, do_classifier_free_guidance=False, max_sequence_length=self.length
+        )
+        pieces, lost = chat_words(self._pipe.tokenizer, prompt, length=self.length, enable_thinking=True)
         return Conditioning(
             rows=rows[0][None].float(), words=len(pieces), prompt=prompt, pieces=pieces, lost=lost
         )

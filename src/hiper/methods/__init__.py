@@ -23,6 +23,7 @@ METHODS = {
     "hiper": "hiper.methods.hiper:HiPer",
     "null-text": "hiper.methods.null_text:NullText",
     "sdedit": "hiper.methods.sdedit:Sdedit",
+    "textual-inversion": "hiper.methods.textual_inversion:TextualInversion",
 }
 
 

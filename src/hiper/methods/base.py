@@ -8,6 +8,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import ClassVar, Generic, Protocol, TypeVar
 
+from torch import Tensor
+
 from hiper.artifact import Artifact
 from hiper.backbones.base import Backbone, Samples, StepCallback
 from hiper.checkpoint import CheckpointFile
@@ -93,6 +95,13 @@ class Method(ABC, Generic[O]):
         should_stop: StopRequest | None = None,
     ) -> Artifact:
         """Learn the subject. FitError when it fails, Interrupted when `should_stop` says so."""
+
+    def exported(self, artifact: Artifact) -> Mapping[str, Tensor]:
+        """Return what was learnt in the form in which diffusers loads it; OptionError when it has none."""
+        raise OptionError(
+            f"what method {self.name} learns has no file format of diffusers; draw with hiper edit"
+            + (", or with a pipeline of your own by hiper.prompt_embeds" if self.rows_only else "")
+        )
 
     @abstractmethod
     def applied(

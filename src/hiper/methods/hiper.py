@@ -37,7 +37,7 @@ from hiper.images import fit_square
 from hiper.methods.base import Applied, Method, PromptEncoder
 from hiper.methods.denoising import Denoising, mask_weight
 from hiper.methods.jobs import artifact as artifact_of
-from hiper.methods.jobs import identity, loss_scale, settled, window
+from hiper.methods.jobs import fit_figures, identity, loss_scale, settled, window
 from hiper.methods.options import Options, Spec
 from hiper.methods.together import FitRequest, FitsTogether, losses_together
 from hiper.noise_levels import Sampling, level_range
@@ -294,11 +294,12 @@ def _artifact(
     fingerprint: tuple[float, ...],
     fitted: Fitted,
 ) -> Artifact:
-    figures = {
-        "seconds": round(fitted.seconds, 3),
-        "loss_before": fitted.loss_before,
-        "loss_after": fitted.loss_after,
-    }
     return artifact_of(
-        HiPer.name, backbone, subject, options, fitted.parameters, figures, fingerprint=fingerprint
+        HiPer.name,
+        backbone,
+        subject,
+        options,
+        fitted.parameters,
+        fit_figures(fitted),
+        fingerprint=fingerprint,
     )

@@ -14,8 +14,10 @@ from torch import Tensor
 from hiper.artifact import Artifact
 from hiper.backbones.base import Backbone, Scheduler
 from hiper.checkpoint import Identity
+from hiper.fitting import Fitted, Recipe, Schedule
 from hiper.images import fit_square, thumbnail_data_url
 from hiper.methods.options import Options, Spec
+from hiper.noise_levels import Sampling
 from hiper.seeds import resolve_seed
 from hiper.subject import Subject
 
@@ -42,6 +44,19 @@ class JobOptions(Options):
     scheduler: Annotated[Scheduler | None, Spec("sampler when editing; none: the model's own")] = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions(JobOptions):
+    """What the options of every method that minimises the denoising loss have."""
+
+    steps: Annotated[int, Spec("optimisation steps", low=1, high=1_000_000)]
+    batch: Annotated[int, Spec("noise levels per step", low=1, high=1024)]
+    learning_rate: Annotated[float, Spec("Adam's step size", low=1e-8, high=10)]
+    schedule: Annotated[Schedule, Spec("course of the learning rate: constant, or cosine down to 0")] = (
+        "constant"
+    )
+    sampling: Annotated[Sampling, Spec("noise levels: uniform, or stratified over the batch")] = "uniform"
+
+
 def settled(options: O, backbone: Backbone) -> O:
     """Fill in what was left to the model, and draw a seed where one is to be drawn."""
     own: dict[str, Any] = {
@@ -63,6 +78,26 @@ def loss_scale(backbone: Backbone) -> float:
 def window(backbone: Backbone) -> int:
     """Return how many steps to make between two looks at the loss."""
     return 1 if backbone.device.type == "cpu" else ACCELERATOR_WINDOW
+
+
+def recipe(options: TrainingOptions, backbone: Backbone) -> Recipe:
+    """Return how the options ask to minimise."""
+    return Recipe(
+        steps=options.steps,
+        learning_rate=options.learning_rate,
+        schedule=options.schedule,
+        loss_scale=loss_scale(backbone),
+        window=window(backbone),
+    )
+
+
+def fit_figures(fitted: Fitted) -> dict[str, float]:
+    """Return the figures that an artifact tells of its fit."""
+    return {
+        "seconds": round(fitted.seconds, 3),
+        "loss_before": fitted.loss_before,
+        "loss_after": fitted.loss_after,
+    }
 
 
 def identity(method: str, backbone: Backbone, subject: Subject, options: Options) -> Identity:

@@ -90,6 +90,8 @@ def _converted(value: object, kind: Any) -> Value | None:
     """Return `value` as the kind asks, None when it is no such thing."""
     if get_origin(kind) is Literal:
         return value if isinstance(value, str) and value in get_args(kind) else None
+    if kind is str:
+        return " ".join(value.split()) or None if isinstance(value, str) else None
     if kind is bool:
         return value if isinstance(value, bool) else _WORDS.get(str(value).lower())
     if isinstance(value, bool):
@@ -112,6 +114,8 @@ def _number(value: object, kind: type[int] | type[float]) -> int | float | None:
 def _allowed(kind: Any, spec: Spec) -> str:
     if get_origin(kind) is Literal:
         return f"are {', '.join(get_args(kind))}"
+    if kind is str:
+        return "are texts that are not empty"
     if kind is bool:
         return "are true and false"
     noun = "whole numbers" if kind is int else "numbers"

@@ -1,0 +1,155 @@
+"""Textual Inversion: a new word of the text encoder's vocabulary is learnt; every weight stays frozen.
+
+Gal et al., "An Image is Worth One Word: Personalizing Text-to-Image Generation using Textual Inversion",
+arXiv:2208.01618, section 3. The new word takes the place of the subject's noun, from whose vector it starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar, final
+
+import torch
+from torch import Tensor
+
+from hiper.artifact import Artifact
+from hiper.backbones.base import Backbone
+from hiper.checkpoint import CheckpointFile
+from hiper.conditioning import Conditioning, lost_notes
+from hiper.errors import ArtifactError
+from hiper.fitting import Callback, StopRequest, optimise
+from hiper.methods.base import Applied, Method
+from hiper.methods.denoising import Denoising
+from hiper.methods.jobs import TrainingOptions, fit_figures, identity, picture_latents, recipe, settled
+from hiper.methods.jobs import artifact as artifact_of
+from hiper.methods.nouns import noun_of, with_word
+from hiper.methods.options import Spec
+from hiper.seeds import generator
+from hiper.subject import Subject
+
+_WORD = "<subject>"
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class TextualInversionOptions(TrainingOptions):
+    """How a word is learnt, and what an edit does with it unless told otherwise."""
+
+    vectors: Annotated[int, Spec("tokens that the new word takes", low=1, high=32)] = 1
+    noun: Annotated[str | None, Spec("the caption's word for the subject; none: found by a rule")] = None
+    strength: Annotated[
+        float, Spec("from the noun's own vector, 0, to the learnt one, 1", low=-10, high=10)
+    ] = 1.0
+
+
+@final
+class TextualInversion(Method[TextualInversionOptions]):
+    """The result is one tensor [vectors, width] per text encoder, by the encoder's name."""
+
+    name: ClassVar[str] = "textual-inversion"
+    learns: ClassVar[str] = "a word of the text encoder's input"
+    paper: ClassVar[str] = "arXiv:2208.01618"
+    needs: ClassVar[frozenset[str]] = frozenset({"rows", "vocabulary"})
+    rows_only: ClassVar[bool] = True
+    options_type = TextualInversionOptions
+    presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
+        "default": {
+            "steps": 300,
+            "batch": 4,
+            "learning_rate": 2e-2,
+            "schedule": "cosine",
+            "sampling": "stratified",
+        },
+        # diffusers' example: 5e-4 scaled by 4 accumulated pictures
+        "paper": {"steps": 3000, "batch": 4, "learning_rate": 2e-3, "guidance": 7.5, "edit_steps": 50},
+        # DreamBench++
+        "one-image": {"steps": 3000, "batch": 1, "learning_rate": 5e-4, "guidance": 7.5, "edit_steps": 100},
+    }
+
+    def fit(
+        self,
+        backbone: Backbone,
+        subject: Subject,
+        options: TextualInversionOptions,
+        *,
+        callback: Callback | None = None,
+        checkpoint: CheckpointFile | None = None,
+        should_stop: StopRequest | None = None,
+    ) -> Artifact:
+        options = settled(replace(options, noun=options.noun or noun_of(subject.caption)), backbone)
+        random = generator(options.seed)
+        assert options.noun is not None
+        sentence = with_word(subject.caption, options.noun, _WORD)
+        start = {
+            name: vector.repeat(options.vectors, 1).requires_grad_()
+            for name, vector in backbone.word_vectors(options.noun).items()
+        }
+
+        def told(vectors: Mapping[str, Tensor]) -> Conditioning:
+            return backbone.spliced(sentence, _WORD, vectors)
+
+        objective = Denoising(
+            backbone=backbone,
+            latents=picture_latents(backbone, subject, options, random),
+            conditioning=told,
+            batch=options.batch,
+            bounds=(0, backbone.timesteps),
+            sampling=options.sampling,
+        )
+        fingerprint = backbone.fingerprint()
+        who = identity(self.name, backbone, subject, options) if checkpoint is not None else {}
+        with backbone.fitting(texts=True):
+            fitted = optimise(
+                objective,
+                start,
+                recipe(options, backbone),
+                random,
+                identity=who,
+                callback=callback,
+                checkpoint=checkpoint,
+                should_stop=should_stop,
+            )
+        return artifact_of(
+            self.name,
+            backbone,
+            subject,
+            options,
+            fitted.parameters,
+            fit_figures(fitted),
+            fingerprint=fingerprint,
+        )
+
+    @contextmanager
+    def applied(self, backbone: Backbone, artifact: Artifact, strength: float) -> Iterator[Applied]:
+        noun = str(artifact.options.get("noun"))
+        start = backbone.word_vectors(noun)
+        _check_widths(artifact, start, backbone)
+        vectors = {
+            name: vector + strength * (artifact.tensors[name].to(vector.device) - vector)
+            for name, vector in start.items()
+        }
+
+        def encode(prompt: str) -> Conditioning:
+            with torch.no_grad():
+                told = backbone.spliced(with_word(prompt, noun, _WORD), _WORD, vectors)
+            return replace(told, prompt=prompt, notes=lost_notes(told))
+
+        yield Applied(encode=encode, sample=backbone.sample)
+
+    def exported(self, artifact: Artifact) -> Mapping[str, Tensor]:
+        """Return what `load_textual_inversion` takes: one tensor named as the word, of SDXL clip_l and clip_g."""
+        if len(artifact.tensors) == 1:
+            return {_WORD: next(iter(artifact.tensors.values()))}
+        names = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
+        return {names.get(name, name): tensor for name, tensor in artifact.tensors.items()}
+
+
+def _check_widths(artifact: Artifact, start: Mapping[str, Tensor], backbone: Backbone) -> None:
+    theirs = {name: list(tensor.shape[1:]) for name, tensor in artifact.tensors.items()}
+    ours = {name: list(tensor.shape[1:]) for name, tensor in start.items()}
+    if theirs != ours:
+        raise ArtifactError(
+            f"its words are {theirs} numbers wide, those of {backbone.id} {ours}; fit again on this model"
+        )
