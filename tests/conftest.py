@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import constants, hf_api
 
 from hiper.cli import main
 from tests.processes import Outcome
@@ -106,3 +107,27 @@ def tail(tmp_path_factory: pytest.TempPathFactory, model_folder: Path, dog: Path
     backbone = hiper.load_backbone(model_folder, device="cpu")
     artifact = hiper.fit(backbone, hiper.Subject.open(dog, caption="a standing dog"), steps=5)
     return artifact.save(tmp_path_factory.mktemp("tail") / "dog.safetensors")
+
+
+@pytest.fixture
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A Hub cache with nothing in it."""
+    cache = tmp_path / "hub"
+    cache.mkdir()
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)  # else it asks for a list of agents
+    return cache
+
+
+@pytest.fixture
+def at_hub(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Point huggingface_hub at another address, as the environment variable HF_ENDPOINT would."""
+
+    def point(address: str) -> None:
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(hf_api.api, "endpoint", address)
+
+    return point

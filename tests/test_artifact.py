@@ -20,7 +20,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from hiper.artifact import Artifact, check_compatible, fingerprint_distance
+from hiper.artifact import GUARD, Artifact, check_compatible, fingerprint_distance
 from hiper.backbones.sd import SdBackbone
 from hiper.errors import ArtifactError, HiperWarning, OutputError
 from tests import tiny
@@ -97,7 +97,7 @@ def test_a_file_gives_back_what_it_was_given(tmp_path: Path) -> None:
 
 def test_other_tools_can_read_it(tmp_path: Path) -> None:
     path = make().save(tmp_path / "dog.safetensors")
-    assert list(safetensors.torch.load_file(path)) == ["hiper.tail"]
+    assert list(safetensors.torch.load_file(path)) == [GUARD, "hiper.tail"]
     with safe_open(path, framework="np") as file:
         header = file.metadata()
     assert header["modelspec.architecture"] == "stable-diffusion-v1/hiper"

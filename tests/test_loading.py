@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub import constants, hf_api, hf_hub_download
+from huggingface_hub import constants, hf_hub_download
 
 from hiper.backbones import (
     EMBEDDED,
@@ -35,16 +35,6 @@ from tests import local_hub, tiny
 def folder(model_folder: Path, tmp_path: Path) -> Path:
     """A copy that may be damaged."""
     return shutil.copytree(model_folder, tmp_path / "model")
-
-
-@pytest.fixture
-def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A Hub cache with nothing in it."""
-    cache = tmp_path / "hub"
-    cache.mkdir()
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)  # else it asks for a list of agents
-    return cache
 
 
 def refused(place: Path | str, **settings: bool) -> str:
@@ -336,20 +326,6 @@ def test_what_is_wrapped_is_the_pipeline_itself() -> None:
     backbone = wrap(pipe)
     assert isinstance(backbone, SdBackbone)
     assert backbone._pipe is pipe
-
-
-@pytest.fixture
-def at_hub(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Point huggingface_hub at another address, as the environment variable HF_ENDPOINT would."""
-
-    def point(address: str) -> None:
-        monkeypatch.setattr(constants, "ENDPOINT", address)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}"
-        )
-        monkeypatch.setattr(hf_api.api, "endpoint", address)
-
-    return point
 
 
 def test_a_hub_model_is_fetched_once(

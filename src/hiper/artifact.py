@@ -1,7 +1,8 @@
 """Artifact: what one fit has learnt, as one safetensors file that explains itself.
 
-Tensors are named `hiper.<name>`, so that nobody takes them for a textual inversion; `artifact_header` says
-what stands in the header.
+Tensors are named `hiper.<name>`; `artifact_header` says what stands in the header. One more tensor keeps other
+tools from taking a tail for a textual inversion: diffusers refuses a file of two tensors, and ComfyUI, which takes
+the first one whatever its name, finds one of a width that fits no model.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import hashlib
 import json
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +28,10 @@ from hiper.tensor_file import MAX_HEADER, ROWS, WEIGHTS, Limits, TensorFile, for
 
 if TYPE_CHECKING:
     from hiper.backbones.base import Backbone
+    from hiper.editing import EditResult
+
+GUARD = f"{PREFIX}!not-a-textual-inversion"
+"""Sorts before every other name, and so comes first in the file."""
 
 TAILS = ("hiper",)
 """Methods whose tensors are text rows; their files are small, and read within narrow limits."""
@@ -89,7 +94,7 @@ class Artifact:
     def to_bytes(self) -> bytes:
         """Serialise; the same artifact gives the same bytes."""
         named = {f"{PREFIX}{name}": tensor for name, tensor in self.tensors.items()}
-        blob = safetensors.torch.save(named, metadata=encode(self))
+        blob = safetensors.torch.save({GUARD: torch.zeros(1), **named}, metadata=encode(self))
         length = int.from_bytes(blob[:8], "little")
         entries = json.loads(blob[8 : 8 + length])  # safetensors writes them in random order
         text = json.dumps(entries, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
@@ -115,7 +120,78 @@ class Artifact:
         if f"{PREFIX}schema" not in file.metadata:
             raise ArtifactError(foreign_kind(file.dtypes))
         fields = decode(file.metadata)
-        return cls(**fields, tensors=_unprefixed(file.tensors(_limits(fields["method"]))))
+        tensors = file.tensors(_limits(fields["method"]))
+        return cls(**fields, tensors=_unprefixed({n: t for n, t in tensors.items() if n != GUARD}))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_repo: str | Path,
+        *,
+        weight_name: str = "hiper.safetensors",
+        subfolder: str = "",
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+    ) -> Artifact:
+        """Load from a file, a folder that `save_pretrained` wrote, or a repository of the Hub.
+
+        weight_name, subfolder: which file of the folder; revision: branch, tag or commit
+        token, cache_dir, local_files_only: as huggingface_hub has them; True never uses the network
+
+        ArtifactError says in one line why there is no artifact to be had.
+        """
+        from hiper.sharing import load_shared
+
+        return load_shared(
+            path_or_repo,
+            weight_name=weight_name,
+            subfolder=subfolder,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+        )
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        results: Sequence[EditResult] = (),
+        license: str | None = None,  # noqa: A002
+        overwrite: bool = False,
+    ) -> Path:
+        """Write `hiper.safetensors`, a model card and the pictures it shows, and return the folder.
+
+        The copy holds no path of this computer and no thumbnail of the picture that was learnt.
+        results: edits whose pictures and prompts the card shows
+        license: of the card, as the Hub names it; None refers to the base model's
+
+        OutputError as in `files.atomic_write`, OptionError for a licence that is no identifier.
+        """
+        from hiper.sharing import save_shared
+
+        return save_shared(self, folder, results=results, license=license, overwrite=overwrite)
+
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        results: Sequence[EditResult] = (),
+        license: str | None = None,  # noqa: A002
+        private: bool = False,
+        token: str | bool | None = None,
+    ) -> str:
+        """Upload what `save_pretrained` writes, in one commit, and return its address.
+
+        repo: owner/name, created if it is not there, private if so asked; token: None takes the one of `hf auth login`
+
+        OutputError when the Hub refuses or cannot be reached.
+        """
+        from hiper.sharing import push_shared
+
+        return push_shared(self, repo, results=results, license=license, private=private, token=token)
 
     def describe(self) -> dict[str, object]:
         """Return what `hiper show` prints, ready for JSON: no tensor values, no thumbnail."""
@@ -173,8 +249,9 @@ def _limits(method: str) -> Limits:
 
 
 def _checked_tensors(tensors: Mapping[str, Tensor], limits: Limits) -> dict[str, Tensor]:
-    if not 1 <= len(tensors) <= limits.tensors:
-        raise ArtifactError(f"{len(tensors)} tensors; allowed are 1 to {limits.tensors}")
+    most = limits.tensors - 1  # the guard is one more
+    if not 1 <= len(tensors) <= most:
+        raise ArtifactError(f"{len(tensors)} tensors; allowed are 1 to {most}")
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():
             raise ArtifactError(f"tensor {name!r} is {tensor.dtype}; allowed are float dtypes")

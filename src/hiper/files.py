@@ -62,6 +62,15 @@ def check_writable(path: Path, *, overwrite: bool) -> None:
         probe.unlink()
 
 
+def make_folder(folder: Path) -> None:
+    """Create a folder and those above it, unless it is there; OutputError when that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"cannot create the folder {str(folder)!r}: {reason}; choose another") from error
+
+
 @contextmanager
 def lock(path: Path) -> Iterator[None]:
     """Be the only process that works on `path` while the block runs.

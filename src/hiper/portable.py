@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from dataclasses import replace
+from weakref import WeakKeyDictionary
 
 from hiper.artifact import Artifact
-from hiper.artifact_header import PARTS
+from hiper.artifact_header import PARTS, encode
 from hiper.backbones import EMBEDDED
 
 
@@ -19,8 +21,24 @@ def portable(artifact: Artifact) -> Artifact:
 
 
 def content_sha256(artifact: Artifact) -> str:
-    """Hash what a portable copy holds, so that an artifact and its copies have one hash; hexadecimal."""
-    return hashlib.sha256(portable(artifact).to_bytes()).hexdigest()
+    """Hash what a portable copy holds, so that an artifact and its copies have one hash; hexadecimal.
+
+    Reckoned once for each artifact: some hold a whole denoiser.
+    """
+    if artifact not in _HASHES:
+        _HASHES[artifact] = _hashed(portable(artifact))
+    return _HASHES[artifact]
+
+
+def _hashed(artifact: Artifact) -> str:
+    digest = hashlib.sha256(json.dumps(encode(artifact), sort_keys=True).encode())
+    for name, tensor in sorted(artifact.tensors.items()):
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.numpy().data)
+    return digest.hexdigest()
+
+
+_HASHES: WeakKeyDictionary[Artifact, str] = WeakKeyDictionary()
 
 
 def public_name(backbone: str, revision: str) -> str:

@@ -17,7 +17,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from hiper.errors import BackboneError
+from hiper.errors import BackboneError, UserError
 
 # The base of every error of the HTTP client underneath, which differs between releases of huggingface_hub
 _NETWORK_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
@@ -46,17 +46,22 @@ def _not_cached(hub_id: str) -> str:
 
 
 @contextmanager
-def explained(hub_id: str) -> Iterator[None]:
-    """Turn every refusal of the Hub and of the network into a BackboneError."""
+def explained(
+    hub_id: str,
+    *,
+    missing: str = "no model_index.json; a model in diffusers format is needed",
+    error: type[UserError] = BackboneError,
+) -> Iterator[None]:
+    """Turn every refusal of the Hub and of the network into one line; missing: what a repository lacks."""
     try:
         yield
-    except (OSError, EntryNotFoundError, HFValidationError, _NETWORK_ERROR) as error:
+    except (OSError, EntryNotFoundError, HFValidationError, _NETWORK_ERROR) as refusal:
         # diffusers hides the Hub's own answer behind an OSError
-        cause = error.__cause__ if isinstance(error.__cause__, HfHubHTTPError) else error
-        raise BackboneError(_reason(hub_id, cause)) from error
+        cause = refusal.__cause__ if isinstance(refusal.__cause__, HfHubHTTPError) else refusal
+        raise error(_reason(hub_id, cause, missing)) from refusal
 
 
-def _reason(hub_id: str, error: BaseException) -> str:
+def _reason(hub_id: str, error: BaseException, missing: str) -> str:
     if isinstance(error, GatedRepoError):
         page = f"{constants.ENDPOINT}/{hub_id}"
         return f"{hub_id} is gated: accept its licence at {page}, then log in with `hf auth login`"
@@ -70,7 +75,7 @@ def _reason(hub_id: str, error: BaseException) -> str:
     if isinstance(error, LocalEntryNotFoundError):
         return _not_cached(hub_id)
     if isinstance(error, EntryNotFoundError):
-        return f"{hub_id} has no model_index.json; a model in diffusers format is needed"
+        return f"{hub_id} has {missing}"
     if isinstance(error, HfHubHTTPError):
         status = error.response.status_code
         return f"{hub_id}: the Hub answered {status}; try again later, or log in with `hf auth login`"

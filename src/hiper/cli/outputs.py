@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hiper import files
-from hiper.errors import OutputError
+from hiper.files import make_folder as make_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,15 +37,6 @@ def reserved(
                 files.check_writable(path, overwrite=overwrite)
             drawings.append(Drawing(prompt=prompt, paths=paths))
         yield drawings
-
-
-def make_folder(folder: Path) -> None:
-    """Create a folder and those above it, unless it is there; OutputError when that cannot be."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise OutputError(f"cannot create the folder {str(folder)!r}: {reason}; choose another") from error
 
 
 def _slugs(prompts: Sequence[str]) -> list[str]:

@@ -1,0 +1,104 @@
+"""Artifacts in folders and on the Hub, in the manner of diffusers' own loaders but never to be taken for theirs.
+
+FOLDER/hiper.safetensors   a portable copy: no path of this computer, no thumbnail
+FOLDER/README.md           the model card
+FOLDER/pictures/*.png      what the card shows
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from huggingface_hub import CommitOperationAdd, HfApi, hf_hub_download
+
+from hiper.artifact import Artifact
+from hiper.backbones.hub import explained
+from hiper.editing import EditResult
+from hiper.errors import ArtifactError, OutputError
+from hiper.files import atomic_write, check_writable, make_folder
+from hiper.images import png_bytes
+from hiper.model_card import CARD, model_card, picture_files
+from hiper.portable import portable
+
+WEIGHT_NAME = "hiper.safetensors"
+
+
+def load_shared(
+    path_or_repo: str | Path,
+    *,
+    weight_name: str = WEIGHT_NAME,
+    subfolder: str = "",
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+) -> Artifact:
+    """Load an artifact from a file, a folder, or a Hub repository; see `Artifact.from_pretrained`."""
+    place = Path(path_or_repo).expanduser()
+    if place.is_file():
+        return Artifact.load(place)
+    if place.is_dir():
+        return Artifact.load(place / subfolder / weight_name)
+    missing = (
+        f"no {'/'.join(filter(None, (subfolder, weight_name)))}; name the file by weight_name and subfolder"
+    )
+    with explained(str(path_or_repo), missing=missing, error=ArtifactError):
+        file = hf_hub_download(
+            str(path_or_repo),
+            weight_name,
+            subfolder=subfolder or None,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+        )
+    return Artifact.load(file)
+
+
+def save_shared(
+    artifact: Artifact,
+    folder: str | Path,
+    *,
+    results: Sequence[EditResult] = (),
+    license: str | None = None,  # noqa: A002
+    overwrite: bool = False,
+) -> Path:
+    """Write the folder described above and return it; see `Artifact.save_pretrained`."""
+    place = Path(folder)
+    contents = _contents(artifact, results, license)
+    for path in (place, *sorted({(place / name).parent for name in contents})):
+        make_folder(path)
+    for name in contents:
+        check_writable(place / name, overwrite=overwrite)
+    for name, data in contents.items():
+        atomic_write(place / name, data, overwrite=overwrite)
+    return place
+
+
+def push_shared(
+    artifact: Artifact,
+    repo: str,
+    *,
+    results: Sequence[EditResult] = (),
+    license: str | None = None,  # noqa: A002
+    private: bool = False,
+    token: str | bool | None = None,
+    message: str = "Artifact of hiper",
+) -> str:
+    """Upload the same files in one commit and return its address; see `Artifact.push_to_hub`."""
+    contents = _contents(artifact, results, license)
+    files = [CommitOperationAdd(name, data) for name, data in contents.items()]
+    with explained(repo, missing="no such branch", error=OutputError):
+        hub = HfApi(token=token)
+        hub.create_repo(repo, private=private, exist_ok=True)
+        return str(hub.create_commit(repo, files, commit_message=message).commit_url)
+
+
+def _contents(artifact: Artifact, results: Sequence[EditResult], license: str | None) -> dict[str, bytes]:  # noqa: A002
+    """Return every file of the folder; the card comes last, so that what it shows is there when it is."""
+    pictures = {
+        name: png_bytes(result.images[number]) for name, (result, number) in picture_files(results).items()
+    }
+    card = str(model_card(artifact, results, license=license))
+    return {WEIGHT_NAME: portable(artifact).to_bytes(), **pictures, CARD: card.encode()}
