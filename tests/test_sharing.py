@@ -134,7 +134,7 @@ def test_the_text_of_a_stranger_stays_text(
     artifact: Artifact, drawn: hiper.EditResult, tmp_path: Path
 ) -> None:
     """Neither YAML, nor Markdown, nor HTML, nor a table cell, nor the end of a quoted command."""
-    evil = 'a dog" | rm -rf ~ <script>alert(1)</script> [x](http://e.vil) `id` $(id)\n---\nlicense: mit {{ 7*7 }}'
+    evil = 'a dog" | rm -rf ~ <script>alert(1)</script> [x](http://e.vil) `id` $(id)\n---\nlicense: mit {{ 7777*1111 }}'
     hostile = replace(artifact, caption=evil, backbone=evil, method=evil)
     folder = hostile.save_pretrained(tmp_path, results=[replace(drawn, prompt=evil)])
     card = ModelCard.load(folder / "README.md")
@@ -144,7 +144,7 @@ def test_the_text_of_a_stranger_stays_text(
     assert "<script>" not in prose
     assert "](http://e.vil)" not in prose
     assert "\n---" not in card.text
-    assert "49" not in card.text
+    assert str(7777 * 1111) not in card.text
     command = next(line for line in card.text.splitlines() if line.startswith("hiper edit"))
     assert command.count('"') == 2
     assert not set("`$") & set(command)

@@ -20,6 +20,7 @@ th, td { padding: .3rem .6rem; text-align: left; border-bottom: 1px solid #ccc; 
 img { width: 8rem; image-rendering: auto; display: block; }
 figure { display: inline-block; margin: 0 .6rem .6rem 0; width: 8rem; vertical-align: top; }
 figcaption { font-size: 12px; line-height: 1.3; overflow-wrap: anywhere; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; }
 svg { max-width: 100%; height: auto; }
 .note { font-weight: bold; }
 """

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     prepare_streams()
     given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
-        return int(app(with_joined_options(given), prog_name="hiper", standalone_mode=False) or 0)
+        return int(app(with_joined_options(given), obj=given, prog_name="hiper", standalone_mode=False) or 0)
     except typer.TyperException as error:
         print_error(f"{error.format_message().rstrip('.')}; see hiper --help")
         return 2

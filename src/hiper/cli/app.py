@@ -42,6 +42,7 @@ from hiper.cli.options import (
     Preset,
     Prompts,
     Quiet,
+    ReportPage,
     Scheduler,
     Steps,
     Strength,
@@ -147,6 +148,7 @@ def fit(
 
 @app.command()
 def edit(
+    context: typer.Context,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="What `hiper fit` wrote.")],
     prompts: Prompts,
     out: Folder,
@@ -169,6 +171,7 @@ def edit(
     device: Device = None,
     dtype: Dtype = None,
     batch_size: BatchSize = 4,
+    report: ReportPage = None,
     no_artifact: NoArtifact = False,
     no_metadata: NoMetadata = False,
     overwrite: Overwrite = False,
@@ -192,6 +195,8 @@ def edit(
         batch_size=batch_size,
         metadata=not no_metadata,
         carry=not no_artifact,
+        report=report,
+        command=context.obj,
         overwrite=overwrite,
     )
     learnt = Learnt(
@@ -207,6 +212,7 @@ def edit(
 
 @app.command()
 def run(
+    context: typer.Context,
     image: Picture,
     prompts: Prompts,
     caption: Caption,
@@ -231,6 +237,7 @@ def run(
     device: Device = None,
     dtype: Dtype = None,
     batch_size: BatchSize = 4,
+    report: ReportPage = None,
     no_artifact: NoArtifact = False,
     no_metadata: NoMetadata = False,
     overwrite: Overwrite = False,
@@ -266,6 +273,8 @@ def run(
         batch_size=batch_size,
         metadata=not no_metadata,
         carry=not no_artifact,
+        report=report,
+        command=context.obj,
         overwrite=overwrite,
     )
     with session(json=json, quiet=quiet) as here:

@@ -33,6 +33,11 @@ class Console:
         if not self.quiet:
             write_line(sys.stderr, f"hiper: note: {text}")
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What has been told so far."""
+        return tuple(self._notes)
+
     def result(self, record: Mapping[str, object], lines: Iterable[str]) -> None:
         """Print what was done: the record and the notes as JSON, or else the lines."""
         if self.json:

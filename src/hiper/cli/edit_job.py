@@ -16,6 +16,7 @@ from hiper.cli.combined_files import load_learnt
 from hiper.cli.fit_job import load_model
 from hiper.cli.outputs import Drawing, reserved
 from hiper.cli.progress import Report, progress
+from hiper.cli.report_job import write_report
 from hiper.cli.requests import EditRequest, Hardware, Learnt, Session
 from hiper.cli.stopping import Stopped
 from hiper.errors import Interrupted, OptionError
@@ -50,7 +51,10 @@ def edit_to_folder(
             )
         )
         results = draw(session, model, artifact, drawings, request, report)
-    print_drawn(session, {"artifact": str(learnt.file), **_beside(learnt)}, drawings, results)
+        if request.report is not None:
+            write_report(session, request, request.report, model, artifact, results, report)
+    origin = {"artifact": str(learnt.file), **_beside(learnt)}
+    print_drawn(session, origin, drawings, results, request.report)
 
 
 def _beside(learnt: Learnt) -> dict[str, object]:
@@ -69,6 +73,8 @@ def planned(session: Session, request: EditRequest, out: Path) -> Iterator[list[
         session.console.note(f"the first picture's seed is {first}, drawn at random")
     if first + request.images - 1 > LARGEST_SEED:
         raise OptionError(f"seeds {first} and {request.images - 1} more pass {LARGEST_SEED}; lower --seed")
+    if request.report is not None:
+        files.check_writable(request.report, overwrite=request.overwrite)
     prompts = list(dict.fromkeys(request.prompts))
     if len(prompts) < len(request.prompts):
         session.console.note("a sentence given twice is drawn once")
@@ -104,9 +110,13 @@ def draw(
 
 
 def print_drawn(
-    session: Session, origin: Mapping[str, object], drawings: Sequence[Drawing], results: Sequence[EditResult]
+    session: Session,
+    origin: Mapping[str, object],
+    drawings: Sequence[Drawing],
+    results: Sequence[EditResult],
+    page: Path | None,
 ) -> None:
-    """Tell where each picture is and what it was drawn with."""
+    """Tell where each picture and the page is and what they were drawn with."""
     images = [
         {"path": str(path), "prompt": drawing.prompt, "seed": seed}
         for drawing in drawings
@@ -114,7 +124,11 @@ def print_drawn(
     ]
     flagged = [{"prompt": result.prompt, "seed": seed} for result in results for seed in result.flagged]
     record = {**origin, "images": images, "settings": asdict(results[0].settings), "flagged": flagged}
-    session.console.result(record, [str(image["path"]) for image in images])
+    lines = [str(image["path"]) for image in images]
+    if page is not None:
+        record["report"] = str(page)
+        lines.append(str(page))
+    session.console.result(record, lines)
 
 
 def _batches(

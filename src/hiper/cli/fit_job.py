@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hiper.artifact import Artifact
     from hiper.backbones.base import Backbone
     from hiper.checkpoint import CheckpointFile
+    from hiper.fitting import StepRecord
     from hiper.methods.base import Method
     from hiper.subject import Subject
 
@@ -115,15 +116,29 @@ def load_model(
 
 
 def run_fit(
-    session: Session, plan: Plan, backbone: Backbone, checkpoint: CheckpointFile, report: Report
+    session: Session,
+    plan: Plan,
+    backbone: Backbone,
+    checkpoint: CheckpointFile,
+    report: Report,
+    course: list[StepRecord] | None = None,
 ) -> Artifact:
-    """Fit with progress; a signal makes it stop between two steps, its state in the checkpoint."""
+    """Fit with progress; a signal makes it stop between two steps, its state in the checkpoint.
+
+    course: takes every record of the losses
+    """
+
+    def told(record: StepRecord) -> None:
+        report("fitting", record.step, record.steps)
+        if course is not None:
+            course.append(record)
+
     plan.method.check(backbone)
     return plan.method.fit(
         backbone,
         plan.subject,
         plan.options,
-        callback=lambda record: report("fitting", record.step, record.steps),
+        callback=told,
         checkpoint=checkpoint,
         should_stop=session.stop.requested,
     )

@@ -81,6 +81,10 @@ Height = Annotated[int | None, typer.Option(parser=whole(8, 8192), metavar="N", 
 Width = Annotated[int | None, typer.Option(parser=whole(8, 8192), metavar="N", help="Pixels.")]
 NegativePrompt = Annotated[str, typer.Option(metavar="TEXT", help="What to keep away from.")]
 BatchSize = Annotated[int, typer.Option(parser=whole(1, 1000), metavar="N", help="Pictures drawn at a time.")]
+ReportPage = Annotated[
+    Path | None,
+    typer.Option("--report", metavar="PAGE.html", help="Also write one page that shows it all; draws more."),
+]
 NoArtifact = Annotated[
     bool, typer.Option("--no-artifact", help="Write PNGs that do not carry what was learnt.")
 ]

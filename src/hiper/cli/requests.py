@@ -71,6 +71,7 @@ class EditRequest:
     """What is to be drawn; None takes the artifact's own setting.
 
     metadata: pictures tell how they were drawn; carry: and take the artifact with them
+    report: the page to write, and command: the words it says were given
     """
 
     prompts: Sequence[str]
@@ -86,4 +87,6 @@ class EditRequest:
     batch_size: int
     metadata: bool
     carry: bool
+    report: Path | None
+    command: Sequence[str]
     overwrite: bool

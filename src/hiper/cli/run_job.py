@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,12 +12,14 @@ from hiper.cli.edit_job import draw, planned, print_drawn
 from hiper.cli.fit_job import Plan, checkpoint_beside, load_model, prepare, run_fit
 from hiper.cli.outputs import make_folder
 from hiper.cli.progress import Report, progress
+from hiper.cli.report_job import write_report
 from hiper.cli.requests import EditRequest, FitRequest, Hardware, Session
 from hiper.errors import Interrupted, ResumeError
 
 if TYPE_CHECKING:
     from hiper.artifact import Artifact
     from hiper.backbones.base import Backbone
+    from hiper.fitting import StepRecord
 
 
 def run(
@@ -30,7 +33,16 @@ def run(
         fitted = _fitted(session, plan, backbone, report)
         session.stop.raise_if_requested()
         results = draw(session, backbone, fitted.artifact, drawings, edit_request, report)
-    print_drawn(session, {"artifact": str(fitted.path), "reused": fitted.reused}, drawings, results)
+        page = edit_request.report
+        if page is not None:
+            source, course = plan.subject.image, fitted.course
+            write_report(
+                *(session, edit_request, page, backbone, fitted.artifact, results, report),
+                source=source,
+                course=course,
+            )
+    origin = {"artifact": str(fitted.path), "reused": fitted.reused}
+    print_drawn(session, origin, drawings, results, page)
 
 
 def _check_settings(backbone: Backbone, request: EditRequest) -> None:
@@ -53,11 +65,12 @@ def _check_settings(backbone: Backbone, request: EditRequest) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Fitted:
-    """A fit, the file it is kept in, and whether that file was there before."""
+    """A fit, the file it is kept in, whether that file was there before, and otherwise the course of its losses."""
 
     artifact: Artifact
     path: Path
     reused: bool
+    course: Sequence[StepRecord] = ()
 
 
 def _fitted(session: Session, plan: Plan, backbone: Backbone, report: Report) -> Fitted:
@@ -70,17 +83,20 @@ def _fitted(session: Session, plan: Plan, backbone: Backbone, report: Report) ->
         if kept is not None:
             report("using the fit of an earlier run", 0, 0)
             return Fitted(artifact=kept, path=path, reused=True)
+        course: list[StepRecord] = []
         with session.stop.deferred():
-            artifact = _fit_into(session, plan, backbone, path, report)
-        return Fitted(artifact=artifact, path=path, reused=False)
+            artifact = _fit_into(session, plan, backbone, path, report, course)
+        return Fitted(artifact=artifact, path=path, reused=False, course=course)
 
 
-def _fit_into(session: Session, plan: Plan, backbone: Backbone, path: Path, report: Report) -> Artifact:
+def _fit_into(
+    session: Session, plan: Plan, backbone: Backbone, path: Path, report: Report, course: list[StepRecord]
+) -> Artifact:
     from hiper.checkpoint import CheckpointFile
 
     checkpoint = CheckpointFile(path=checkpoint_beside(path), resume=True)
     try:
-        artifact = run_fit(session, plan, backbone, checkpoint, report)
+        artifact = run_fit(session, plan, backbone, checkpoint, report, course)
     except Interrupted as stopped:
         raise Interrupted(
             f"{stopped}; the same command goes on from there", stopped.signal_number
@@ -88,7 +104,7 @@ def _fit_into(session: Session, plan: Plan, backbone: Backbone, path: Path, repo
     except ResumeError as error:
         session.console.note(f"the fit starts anew: {error}")
         checkpoint = CheckpointFile(path=checkpoint.path)
-        artifact = run_fit(session, plan, backbone, checkpoint, report)
+        artifact = run_fit(session, plan, backbone, checkpoint, report, course)
     artifact.save(path, overwrite=True)
     checkpoint.remove()
     return artifact

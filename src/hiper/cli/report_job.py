@@ -1,0 +1,111 @@
+"""`--report`: what a page of a run needs beyond its pictures is drawn here, and the page written."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hiper import files
+from hiper.cli.progress import Report
+from hiper.cli.requests import EditRequest, Session
+from hiper.errors import OptionError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from hiper.artifact import Artifact
+    from hiper.attention import Study
+    from hiper.backbones.base import Backbone
+    from hiper.editing import EditResult
+    from hiper.fitting import StepRecord
+    from hiper.report import Sentence
+
+STRENGTHS = (0.0, 0.5, 0.8, 1.0)
+"""Rows of the grid, besides the strength that was asked for."""
+SEEDS = 3
+"""Columns of the grid, at most."""
+
+
+def write_report(
+    session: Session,
+    request: EditRequest,
+    path: Path,
+    backbone: Backbone,
+    artifact: Artifact,
+    results: Sequence[EditResult],
+    report: Report,
+    *,
+    source: Image | None = None,
+    course: Sequence[StepRecord] = (),
+) -> None:
+    """Draw the grids, watch the first sentence, and write the page."""
+    from hiper.report import RunReport, page
+
+    by_prompt: dict[str, list[EditResult]] = {}
+    for result in results:
+        by_prompt.setdefault(result.prompt, []).append(result)
+    sentences = [_sentence(backbone, artifact, each, report) for each in by_prompt.values()]
+    whole = RunReport(
+        artifact=artifact,
+        command=shlex.join(["hiper", *request.command]),
+        notes=session.console.notes,
+        source=source,
+        sentences=sentences,
+        course=course,
+        study=_study(backbone, artifact, results[0], report),
+    )
+    text = page(whole)
+    files.atomic_write(path, text.encode(errors="backslashreplace"), overwrite=request.overwrite)
+
+
+def _sentence(
+    backbone: Backbone, artifact: Artifact, results: Sequence[EditResult], report: Report
+) -> Sentence:
+    from hiper.editing import edit
+    from hiper.report import Sentence
+
+    first = results[0]
+    drawn = dict(pair for result in results for pair in zip(result.seeds, result.images, strict=True))
+    seeds, settings = list(drawn)[:SEEDS], first.settings
+    grid = {settings.strength: [drawn[seed] for seed in seeds]}
+    missing = [strength for strength in STRENGTHS if strength != settings.strength]
+    for number, strength in enumerate(missing):
+        report("drawing the report's grid", number, len(missing))
+        grid[strength] = edit(
+            backbone,
+            artifact,
+            first.prompt,
+            seeds=seeds,
+            strength=strength,
+            guidance=settings.guidance,
+            steps=settings.steps,
+            scheduler=settings.scheduler,
+            height=settings.height,
+            width=settings.width,
+            negative_prompt=settings.negative_prompt,
+            batch_size=first.batch_size,
+        ).images
+    report("drawing the report's grid", len(missing), len(missing))
+    return Sentence(results=results, grid=dict(sorted(grid.items())), grid_seeds=seeds)
+
+
+def _study(backbone: Backbone, artifact: Artifact, first: EditResult, report: Report) -> Study | str:
+    from hiper.attention import study_drawing
+
+    settings = first.settings
+    try:
+        return study_drawing(
+            backbone,
+            artifact,
+            first.prompt,
+            seed=first.seeds[0],
+            strength=settings.strength,
+            guidance=settings.guidance,
+            steps=settings.steps,
+            scheduler=settings.scheduler,
+            callback=lambda done, total: report("watching the attention", done, total),
+        )
+    except OptionError as error:  # a model that has no cross-attention; the rest of the page is no less true
+        return str(error)
