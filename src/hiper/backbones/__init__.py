@@ -45,6 +45,11 @@ class Embedded:
 EMBEDDED = {"critters": Embedded(folder="critters/weights", guidance=3.5)}
 
 
+def embedded_folder(name: str) -> Path:
+    """Return where an embedded model is installed."""
+    return Path(str(files("hiper"))) / EMBEDDED[name].folder
+
+
 def load_backbone(
     name_or_path: str | Path,
     *,
@@ -69,9 +74,7 @@ def load_backbone(
     name = str(name_or_path)
     path = Path(name).expanduser()
     if name in EMBEDDED:
-        embedded = EMBEDDED[name]
-        folder = Path(str(files("hiper"))) / embedded.folder
-        return _from_folder(folder, name, "", embedded.guidance, place, kind)
+        return _from_folder(embedded_folder(name), name, "", EMBEDDED[name].guidance, place, kind)
     if path.is_dir():
         return _from_folder(path, name, "", None, place, kind)
     if path.is_file():

@@ -51,6 +51,7 @@ from hiper.cli.options import (
     WithStrength,
 )
 from hiper.cli.requests import EditRequest, FitRequest, Hardware, Learnt, session
+from hiper.cli.system_app import doctor
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -60,6 +61,7 @@ app = typer.Typer(
 app.add_typer(bench_app, name="bench")
 app.command()(attention)
 app.command()(average)
+app.command()(doctor)
 
 DEFAULT_DEMO_FOLDER = Path("demo")
 

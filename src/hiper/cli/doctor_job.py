@@ -1,0 +1,39 @@
+"""`hiper doctor`: say what is wrong with the installation, and the command that mends it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+
+from hiper.cli.progress import progress
+from hiper.cli.requests import Session
+from hiper.doctor import Finding, examine
+
+
+def doctor(session: Session) -> bool:
+    """Print every finding, the worst last; return whether hiper can be used."""
+    with progress(quiet=session.console.quiet) as report:
+        report("importing the libraries", 0, 0)
+        findings = sorted(examine(), key=lambda each: _ORDER.index(each.level))
+    usable = all(each.level != "problem" for each in findings)
+    session.console.result(
+        {"usable": usable, "findings": [asdict(each) for each in findings]}, _lines(findings, usable=usable)
+    )
+    return usable
+
+
+_ORDER = ("ok", "note", "warning", "problem")
+
+
+def _lines(findings: Sequence[Finding], *, usable: bool) -> Iterator[str]:
+    for each in findings:
+        yield f"{each.level:9}{each.subject}: {each.what}"
+        if each.why:
+            yield f"{'':9}  {each.why}"
+        if each.remedy:
+            yield f"{'':9}  > {each.remedy}"
+    yield (
+        "hiper can be used"
+        if usable
+        else "hiper cannot be used as it is: mend the problems from the first on"
+    )
