@@ -6,10 +6,14 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
+import torch
 from nbclient import NotebookClient
+
+import hiper
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
@@ -78,3 +82,19 @@ def test_there_are_notebooks_and_they_hold_no_output() -> None:
     for path in NOTEBOOKS:
         cells = nbformat.read(path, as_version=4).cells
         assert all(not cell.get("outputs") for cell in cells), path
+
+
+def test_the_method_of_the_documentation_learns_and_edits(sd1: Any) -> None:
+    from docs.examples.offset import Offset
+
+    from tests import tiny
+
+    subject = hiper.Subject.from_image(tiny.picture(), caption="a dog")
+    before = sd1.weights_sha256()
+    method = Offset()
+    artifact = method.fit(sd1, subject, method.options(steps=30, learning_rate=0.1, batch=20))
+    assert artifact.figures["loss_after"] < artifact.figures["loss_before"]
+    with method.applied(sd1, artifact, 0.5) as applied:
+        moved = applied.encode("a cat").rows - sd1.encode("a cat").rows
+    assert torch.allclose(moved, 0.5 * artifact.tensors["offset"].expand(1, 77, -1), atol=1e-6)
+    assert sd1.weights_sha256() == before
