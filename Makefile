@@ -1,8 +1,6 @@
 # make demo   install once, then fit and edit an unseen critter: writes one contact sheet
 # make test   install once, then lint, type-check and run the whole test suite
 # make lint   ruff and mypy alone
-# make docs   install once, draw the documentation's pictures anew, and build the site into build/site
-# make site   the same without the pictures
 #
 # PYTHON names the interpreter (3.11 or newer), VENV the folder of the virtual environment.
 
@@ -13,7 +11,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 
-.PHONY: demo test lint docs site
+.PHONY: demo test lint
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -26,13 +24,6 @@ lint: $(INSTALLED_DEV)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-
-docs: $(INSTALLED_DEV)
-	$(BIN)/python benchmarks/critters_pictures.py
-	$(MAKE) site
-
-site: $(INSTALLED_DEV)
-	$(BIN)/mkdocs build --strict
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; ok = sys.version_info >= (3, 11); \

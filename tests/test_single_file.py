@@ -140,6 +140,10 @@ def test_sd2_must_say_what_it_predicts(tmp_path: Path) -> None:
     ("name", "shape", "words"),
     [
         ("conditioner.embedders.0.x", (1,), "is a Stable Diffusion XL checkpoint"),
+        ("double_blocks.0.img_attn.qkv.weight", (1,), "is a FLUX.1 checkpoint"),
+        ("model.diffusion_model.joint_blocks.0.x", (1,), "is a Stable Diffusion 3 checkpoint"),
+        ("transformer_blocks.0.img_mlp.net.2.weight", (1,), "is a Qwen-Image checkpoint"),
+        ("cap_embedder.0.weight", (1,), "give the model's folder in diffusers format, or its Hub id"),
         ("lora_unet_down_blocks.alpha", (1,), "is a LoRA"),
         ("weight", (1,), "holds no model.diffusion_model.* weights"),
         ("model.diffusion_model.input_blocks.0.0.weight", (4, 9, 3, 3), "takes 9 latent channels"),

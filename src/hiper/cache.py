@@ -20,8 +20,8 @@ def fit_path(subject: Subject, backbone: Backbone, method: str, options: Options
     """Return where the fit of this job is or would be kept; the folder may not exist yet.
 
     The name is a SHA-256 of picture, mask, caption, method, options (with a seed of 0 or more), the release
-    of hiper, every weight of the backbone and what it predicts: its fingerprint leaves out the picture encoder,
-    and of two models that differ there alone one would be handed the other's fit.
+    of hiper, the backbone's resolution, every weight of it and what it predicts: its fingerprint leaves out the
+    picture encoder, and of two models that differ there alone one would be handed the other's fit.
     """
     job = {
         "schema": SCHEMA,
@@ -32,6 +32,7 @@ def fit_path(subject: Subject, backbone: Backbone, method: str, options: Options
         "revision": backbone.revision,
         "weights": backbone.weights_sha256(),
         "objective": backbone.objective,
+        "resolution": backbone.resolution,
         "method": method,
         "options": options.as_mapping(),
     }

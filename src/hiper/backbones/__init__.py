@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from hiper.backbones.base import Backbone
+    from hiper.backbones.loading import Loading
 
 GROUP = "hiper.backbones"
 PIPELINES = {
@@ -57,6 +58,9 @@ def load_backbone(
     dtype: str | torch.dtype | None = None,
     local_only: bool | None = None,
     revision: str | None = None,
+    quantise: str | None = None,
+    memory: str = "balanced",
+    resolution: int | None = None,
 ) -> Backbone:
     """Load a model: the embedded "critters", a diffusers folder, one .safetensors file, or a Hub id.
 
@@ -66,21 +70,33 @@ def load_backbone(
     local_only: True never uses the network, None only for a Hub id, False also for the vocabulary that a
     single file lacks.
     revision: branch, tag or commit of a Hub id.
+    quantise: "nf4" or "int8", the denoiser's weights in 4 or 8 bits by bitsandbytes; not for a single file.
+    memory: "low" lets text encoders and denoiser take turns on the device; what waits lies in the CPU's memory,
+    or, where the model computes on the CPU, in an unnamed file. It costs a transfer per fit and per edit.
+    resolution: side in pixels of the pictures that are fitted and drawn; None is the checkpoint's own.
 
     BackboneError says in one line why a model cannot be had. Remote code is never run, pickles never read.
     """
+    from hiper.backbones.loading import Loading
+
     place = resolve_device(device)
-    kind = resolve_dtype(dtype, place)
-    name = str(name_or_path)
+    how = Loading(device=place, dtype=resolve_dtype(dtype, place), quantise=quantise, memory=memory)
+    backbone = _found(str(name_or_path), how, revision, local_only)
+    if resolution is not None:
+        backbone.resize(resolution)
+    return backbone
+
+
+def _found(name: str, how: Loading, revision: str | None, local_only: bool | None) -> Backbone:
     path = Path(name).expanduser()
     if name in EMBEDDED:
-        return _from_folder(embedded_folder(name), name, "", EMBEDDED[name].guidance, place, kind)
+        return _from_folder(embedded_folder(name), name, "", EMBEDDED[name].guidance, how)
     if path.is_dir():
-        return _from_folder(path, name, "", None, place, kind)
+        return _from_folder(path, name, "", None, how)
     if path.is_file():
-        return _from_file(path, place, kind, network=local_only is False)
+        return _from_file(path, how, network=local_only is False)
     _check_hub_id(name, path)
-    return _from_hub(name, revision, place, kind, local_only=bool(local_only))
+    return _from_hub(name, revision, how, local_only=bool(local_only))
 
 
 def wrap(pipe: Any) -> Backbone:
@@ -143,9 +159,7 @@ def _class_for(pipeline: str, what: str) -> Any:
     raise BackboneError(f"{what} is a {pipeline}; supported are {', '.join(pipeline_names())}")
 
 
-def _from_folder(
-    folder: Path, name: str, revision: str, guidance: float | None, device: torch.device, dtype: torch.dtype
-) -> Backbone:
+def _from_folder(folder: Path, name: str, revision: str, guidance: float | None, how: Loading) -> Backbone:
     from hiper.backbones.weights import check_components, read_index
 
     if not folder.is_dir():
@@ -161,13 +175,11 @@ def _from_folder(
             HiperWarning,
             stacklevel=4,
         )
-    backbone: Backbone = kind.from_folder(
-        folder, name=name, revision=revision, guidance=guidance, device=device, dtype=dtype
-    )
+    backbone: Backbone = kind.from_folder(folder, name=name, revision=revision, guidance=guidance, how=how)
     return backbone
 
 
-def _from_file(path: Path, device: torch.device, dtype: torch.dtype, *, network: bool) -> Backbone:
+def _from_file(path: Path, how: Loading, *, network: bool) -> Backbone:
     from hiper.backbones.sd import SdBackbone
     from hiper.backbones.weights import PICKLES
 
@@ -175,26 +187,28 @@ def _from_file(path: Path, device: torch.device, dtype: torch.dtype, *, network:
         raise BackboneError(f"{path} is a pickle, which may run code; convert it to safetensors")
     if path.suffix != ".safetensors":
         raise BackboneError(f"{path} is no model; allowed are a diffusers folder and a .safetensors file")
-    return SdBackbone.from_single_file(path, device=device, dtype=dtype, network=network)
+    if how.quantise is not None:
+        raise OptionError(
+            f"{path} is a single file, which is not quantised; load the model's diffusers folder"
+        )
+    return SdBackbone.from_single_file(path, how=how, network=network)
 
 
-def _from_hub(
-    name: str, revision: str | None, device: torch.device, dtype: torch.dtype, *, local_only: bool
-) -> Backbone:
+def _from_hub(name: str, revision: str | None, how: Loading, *, local_only: bool) -> Backbone:
     from hiper.backbones import _diffusers
     from hiper.backbones.hub import cached_folder, explained, fetch_index
     from hiper.backbones.weights import check_components, read_index
 
     if local_only:
         folder = cached_folder(name, revision)
-        return _from_folder(folder, name, folder.name, None, device, dtype)
+        return _from_folder(folder, name, folder.name, None, how)
     snapshot = fetch_index(name, revision)
     index = read_index(snapshot)
     _class_for(str(index.get("_class_name")), name)
     check_components(index, snapshot)
     with explained(name):
         folder = _diffusers.download(name, snapshot.name)
-    return _from_folder(folder, name, snapshot.name, None, device, dtype)
+    return _from_folder(folder, name, snapshot.name, None, how)
 
 
 def _check_hub_id(name: str, path: Path) -> None:

@@ -115,6 +115,10 @@ class Backbone(ABC):
         """The module that is called once per step; whoever changes it changes it back, bit for bit."""
 
     @abstractmethod
+    def resize(self, resolution: int) -> None:
+        """Take another side, in pixels, for native; OptionError unless it is a multiple of `size_multiple`."""
+
+    @abstractmethod
     def encode(self, prompt: str) -> Conditioning:
         """Encode one sentence, without gradient; one batch entry, float32, on the device."""
 

@@ -66,7 +66,7 @@ class FluxBackbone(FlowBackbone):
             pooled=pooled.float(),
         )
 
-    def predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+    def _predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         told = expanded(conditioning, len(noisy))
         assert told.pooled is not None
         h, w = noisy.shape[2:]

@@ -59,7 +59,7 @@ class KleinBackbone(FlowBackbone):
             pieces = (*[""] * (self.length - len(pieces)), *pieces)
         return Conditioning(rows=rows.float(), words=len(pieces), prompt=prompt, pieces=pieces, lost=lost)
 
-    def predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+    def _predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         told = expanded(conditioning, len(noisy))
         h, w = noisy.shape[2:]
         text_places = torch.zeros(told.length, 4, device=self.device)

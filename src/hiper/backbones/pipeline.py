@@ -21,8 +21,10 @@ from torch import Tensor, nn
 from hiper import images
 from hiper.backbones import _attention, _diffusers, _splicing
 from hiper.backbones.base import Backbone, Diffused, Samples, StepCallback, Watch, check_scheduler
+from hiper.backbones.loading import Loading
 from hiper.backbones.parking import frozen, parked
 from hiper.backbones.schedules import Schedule
+from hiper.backbones.turns import Turns
 from hiper.backbones.weights import check_weights
 from hiper.conditioning import Conditioning, expanded, lengthened, stacked
 from hiper.errors import BackboneError, HiperError, HiperWarning, OptionError
@@ -54,6 +56,7 @@ class PipelineBackbone(Backbone):
         default_guidance: float | None = None,
     ) -> None:
         self._pipe = pipe
+        self._turns: Turns | None = None
         self.id, self.revision = name, revision
         self.default_guidance = self.usual_guidance if default_guidance is None else default_guidance
         self._check_dtypes()
@@ -75,15 +78,31 @@ class PipelineBackbone(Backbone):
         name: str,
         revision: str,
         guidance: float | None,
-        device: torch.device,
-        dtype: torch.dtype,
+        how: Loading,
     ) -> Self:
         """Load a diffusers folder; BackboneError names the file that is missing or damaged."""
-        pipe = _diffusers.load_folder(folder, cls.pipeline_name, dtype, check_weights(folder))
-        return cls(placed(pipe, device), name=name, revision=revision, default_guidance=guidance)
+        pipe = _diffusers.load_folder(folder, cls.pipeline_name, how.dtype, check_weights(folder))
+        if how.quantise is not None:
+            from hiper.backbones._bitsandbytes import quantise
+
+            quantise(getattr(pipe, cls.denoiser_name), how.quantise, how.device, how.dtype)
+        return cls._settled(pipe, how, name=name, revision=revision, guidance=guidance)
+
+    @classmethod
+    def _settled(
+        cls, pipe: _diffusers.Pipeline, how: Loading, *, name: str, revision: str, guidance: float | None
+    ) -> Self:
+        """Bring a pipeline that was just loaded to where it computes."""
+        if how.memory == "balanced":
+            return cls(_placed(pipe, how.device), name=name, revision=revision, default_guidance=guidance)
+        parts = _modules(_placed(pipe, torch.device("cpu")))
+        turns = Turns(parts, how.device)
+        turns.take([part for part in parts if not _encodes(part)])
+        backbone = cls(pipe, name=name, revision=revision, default_guidance=guidance)
+        backbone._turns = turns
+        return backbone
 
     def resize(self, resolution: int) -> None:
-        """Take another side, in pixels, for native; OptionError unless it is a multiple of `size_multiple`."""
         if resolution < self.size_multiple or resolution % self.size_multiple:
             raise OptionError(
                 f"resolution is {resolution}; allowed are multiples of {self.size_multiple} pixels for {self.id}"
@@ -109,7 +128,13 @@ class PipelineBackbone(Backbone):
         part: nn.Module = getattr(self._pipe, self.denoiser_name)
         return part
 
+    def _take(self, *, encoders: bool) -> None:
+        """Have the text encoders in memory, or all the rest; both where there is room."""
+        if self._turns is not None:
+            self._turns.take([part for part in self._modules() if _encodes(part) == encoders])
+
     def encode(self, prompt: str) -> Conditioning:
+        self._take(encoders=True)
         with torch.no_grad(), _diffusers.quiet():
             return self._encode(prompt)
 
@@ -118,9 +143,11 @@ class PipelineBackbone(Backbone):
         """See `encode`; here a gradient may flow to what the text encoders look up."""
 
     def word_vectors(self, word: str) -> dict[str, Tensor]:
+        self._take(encoders=True)
         return _splicing.vectors_of(self._pipe, word)
 
     def spliced(self, prompt: str, word: str, vectors: Mapping[str, Tensor]) -> Conditioning:
+        self._take(encoders=True)
         count = len(next(iter(vectors.values())))
         names = _splicing.stand_ins(count)
         for name in _splicing.encoders(self._pipe).values():
@@ -132,7 +159,16 @@ class PipelineBackbone(Backbone):
         pieces = tuple(word if piece in names else piece for piece in told.pieces)
         return replace(told, prompt=prompt, pieces=pieces)
 
+    def predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        self._take(encoders=False)
+        return self._predict(noisy, t, conditioning)
+
+    @abstractmethod
+    def _predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        """See `predict`."""
+
     def latents(self, image: PIL.Image.Image, generator: torch.Generator) -> Tensor:
+        self._take(encoders=False)
         with torch.no_grad(), _diffusers.careful_vae(self._pipe.vae) as vae:
             pixels = images.to_tensor(image).to(self.device, vae.dtype)
             latents = self._scaled(self._encoded(vae, pixels, generator))
@@ -143,6 +179,7 @@ class PipelineBackbone(Backbone):
         return latents
 
     def decode(self, latents: Tensor) -> list[PIL.Image.Image]:
+        self._take(encoders=False)
         with torch.no_grad(), _diffusers.careful_vae(self._pipe.vae) as vae:
             pixels = self._decoded(vae, self._unscaled(latents).to(self.device, vae.dtype))
         return images.to_images(pixels.float().clamp(-1, 1))
@@ -194,6 +231,7 @@ class PipelineBackbone(Backbone):
         callback: StepCallback | None = None,
     ) -> Samples:
         check_scheduler(scheduler, self.schedulers)
+        self._take(encoders=False)
         noise = self._initial_noise(seeds, height, width).to(self.device)
         with _diffusers.sampling(self._pipe, scheduler), torch.no_grad():
             output = self._pipe(
@@ -257,11 +295,16 @@ class PipelineBackbone(Backbone):
 
     @contextmanager
     def fitting(self, *, texts: bool = False) -> Iterator[None]:
+        if texts and self._turns is not None:
+            raise OptionError(
+                f"{self.id} was loaded with memory=low, which keeps text encoders and denoiser apart, and this"
+                " method learns through both; load it with memory=balanced"
+            )
+        self._take(encoders=False)
         modules = self._modules()
-        needed = {
-            name for name in modules if name == self.denoiser_name or (texts and "text_encoder" in name)
-        }
-        idle = [module for name, module in modules.items() if name not in needed]
+        needed = {name for name in modules if name == self.denoiser_name or (texts and _encodes(name))}
+        away = needed.union(self._turns.away if self._turns else ())
+        idle = [module for name, module in modules.items() if name not in away]
         with frozen(list(modules.values())), parked(idle, self.device):
             yield
 
@@ -271,37 +314,47 @@ class PipelineBackbone(Backbone):
         return _attention.watched(self.denoiser, watch)
 
     def _modules(self) -> dict[str, nn.Module]:
-        parts = sorted(self._pipe.components.items())
-        return {name: part for name, part in parts if isinstance(part, nn.Module)}
+        return _modules(self._pipe)
 
     def fingerprint(self) -> tuple[float, ...]:
-        modules = self._modules()
-        encoders = [name for name in modules if name.startswith("text_encoder")]
-        weights = [
-            w.detach()
-            for part in (*encoders, self.denoiser_name)
-            for _, w in sorted(modules[part].named_parameters())
-        ]
-        total = sum(weight.numel() for weight in weights)
+        parts = (*filter(_encodes, self._modules()), self.denoiser_name)
+        total = sum(weight.numel() for part in parts for weight in self._weights(part))
         places = torch.arange(FINGERPRINT, dtype=torch.float64).mul(total / FINGERPRINT).long()
         picked, start = [], 0
-        for weight in weights:
+        for weight in (weight for part in parts for weight in self._weights(part)):
             inside = places[(places >= start) & (places < start + weight.numel())] - start
             if len(inside):
                 picked.append(weight.reshape(-1)[inside.to(weight.device)].float().cpu())
             start += weight.numel()
         return tuple(float(f"{value:.6g}") for value in torch.cat(picked).tolist())
 
+    def _weights(self, part: str) -> list[Tensor]:
+        """Return a component's weights in the order of their names."""
+        if self.device.type == "cpu":  # elsewhere what is parked lies on the CPU, and can be read there
+            self._take(encoders=_encodes(part))
+        return [weight.detach() for _, weight in sorted(self._modules()[part].named_parameters())]
+
     def weights_sha256(self) -> str:
         digest = hashlib.sha256()
         for part, module in self._modules().items():
+            self._take(encoders=_encodes(part))
             for name, tensor in sorted([*module.named_parameters(), *module.named_buffers()]):
                 digest.update(f"{part}.{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
                 digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
 
-def placed(pipe: _diffusers.Pipeline, device: torch.device) -> _diffusers.Pipeline:
+def _modules(pipe: _diffusers.Pipeline) -> dict[str, nn.Module]:
+    parts = sorted(pipe.components.items())
+    return {name: part for name, part in parts if isinstance(part, nn.Module)}
+
+
+def _encodes(part: str) -> bool:
+    """Tell the text encoders, which work once per sentence, from the rest."""
+    return part.startswith("text_encoder")
+
+
+def _placed(pipe: _diffusers.Pipeline, device: torch.device) -> _diffusers.Pipeline:
     """Move to the device, and on the CPU out of the mapped file into memory of its own.
 
     Results depend on the alignment of the weights in their last bits, and parking and bringing back would

@@ -67,7 +67,7 @@ class QwenImageBackbone(FlowBackbone):
         kept = pieces[skipped:]
         return Conditioning(rows=rows.float(), words=len(kept), prompt=prompt, pieces=kept, lost=lost)
 
-    def predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+    def _predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         told = expanded(conditioning, len(noisy))
         h, w = noisy.shape[2:]
         output = self._pipe.transformer(

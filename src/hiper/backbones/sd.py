@@ -7,12 +7,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, final
 
-import torch
 from torch import Tensor
 
 from hiper.backbones import _diffusers, single_file
 from hiper.backbones.base import UNET_SCHEDULERS
-from hiper.backbones.pipeline import PipelineBackbone, placed
+from hiper.backbones.loading import Loading
+from hiper.backbones.pipeline import PipelineBackbone
 from hiper.backbones.schedules import Schedule
 from hiper.backbones.vocabulary import copy_vocabulary
 from hiper.backbones.weights import read_header
@@ -50,17 +50,15 @@ class SdBackbone(PipelineBackbone):
         self.resolution = size * int(pipe.vae_scale_factor)
 
     @classmethod
-    def from_single_file(
-        cls, path: Path, *, device: torch.device, dtype: torch.dtype, network: bool
-    ) -> SdBackbone:
+    def from_single_file(cls, path: Path, *, how: Loading, network: bool) -> SdBackbone:
         """Load one .safetensors checkpoint; `network` allows to fetch the vocabulary, nothing else."""
         layout = single_file.describe(path, read_header(path))
         with TemporaryDirectory(prefix="hiper-config-") as name:
             config = Path(name)
             single_file.write_config(layout, config)
             copy_vocabulary(config / "tokenizer", network=network)
-            pipe = _diffusers.load_single_file(path, config, dtype)
-        return cls(placed(pipe, device), name=str(path))
+            pipe = _diffusers.load_single_file(path, config, how.dtype)
+        return cls._settled(pipe, how, name=str(path), revision="", guidance=None)
 
     def _make_schedule(self) -> Schedule:
         return _diffusers.diffusion_schedule(self._pipe, self.id)
@@ -71,7 +69,7 @@ class SdBackbone(PipelineBackbone):
         pieces, lost = spelled(clip_words(self._pipe.tokenizer, converted), self.length)
         return Conditioning(rows=rows.float(), words=len(pieces), prompt=prompt, pieces=pieces, lost=lost)
 
-    def predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+    def _predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         rows = conditioning.rows.expand(len(noisy), -1, -1)
         output: Tensor = self._pipe.unet(
             noisy.to(self.dtype), self._put(t), encoder_hidden_states=rows.to(self.dtype), return_dict=False

@@ -73,7 +73,7 @@ class Sd3Backbone(FlowBackbone):
         t5, lost = token_words(self._pipe.tokenizer_3, prompt, prompt, start=0, length=T5_ROWS)
         return (*clip, *[""] * (self._clip_rows - len(clip)), *t5), lost
 
-    def predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+    def _predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         told = expanded(conditioning, len(noisy))
         assert told.pooled is not None
         output: Tensor = self._pipe.transformer(

@@ -61,7 +61,7 @@ class SdxlBackbone(PipelineBackbone):
             pooled=pooled.float(),
         )
 
-    def predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+    def _predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         told = expanded(conditioning, len(noisy))
         assert told.pooled is not None
         output: Tensor = self._pipe.unet(

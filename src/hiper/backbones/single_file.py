@@ -21,6 +21,16 @@ VAE = "first_stage_model."
 CLIP_V1 = "cond_stage_model.transformer.text_model."
 CLIP_V2 = "cond_stage_model.model."
 
+_OTHERS = {
+    "conditioner.": "Stable Diffusion XL",
+    "joint_blocks.": "Stable Diffusion 3",
+    "double_stream_modulation_img.": "FLUX.2",
+    "double_blocks.": "FLUX.1",
+    "cap_embedder.": "Z-Image or Lumina 2",
+    "transformer_blocks.0.img_mlp.": "Qwen-Image",
+}
+"""The first tensors by which other families are known, bare or behind `UNET`; FLUX.2 has FLUX.1's as well."""
+
 Header = Mapping[str, Any]
 
 
@@ -83,8 +93,12 @@ def describe(path: Path, header: Header) -> Layout:
 
 def _refuse_others(path: Path, header: Header) -> None:
     allowed = "allowed are whole checkpoints of Stable Diffusion 1.x and 2.x"
-    if any(name.startswith("conditioner.") for name in header):
-        raise BackboneError(f"{path} is a Stable Diffusion XL checkpoint; {allowed}")
+    for mark, family in _OTHERS.items():
+        if any(name.startswith((mark, UNET + mark)) for name in header):
+            raise BackboneError(
+                f"{path} is a {family} checkpoint; {allowed}; give the model's folder in diffusers format,"
+                " or its Hub id"
+            )
     if any("lora" in name for name in header):
         raise BackboneError(f"{path} is a LoRA; {allowed}")
     if UNET + "input_blocks.0.0.weight" not in header:

@@ -57,7 +57,7 @@ class ZImageBackbone(FlowBackbone):
             rows=rows[0][None].float(), words=len(pieces), prompt=prompt, pieces=pieces, lost=lost
         )
 
-    def predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+    def _predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         told = expanded(conditioning, len(noisy))
         output = self._pipe.transformer(
             list(noisy.to(self.dtype)[:, :, None]),

@@ -30,6 +30,7 @@ from hiper.cli.options import (
     Images,
     Json,
     Mask,
+    Memory,
     MethodName,
     MethodOption,
     Negative,
@@ -41,8 +42,10 @@ from hiper.cli.options import (
     Picture,
     Preset,
     Prompts,
+    Quantise,
     Quiet,
     ReportPage,
+    Resolution,
     Scheduler,
     Steps,
     Strength,
@@ -112,6 +115,9 @@ def fit(
     allow_truncated: AllowTruncated = False,
     device: Device = None,
     dtype: Dtype = None,
+    quantise: Quantise = None,
+    memory: Memory = "balanced",
+    resolution: Resolution = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a fit that was stopped.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Start anew although one was stopped.")] = False,
     checkpoint_every: CheckpointEvery = 20,
@@ -134,7 +140,7 @@ def fit(
         preset=preset,
         options=method_options(option or [], seed),
     )
-    hardware = Hardware(device=device, dtype=dtype)
+    hardware = Hardware(device=device, dtype=dtype, quantise=quantise, memory=memory, resolution=resolution)
     with session(json=json, quiet=quiet) as here:
         fit_to_file(
             here,
@@ -172,6 +178,9 @@ def edit(
     ] = None,
     device: Device = None,
     dtype: Dtype = None,
+    quantise: Quantise = None,
+    memory: Memory = "balanced",
+    resolution: Resolution = None,
     batch_size: BatchSize = 4,
     report: ReportPage = None,
     no_artifact: NoArtifact = False,
@@ -209,7 +218,14 @@ def edit(
         negative_strength=negative_strength,
     )
     with session(json=json, quiet=quiet) as here:
-        edit_to_folder(here, learnt, request, backbone, Hardware(device=device, dtype=dtype), out)
+        edit_to_folder(
+            here,
+            learnt,
+            request,
+            backbone,
+            Hardware(device=device, dtype=dtype, quantise=quantise, memory=memory, resolution=resolution),
+            out,
+        )
 
 
 @app.command()
@@ -238,6 +254,9 @@ def run(
     negative_prompt: NegativePrompt = "",
     device: Device = None,
     dtype: Dtype = None,
+    quantise: Quantise = None,
+    memory: Memory = "balanced",
+    resolution: Resolution = None,
     batch_size: BatchSize = 4,
     report: ReportPage = None,
     no_artifact: NoArtifact = False,
@@ -280,7 +299,13 @@ def run(
         overwrite=overwrite,
     )
     with session(json=json, quiet=quiet) as here:
-        job(here, fit_request, edit_request, Hardware(device=device, dtype=dtype), out)
+        job(
+            here,
+            fit_request,
+            edit_request,
+            Hardware(device=device, dtype=dtype, quantise=quantise, memory=memory, resolution=resolution),
+            out,
+        )
 
 
 @app.command()

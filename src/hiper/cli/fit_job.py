@@ -111,7 +111,14 @@ def load_model(
     from hiper.backbones import load_backbone
 
     return load_backbone(
-        name, device=hardware.device, dtype=hardware.dtype, revision=revision, local_only=local_only
+        name,
+        device=hardware.device,
+        dtype=hardware.dtype,
+        revision=revision,
+        local_only=local_only,
+        quantise=hardware.quantise,
+        memory=hardware.memory,
+        resolution=hardware.resolution,
     )
 
 

@@ -21,6 +21,15 @@ Dtype = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="float32, bfloat16 or float16; default: what suits the device."),
 ]
+Quantise = Annotated[
+    str | None, typer.Option(metavar="NAME", help="nf4 or int8: the denoiser in 4 or 8 bits (bitsandbytes).")
+]
+Memory = Annotated[
+    str, typer.Option(metavar="NAME", help="low: text encoders and denoiser take turns on the device.")
+]
+Resolution = Annotated[
+    int | None, typer.Option(parser=whole(8, 8192), metavar="N", help="Side in pixels; default: the model's.")
+]
 
 Picture = Annotated[Path, typer.Argument(metavar="IMAGE", help="The picture to learn from.")]
 Caption = Annotated[str, typer.Option(metavar="TEXT", help="What the picture shows.")]

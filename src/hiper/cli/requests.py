@@ -28,10 +28,16 @@ def session(*, json: bool, quiet: bool) -> Iterator[Session]:
 
 @dataclass(frozen=True, kw_only=True)
 class Hardware:
-    """Where a model computes and in which number format; None leaves the choice to hiper."""
+    """Where a model computes and in which number format, what is given for less memory, and the pictures' side.
+
+    None leaves the choice to hiper; see `load_backbone`.
+    """
 
     device: str | None
     dtype: str | None
+    quantise: str | None = None
+    memory: str = "balanced"
+    resolution: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -107,6 +107,7 @@ def identity(method: str, backbone: Backbone, subject: Subject, options: Options
         "image": subject.sha256,
         "caption": subject.caption,
         "backbone": backbone.weights_sha256(),
+        "resolution": backbone.resolution,
         "objective": backbone.objective,
         "device": backbone.device.type,
         "dtype": str(backbone.dtype),

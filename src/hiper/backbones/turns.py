@@ -1,0 +1,39 @@
+"""Let modules take turns in the memory of a device: what does not work is parked."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from contextlib import ExitStack
+from typing import final
+
+import torch
+from torch import nn
+
+from hiper.backbones.parking import parked
+
+
+@final
+class Turns:
+    """Modules of which only those in use lie in the device's memory. All are parked to begin with.
+
+    Whoever is called stays until somebody else is: a loop over the denoiser moves nothing.
+    """
+
+    def __init__(self, modules: Mapping[str, nn.Module], device: torch.device) -> None:
+        self._modules, self._device = dict(modules), device
+        self._parked: dict[str, ExitStack] = {}
+        self.take(())
+
+    @property
+    def away(self) -> Collection[str]:
+        """Names of the modules that are parked."""
+        return self._parked.keys()
+
+    def take(self, names: Collection[str]) -> None:
+        """Park all others, then bring these back, bit for bit."""
+        for name in self._modules.keys() - set(names) - self._parked.keys():
+            stack = ExitStack()
+            stack.enter_context(parked([self._modules[name]], self._device))
+            self._parked[name] = stack
+        for name in sorted(self._parked.keys() & set(names)):
+            self._parked.pop(name).close()

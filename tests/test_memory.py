@@ -1,0 +1,117 @@
+"""Less memory: modules that take turns, and quantised denoisers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import hiper
+from hiper.backbones import load_backbone
+from hiper.conditioning import place_tail, take_tail
+from hiper.errors import OptionError
+from hiper.seeds import generator
+from tests import tiny, tiny_families
+
+pytestmark = pytest.mark.slow
+
+CAPTION, TARGET = "a standing dog", "a sitting dog"
+
+
+@pytest.fixture(scope="module")
+def flux_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("flux")
+    tiny_families.pipeline("flux-schnell").save_pretrained(folder)
+    return folder
+
+
+def load(folder: Path, **settings: Any) -> Any:
+    return load_backbone(folder, device="cpu", resolution=tiny_families.SIDE, **settings)
+
+
+def held(backbone: Any) -> set[str]:
+    """Names of the components that have their weights in memory."""
+    return {
+        name
+        for name, module in backbone._modules().items()
+        if sum(weight.untyped_storage().nbytes() for weight in module.parameters())
+    }
+
+
+def watched(backbone: Any) -> list[set[str]]:
+    """What is in memory each time that the denoiser or a text encoder runs, in order."""
+    seen: list[set[str]] = []
+    for part in ("transformer", "text_encoder", "text_encoder_2"):
+        module = getattr(backbone._pipe, part)
+        module.register_forward_pre_hook(lambda *_: seen.append(held(backbone)))
+    return seen
+
+
+def test_text_encoders_and_denoiser_never_lie_in_memory_together(flux_folder: Path) -> None:
+    backbone, plain = load(flux_folder, memory="low"), load(flux_folder)
+    seen = watched(backbone)
+    subject = hiper.Subject.from_image(tiny.picture(), caption=CAPTION)
+    options: dict[str, Any] = {"steps": 2, "batch": 2, "learning_rate": 0.1}
+    fitted, expected = (hiper.fit(each, subject, **options) for each in (backbone, plain))
+    drawn, wanted = (hiper.edit(each, expected, TARGET, steps=1).images[0] for each in (backbone, plain))
+    assert torch.equal(fitted.tensors["tail"], expected.tensors["tail"])
+    assert drawn.tobytes() == wanted.tobytes()
+    encoding, denoising = {"text_encoder", "text_encoder_2"}, {"transformer", "vae"}
+    assert {frozenset(names) for names in seen} == {
+        frozenset(encoding),
+        frozenset(denoising),  # while drawing
+        frozenset({"transformer"}),  # while fitting
+    }
+    assert backbone.weights_sha256() == plain.weights_sha256()
+    assert backbone.fingerprint() == plain.fingerprint()
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_a_quantised_denoiser_is_small_and_lets_gradients_through(flux_folder: Path, kind: str) -> None:
+    backbone = load(flux_folder, quantise=kind, dtype="bfloat16")
+    plain = load(flux_folder, dtype="bfloat16")
+    sizes = [
+        sum(weight.nbytes for weight in each._pipe.transformer.transformer_blocks.parameters())
+        for each in (backbone, plain)
+    ]
+    assert sizes[0] < {"nf4": 0.45, "int8": 0.65}[kind] * sizes[1]
+    sentence = backbone.encode(CAPTION)
+    tail = take_tail(sentence, 5).requires_grad_()
+    noise = torch.randn(1, *backbone.latent_shape, generator=generator(0))
+    with backbone.fitting():
+        predicted = backbone.predict(noise, torch.tensor([500]), place_tail(sentence, tail, "replace"))
+        predicted.square().mean().backward()
+    with torch.no_grad():
+        exact = plain.predict(noise, torch.tensor([500]), sentence)
+        quantised = backbone.predict(noise, torch.tensor([500]), sentence)
+    assert tail.grad is not None
+    assert bool((tail.grad.abs().amax(dim=1) > 0).all())
+    difference = (quantised - exact).norm() / exact.norm()
+    assert 0 < difference < 0.3
+
+
+def test_a_quantised_denoiser_takes_turns_too(flux_folder: Path) -> None:
+    backbone = load(flux_folder, quantise="nf4", memory="low")
+    before = backbone.weights_sha256()
+    subject = hiper.Subject.from_image(tiny.picture(), caption=CAPTION)
+    fitted = hiper.fit(backbone, subject, steps=2, batch=1, learning_rate=0.1)
+    assert len(hiper.edit(backbone, fitted, TARGET, steps=1).images) == 1
+    assert backbone.weights_sha256() == before
+
+
+def test_words_that_are_none_are_refused(flux_folder: Path) -> None:
+    with pytest.raises(OptionError, match=r"quantise is 'nf5'; allowed are nf4, int8 \(did you mean nf4\?\)"):
+        load(flux_folder, quantise="nf5")
+    with pytest.raises(OptionError, match="memory is 'lo'; allowed are balanced, low"):
+        load(flux_folder, memory="lo")
+    with pytest.raises(OptionError, match="resolution is 60; allowed are multiples of 16"):
+        load_backbone(flux_folder, device="cpu", resolution=60)
+
+
+def test_a_single_file_is_not_quantised(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.touch()
+    with pytest.raises(OptionError, match="load the model's diffusers folder"):
+        load_backbone(path, device="cpu", quantise="nf4")
