@@ -25,6 +25,8 @@ from tests import tiny
 CAPTION, SENTENCE = "a standing dog", "a sitting dog"
 QUICK: Mapping[str, Mapping[str, Any]] = {
     "ddim-inversion": {"edit_steps": 3},
+    "dreambooth": {"steps": 4, "batch": 1, "edit_steps": 2},
+    "dreambooth-lora": {"steps": 4, "batch": 1, "edit_steps": 2},
     "hiper": {"steps": 4, "edit_steps": 2},
     "null-text": {"edit_steps": 3, "inner_steps": 2, "guidance": 2.0},
     "sdedit": {"edit_steps": 2},

@@ -27,6 +27,7 @@ Schedule = Literal["constant", "cosine"]
 Keep = Literal["last", "best"]
 
 TRIES = 3
+_NOTHING = Snapshot({}, {}, {}, updates=0)
 _EVALUATIONS = 10
 
 
@@ -61,6 +62,8 @@ class Recipe:
 
     loss_scale: a power of two that keeps float16 gradients from underflow.
     window: steps between two looks at the loss; looking makes the processor wait for an accelerator.
+    undo: keep what it takes to undo a window, three copies of all that is learnt; else one that is not finite
+        is a FitError at once. Not together with keep="best".
     """
 
     steps: int
@@ -69,6 +72,7 @@ class Recipe:
     keep: Keep = "last"
     loss_scale: float = 1.0
     window: int = 1
+    undo: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +209,7 @@ class _Run:
         self.step = self._halvings = self._failures = 0
         self._earlier, self._begun, self._saved = 0.0, time.monotonic(), time.monotonic()
         self._loss_before = self._best_loss = math.inf
-        self._good = self._before = self._adam.snapshot()
+        self._good = self._before = self._adam.snapshot() if recipe.undo else _NOTHING
         self._losses: list[Tensor] = []
         self._best = self._good.parameters
         self._seen_gradient = self._undone = False
@@ -224,7 +228,7 @@ class _Run:
         self._adam.restore(
             Snapshot(state.parameters, state.first_moments, state.second_moments, updates=progress.updates)
         )
-        self._good, self._best = self._adam.snapshot(), state.best
+        self._good, self._best = self._adam.snapshot() if self.recipe.undo else _NOTHING, state.best
         self.step, self._halvings, self._earlier = progress.step, progress.halvings, progress.seconds
         self._loss_before, self._best_loss = progress.loss_before, progress.best_loss
         self._generator.set_state(state.random)
@@ -240,7 +244,9 @@ class _Run:
 
     def begin_window(self) -> None:
         """Note where to go back to."""
-        self._before, self._losses = self._adam.snapshot(), []
+        self._losses = []
+        if self.recipe.undo:
+            self._before = self._adam.snapshot()
 
     def update(self, loss: Tensor) -> None:
         """Make one step, once the gradient of `loss`, times the loss scale, is there."""
@@ -269,15 +275,20 @@ class _Run:
         return loss
 
     def _check_gradient(self) -> None:
-        for name, parameter in self._parameters.items():
-            if parameter.grad is None or bool((parameter.grad == 0).all()):
-                raise FitError(
-                    f"{name} received no gradient in the first step: the model does not look at these rows,"
-                    " or half precision underflows; try another placement, or dtype=float32"
-                )
+        gradients = [parameter.grad for parameter in self._parameters.values()]
+        if not any(gradient is not None and bool(gradient.any()) for gradient in gradients):
+            raise FitError(
+                f"{next(iter(self._parameters))} received no gradient in the first step: the model does not look at"
+                " these rows, or half precision underflows; try another placement, or dtype=float32"
+            )
         self._seen_gradient = True
 
     def _undo(self, loss: float) -> None:
+        if not self.recipe.undo:
+            raise FitError(
+                f"the fit left the finite numbers around step {self.step} (last loss: {loss}); lower the learning"
+                " rate or use dtype=float32, and go on from an earlier checkpoint or anew"
+            )
         self._adam.restore(self._good)
         self._halvings, self._failures, self._undone = self._halvings + 1, self._failures + 1, True
         if self._failures == TRIES:
@@ -333,7 +344,7 @@ class _Run:
         """Measure the result and warn when nothing was gained."""
         self.save()
         loss_after = self._objective.evaluate(self._parameters)
-        parameters = self._adam.snapshot().parameters
+        parameters: Mapping[str, Tensor] = self._parameters
         if self.recipe.keep == "best":
             self._consider(loss_after)
             loss_after, parameters = self._best_loss, self._best
@@ -360,4 +371,4 @@ def _decay(schedule: Schedule, done: float) -> float:
 
 
 def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu() for name, tensor in tensors.items()}
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}

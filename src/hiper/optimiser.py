@@ -40,8 +40,8 @@ class Adam:
         """Apply the gradients of a loss that was multiplied by `loss_scale`, and clear them."""
         if loss_scale != 1.0:
             for parameter in self._parameters.values():
-                assert parameter.grad is not None
-                parameter.grad.div_(loss_scale)
+                if parameter.grad is not None:
+                    parameter.grad.div_(loss_scale)
         self._adam.step()
         self._adam.zero_grad()
 
@@ -54,7 +54,7 @@ class Adam:
             {name: parameter.detach().clone() for name, parameter in self._parameters.items()},
             {name: state["exp_avg"].clone() for name, state in states.items()},
             {name: state["exp_avg_sq"].clone() for name, state in states.items()},
-            updates=int(next(iter(states.values()))["step"]),
+            updates=max(int(state["step"]) for state in states.values()),
         )
 
     def restore(self, snapshot: Snapshot) -> None:

@@ -123,6 +123,14 @@ class Backbone(ABC):
         """Encode one sentence, without gradient; one batch entry, float32, on the device."""
 
     @abstractmethod
+    def adapter(self, rank: int) -> AbstractContextManager[dict[str, Tensor]]:
+        """Add low-rank layers beside the denoiser's attention; yield their weights, by name, float32.
+
+        "....lora_A.weight" [rank, in] and "....lora_B.weight" [out, rank]: what is added to a projection is B A.
+        They ask for gradients. On leaving there are none. BackboneError for a model that has others.
+        """
+
+    @abstractmethod
     def word_vectors(self, word: str) -> dict[str, Tensor]:
         """Return what each text encoder looks up for a word, by the encoder's name: [1, width], float32."""
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from hiper import images
-from hiper.backbones import _attention, _diffusers, _splicing
+from hiper.backbones import _attention, _diffusers, _lora, _splicing
 from hiper.backbones.base import Backbone, Diffused, Samples, StepCallback, Watch, check_scheduler
 from hiper.backbones.loading import Loading
 from hiper.backbones.parking import frozen, parked
@@ -141,6 +141,9 @@ class PipelineBackbone(Backbone):
     @abstractmethod
     def _encode(self, prompt: str) -> Conditioning:
         """See `encode`; here a gradient may flow to what the text encoders look up."""
+
+    def adapter(self, rank: int) -> AbstractContextManager[dict[str, Tensor]]:
+        return _lora.adapter(self.denoiser, rank)
 
     def word_vectors(self, word: str) -> dict[str, Tensor]:
         self._take(encoders=True)

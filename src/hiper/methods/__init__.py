@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 GROUP = "hiper.methods"
 METHODS = {
     "ddim-inversion": "hiper.methods.ddim_inversion:DdimInversion",
+    "dreambooth": "hiper.methods.dreambooth:Dreambooth",
+    "dreambooth-lora": "hiper.methods.dreambooth_lora:DreamboothLora",
     "hiper": "hiper.methods.hiper:HiPer",
     "null-text": "hiper.methods.null_text:NullText",
     "sdedit": "hiper.methods.sdedit:Sdedit",

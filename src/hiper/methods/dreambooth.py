@@ -1,0 +1,118 @@
+"""DreamBooth: every weight of the denoiser is fine-tuned until a rare word means the subject.
+
+Ruiz et al., arXiv:2208.12242, section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar, final
+
+from torch import Tensor
+
+from hiper.artifact import Artifact
+from hiper.backbones.base import Backbone
+from hiper.checkpoint import CheckpointFile
+from hiper.fitting import Callback, StopRequest, optimise
+from hiper.methods.base import Applied, Method
+from hiper.methods.identifiers import IdentifierOptions, identifying, objective, with_noun
+from hiper.methods.jobs import artifact as artifact_of
+from hiper.methods.jobs import fit_figures, identity, recipe, settled
+from hiper.methods.options import Spec
+from hiper.methods.weights import OverWeights, copied, lent, named
+from hiper.seeds import generator
+from hiper.subject import Subject
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class DreamboothOptions(IdentifierOptions):
+    """How the weights are fine-tuned, and what an edit does with them unless told otherwise."""
+
+    strength: Annotated[
+        float, Spec("from the model's own weights, 0, to the fine-tuned ones, 1", low=-10, high=10)
+    ] = 1.0
+
+
+@final
+class Dreambooth(Method[DreamboothOptions]):
+    """The result is every weight of the denoiser; the model's own are never written to."""
+
+    name: ClassVar[str] = "dreambooth"
+    learns: ClassVar[str] = "all weights of the denoiser"
+    paper: ClassVar[str] = "arXiv:2208.12242"
+    needs: ClassVar[frozenset[str]] = frozenset({"rows", "weights"})
+    options_type = DreamboothOptions
+    presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
+        "default": {
+            "steps": 100,
+            "batch": 4,
+            "learning_rate": 1e-4,
+            "schedule": "cosine",
+            "sampling": "stratified",
+        },
+        # diffusers' example, with prior preservation
+        "paper": {
+            "steps": 800,
+            "batch": 1,
+            "learning_rate": 5e-6,
+            "class_images": 200,
+            "guidance": 7.5,
+            "edit_steps": 50,
+        },
+        # DreamBench++
+        "one-image": {
+            "steps": 250,
+            "batch": 1,
+            "learning_rate": 2.5e-6,
+            "guidance": 7.5,
+            "edit_steps": 100,
+        },
+    }
+
+    def fit(
+        self,
+        backbone: Backbone,
+        subject: Subject,
+        options: DreamboothOptions,
+        *,
+        callback: Callback | None = None,
+        checkpoint: CheckpointFile | None = None,
+        should_stop: StopRequest | None = None,
+    ) -> Artifact:
+        options = settled(with_noun(options, subject), backbone)
+        random = generator(options.seed)
+        inner = objective(backbone, subject, options, random, should_stop)
+        fingerprint = backbone.fingerprint()
+        who = identity(self.name, backbone, subject, options) if checkpoint is not None else {}
+        with backbone.fitting():
+            fitted = optimise(
+                OverWeights(module=backbone.denoiser, inner=inner),
+                copied(backbone.denoiser),
+                replace(recipe(options, backbone), undo=False),
+                random,
+                identity=who,
+                callback=callback,
+                checkpoint=checkpoint,
+                should_stop=should_stop,
+            )
+        return artifact_of(
+            self.name,
+            backbone,
+            subject,
+            options,
+            named(backbone, fitted.parameters),
+            fit_figures(fitted),
+            fingerprint=fingerprint,
+        )
+
+    @contextmanager
+    def applied(self, backbone: Backbone, artifact: Artifact, strength: float) -> Iterator[Applied]:
+        with lent(backbone, artifact, strength):
+            yield Applied(encode=identifying(backbone, artifact.options), sample=backbone.sample)
+
+    def exported(self, artifact: Artifact) -> Mapping[str, Tensor]:
+        """Return the denoiser's state, for `load_state_dict` or in the place of a model folder's weights."""
+        return {name.partition(".")[2]: tensor for name, tensor in artifact.tensors.items()}

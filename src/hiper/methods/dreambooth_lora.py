@@ -1,0 +1,139 @@
+"""DreamBooth with LoRA: low-rank layers beside the denoiser's attention learn what a rare word means.
+
+Ruiz et al., arXiv:2208.12242, with Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models",
+arXiv:2106.09685, section 4, in the place of full fine-tuning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, final
+
+import torch
+from torch import Tensor
+
+from hiper.artifact import Artifact
+from hiper.backbones.base import Backbone
+from hiper.checkpoint import CheckpointFile
+from hiper.errors import ArtifactError
+from hiper.fitting import Callback, StopRequest, optimise
+from hiper.methods.base import Applied, Method
+from hiper.methods.identifiers import IdentifierOptions, identifying, objective, with_noun
+from hiper.methods.jobs import artifact as artifact_of
+from hiper.methods.jobs import fit_figures, identity, recipe, settled
+from hiper.methods.options import Spec
+from hiper.methods.weights import named, of_denoiser
+from hiper.seeds import generator
+from hiper.subject import Subject
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class DreamboothLoraOptions(IdentifierOptions):
+    """How the layers are trained, and what an edit does with them unless told otherwise."""
+
+    rank: Annotated[int, Spec("rank of the layers", low=1, high=1024)] = 4
+    strength: Annotated[float, Spec("factor on the layers, 0: the plain model", low=-10, high=10)] = 1.0
+
+
+@final
+class DreamboothLora(Method[DreamboothLoraOptions]):
+    """The result is two tensors [rank, in], [out, rank] beside each projection of attention."""
+
+    name: ClassVar[str] = "dreambooth-lora"
+    learns: ClassVar[str] = "low-rank layers beside the denoiser's attention"
+    paper: ClassVar[str] = "arXiv:2106.09685"
+    needs: ClassVar[frozenset[str]] = frozenset({"rows", "lora"})
+    options_type = DreamboothLoraOptions
+    presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
+        "default": {
+            "steps": 200,
+            "batch": 4,
+            "learning_rate": 1e-3,
+            "schedule": "cosine",
+            "sampling": "stratified",
+        },
+        # diffusers' example
+        "paper": {"steps": 500, "batch": 1, "learning_rate": 1e-4, "guidance": 7.5, "edit_steps": 50},
+        # DreamBench++
+        "one-image": {
+            "steps": 100,
+            "batch": 1,
+            "learning_rate": 1e-4,
+            "guidance": 7.5,
+            "edit_steps": 100,
+        },
+    }
+
+    def fit(
+        self,
+        backbone: Backbone,
+        subject: Subject,
+        options: DreamboothLoraOptions,
+        *,
+        callback: Callback | None = None,
+        checkpoint: CheckpointFile | None = None,
+        should_stop: StopRequest | None = None,
+    ) -> Artifact:
+        options = settled(with_noun(options, subject), backbone)
+        random = generator(options.seed)
+        own = objective(backbone, subject, options, random, should_stop)
+        fingerprint = backbone.fingerprint()
+        who = identity(self.name, backbone, subject, options) if checkpoint is not None else {}
+        with backbone.fitting(), backbone.adapter(options.rank) as layers:
+            _start(layers, options.rank, random)
+            fitted = optimise(
+                own,
+                layers,
+                recipe(options, backbone),
+                random,
+                identity=who,
+                callback=callback,
+                checkpoint=checkpoint,
+                should_stop=should_stop,
+            )
+        return artifact_of(
+            self.name,
+            backbone,
+            subject,
+            options,
+            named(backbone, fitted.parameters),
+            fit_figures(fitted),
+            fingerprint=fingerprint,
+        )
+
+    @contextmanager
+    def applied(self, backbone: Backbone, artifact: Artifact, strength: float) -> Iterator[Applied]:
+        learnt = of_denoiser(backbone, artifact.tensors)
+        rank = min((min(tensor.shape) for tensor in learnt.values()), default=1)
+        with backbone.adapter(rank) as layers:
+            _check_shapes(learnt, layers, backbone)
+            for name, layer in layers.items():
+                layer.data.copy_(learnt[name] * (strength if "lora_B" in name else 1.0))
+            yield Applied(encode=identifying(backbone, artifact.options), sample=backbone.sample)
+
+    def exported(self, artifact: Artifact) -> Mapping[str, Tensor]:
+        """Return what `load_lora_weights` takes."""
+        return artifact.tensors
+
+
+def _start(layers: Mapping[str, Tensor], rank: int, random: torch.Generator) -> None:
+    """Begin at the plain model: A normal with deviation 1 / rank, B zero (arXiv:2106.09685, section 4.1)."""
+    with torch.no_grad():
+        for name, layer in layers.items():
+            if "lora_A" in name:
+                layer.copy_(torch.randn(layer.shape, generator=random) / rank)
+            else:
+                layer.zero_()
+
+
+def _check_shapes(learnt: Mapping[str, Tensor], layers: Mapping[str, Tensor], backbone: Backbone) -> None:
+    theirs = {name: tensor.shape for name, tensor in learnt.items()}
+    ours = {name: tensor.shape for name, tensor in layers.items()}
+    if theirs != ours:
+        strange = sorted(name for name in {*theirs, *ours} if theirs.get(name) != ours.get(name))
+        raise ArtifactError(
+            f"its layer {strange[0]!r} is missing, or has no place in {backbone.id}; fit again on this model"
+        )
