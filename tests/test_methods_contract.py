@@ -28,6 +28,7 @@ QUICK: Mapping[str, Mapping[str, Any]] = {
     "dreambooth": {"steps": 4, "batch": 1, "edit_steps": 2},
     "dreambooth-lora": {"steps": 4, "batch": 1, "edit_steps": 2},
     "hiper": {"steps": 4, "edit_steps": 2},
+    "imagic": {"steps": 3, "weight_steps": 2, "batch": 1, "edit_steps": 2, "target": SENTENCE},
     "null-text": {"edit_steps": 3, "inner_steps": 2, "guidance": 2.0},
     "sdedit": {"edit_steps": 2},
     "textual-inversion": {"steps": 4, "edit_steps": 2},

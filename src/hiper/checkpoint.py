@@ -6,9 +6,10 @@ stands, and the identity of the job, which must be the same on resuming.
 
 from __future__ import annotations
 
+import glob
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import safetensors
@@ -100,6 +101,10 @@ class CheckpointFile:
     every_seconds: float = 20.0
     resume: bool = False
 
+    def part(self, name: str) -> CheckpointFile:
+        """Return where a later part of the same fit saves itself: beside this one, which stays meanwhile."""
+        return replace(self, path=self.path.with_name(f"{self.path.name}.{name}"))
+
     def save(self, state: TrainingState) -> None:
         """Write atomically; a kill at any moment leaves the old or the new checkpoint."""
         files.atomic_write(self.path, state.to_bytes(), overwrite=True)
@@ -122,5 +127,7 @@ class CheckpointFile:
         return state
 
     def remove(self) -> None:
-        """Remove the checkpoint once the result is safe."""
+        """Remove the checkpoint and its parts once the result is safe."""
+        for part in self.path.parent.glob(f"{glob.escape(self.path.name)}.*"):
+            part.unlink()
         self.path.unlink(missing_ok=True)

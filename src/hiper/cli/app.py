@@ -369,6 +369,21 @@ def import_(
 
 
 @app.command()
+def export(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `hiper fit` wrote.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The file to write, .safetensors.")],
+    overwrite: Overwrite = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write what was learnt as a file that diffusers loads: a textual inversion, a LoRA, a denoiser's weights."""
+    from hiper.cli.small_jobs import export as job
+
+    with session(json=json, quiet=quiet) as here:
+        job(here, file, out, overwrite=overwrite)
+
+
+@app.command()
 def backbones(json: Json = False) -> None:
     """List what --backbone takes."""
     from hiper.cli.small_jobs import backbones as job

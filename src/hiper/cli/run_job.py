@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from hiper.cli.outputs import make_folder
 from hiper.cli.progress import Report, progress
 from hiper.cli.report_job import write_report
 from hiper.cli.requests import EditRequest, FitRequest, Hardware, Session
-from hiper.errors import Interrupted, ResumeError
+from hiper.errors import Interrupted, OptionError, ResumeError
 
 if TYPE_CHECKING:
     from hiper.artifact import Artifact
@@ -26,7 +26,7 @@ def run(
     session: Session, fit_request: FitRequest, edit_request: EditRequest, hardware: Hardware, out: Path
 ) -> None:
     """Draw what a picture's subject does next; an interrupted fit goes on where it stopped."""
-    plan = prepare(session, fit_request)
+    plan = _targeted(prepare(session, fit_request), edit_request)
     with planned(session, edit_request, out) as drawings, progress(quiet=session.console.quiet) as report:
         backbone = load_model(fit_request.backbone, hardware, report)
         _check_settings(backbone, edit_request)
@@ -43,6 +43,19 @@ def run(
             )
     origin = {"artifact": str(fitted.path), "reused": fitted.reused}
     print_drawn(session, origin, drawings, results, page)
+
+
+def _targeted(plan: Plan, request: EditRequest) -> Plan:
+    """Fit for the sentence that is to be drawn, where a method must know it."""
+    if not plan.method.per_sentence or plan.options.as_mapping().get("target") is not None:
+        return plan
+    sentences = list(dict.fromkeys(request.prompts))
+    if len(sentences) > 1:
+        raise OptionError(
+            f"method {plan.method.name} needs a fit for each sentence, and {len(sentences)} are given; run it for"
+            " one at a time"
+        )
+    return replace(plan, options=replace(plan.options, target=sentences[0]))
 
 
 def _check_settings(backbone: Backbone, request: EditRequest) -> None:

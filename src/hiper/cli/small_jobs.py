@@ -1,4 +1,4 @@
-"""`hiper demo`, `show`, `import`, `backbones` and `methods`."""
+"""`hiper demo`, `show`, `import`, `export`, `backbones` and `methods`."""
 
 from __future__ import annotations
 
@@ -70,6 +70,21 @@ def import_file(
         artifact = import_reference(file, backbone=model, caption=caption)
         artifact.save(out, overwrite=overwrite)
     session.console.result({"artifact": str(out), **artifact.describe()}, [str(out)])
+
+
+def export(session: Session, file: Path, out: Path, *, overwrite: bool) -> None:
+    """Write what an artifact has learnt in the form in which diffusers loads it."""
+    files.check_writable(out, overwrite=overwrite)
+    import safetensors.torch
+
+    from hiper.artifact import Artifact
+    from hiper.methods import get_method
+
+    artifact = Artifact.load(file)
+    tensors = get_method(artifact.method).exported(artifact)
+    files.atomic_write(out, safetensors.torch.save(dict(tensors)), overwrite=overwrite)
+    shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
+    session.console.result({"file": str(out), "method": artifact.method, "tensors": shapes}, [str(out)])
 
 
 def backbones(session: Session) -> None:

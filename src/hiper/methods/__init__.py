@@ -23,6 +23,7 @@ METHODS = {
     "dreambooth": "hiper.methods.dreambooth:Dreambooth",
     "dreambooth-lora": "hiper.methods.dreambooth_lora:DreamboothLora",
     "hiper": "hiper.methods.hiper:HiPer",
+    "imagic": "hiper.methods.imagic:Imagic",
     "null-text": "hiper.methods.null_text:NullText",
     "sdedit": "hiper.methods.sdedit:Sdedit",
     "textual-inversion": "hiper.methods.textual_inversion:TextualInversion",

@@ -1,0 +1,239 @@
+"""Imagic: the target sentence's rows are fitted to the picture, then the denoiser to those rows; an edit goes back
+from them towards the sentence. A fit serves its one target sentence.
+
+Kawar et al., "Imagic: Text-Based Real Image Editing with Diffusion Models", arXiv:2210.09276, section 3.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar, final
+
+import torch
+from torch import Tensor
+
+from hiper.artifact import Artifact
+from hiper.backbones.base import Backbone
+from hiper.checkpoint import CheckpointFile, Identity
+from hiper.conditioning import Conditioning, lost_notes
+from hiper.errors import ArtifactError, OptionError
+from hiper.fitting import Callback, Fitted, StepRecord, StopRequest, optimise
+from hiper.methods.base import Applied, Method
+from hiper.methods.denoising import Denoising
+from hiper.methods.jobs import TrainingOptions, identity, picture_latents, recipe, settled
+from hiper.methods.jobs import artifact as artifact_of
+from hiper.methods.options import Spec
+from hiper.methods.weights import OverWeights, copied, lent, named
+from hiper.seeds import generator
+from hiper.subject import Subject, clean_text
+
+ROWS = "rows"
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class ImagicOptions(TrainingOptions):
+    """How the rows (steps, learning_rate) and then the weights are fitted, and how far an edit goes back."""
+
+    target: Annotated[str | None, Spec("the sentence that edits will be asked for")] = None
+    weight_steps: Annotated[int, Spec("optimisation steps of the denoiser", low=1, high=1_000_000)]
+    weight_learning_rate: Annotated[float, Spec("Adam's step size for the denoiser", low=1e-10, high=10)]
+    strength: Annotated[
+        float,
+        Spec("1: the fitted rows, 0: the target sentence's; the paper's 1 - eta", low=-10, high=10),
+    ]
+
+
+@final
+class Imagic(Method[ImagicOptions]):
+    """The result is the fitted rows [length, embed] and every weight of the denoiser."""
+
+    name: ClassVar[str] = "imagic"
+    learns: ClassVar[str] = "one sentence's rows and all weights of the denoiser"
+    paper: ClassVar[str] = "arXiv:2210.09276"
+    needs: ClassVar[frozenset[str]] = frozenset({"rows", "weights"})
+    per_sentence: ClassVar[bool] = True
+    options_type = ImagicOptions
+    presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
+        "default": {
+            "steps": 100,
+            "batch": 4,
+            "learning_rate": 2e-2,
+            "schedule": "cosine",
+            "sampling": "stratified",
+            "weight_steps": 60,
+            "weight_learning_rate": 5e-5,
+            "strength": 0.4,
+        },
+        # on Stable Diffusion; eta 0.7
+        "paper": {
+            "steps": 1000,
+            "batch": 1,
+            "learning_rate": 2e-3,
+            "weight_steps": 1500,
+            "weight_learning_rate": 5e-7,
+            "strength": 0.3,
+            "guidance": 7.5,
+            "edit_steps": 50,
+        },
+        # the pipeline among diffusers' community examples; its alpha of 1.2
+        "community": {
+            "steps": 500,
+            "batch": 1,
+            "learning_rate": 1e-3,
+            "weight_steps": 1000,
+            "weight_learning_rate": 2e-6,
+            "strength": -0.2,
+            "guidance": 7.5,
+            "edit_steps": 50,
+        },
+    }
+
+    def fit(
+        self,
+        backbone: Backbone,
+        subject: Subject,
+        options: ImagicOptions,
+        *,
+        callback: Callback | None = None,
+        checkpoint: CheckpointFile | None = None,
+        should_stop: StopRequest | None = None,
+    ) -> Artifact:
+        options = settled(replace(options, target=_target(options)), backbone)
+        random = generator(options.seed)
+        latents = picture_latents(backbone, subject, options, random)
+        told = backbone.encode(str(options.target))
+        fingerprint = backbone.fingerprint()
+        who = identity(self.name, backbone, subject, options) if checkpoint is not None else {}
+        with backbone.fitting():
+            stages = _Stages(backbone, latents, told, options, random, who, callback, checkpoint, should_stop)
+            rows = stages.rows()
+            weights = stages.weights(rows)
+        return artifact_of(
+            self.name,
+            backbone,
+            subject,
+            options,
+            {**rows.parameters, **named(backbone, weights.parameters)},
+            {
+                "seconds": round(rows.seconds + weights.seconds, 3),
+                "loss_before": rows.loss_before,
+                "loss_after": weights.loss_after,
+            },
+            fingerprint=fingerprint,
+        )
+
+    @contextmanager
+    def applied(self, backbone: Backbone, artifact: Artifact, strength: float) -> Iterator[Applied]:
+        target = str(artifact.options.get("target"))
+        told = backbone.encode(target)
+        fitted = artifact.tensors.get(ROWS)
+        if fitted is None or fitted.shape != told.rows.shape[1:]:
+            raise ArtifactError(
+                f"it holds no rows of {list(told.rows.shape[1:])} numbers; fit again on {backbone.id}"
+            )
+        rows = torch.lerp(told.rows, fitted[None].to(told.rows.device), strength)
+
+        def encode(prompt: str) -> Conditioning:
+            if prompt != target:
+                raise OptionError(
+                    f"the sentence is {prompt!r}, and the file was fitted for {target!r}: imagic needs a fit for"
+                    " each sentence; fit again with target=SENTENCE"
+                )
+            return replace(told, rows=rows, notes=lost_notes(told))
+
+        with lent(backbone, artifact, 1.0):
+            yield Applied(encode=encode, sample=backbone.sample)
+
+
+def _target(options: ImagicOptions) -> str:
+    if options.target is None:
+        raise OptionError(
+            "imagic learns for one sentence, and it was not told which; say by target=SENTENCE what an edit"
+            " will be asked for"
+        )
+    return clean_text(options.target, what="target")
+
+
+@final
+class _Stages:
+    """The two optimisations of a fit; the second one has a checkpoint of its own beside the first one's."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        latents: Tensor,
+        told: Conditioning,
+        options: ImagicOptions,
+        random: torch.Generator,
+        who: Identity,
+        callback: Callback | None,
+        checkpoint: CheckpointFile | None,
+        should_stop: StopRequest | None,
+    ) -> None:
+        self._backbone, self._latents, self._told, self._options = backbone, latents, told, options
+        self._random, self._who, self._callback = random, who, callback
+        self._checkpoint, self._should_stop = checkpoint, should_stop
+
+    def rows(self) -> Fitted:
+        """Stage A: the sentence's rows, the weights frozen (section 3.2, text embedding optimisation)."""
+        return optimise(
+            self._denoising(),
+            {ROWS: self._told.rows[0].clone().requires_grad_()},
+            recipe(self._options, self._backbone),
+            self._random,
+            identity=self._who,
+            callback=self._counted(0),
+            checkpoint=self._checkpoint,
+            should_stop=self._should_stop,
+        )
+
+    def weights(self, rows: Fitted) -> Fitted:
+        """Stage B: the weights, the rows frozen (section 3.2, model fine-tuning)."""
+        options, fitted = (
+            self._options,
+            {name: t.to(self._latents.device) for name, t in rows.parameters.items()},
+        )
+        inner = replace(self._denoising(), conditioning=lambda _: self._with(fitted))
+        how = replace(
+            recipe(options, self._backbone),
+            steps=options.weight_steps,
+            learning_rate=options.weight_learning_rate,
+            undo=False,
+        )
+        return optimise(
+            OverWeights(module=self._backbone.denoiser, inner=inner),
+            copied(self._backbone.denoiser),
+            how,
+            self._random,
+            identity={**self._who, "stage": "weights"},
+            callback=self._counted(options.steps),
+            checkpoint=self._checkpoint.part("weights") if self._checkpoint is not None else None,
+            should_stop=self._should_stop,
+        )
+
+    def _denoising(self) -> Denoising:
+        return Denoising(
+            backbone=self._backbone,
+            latents=self._latents,
+            conditioning=self._with,
+            batch=self._options.batch,
+            bounds=(0, self._backbone.timesteps),
+            sampling=self._options.sampling,
+        )
+
+    def _with(self, parameters: Mapping[str, Tensor]) -> Conditioning:
+        return replace(self._told, rows=parameters[ROWS][None])
+
+    def _counted(self, done: int) -> Callback | None:
+        """Count the steps of both stages as one."""
+        callback, total = self._callback, self._options.steps + self._options.weight_steps
+        if callback is None:
+            return None
+
+        def report(record: StepRecord) -> None:
+            callback(replace(record, step=done + record.step, steps=total))
+
+        return report
