@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from hiper.conditioning import (
+    PLACEMENTS,
     Conditioning,
+    Placement,
+    initial_tail,
     lengthened,
     overwritten_words,
     place_tail,
     tail_notes,
+    tail_places,
     take_tail,
 )
+from hiper.errors import OptionError
+from hiper.seeds import generator
 
 LENGTH, EMBED = 8, 3
 
@@ -57,13 +64,65 @@ def test_appending_keeps_every_row() -> None:
     assert placed.length == LENGTH + 2
 
 
-def test_gradients_reach_the_tail_and_nothing_but_the_tail() -> None:
-    for placement in ("replace", "append"):
-        tail = torch.ones(2, EMBED, requires_grad=True)
-        rows = place_tail(sentence("a"), tail, placement).rows
-        (rows * torch.arange(rows.shape[1])[None, :, None]).sum().backward()  # type: ignore[no-untyped-call]
-        assert tail.grad is not None
-        assert tail.grad[:, 0].tolist() == [rows.shape[1] - 2, rows.shape[1] - 1]
+def test_after_the_words_the_tail_takes_the_first_padding() -> None:
+    tail = torch.full((2, EMBED), 9.0)
+    assert place_tail(sentence("a", "dog"), tail, "after-words").rows[0, :, 0].tolist() == [
+        0,
+        1,
+        2,
+        3,
+        9,
+        9,
+        6,
+        7,
+    ]
+    full = sentence("a", "very", "old", "brown", "dog")
+    assert tail_places(full, 2, "after-words") == tail_places(full, 2, "replace") == (6, 7)
+
+
+def test_random_places_are_those_of_their_seed_whatever_the_sentence() -> None:
+    drawn = {tail_places(sentence("a"), 3, "random", seed) for seed in range(200)}
+    for places in drawn:
+        assert len(set(places)) == 3
+        assert list(places) == sorted(places)
+        assert 1 <= min(places) < max(places) < LENGTH
+    assert {place for places in drawn for place in places} == set(range(1, LENGTH))
+    assert tail_places(sentence("a"), 3, "random", 5) == tail_places(
+        sentence("an", "old", "dog"), 3, "random", 5
+    )
+    placed = place_tail(sentence("a"), torch.full((3, EMBED), 9.0), "random", 5)
+    assert [place for place, row in enumerate(placed.rows[0, :, 0].tolist()) if row == 9] == list(placed.tail)
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_gradients_reach_the_tail_and_nothing_but_the_tail(placement: Placement) -> None:
+    tail = torch.ones(2, EMBED, requires_grad=True)
+    placed = place_tail(sentence("a"), tail, placement, seed=1)
+    (placed.rows * torch.arange(placed.length)[None, :, None]).sum().backward()  # type: ignore[no-untyped-call]
+    assert tail.grad is not None
+    assert tuple(tail.grad[:, 0].tolist()) == placed.tail == tail_places(sentence("a"), 2, placement, seed=1)
+
+
+@pytest.mark.parametrize("placement", ["replace", "after-words", "random"])
+def test_a_tail_that_leaves_nothing_of_the_sentence_is_refused(placement: Placement) -> None:
+    with pytest.raises(OptionError, match="the tail has 8 rows and the sentence 8; use placement=append"):
+        tail_places(sentence("a"), LENGTH, placement)
+
+
+def test_where_a_fit_starts_from() -> None:
+    conditioning = sentence("a", "dog")
+    random = generator(3)
+    assert torch.equal(initial_tail(conditioning, 2, "caption", random), take_tail(conditioning, 2))
+    assert initial_tail(conditioning, 2, "zeros", random).tolist() == [[0.0] * EMBED] * 2
+    assert (
+        initial_tail(conditioning, 2, "padding-mean", random).tolist() == [[5.5] * EMBED] * 2
+    )  # rows 4 to 7
+    drawn = initial_tail(conditioning, 2, "random", random)
+    assert torch.allclose(drawn.norm(dim=1), take_tail(conditioning, 2).norm(dim=1))
+    assert not torch.allclose(drawn, initial_tail(conditioning, 2, "random", random))
+    assert torch.equal(drawn, initial_tail(conditioning, 2, "random", generator(3)))
+    with pytest.raises(OptionError, match="leaves no padding"):
+        initial_tail(sentence("a", "very", "old", "small", "brown", "dog"), 2, "padding-mean", random)
 
 
 def test_padding_repeats_the_last_rows() -> None:
@@ -73,13 +132,14 @@ def test_padding_repeats_the_last_rows() -> None:
 
 def test_overwritten_words_are_those_under_the_tail() -> None:
     short, full = sentence("a", "dog"), sentence("a", "very", "old", "brown", "dog")
-    assert overwritten_words(short, 2) == ()
-    assert overwritten_words(full, 2) == ("(the end mark)",)
-    assert overwritten_words(full, 4) == ("brown", "dog", "(the end mark)")
+    assert overwritten_words(short, (6, 7)) == ()
+    assert overwritten_words(full, (6, 7)) == ("(the end mark)",)
+    assert overwritten_words(full, (4, 5, 6, 7, 8)) == ("brown", "dog", "(the end mark)")
+    assert overwritten_words(full, (0, 2)) == ("very",)
 
 
 def test_a_word_of_several_rows_is_named_once() -> None:
-    assert overwritten_words(sentence("old", "dachshund", "dachshund", "dachshund"), 5) == (
+    assert overwritten_words(sentence("old", "dachshund", "dachshund", "dachshund"), range(3, 8)) == (
         "dachshund",
         "(the end mark)",
     )
@@ -91,6 +151,8 @@ def test_notes_name_the_overwritten_words_and_offer_append() -> None:
     assert "dog" in note
     assert "placement=append" in note
     assert tail_notes(full, 3, "append") == ()
+    (note,) = tail_notes(full, 7, "random", seed=0)
+    assert "overwrites a very old brown dog (the end mark)" in note
 
 
 def test_notes_name_the_words_beyond_the_encoder() -> None:

@@ -8,6 +8,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,16 @@ from hiper.artifact import Artifact
 from hiper.backbones.base import Backbone
 from hiper.backbones.sd import SdBackbone
 from hiper.checkpoint import CheckpointFile, TrainingState
-from hiper.conditioning import take_tail
-from hiper.errors import FitError, HiperWarning, ImageError, Interrupted, OptionError, ResumeError
+from hiper.conditioning import Placement, tail_places, take_tail
+from hiper.errors import (
+    ArtifactError,
+    FitError,
+    HiperWarning,
+    ImageError,
+    Interrupted,
+    OptionError,
+    ResumeError,
+)
 from hiper.fitting import StepRecord
 from hiper.methods import get_method, method_names
 from hiper.methods.denoising import EVALUATIONS, mask_weight
@@ -79,10 +88,40 @@ def test_any_number_of_rows_may_be_learnt(sd1: SdBackbone, subject: Subject, tai
     assert hiper.fit(sd1, subject, tail=tail, **QUICK).tensors["tail"].shape == (tail, tiny.EMBED)
 
 
-def test_appended_rows_are_learnt_too(sd1: SdBackbone, subject: Subject) -> None:
-    artifact = hiper.fit(sd1, subject, placement="append", **QUICK)
-    assert artifact.options["placement"] == "append"
-    assert artifact.figures["loss_after"] < artifact.figures["loss_before"]
+@pytest.mark.parametrize("placement", ["append", "after-words", "random"])
+@pytest.mark.filterwarnings("ignore:.*the tail overwrites")
+def test_rows_are_learnt_and_used_wherever_they_are_placed(
+    sd1: SdBackbone, subject: Subject, placement: Placement, tmp_path: Path
+) -> None:
+    made = hiper.fit(sd1, subject, placement=placement, seed=11, **QUICK)
+    assert made.figures["loss_after"] < made.figures["loss_before"]
+    artifact = Artifact.load(made.save(tmp_path / "tail.safetensors"))
+    plain = sd1.encode("a cat on the grass")
+    with HiPer().applied(sd1, artifact, 0.8) as applied:
+        placed = applied.encode(plain.prompt)
+    assert placed.tail == tail_places(plain, 5, placement, seed=11)
+    assert torch.equal(placed.rows[0, list(placed.tail)], artifact.tensors["tail"] * 0.8)
+    others = [place for place in range(77) if place not in placed.tail]
+    assert torch.equal(placed.rows[0, others], plain.rows[0, others])
+
+
+def test_the_tail_may_start_elsewhere(sd1: SdBackbone, subject: Subject) -> None:
+    """Rows that start alike get the same gradient, so they stay alike."""
+    for initial, alike in (("zeros", True), ("padding-mean", True), ("random", False)):
+        artifact = hiper.fit(sd1, subject, initial=initial, **QUICK)
+        tail = artifact.tensors["tail"]
+        assert artifact.options["initial"] == initial
+        assert artifact.figures["loss_after"] < artifact.figures["loss_before"]
+        assert torch.allclose(tail, tail[:1].expand(5, -1), atol=1e-3) is alike
+
+
+def test_a_tail_placed_in_a_way_not_known_here_is_refused(sd1: SdBackbone, subject: Subject) -> None:
+    artifact = hiper.fit(sd1, subject, **QUICK)
+    later = replace(artifact, options={**artifact.options, "placement": "woven"})
+    with pytest.raises(
+        ArtifactError, match="placed by 'woven'; allowed are replace, append, after-words, random"
+    ):
+        hiper.edit(sd1, later, "a sitting dog", steps=1)
 
 
 @pytest.mark.filterwarnings("ignore:the fit did not lower")

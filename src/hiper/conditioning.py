@@ -15,8 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Placement = Literal["replace", "append"]
+from hiper.errors import OptionError
+from hiper.seeds import generator
+
+Placement = Literal["replace", "append", "after-words", "random"]
 PLACEMENTS: tuple[Placement, ...] = get_args(Placement)
+
+Initial = Literal["caption", "zeros", "random", "padding-mean"]
 
 END_OF_SENTENCE = "(the end mark)"
 
@@ -55,15 +60,69 @@ def take_tail(conditioning: Conditioning, count: int) -> Tensor:
     return conditioning.rows[0, -count:].detach().to(torch.float32).clone()
 
 
-def place_tail(conditioning: Conditioning, tail: Tensor, placement: Placement) -> Conditioning:
-    """Put a tail [tail, embed] behind the head of a sentence; gradients flow to the tail.
+def initial_tail(conditioning: Conditioning, count: int, initial: Initial, random: torch.Generator) -> Tensor:
+    """Return a new float32 tensor [tail, embed], where a fit starts from.
 
-    replace: the tail takes the place of the last rows (the paper, figure 2); the length stays.
-    append:  the tail follows all rows, so that no word is ever overwritten; the length grows.
+    caption: the caption's own last rows (the paper); zeros; random: of random directions, as long as those rows;
+    padding-mean: the mean of the caption's padding, `count` times. Rows that start alike stay alike, for the denoiser
+    does not see their order: zeros and padding-mean learn one row that counts `count` times.
+
+    OptionError for padding-mean of a caption that leaves no padding.
     """
-    head = conditioning.rows if placement == "append" else conditioning.rows[:, : -tail.shape[0]]
-    rows = torch.cat([head, tail[None].to(head.device, head.dtype)], dim=1)
-    return replace(conditioning, rows=rows, tail=tuple(range(head.shape[1], rows.shape[1])))
+    own = take_tail(conditioning, count)
+    if initial == "zeros":
+        return torch.zeros_like(own)
+    if initial == "random":
+        return random_rows(own, random)
+    if initial == "caption":
+        return own
+    if conditioning.words >= conditioning.length:
+        raise OptionError("initial is 'padding-mean', but the caption leaves no padding; shorten the caption")
+    return conditioning.rows[0, conditioning.words :].detach().float().mean(0).expand(count, -1).clone()
+
+
+def random_rows(rows: Tensor, random: torch.Generator) -> Tensor:
+    """Return rows of random directions with the norms of `rows` [count, embed]."""
+    drawn = torch.randn(rows.shape, generator=random).to(rows.device)
+    scaled: Tensor = F.normalize(drawn, dim=1) * torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    return scaled
+
+
+def tail_places(
+    conditioning: Conditioning, count: int, placement: Placement, seed: int = 0
+) -> tuple[int, ...]:
+    """Return the places, in ascending order, that a tail of `count` rows takes in a sentence.
+
+    replace:     the last rows (the paper, figure 2)
+    append:      behind all rows, so that no word is ever overwritten
+    after-words: the rows behind the end mark; the last rows where too few are left
+    random:      drawn by `seed` from all but the start mark, words not spared, and the same for every sentence
+
+    OptionError for a tail, other than an appended one, that leaves nothing of the sentence.
+    """
+    length = conditioning.length
+    if placement == "append":
+        return tuple(range(length, length + count))
+    if count >= length:
+        raise OptionError(f"the tail has {count} rows and the sentence {length}; use placement=append")
+    if placement == "random":
+        drawn = torch.randperm(length - 1, generator=generator(seed))[:count] + 1
+        return tuple(sorted(drawn.tolist()))
+    last = length - count
+    first = min(conditioning.words, last) if placement == "after-words" else last
+    return tuple(range(first, first + count))
+
+
+def place_tail(conditioning: Conditioning, tail: Tensor, placement: Placement, seed: int = 0) -> Conditioning:
+    """Put a tail [tail, embed] into a sentence, where `tail_places` says; gradients flow to the tail."""
+    rows, count = conditioning.rows, len(tail)
+    places = tail_places(conditioning, count, placement, seed)
+    own = tail[None].to(rows.device, rows.dtype)
+    if placement == "random":
+        placed = rows.index_copy(1, torch.tensor(places, device=rows.device), own)
+    else:
+        placed = torch.cat([rows[:, : places[0]], own, rows[:, places[0] + count :]], dim=1)
+    return replace(conditioning, rows=placed, tail=places)
 
 
 def side_by_side(tails: Sequence[Tensor], strengths: Sequence[float]) -> Tensor:
@@ -118,9 +177,9 @@ def padded(conditionings: Sequence[Conditioning], batch: int, length: int = 0) -
     return filled.expand(batch, -1, -1), mask.expand(batch, -1)
 
 
-def overwritten_words(conditioning: Conditioning, count: int) -> tuple[str, ...]:
-    """Return the words of the sentence, in order, that a replacing tail of `count` rows would overwrite."""
-    pieces = conditioning.pieces[conditioning.length - count :]
+def overwritten_words(conditioning: Conditioning, places: Sequence[int]) -> tuple[str, ...]:
+    """Return the words of the sentence, in order, that rows in these places would overwrite."""
+    pieces = [conditioning.pieces[place] for place in places if place < len(conditioning.pieces)]
     return tuple(dict.fromkeys(piece for piece in pieces if piece))
 
 
@@ -133,10 +192,12 @@ def lost_notes(conditioning: Conditioning) -> tuple[str, ...]:
     return (f"{cut}; shorten the sentence",)
 
 
-def tail_notes(conditioning: Conditioning, count: int, placement: Placement) -> tuple[str, ...]:
+def tail_notes(
+    conditioning: Conditioning, count: int, placement: Placement, seed: int = 0
+) -> tuple[str, ...]:
     """Return one line for every way in which this sentence and a tail of `count` rows do not fit together."""
     notes = list(lost_notes(conditioning))
-    overwritten = overwritten_words(conditioning, count) if placement == "replace" else ()
+    overwritten = overwritten_words(conditioning, tail_places(conditioning, count, placement, seed))
     if overwritten:
         notes.append(
             f"the sentence fills {conditioning.words} of {conditioning.length} rows and the tail overwrites"

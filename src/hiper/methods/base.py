@@ -59,6 +59,7 @@ class Method(ABC, Generic[O]):
     presets:      name -> the options in which it differs from their defaults
     rows_only:    an edit is text rows alone, so that any pipeline of the family can draw it
     per_sentence: a fit serves one sentence only, that of its option `target`
+    editing:      options that a fit does not depend on: fits that differ in nothing else are the same
     """
 
     name: ClassVar[str]
@@ -69,6 +70,7 @@ class Method(ABC, Generic[O]):
     options_type: type[O]
     presets: ClassVar[Mapping[str, Mapping[str, object]]]
     needs: ClassVar[frozenset[str]] = frozenset({"rows"})
+    editing: ClassVar[frozenset[str]] = frozenset()
 
     def options(self, preset: str = "default", **values: object) -> O:
         """Build this method's options; OptionError tells an unknown name or a value out of range."""

@@ -20,8 +20,17 @@ from hiper.artifact import Artifact
 from hiper.attempts import Outcome, attempt
 from hiper.backbones.base import Backbone, Scheduler
 from hiper.checkpoint import CheckpointFile
-from hiper.conditioning import Conditioning, Placement, lengthened, place_tail, tail_notes, take_tail
-from hiper.errors import HiperError, HiperWarning, OptionError
+from hiper.conditioning import (
+    PLACEMENTS,
+    Conditioning,
+    Initial,
+    Placement,
+    initial_tail,
+    lengthened,
+    place_tail,
+    tail_notes,
+)
+from hiper.errors import ArtifactError, HiperError, HiperWarning, OptionError
 from hiper.fitting import (
     Callback,
     Fitted,
@@ -36,8 +45,8 @@ from hiper.fitting import (
 from hiper.images import fit_square
 from hiper.methods.base import Applied, Method, PromptEncoder
 from hiper.methods.denoising import Denoising, mask_weight
+from hiper.methods.jobs import EDITING, fit_figures, identity, loss_scale, settled, window
 from hiper.methods.jobs import artifact as artifact_of
-from hiper.methods.jobs import fit_figures, identity, loss_scale, settled, window
 from hiper.methods.options import Options, Spec
 from hiper.methods.together import FitRequest, FitsTogether, losses_together
 from hiper.noise_levels import Sampling, level_range
@@ -83,8 +92,15 @@ class HiPerOptions(Options):
     tail: Annotated[int, Spec("rows that are learnt", low=1, high=64)] = 5
     placement: Annotated[
         Placement | None,
-        Spec("replace the last rows, or append so that no word is lost; none: what suits the model"),
+        Spec(
+            "rows that the tail takes: replace the last, append so that no word is lost, after-words, or random;"
+            " none: what suits the model"
+        ),
     ] = None
+    initial: Annotated[
+        Initial,
+        Spec("the tail before it is learnt: the caption's last rows, zeros, random rows, or padding-mean"),
+    ] = "caption"
     t_min: Annotated[float, Spec("lowest noise level, 0 clean to 1 noise", low=0, high=1)] = 0.0
     t_max: Annotated[float, Spec("highest noise level, 0 clean to 1 noise", low=0, high=1)] = 1.0
     keep: Annotated[Keep, Spec("the last tail, or the best on a fixed batch")] = "last"
@@ -116,6 +132,7 @@ class HiPer(Method[HiPerOptions], FitsTogether):
     rows_only: ClassVar[bool] = True
     options_type = HiPerOptions
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = PRESETS
+    editing = frozenset(EDITING)
 
     def fit(
         self,
@@ -170,7 +187,7 @@ class HiPer(Method[HiPerOptions], FitsTogether):
         tail = artifact.tensors[TAIL].to(backbone.device) * strength
         placement = _placement_of(artifact)
         yield Applied(
-            encode=lambda prompt: _with_tail(backbone.encode(prompt), tail, placement),
+            encode=lambda prompt: _with_tail(backbone.encode(prompt), tail, placement, artifact.seed),
             sample=backbone.sample,
             encode_negative=_negative_encoder(backbone, artifact) if NEGATIVE in artifact.tensors else None,
         )
@@ -190,13 +207,17 @@ def _negative_encoder(backbone: Backbone, artifact: Artifact) -> PromptEncoder:
     return encode
 
 
-def _with_tail(conditioning: Conditioning, tail: Tensor, placement: Placement) -> Conditioning:
-    notes = tail_notes(conditioning, len(tail), placement)
-    return replace(place_tail(conditioning, tail, placement), notes=notes)
+def _with_tail(conditioning: Conditioning, tail: Tensor, placement: Placement, seed: int = 0) -> Conditioning:
+    notes = tail_notes(conditioning, len(tail), placement, seed)
+    return replace(place_tail(conditioning, tail, placement, seed), notes=notes)
 
 
 def _placement_of(artifact: Artifact) -> Placement:
-    return "append" if artifact.options.get("placement") == "append" else "replace"
+    named = artifact.options.get("placement", "replace")
+    for placement in PLACEMENTS:
+        if placement == named:
+            return placement
+    raise ArtifactError(f"its tail is placed by {named!r}; allowed are {', '.join(PLACEMENTS)}: update hiper")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,11 +235,13 @@ class _Begun:
         options = settled(options, backbone)
         random = generator(options.seed)
         caption = backbone.encode(subject.caption)
-        for note in tail_notes(caption, options.tail, _placement(options)):
+        for note in tail_notes(caption, options.tail, _placement(options), options.seed):
             warnings.warn(f"caption: {note}", HiperWarning, stacklevel=4)
+        objective = _objective(backbone, subject, caption, options, random)
+        tail = initial_tail(caption, options.tail, options.initial, random)
         turn = Turn(
-            objective=_objective(backbone, subject, caption, options, random),
-            parameters={TAIL: take_tail(caption, options.tail).requires_grad_()},
+            objective=objective,
+            parameters={TAIL: tail.requires_grad_()},
             recipe=_recipe(backbone, options),
             generator=random,
         )
@@ -263,7 +286,7 @@ def _objective(
     placement = _placement(options)
 
     def conditioning(parameters: Mapping[str, Tensor]) -> Conditioning:
-        return place_tail(caption, parameters[TAIL], placement)
+        return place_tail(caption, parameters[TAIL], placement, options.seed)
 
     return Denoising(
         backbone=backbone,
