@@ -45,6 +45,7 @@ class SmallSuite(Suite):
                 source_caption="a standing dog <script>alert(1)</script>",
                 target_caption="a jumping dog" if edit == "moved" else "a dog on the grass",
                 mask=None,
+                other_captions={"vague": "a dog"},
                 truth=Truth(
                     image=answer(subject, edit),
                     mask=Image.new("L", (SIDE, SIDE), 255),

@@ -12,19 +12,21 @@ import torch
 from hiper.backbones.base import Backbone
 from hiper.bench.arms import Arm, arm_names, check_suite, parse_arm, parse_arms
 from hiper.bench.base import Case, Suite
-from hiper.bench.drawing import Drawn, Easel, drawing_settings, random_rows
+from hiper.bench.drawing import Drawn, Easel, drawing_settings, strange_rows
 from hiper.bench.fits import Fits
 from hiper.bench.suites import SuiteSpec, open_suite
 from hiper.editing import edit
 from hiper.errors import Interrupted, OptionError
 from hiper.images import fit_square
 from hiper.methods import get_method
+from hiper.methods.hiper import HiPer
 from hiper.seeds import generator
 from hiper.subject import Subject
 from tests import tiny
 from tests.small_suite import SIDE, SmallSuite
 
 QUICK = "steps=2,batch=2,edit_steps=2"
+VAGUE = f"hiper,{QUICK},source_caption=vague"
 SEEDS = (3, 4)
 
 pytestmark = pytest.mark.filterwarnings("ignore:the fit did not lower the loss")
@@ -243,7 +245,7 @@ def test_the_other_tail_is_that_of_the_next_subject(
 ) -> None:
     drawn = easel.draw(parse_arm(f"other-tail,{QUICK}"), case(suite, subject), SEEDS)
     theirs = fits.of(parse_arm(f"hiper,{QUICK}"), following).artifact
-    expected = edit(sd1, theirs, case(suite, subject).target_caption, seeds=SEEDS)
+    expected = edit(sd1, theirs, case(suite, subject).target_caption, seeds=SEEDS, steps=2)
     assert same(drawn, Drawn(images=expected.images, prompt="", settings={}))
     assert not same(drawn, easel.draw(parse_arm(f"hiper,{QUICK}"), case(suite, subject), SEEDS))
     assert drawn.fit is None
@@ -253,10 +255,10 @@ def test_the_random_tail_has_the_norms_of_the_fit_and_its_own_direction(
     suite: Suite, easel: Easel, fits: Fits
 ) -> None:
     rows = fits.of(parse_arm(f"hiper,{QUICK}"), "ann").artifact.tensors["tail"]
-    random = random_rows(rows, "ann")
+    random = strange_rows(rows, "ann")
     assert torch.allclose(random.norm(dim=1), rows.norm(dim=1))
-    assert torch.equal(random, random_rows(rows, "ann"))
-    assert not torch.allclose(random, random_rows(rows, "ben"))
+    assert torch.equal(random, strange_rows(rows, "ann"))
+    assert not torch.allclose(random, strange_rows(rows, "ben"))
     assert torch.nn.functional.cosine_similarity(random, rows).abs().max() < 0.9
     drawn = easel.draw(parse_arm(f"random-tail,{QUICK}"), case(suite), SEEDS)
     assert not same(drawn, easel.draw(parse_arm(f"hiper,{QUICK}"), case(suite), SEEDS))
@@ -268,8 +270,46 @@ def test_fits_are_made_once(suite: Suite, sd1: Backbone, tmp_path: Path) -> None
     Easel(sd1, fits, lambda: None).draw(parse_arm(f"random-tail,{QUICK}"), case(suite), SEEDS)
     first = fits.of(arm, "ann")
     assert fits.of(arm, "ann").artifact.created == first.artifact.created
-    assert first.bytes == (tmp_path / arm.slug / "ann.safetensors").stat().st_size
+    assert first.bytes == (tmp_path / arm.fitted().slug / "ann.safetensors").stat().st_size
     assert [path.name for path in tmp_path.rglob("*.*")] == ["ann.safetensors"]
+
+
+def test_arms_that_differ_in_editing_alone_share_their_fits(
+    suite: Suite, sd1: Backbone, tmp_path: Path
+) -> None:
+    """A shared fit remembers the settings of one arm; each draws with its own."""
+    easel = Easel(sd1, Fits(tmp_path, suite, sd1, lambda: None), lambda: None)
+    drawn = {}
+    for settings in ("strength=0.8", "strength=0.3", "guidance=2", "guidance=none"):
+        arm = parse_arm(f"hiper:paper,steps=2,batch=20,edit_steps=2,{settings}")
+        drawn[settings] = easel.draw(arm, case(suite), SEEDS)
+        own = HiPer().fit(sd1, subject_of(suite), HiPer().options(arm.preset, **arm.changes))
+        expected = edit(sd1, own, case(suite).target_caption, seeds=SEEDS)
+        assert same(drawn[settings], Drawn(images=expected.images, prompt="", settings={}))
+        assert drawn[settings].settings["guidance"] == expected.settings.guidance
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 1
+    assert not same(drawn["strength=0.8"], drawn["strength=0.3"])
+    assert not same(drawn["strength=0.8"], drawn["guidance=2"])
+
+
+def subject_of(suite: Suite) -> Subject:
+    return Subject.from_image(case(suite).source, caption=case(suite).source_caption)
+
+
+def test_a_source_may_be_learnt_from_another_caption(suite: Suite, sd1: Backbone, tmp_path: Path) -> None:
+    fits = Fits(tmp_path, suite, sd1, lambda: None)
+    own, vague = (fits.of(parse_arm(text), "ann").artifact for text in (f"hiper,{QUICK}", VAGUE))
+    assert own.caption == case(suite).source_caption
+    assert vague.caption == "a dog"
+    assert len({parse_arm(f"hiper,{QUICK}").slug, parse_arm(VAGUE).slug}) == 2
+    assert parse_arm(VAGUE).text == f"{parse_arm(f'hiper,{QUICK}').text},source_caption=vague"
+    check_suite([parse_arm(VAGUE)], suite)
+    with pytest.raises(
+        OptionError, match="source_caption is 'wrong'; other captions that this suite knows: vague"
+    ):
+        check_suite([parse_arm("hiper,source_caption=wrong")], suite)
+    with pytest.raises(OptionError, match="fits nothing, so no caption matters"):
+        parse_arm("none,source_caption=vague")
 
 
 @pytest.mark.parametrize("arm", [f"hiper,{QUICK}", "none,edit_steps=2"])

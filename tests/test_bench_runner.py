@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from hiper.artifact import Artifact
+from hiper.bench.arms import parse_arm
 from hiper.bench.records import Run
 from hiper.bench.report import build_report
 from hiper.bench.runner import Done
@@ -124,7 +125,7 @@ def test_a_cell_holds_what_a_report_needs(whole: Path, model_folder: Path) -> No
     with Image.open(path.with_suffix(".png")) as picture:
         assert picture.size == (tiny.RESOLUTION, tiny.RESOLUTION)
         assert record["scores"] == suite.score(case, picture.convert("RGB"))
-    fit = whole / "fits" / run_record.slugs[hiper] / "ben.safetensors"
+    fit = whole / "fits" / parse_arm(hiper).fitted().slug / "ben.safetensors"
     assert record["fit_seconds"] == Artifact.load(fit).figures["seconds"]
     assert record["artifact_bytes"] == fit.stat().st_size
     assert (record["arm"], record["subject"], record["edit"], record["seed"]) == (hiper, "ben", "moved", 1)
@@ -137,7 +138,7 @@ def test_a_cell_holds_what_a_report_needs(whole: Path, model_folder: Path) -> No
 
 
 def test_controls_borrow_the_fits(whole: Path) -> None:
-    slug = Run.load(whole).slugs[next(arm for arm in Run.load(whole).arms if arm.startswith("hiper"))]
+    slug = parse_arm(f"hiper,{QUICK}").fitted().slug
     assert [path.name for path in (whole / "fits").iterdir()] == [slug]
     assert sorted(path.name for path in (whole / "fits" / slug).iterdir()) == [
         f"{name}.safetensors" for name in COLOURS
@@ -216,10 +217,8 @@ def test_an_arm_that_means_something_else_by_now_is_refused(
 ) -> None:
     run_suite(SPEC, str(model_folder), ["source", "none,edit_steps=2"], tmp_path, limit=1, seeds=1)
     path = tmp_path / "run.json"
-    path.write_text(path.read_text().replace('"scheduler": "ddim"', '"scheduler": "euler"'))
-    with pytest.raises(
-        OutputError, match="none,edit_steps=2 has scheduler=euler there and scheduler=ddim here"
-    ):
+    path.write_text(path.read_text().replace('"edit_steps": 2', '"edit_steps": 3'))
+    with pytest.raises(OutputError, match="none,edit_steps=2 has edit_steps=3 there and edit_steps=2 here"):
         run_suite(SPEC, str(model_folder), ["none,edit_steps=2"], tmp_path, limit=1, seeds=1)
 
 

@@ -21,6 +21,9 @@ from hiper.seeds import RANDOM
 REFERENCE = "hiper"
 """The method whose fits the controls borrow, and whose way of drawing the other yardsticks share."""
 
+SOURCE_CAPTION = "source_caption"
+"""Option of an arm that is the suite's, not the method's: another caption to learn the source from."""
+
 DRAWING = ("guidance", "edit_steps", "scheduler")
 """Options of the reference that also mean something where nothing is fitted."""
 
@@ -53,23 +56,27 @@ class Arm:
 
     name: a method or a yardstick; changes: options that differ from the preset's, by name
     options: all of them, resolved; empty for a yardstick that takes none
+    source_caption: which of a case's `other_captions` the source is learnt from; "" for its own
     """
 
     name: str
     preset: str
     changes: Mapping[str, Value]
     options: Mapping[str, Value]
+    source_caption: str = ""
 
     @property
     def text(self) -> str:
         """The canonical spelling: two arms that do the same have the same."""
         preset = "" if self.preset == "default" else f":{self.preset}"
-        return ",".join([f"{self.name}{preset}", *(f"{key}={value}" for key, value in self.changes.items())])
+        suites = {SOURCE_CAPTION: self.source_caption} if self.source_caption else {}
+        pairs = {**self.changes, **suites}
+        return ",".join([f"{self.name}{preset}", *(f"{key}={value}" for key, value in pairs.items())])
 
     @property
     def slug(self) -> str:
         """A name for its files."""
-        if not self.changes:
+        if not self.changes and not self.source_caption:
             return safe_slug(self.text)
         return f"{safe_slug(self.text, limit=60)}-{hashlib.sha256(self.text.encode()).hexdigest()[:8]}"
 
@@ -84,8 +91,15 @@ class Arm:
         return self.name if self.yardstick is None else REFERENCE
 
     def fitted(self) -> Arm:
-        """Return the arm whose fits it draws with: a control borrows those of the reference."""
-        return Arm(name=self.method, preset=self.preset, changes=self.changes, options=self.options)
+        """Return the arm whose fits it draws with: a control borrows those of the reference.
+
+        What only an edit asks for is left away: a sweep over the strength fits each subject once.
+        """
+        editing = get_method(self.method).editing
+        changes = {name: value for name, value in self.changes.items() if name not in editing}
+        return replace(
+            _resolved(self.method, self.method, self.preset, changes), source_caption=self.source_caption
+        )
 
 
 def arm_names() -> list[str]:
@@ -102,15 +116,16 @@ def parse_arm(text: str) -> Arm:
         raise OptionError(f"arm is {text!r}; allowed are {', '.join(known)}{suggestion(name, known)}")
     preset = preset if colon else "default"
     given = _pairs(text, pairs)
+    source_caption = str(given.pop(SOURCE_CAPTION, ""))
     yardstick = YARDSTICKS.get(name)
     if yardstick is not None:
-        _check_taken(text, yardstick, preset, given)
+        _check_taken(text, yardstick, preset, given, source_caption)
         if yardstick.takes == "none":
             return Arm(name=name, preset="default", changes={}, options={})
     arm = _resolved(name, REFERENCE if yardstick else name, preset, given)
     if yardstick is not None and yardstick.takes == "drawing":
         return replace(arm, options={key: arm.options[key] for key in DRAWING if key in arm.options})
-    return arm
+    return replace(arm, source_caption=source_caption)
 
 
 def parse_arms(texts: Iterable[str]) -> list[Arm]:
@@ -122,10 +137,16 @@ def parse_arms(texts: Iterable[str]) -> list[Arm]:
 
 
 def check_suite(arms: Sequence[Arm], suite: Suite) -> None:
-    """Refuse arms that need more than the suite has: true answers, or a second subject."""
+    """Refuse arms that need more than the suite has: true answers, a second subject, or other captions."""
     subjects = suite.subjects()
-    has_truth = all(case.truth is not None for case in suite.cases(subjects[0]))
+    cases = suite.cases(subjects[0])
+    has_truth = all(case.truth is not None for case in cases)
     for arm in arms:
+        if arm.source_caption not in ("", *cases[0].other_captions):
+            known = ", ".join(cases[0].other_captions) or "none"
+            raise OptionError(
+                f"{SOURCE_CAPTION} is {arm.source_caption!r}; other captions that this suite knows: {known}"
+            )
         if arm.yardstick and arm.yardstick.needs_truth and not has_truth:
             raise OptionError(
                 f"arm {arm.text} needs the true answers, which this suite does not know; leave it out"
@@ -146,7 +167,11 @@ def _pairs(text: str, pairs: Sequence[str]) -> dict[str, object]:
     return given
 
 
-def _check_taken(text: str, yardstick: Yardstick, preset: str, given: Mapping[str, object]) -> None:
+def _check_taken(
+    text: str, yardstick: Yardstick, preset: str, given: Mapping[str, object], source_caption: str
+) -> None:
+    if source_caption and yardstick.takes != "all":
+        raise OptionError(f"arm {text!r} fits nothing, so no caption matters; leave {SOURCE_CAPTION} away")
     if yardstick.takes == "none" and (given or preset != "default"):
         raise OptionError(f"arm {text!r} takes no preset and no options; leave them away")
     strangers = [name for name in given if yardstick.takes == "drawing" and name not in DRAWING]

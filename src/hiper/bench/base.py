@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from PIL import Image
@@ -40,6 +40,7 @@ class Case:
     """One edit of one subject. `subject` and `edit` are names for files: letters, digits, hyphens.
 
     mask: given with the source by its owner (mode L), for a fit to use; truth: None where nobody knows the answer.
+    other_captions: name -> a caption that says less of the source than its own, or something wrong
     """
 
     subject: str
@@ -49,6 +50,11 @@ class Case:
     target_caption: str
     mask: Image.Image | None
     truth: Truth | None
+    other_captions: Mapping[str, str] = field(default_factory=dict)
+
+    def learnt_from(self, source_caption: str) -> str:
+        """Return the caption that the source is learnt from: its own for "", else one of the others."""
+        return self.other_captions[source_caption] if source_caption else self.source_caption
 
 
 class Suite(ABC):

@@ -15,7 +15,7 @@ from PIL import Image
 
 from hiper.bench.base import Case, Metric, Scores, Suite, Truth
 from hiper.critters import world
-from hiper.critters.captions import bare_caption, full_caption
+from hiper.critters.captions import bare_caption, full_caption, species_caption
 from hiper.critters.reader import AttributeReader, Kind, load_reader, true_values
 from hiper.critters.render import SIZE, render, subject_mask
 from hiper.critters.world import Scene, draw_scene
@@ -103,6 +103,7 @@ class CrittersSuite(Suite):
             edit=kind,
             source=render(before),
             source_caption=bare_caption(before),
+            other_captions={"vague": species_caption(before), "wrong": bare_caption(_misnamed(before))},
             target_caption=bare_caption(after),
             mask=None,  # a person's photograph comes without one
             truth=Truth(
@@ -154,3 +155,9 @@ def _edited(before: Scene, kind: str, rng: np.random.Generator) -> Scene:
         others = [value for value in _VALUES[name] if value != getattr(before, name)]
         changes[name] = str(rng.choice(others))
     return before.edited(**changes)
+
+
+def _misnamed(scene: Scene) -> Scene:
+    """The same scene with the next species of the world."""
+    following = (world.SPECIES.index(scene.species) + 1) % len(world.SPECIES)
+    return replace(scene, species=world.SPECIES[following])

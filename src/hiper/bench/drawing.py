@@ -8,27 +8,30 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
-import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional
 
 from hiper.artifact import Artifact
 from hiper.backbones.base import Backbone, StepCallback
 from hiper.bench.arms import Arm
 from hiper.bench.base import Case
 from hiper.bench.fits import Fits, KeptFit
+from hiper.conditioning import random_rows
 from hiper.edit_settings import EditSettings, resolve_settings
 from hiper.editing import edit
 from hiper.errors import Interrupted
 from hiper.fitting import StopRequest
 from hiper.images import fit_square
+from hiper.methods import get_method
 from hiper.methods.hiper import TAIL
 from hiper.methods.options import Value
 from hiper.seeds import generator
 
 BATCH = 4
 """Pictures drawn at a time."""
+
+_SETTINGS = {"strength": "strength", "guidance": "guidance", "steps": "edit_steps", "scheduler": "scheduler"}
+"""Name in `Artifact.edit` -> name of a method's option."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,21 +73,22 @@ class Easel:
 
     def _method(self, arm: Arm, case: Case, seeds: Sequence[int]) -> Drawn:
         fit = self._fits.of(arm, case.subject)
-        return replace(self._edited(fit.artifact, case, seeds), fit=fit)
+        return replace(self._edited(arm, fit.artifact, case, seeds), fit=fit)
 
     def _other_tail(self, arm: Arm, case: Case, seeds: Sequence[int]) -> Drawn:
-        return self._edited(self._fits.of_next(arm.fitted(), case.subject).artifact, case, seeds)
+        return self._edited(arm, self._fits.of_next(arm, case.subject).artifact, case, seeds)
 
     def _random_tail(self, arm: Arm, case: Case, seeds: Sequence[int]) -> Drawn:
-        own = self._fits.of(arm.fitted(), case.subject).artifact
-        tail = random_rows(own.tensors[TAIL], case.subject)
-        return self._edited(replace(own, tensors={TAIL: tail}), case, seeds)
+        own = self._fits.of(arm, case.subject).artifact
+        tail = strange_rows(own.tensors[TAIL], case.subject)
+        return self._edited(arm, replace(own, tensors={TAIL: tail}), case, seeds)
 
-    def _edited(self, artifact: Artifact, case: Case, seeds: Sequence[int]) -> Drawn:
+    def _edited(self, arm: Arm, artifact: Artifact, case: Case, seeds: Sequence[int]) -> Drawn:
+        """Draw with the arm's own settings: the fit may be shared with arms that have others."""
         begun = time.perf_counter()
         result = edit(
             self._backbone,
-            artifact,
+            replace(artifact, edit=_own_edit(arm, artifact)),
             case.target_caption,
             seeds=seeds,
             batch_size=BATCH,
@@ -147,17 +151,25 @@ class Easel:
 
 def drawing_settings(arm: Arm, backbone: Backbone) -> EditSettings:
     """Return what the arm draws with on this model; OptionError where the model cannot."""
-    own = {name: arm.options[name] for name in ("strength", "guidance", "scheduler") if name in arm.options}
-    steps = {"steps": arm.options["edit_steps"]} if "edit_steps" in arm.options else {}
-    return resolve_settings({**own, **steps}, backbone, [])
+    return resolve_settings(_own_settings(arm), backbone, [])
 
 
-def random_rows(rows: Tensor, subject: str) -> Tensor:
+def _own_settings(arm: Arm) -> dict[str, Value]:
+    """What the arm says of drawing, in the words of `Artifact.edit`; what it leaves to the model is not there."""
+    return {name: arm.options[option] for name, option in _SETTINGS.items() if option in arm.options}
+
+
+def _own_edit(arm: Arm, artifact: Artifact) -> dict[str, Value]:
+    """The artifact's settings, but the arm's own where fits are shared among arms of other settings."""
+    shared = get_method(arm.method).editing
+    kept = {name: value for name, value in artifact.edit.items() if _SETTINGS.get(name) not in shared}
+    return {**kept, **_own_settings(arm)}
+
+
+def strange_rows(rows: Tensor, subject: str) -> Tensor:
     """Return random rows with the norms of `rows` [tail, embed], the same ones for the same subject's name."""
     seed = int.from_bytes(hashlib.sha256(subject.encode()).digest()[:7], "big")
-    random = torch.randn(rows.shape, generator=generator(seed))
-    scaled: Tensor = functional.normalize(random, dim=1) * torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-    return scaled
+    return random_rows(rows, generator(seed))
 
 
 def _sampling(settings: EditSettings) -> dict[str, Value]:

@@ -40,12 +40,13 @@ class Fits:
         self._folder, self._suite, self._backbone, self._should_stop = folder, suite, backbone, should_stop
 
     def of(self, arm: Arm, subject: str) -> KeptFit:
-        """Return the fit of `subject`, made now unless it is there."""
-        path = made(self._folder / arm.slug) / f"{subject}.safetensors"
+        """Return the fit of `subject` that the arm draws with, made now unless it is there."""
+        fitted = arm.fitted()
+        path = made(self._folder / fitted.slug) / f"{subject}.safetensors"
         artifact = cached_fit(path)
         if artifact is None:
             with _locked(path, self._should_stop):
-                artifact = cached_fit(path) or self._fit(arm, subject, path)
+                artifact = cached_fit(path) or self._fit(fitted, subject, path)
         return KeptFit(artifact=artifact, bytes=path.stat().st_size)
 
     def of_next(self, arm: Arm, subject: str) -> KeptFit:
@@ -55,10 +56,11 @@ class Fits:
 
     def _fit(self, arm: Arm, subject: str, path: Path) -> Artifact:
         case = self._suite.cases(subject)[0]
+        caption = case.learnt_from(arm.source_caption)
         method = get_method(arm.method)
         artifact = method.fit(
             self._backbone,
-            Subject.from_image(case.source, caption=case.source_caption, mask=case.mask),
+            Subject.from_image(case.source, caption=caption, mask=case.mask),
             method.options(arm.preset, **arm.changes),
             should_stop=self._should_stop,
         )

@@ -106,7 +106,7 @@ class Workshop:
             subject=case.subject,
             edit=case.edit,
             seed=seed,
-            caption=case.source_caption,
+            caption=case.learnt_from(arm.source_caption),
             prompt=drawn.prompt,
             scores={name: scores[name] for name in self._run.metrics},
             flagged=seed in drawn.flagged,

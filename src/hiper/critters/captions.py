@@ -38,6 +38,11 @@ def bare_caption(scene: Scene) -> str:
     return _sentence(scene, [], "")
 
 
+def species_caption(scene: Scene) -> str:
+    """The shortest caption: the species and nothing else, whatever the scene shows."""
+    return _article(scene.species)
+
+
 def full_caption(scene: Scene) -> str:
     """The caption that spells the whole identity out."""
     return _sentence(
@@ -79,6 +84,9 @@ def _details(who: Identity, *, eyes: bool, collar: bool) -> str:
 
 def _sentence(scene: Scene, coat: list[str], details: str, *, posed: bool = True) -> str:
     noun = " ".join([*([scene.pose] if posed else []), *coat, scene.species])
-    article = "an" if noun[0] in "aeiou" else "a"
-    parts = [STYLE_PHRASES[scene.style], article, noun, details, BACKGROUND_PHRASES[scene.background]]
+    parts = [STYLE_PHRASES[scene.style], _article(noun), details, BACKGROUND_PHRASES[scene.background]]
     return " ".join(part for part in parts if part)
+
+
+def _article(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
