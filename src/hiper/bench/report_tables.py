@@ -120,7 +120,7 @@ def _differences(report: Report) -> Table:
     head = ["arm", *_heads(report.run.metrics)]
     found = {(each.arm, each.metric): each.difference for each in report.comparisons}
     rows = [
-        [arm, *(_estimate(found[arm, metric], "+.3g") for metric in report.run.metrics)]
+        [arm, *(shown_estimate(found[arm, metric], "+.3g") for metric in report.run.metrics)]
         for arm in report.run.arms
         if arm != report.reference and report.run.metrics
     ]
@@ -135,7 +135,7 @@ def _gaps(report: Report) -> Table:
     head = ["arm", *_heads(report.run.metrics)]
     found = {(each.arm, each.metric): each.gap_closed for each in report.comparisons}
     rows = [
-        [arm, *(_estimate(found[arm, metric], ".0f") for metric in report.run.metrics)]
+        [arm, *(shown_estimate(found[arm, metric], ".0f") for metric in report.run.metrics)]
         for arm in report.run.arms
         if report.run.metrics
     ]
@@ -165,7 +165,8 @@ def _mean(summary: Summary, form: str = ".3g", *, deviation: bool = False) -> st
     return f"{summary.mean:{form}} ± {spread} ({summary.count})"
 
 
-def _estimate(estimate: Estimate | None, form: str) -> str:
+def shown_estimate(estimate: Estimate | None, form: str) -> str:
+    """Return a figure and its interval in a format such as ".3g"."""
     if estimate is None:
         return EMPTY
     if estimate.low is None or estimate.high is None:

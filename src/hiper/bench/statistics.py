@@ -52,6 +52,14 @@ def summarise(values: Iterable[float | None]) -> Summary:
     )
 
 
+def mean(rows: Rows) -> Estimate | None:
+    """Return the mean of the first column; None without rows."""
+    if not rows:
+        return None
+    means, resampled = _means(rows)
+    return _estimate(rows, float(means[0]), resampled[:, 0])
+
+
 def difference(rows: Rows) -> Estimate | None:
     """Return the mean of first minus second column; None without rows."""
     if not rows:

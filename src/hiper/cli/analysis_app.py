@@ -9,6 +9,7 @@ import typer
 
 from hiper.cli.arguments import whole
 from hiper.cli.options import (
+    Backbone,
     Device,
     Dtype,
     Guidance,
@@ -65,3 +66,63 @@ def attention(
     )
     with session(json=json, quiet=quiet) as here:
         attention_to_folder(here, file, request, backbone, Hardware(device=device, dtype=dtype), out)
+
+
+def sweep(
+    suite: Annotated[
+        str, typer.Argument(metavar="SUITE", help="critters, or a .toml file of your own photographs.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the run is kept; again: it goes on.")],
+    over: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="OPTION=VALUES",
+            help="tail=1,2,5: may be repeated; each option alone, the others as in --base.",
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="paper: the paper's ablation and more, instead of --over."),
+    ] = None,
+    base: Annotated[
+        str, typer.Option(metavar="ARM", help="METHOD, METHOD:PRESET or METHOD:PRESET,option=value,...")
+    ] = "hiper",
+    backbone: Backbone = "critters",
+    split: Annotated[str | None, typer.Option(metavar="NAME", help="tuning or test; default: test.")] = None,
+    seed: Annotated[
+        int,
+        typer.Option(parser=whole(0, 10**8), metavar="N", help="Chooses the subjects; of the first picture."),
+    ] = 0,
+    seeds: Annotated[int, typer.Option(parser=whole(1, 1000), metavar="N", help="Pictures per edit.")] = 1,
+    limit: Annotated[
+        int | None, typer.Option(parser=whole(1), metavar="N", help="Only the first N subjects.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(parser=whole(1, 256), metavar="N", help="Processes at a time.")] = 1,
+    success: Annotated[
+        str | None, typer.Option(metavar="METRIC", help="That says whether the edit succeeds.")
+    ] = None,
+    identity: Annotated[
+        str | None, typer.Option(metavar="METRIC", help="That says whether the subject survives.")
+    ] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Vary one option of a method at a time: identity against edit success, with a figure for each."""
+    from hiper.cli.bench_job import BenchRequest
+    from hiper.cli.sweep_job import SweepRequest, run_sweep
+
+    bench = BenchRequest(
+        suite=suite,
+        split=split,
+        seed=seed,
+        arms=(),
+        backbone=backbone,
+        seeds=seeds,
+        limit=limit,
+        jobs=jobs,
+    )
+    request = SweepRequest(over=over or (), preset=preset, base=base, success=success, identity=identity)
+    with session(json=json, quiet=quiet) as here:
+        run_sweep(here, request, bench, Hardware(device=device, dtype=dtype), out)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from hiper.cli.analysis_app import attention
+from hiper.cli.analysis_app import attention, sweep
 from hiper.cli.arguments import method_options, whole
 from hiper.cli.bench_app import bench_app
 from hiper.cli.combining_app import average
@@ -65,6 +65,7 @@ app.add_typer(bench_app, name="bench")
 app.command()(attention)
 app.command()(average)
 app.command()(doctor)
+app.command()(sweep)
 
 DEFAULT_DEMO_FOLDER = Path("demo")
 

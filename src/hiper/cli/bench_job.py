@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hiper.cli.progress import progress
+from hiper.cli.progress import Report, progress
 from hiper.cli.requests import Hardware, Session
 from hiper.errors import Interrupted
+
+if TYPE_CHECKING:
+    from hiper.bench.runner import Done
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,14 +30,25 @@ class BenchRequest:
 
 
 def run_bench(session: Session, request: BenchRequest, hardware: Hardware, out: Path) -> None:
-    """Draw what is missing; a signal stops it between two steps, and the same command goes on from there."""
-    with progress(quiet=session.console.quiet) as report, session.stop.deferred():
+    """Draw what is missing and tell how much it was."""
+    with progress(quiet=session.console.quiet) as report:
         report("starting", 0, 0)
+        done = draw_missing(session, request, hardware, out, report)
+    record = {"folder": str(out), "cells": done.cells, "drawn": done.drawn}
+    reused = done.cells - done.drawn
+    session.console.result(record, [f"{out}: {done.drawn} pictures drawn, {reused} were there"])
+
+
+def draw_missing(
+    session: Session, request: BenchRequest, hardware: Hardware, out: Path, report: Report
+) -> Done:
+    """Draw what is missing; a signal stops it between two steps, and the same command goes on from there."""
+    with session.stop.deferred():
         from hiper.bench.runner import run
         from hiper.bench.suites import SuiteSpec
 
         try:
-            done = run(
+            return run(
                 SuiteSpec(name=request.suite, split=request.split, seed=request.seed),
                 request.backbone,
                 request.arms,
@@ -51,9 +66,6 @@ def run_bench(session: Session, request: BenchRequest, hardware: Hardware, out: 
                 f"{stopped}; what is finished stays: the same command goes on from there",
                 stopped.signal_number,
             ) from stopped
-    record = {"folder": str(out), "cells": done.cells, "drawn": done.drawn}
-    reused = done.cells - done.drawn
-    session.console.result(record, [f"{out}: {done.drawn} pictures drawn, {reused} were there"])
 
 
 def report_bench(
