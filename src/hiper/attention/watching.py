@@ -18,7 +18,7 @@ from hiper.attention.study import Study, Value, View
 from hiper.backbones.base import Backbone, StepCallback
 from hiper.conditioning import Conditioning, lengthened
 from hiper.edit_settings import EditSettings, check_whole, resolve_settings, resolve_strength
-from hiper.errors import HiperWarning, ImageError
+from hiper.errors import HiperWarning, ImageError, OptionError
 from hiper.images import fit_square
 from hiper.methods import get_method
 from hiper.noise_levels import spread_levels
@@ -46,7 +46,8 @@ def study_drawing(
     The other arguments are those of `hiper.edit`, and the picture with what was learnt is the one it draws, bit for
     bit. callback: called with (steps done, steps in all), both drawings together.
 
-    OptionError for a model without cross-attention to watch; otherwise raises and warns as `edit` does.
+    OptionError for a model without cross-attention to watch, and for a method that draws in a way of its own;
+    otherwise raises and warns as `edit` does.
     """
     check_compatible(artifact, backbone)
     seed = resolve_seed(seed)
@@ -126,6 +127,11 @@ def _study(
 ) -> Study:
     cleaned = clean_text(artifact.caption if prompt is None else prompt, what="prompt")
     with get_method(artifact.method).applied(backbone, artifact, strength) as applied:
+        if applied.sample != backbone.sample:
+            raise OptionError(
+                f"method {artifact.method} draws in a way of its own, which cannot be watched; allowed are methods"
+                " that the model itself draws with, such as hiper"
+            )
         conditioning = applied.encode(cleaned)
         learnt = run(conditioning)
     untouched = run(lengthened(backbone.encode(cleaned), conditioning.length))
