@@ -1,6 +1,8 @@
 # make demo   install once, then fit and edit an unseen critter: writes one contact sheet
 # make test   install once, then lint, type-check and run the whole test suite
 # make lint   ruff and mypy alone
+# make docs   install once, draw the documentation's pictures anew, and build the site into build/site
+# make site   the same without the pictures
 #
 # PYTHON names the interpreter (3.11 or newer), VENV the folder of the virtual environment.
 
@@ -11,7 +13,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 
-.PHONY: demo test lint
+.PHONY: demo test lint docs site
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -24,6 +26,13 @@ lint: $(INSTALLED_DEV)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+docs: $(INSTALLED_DEV)
+	$(BIN)/python benchmarks/critters_pictures.py
+	$(MAKE) site
+
+site: $(INSTALLED_DEV)
+	$(BIN)/mkdocs build --strict
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; ok = sys.version_info >= (3, 11); \

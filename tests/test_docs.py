@@ -1,0 +1,100 @@
+"""The documentation builds without a dead link, fetches nothing from elsewhere, and its notebooks run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+import torch
+from nbclient import NotebookClient
+
+import hiper
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
+_FETCHING = {"script": "src", "img": "src", "link": "href", "iframe": "src", "source": "src"}
+_NOT_FETCHED = ("canonical", "next", "prev")
+
+
+class _Fetches(HTMLParser):
+    """Collects the addresses that a browser asks for when it shows a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        address = values.get(_FETCHING.get(tag, ""))
+        if address and values.get("rel") not in _NOT_FETCHED:
+            self.addresses.append(address)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built site; a dead link or a name that the code does not have fails the build."""
+    folder = tmp_path_factory.mktemp("site")
+    built = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", folder],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+    return folder
+
+
+@pytest.mark.slow
+def test_every_page_of_the_site_is_complete_without_the_network(site: Path) -> None:
+    pages = list(site.rglob("*.html"))
+    assert len(pages) > 10
+    for page in pages:
+        parser = _Fetches()
+        parser.feed(page.read_text(encoding="utf-8"))
+        elsewhere = [address for address in parser.addresses if "//" in address]
+        assert elsewhere == [], page
+
+
+@pytest.mark.slow
+def test_the_references_know_the_commands_and_the_code(site: Path) -> None:
+    commands = (site / "reference" / "cli" / "index.html").read_text(encoding="utf-8")
+    assert "Usage: hiper bench run [OPTIONS] {SUITE}" in commands
+    assert "--caption" in commands
+    python = (site / "reference" / "python" / "index.html").read_text(encoding="utf-8")
+    assert "hiper.editing.edit" in python
+    assert "picture i depends on seed i only" in python
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_notebooks_run(path: Path) -> None:
+    NotebookClient(nbformat.read(path, as_version=4), timeout=300).execute()
+
+
+def test_there_are_notebooks_and_they_hold_no_output() -> None:
+    assert len(NOTEBOOKS) >= 2
+    for path in NOTEBOOKS:
+        cells = nbformat.read(path, as_version=4).cells
+        assert all(not cell.get("outputs") for cell in cells), path
+
+
+def test_the_method_of_the_documentation_learns_and_edits(sd1: Any) -> None:
+    from docs.examples.offset import Offset
+
+    from tests import tiny
+
+    subject = hiper.Subject.from_image(tiny.picture(), caption="a dog")
+    before = sd1.weights_sha256()
+    method = Offset()
+    artifact = method.fit(sd1, subject, method.options(steps=30, learning_rate=0.1, batch=20))
+    assert artifact.figures["loss_after"] < artifact.figures["loss_before"]
+    with method.applied(sd1, artifact, 0.5) as applied:
+        moved = applied.encode("a cat").rows - sd1.encode("a cat").rows
+    assert torch.allclose(moved, 0.5 * artifact.tensors["offset"].expand(1, 77, -1), atol=1e-6)
+    assert sd1.weights_sha256() == before
