@@ -21,6 +21,7 @@ from torch import Tensor
 
 import hiper
 from hiper.backbones import PIPELINES, _diffusers, wrap
+from hiper.backbones.declared import declarations
 from hiper.conditioning import place_tail, take_tail
 from hiper.errors import ArtifactError, HiperWarning, OptionError
 from hiper.seeds import generator
@@ -130,6 +131,7 @@ def test_it_describes_itself(backbone: Any) -> None:
     image = tiny.picture(backbone.resolution)
     assert backbone.latents(image, generator(0)).shape == (1, *backbone.latent_shape)
     assert backbone.resolution % backbone.size_multiple == 0
+    assert declarations()[backbone.pipeline_name].family in ("", backbone.family)
 
 
 def test_a_sentence_that_is_too_long_says_what_is_lost(backbone: Any) -> None:

@@ -191,6 +191,14 @@ def test_what_cannot_be_put_together(standing: Artifact, red: Artifact) -> None:
 
 def test_an_average_needs_fits_alike(standing: Artifact, red: Artifact) -> None:
     appended = replace(standing, options={**standing.options, "placement": "append"})
+    scattered = [
+        replace(standing, options={**standing.options, "placement": "random"}, seed=i) for i in (1, 2)
+    ]
+    with pytest.raises(
+        ArtifactError, match="placement random by seed 1 and 'a standing dog' random by seed 2"
+    ):
+        hiper.average(scattered)
+    assert hiper.average([scattered[0]] * 2).seed == 1
     elsewhere = replace(standing, fingerprint=tuple(2 * value for value in standing.fingerprint))
     for other, words in (
         (red, "has rows 5 and 'a red cat' 3"),

@@ -91,12 +91,12 @@ def _joined(
     options: dict[str, Value],
 ) -> Artifact:
     first = artifacts[0]
-    hashes = {each.image_sha256 for each in artifacts}
+    hashes, seeds = ({getattr(each, name) for each in artifacts} for name in ("image_sha256", "seed"))
     return replace(
         first,
         caption=SEPARATOR.join(dict.fromkeys(each.caption for each in artifacts)),
         image_sha256=first.image_sha256 if len(hashes) == 1 else "",
-        seed=first.seed if len(artifacts) == 1 else UNKNOWN_SEED,
+        seed=first.seed if len(seeds) == 1 else UNKNOWN_SEED,
         options={**options, "tail": len(tensors[TAIL])},
         edit=edit,
         tensors=tensors,
@@ -137,7 +137,7 @@ def _check_same_fit(artifacts: Sequence[Artifact]) -> None:
     for each in artifacts[1:]:
         for name, ours, theirs in (
             ("rows", len(first.tensors[TAIL]), len(each.tensors[TAIL])),
-            ("placement", _placement(first), _placement(each)),
+            ("placement", _places(first), _places(each)),
         ):
             if ours != theirs:
                 raise ArtifactError(
@@ -166,6 +166,12 @@ def _far(one: Artifact, other: Artifact) -> bool:
 
 def _placement(artifact: Artifact) -> Value:
     return artifact.options.get("placement", "replace")
+
+
+def _places(artifact: Artifact) -> str:
+    """Return what decides which rows the tail takes."""
+    placement = str(_placement(artifact))
+    return f"{placement} by seed {artifact.seed}" if placement == "random" else placement
 
 
 def _agree(artifacts: Sequence[Artifact], name: str) -> bool:

@@ -24,7 +24,7 @@ _FAMILIES = {768: "sd1", 1024: "sd2"}
 
 @final
 class SdBackbone(PipelineBackbone):
-    """A `diffusers.StableDiffusionPipeline`."""
+    """A `diffusers.StableDiffusionPipeline`. The tail replaces padding, the last of 77 rows, as in the paper."""
 
     pipeline_name: ClassVar[str] = "StableDiffusionPipeline"
     denoiser_name: ClassVar[str] = "unet"

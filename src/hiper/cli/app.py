@@ -54,7 +54,7 @@ from hiper.cli.options import (
     WithStrength,
 )
 from hiper.cli.requests import EditRequest, FitRequest, Hardware, Learnt, session
-from hiper.cli.system_app import doctor
+from hiper.cli.system_app import backbones, doctor
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -64,6 +64,7 @@ app = typer.Typer(
 app.add_typer(bench_app, name="bench")
 app.command()(attention)
 app.command()(average)
+app.command()(backbones)
 app.command()(doctor)
 app.command()(sweep)
 
@@ -382,15 +383,6 @@ def export(
 
     with session(json=json, quiet=quiet) as here:
         job(here, file, out, overwrite=overwrite)
-
-
-@app.command()
-def backbones(json: Json = False) -> None:
-    """List what --backbone takes."""
-    from hiper.cli.small_jobs import backbones as job
-
-    with session(json=json, quiet=False) as here:
-        job(here)
 
 
 @app.command()

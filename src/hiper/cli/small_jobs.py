@@ -1,4 +1,4 @@
-"""`hiper demo`, `show`, `import`, `export`, `backbones` and `methods`."""
+"""`hiper demo`, `show`, `import`, `export` and `methods`."""
 
 from __future__ import annotations
 
@@ -85,16 +85,6 @@ def export(session: Session, file: Path, out: Path, *, overwrite: bool) -> None:
     files.atomic_write(out, safetensors.torch.save(dict(tensors)), overwrite=overwrite)
     shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
     session.console.result({"file": str(out), "method": artifact.method, "tensors": shapes}, [str(out)])
-
-
-def backbones(session: Session) -> None:
-    """List what `--backbone` takes."""
-    from hiper.backbones import EMBEDDED, pipeline_names
-
-    pipelines = pipeline_names()
-    lines = [f"{name} (part of this package)" for name in EMBEDDED]
-    lines += [f"a folder, .safetensors file or Hub id of a {name}" for name in pipelines]
-    session.console.result({"embedded": list(EMBEDDED), "pipelines": pipelines}, lines)
 
 
 def methods(session: Session) -> None:

@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
-from hiper.cli.options import Json, Quiet
-from hiper.cli.requests import session
+from hiper.cli.options import Device, Dtype, Json, Quiet
+from hiper.cli.requests import Hardware, session
+
+
+def backbones(
+    measure: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Draw with this model to see how much its last text rows matter."),
+    ] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """List what --backbone takes, and the models on this computer: text rows, tail, memory, licence."""
+    from hiper.cli.backbones_job import backbones as job
+
+    with session(json=json, quiet=quiet) as here:
+        job(here, measure or [], Hardware(device=device, dtype=dtype))
 
 
 def doctor(json: Json = False, quiet: Quiet = False) -> None:

@@ -1,0 +1,91 @@
+"""`hiper backbones`: what --backbone takes, what is there, and how much a model listens to its last rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hiper.backbones import EMBEDDED, pipeline_names
+from hiper.backbones.catalogue import LICENCES, Model, Unusable, describe, models
+from hiper.backbones.declared import Declared, declarations
+from hiper.cli.fit_job import load_model
+from hiper.cli.progress import progress
+from hiper.cli.requests import Hardware, Session
+
+if TYPE_CHECKING:
+    from hiper.sensitivity import Sensitivity
+
+
+def backbones(session: Session, measured: Sequence[str], hardware: Hardware) -> None:
+    """List families and local models from their files alone; load those only that are to be measured."""
+    found = list(models())
+    known = {each.name for each in found}
+    found += [describe(name, Path(name)) for name in measured if name not in known and Path(name).is_dir()]
+    figures = {name: _measure(session, name, hardware) for name in dict.fromkeys(measured)}
+    record = {
+        "embedded": list(EMBEDDED),
+        "pipelines": pipeline_names(),
+        "families": [asdict(each) for each in declarations().values()],
+        "models": [asdict(each) for each in found if isinstance(each, Model)],
+        "unusable": [asdict(each) for each in found if isinstance(each, Unusable)],
+        "sensitivity": {name: {**asdict(each), "ratio": each.ratio} for name, each in figures.items()},
+        "licences": dict(LICENCES),
+    }
+    session.console.result(record, [*_model_lines(found), *_figure_lines(figures), *_family_lines()])
+
+
+def _measure(session: Session, name: str, hardware: Hardware) -> Sensitivity:
+    with progress(quiet=session.console.quiet) as report:
+        model = load_model(name, hardware, report)
+        from hiper.sensitivity import sensitivity
+
+        report(f"measuring {name}", 0, 0)
+        return sensitivity(model)
+
+
+def _model_lines(found: Sequence[Model | Unusable]) -> Iterator[str]:
+    yield "models on this computer (of the Hugging Face cache, those whose pipeline is supported)"
+    for each in found:
+        yield f"  {each.name}"
+        for line in [each.reason] if isinstance(each, Unusable) else _described(each):
+            yield f"    {line}"
+
+
+def _described(model: Model) -> list[str]:
+    stored = ", ".join(f"{count / 1e6:.1f} M {dtype}" for dtype, count in sorted(model.parameters.items()))
+    half, full = (_size(width * model.denoiser) for width in (2, 4))
+    return [
+        f"{model.declared.pipeline}, licence: {model.licence or 'see its page'}",
+        f"text table: {model.rows or 'any number of'} rows of {model.width} numbers; tail: {model.declared.placement}",
+        f"weights: {_size(model.bytes)} ({stored})",
+        f"in a fit: the denoiser alone, {half} in bfloat16 or {full} in float32, and what a step computes",
+    ]
+
+
+def _size(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+
+
+def _figure_lines(figures: dict[str, Sensitivity]) -> Iterator[str]:
+    for name, each in figures.items():
+        yield (
+            f"{name}: another sentence's last rows move the picture by {each.tail:.1f}, another seed by"
+            f" {each.seed:.1f} (mean CIE76 of {each.pictures} pictures): ratio {each.ratio:.2f}"
+        )
+
+
+def _family_lines() -> Iterator[str]:
+    yield "supported: a diffusers folder or Hub id of these pipelines; .safetensors files of StableDiffusionPipeline"
+    for each in declarations().values():
+        yield f"  {each.pipeline}: {_family(each)}"
+        yield f"    {each.tail}"
+    yield "licences that well-known checkpoints named when this was written; their pages decide"
+    for name, licence in LICENCES.items():
+        yield f"  {name}: {licence}"
+
+
+def _family(declared: Declared) -> str:
+    family = f"family {declared.family}" if declared.family else "family sd1 or sd2, by width"
+    return f"{family}, up to {declared.length} rows" if declared.length else family
