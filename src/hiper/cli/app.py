@@ -54,7 +54,7 @@ from hiper.cli.options import (
     WithStrength,
 )
 from hiper.cli.requests import EditRequest, FitRequest, Hardware, Learnt, session
-from hiper.cli.system_app import backbones, doctor
+from hiper.cli.system_app import backbones, doctor, selfcheck
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -66,6 +66,7 @@ app.command()(attention)
 app.command()(average)
 app.command()(backbones)
 app.command()(doctor)
+app.command()(selfcheck)
 app.command()(sweep)
 
 DEFAULT_DEMO_FOLDER = Path("demo")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from hiper.cli.options import Device, Dtype, Json, Quiet
+from hiper.cli.arguments import whole
+from hiper.cli.options import Backbone, Device, Dtype, Json, Memory, Quantise, Quiet, Resolution
 from hiper.cli.requests import Hardware, session
 
 
@@ -35,3 +37,26 @@ def doctor(json: Json = False, quiet: Quiet = False) -> None:
         usable = job(here)
     if not usable:
         raise typer.Exit(1)
+
+
+def selfcheck(
+    backbone: Backbone,
+    image: Annotated[
+        Path | None, typer.Option(metavar="IMAGE", help="Default: an animal that hiper draws.")
+    ] = None,
+    caption: Annotated[str | None, typer.Option(metavar="TEXT", help="What that picture shows.")] = None,
+    steps: Annotated[int, typer.Option(parser=whole(1, 1000), metavar="N", help="Of the short fit.")] = 20,
+    device: Device = None,
+    dtype: Dtype = None,
+    quantise: Quantise = None,
+    memory: Memory = "balanced",
+    resolution: Resolution = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Try a model for about a minute: loss, how far it listens to a tail, time and memory, ready to paste."""
+    from hiper.cli.selfcheck_job import selfcheck as job
+
+    hardware = Hardware(device=device, dtype=dtype, quantise=quantise, memory=memory, resolution=resolution)
+    with session(json=json, quiet=quiet) as here:
+        job(here, backbone, hardware, image, caption, steps)

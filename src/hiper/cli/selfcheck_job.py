@@ -1,0 +1,66 @@
+"""`hiper selfcheck`: a short fit and a few pictures, told in a form worth pasting."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hiper.cli.fit_job import load_model
+from hiper.cli.progress import progress
+from hiper.cli.requests import Hardware, Session
+from hiper.errors import OptionError
+
+if TYPE_CHECKING:
+    from hiper.backbones.base import Backbone
+    from hiper.selfcheck import SelfCheck
+    from hiper.subject import Subject
+
+
+def selfcheck(
+    session: Session, name: str, hardware: Hardware, image: Path | None, caption: str | None, steps: int
+) -> None:
+    """Check one model with the user's picture, or with a drawn animal."""
+    if (image is None) != (caption is None):
+        raise OptionError("a picture needs its caption, and a caption its picture; give both, or neither")
+    with progress(quiet=session.console.quiet) as report:
+        backbone = load_model(name, hardware, report)
+        from hiper.selfcheck import selfcheck as check
+
+        found = check(backbone, _subject(backbone, image, caption), steps=steps, progress=report)
+    asked = {"quantise": hardware.quantise, "memory": hardware.memory}
+    session.console.result({**found.as_record(), **asked}, _lines(found, hardware))
+
+
+def _subject(backbone: Backbone, image: Path | None, caption: str | None) -> Subject:
+    from hiper.subject import Subject
+
+    if image is not None and caption is not None:
+        return Subject.open(image, caption=caption)
+    from hiper.critters.captions import bare_caption
+    from hiper.critters.demo import demo_scene
+    from hiper.critters.render import render
+
+    scene = demo_scene(0)
+    return Subject.from_image(render(scene, backbone.resolution), caption=bare_caption(scene))
+
+
+def _lines(found: SelfCheck, hardware: Hardware) -> Iterator[str]:
+    heard, gain = found.sensitivity, found.loss_after / found.loss_before - 1
+    quantised = f", {hardware.quantise}" if hardware.quantise else ""
+    yield f"model        {found.backbone} {found.revision}".rstrip()
+    yield (
+        f"family       {found.family}: {found.rows} x {found.embed} rows, placement {found.placement},"
+        f" {found.objective}, {found.resolution} pixels"
+    )
+    yield f"device       {found.device}, {found.dtype}{quantised}, memory {hardware.memory}"
+    yield f"loss         {found.loss_before:.4f} -> {found.loss_after:.4f} ({gain:+.2%}) in {found.steps} steps"
+    yield (
+        f"sensitivity  {heard.tail:.1f} by other last rows, {heard.seed:.1f} by another seed: {heard.ratio:.2f}"
+    )
+    yield (
+        f"time         {found.seconds_per_step:.3g} s a step, {found.seconds_per_picture:.3g} s a picture"
+        f" of {found.picture_steps} steps"
+    )
+    yield f"peak memory  {found.peak_memory_bytes / 1e9:.2f} GB"
+    yield f"versions     {', '.join(f'{name} {number}' for name, number in found.versions.items())}"
