@@ -24,6 +24,7 @@ from hiper.backbones import PIPELINES, _diffusers, wrap
 from hiper.backbones.declared import declarations
 from hiper.conditioning import place_tail, take_tail
 from hiper.errors import ArtifactError, HiperWarning, OptionError
+from hiper.methods import METHODS, get_method
 from hiper.seeds import generator
 from tests import tiny, tiny_families
 
@@ -33,6 +34,16 @@ TAIL = 5
 STEPS = 2
 LONG, SHORT = "a sitting cat on the red grass", "a dog"
 CAPTION, TARGET = "a standing dog", "a sitting dog"
+ONE_STEP: dict[str, dict[str, Any]] = {
+    "ddim-inversion": {"edit_steps": 2},
+    "dreambooth": {"steps": 1, "batch": 1},
+    "dreambooth-lora": {"steps": 1, "batch": 1},
+    "imagic": {"steps": 1, "weight_steps": 1, "batch": 1, "target": TARGET},
+    "null-text": {"edit_steps": 2, "inner_steps": 1, "guidance": 2.0},
+    "sdedit": {"edit_steps": 2},
+    "textual-inversion": {"steps": 1, "batch": 1},
+}
+"""Every method but hiper, which has tests of its own below, in its shortest form."""
 UNHEARD = ("flux-dev", "klein")  # without negative sentences
 OWN_WORDS: dict[str, dict[str, Any]] = {
     "flux-dev": {},
@@ -118,6 +129,7 @@ def noise_of(backbone: Any, seed: int = 0) -> Tensor:
 def test_every_pipeline_is_under_the_contract() -> None:
     built = {get_type_hints(build)["return"].__name__ for build in tiny_families.FAMILIES.values()}
     assert set(PIPELINES) == {"StableDiffusionPipeline", *built}
+    assert set(METHODS) == {"hiper", *ONE_STEP}
 
 
 def test_it_describes_itself(backbone: Any) -> None:
@@ -322,6 +334,16 @@ def test_an_edit_is_the_plain_pipelines_own(backbone: Any, artifact: hiper.Artif
         embeds = hiper.prompt_embeds(pipe, artifact, TARGET)
         expected = pipe(**embeds, latents=backbone._packed(noise_of(backbone)), **settings).images[0]
     assert alike(hiper.edit(backbone, artifact, TARGET, steps=STEPS, guidance=3.0).images[0], expected)
+
+
+@pytest.mark.filterwarnings("ignore:the fit did not lower")  # after one step it need not
+@pytest.mark.parametrize("method", ONE_STEP)
+def test_every_method_that_it_offers_to_fits_and_edits(backbone: Any, fit: Fit, method: str) -> None:
+    assert get_method(method).needs <= backbone.offers
+    subject = hiper.Subject.from_image(tiny.picture(), caption=CAPTION)
+    learnt = hiper.fit(backbone, subject, method=method, **ONE_STEP[method])
+    assert len(hiper.edit(backbone, learnt, TARGET, steps=STEPS, guidance=2.0).images) == 1
+    assert backbone.weights_sha256() == fit.weights
 
 
 def test_an_artifact_is_saved_loaded_and_refused_elsewhere(

@@ -101,6 +101,24 @@ def test_a_quantised_denoiser_takes_turns_too(flux_folder: Path) -> None:
     assert backbone.weights_sha256() == before
 
 
+def test_what_learns_weights_is_refused_on_packed_ones(flux_folder: Path) -> None:
+    backbone = load(flux_folder, quantise="nf4")
+    subject = hiper.Subject.from_image(tiny.picture(), caption=CAPTION)
+    with pytest.raises(OptionError, match=r"method dreambooth needs weights, which .* does not offer"):
+        hiper.fit(backbone, subject, method="dreambooth", steps=1)
+    before = backbone.weights_sha256()
+    learnt = hiper.fit(backbone, subject, method="dreambooth-lora", steps=1, batch=1, learning_rate=0.01)
+    assert len(hiper.edit(backbone, learnt, TARGET, steps=1).images) == 1
+    assert backbone.weights_sha256() == before
+
+
+def test_through_both_a_gradient_needs_both_in_memory(flux_folder: Path) -> None:
+    backbone = load(flux_folder, memory="low")
+    subject = hiper.Subject.from_image(tiny.picture(), caption=CAPTION)
+    with pytest.raises(OptionError, match="load it with memory=balanced"):
+        hiper.fit(backbone, subject, method="textual-inversion", steps=1)
+
+
 def test_words_that_are_none_are_refused(flux_folder: Path) -> None:
     with pytest.raises(OptionError, match=r"quantise is 'nf5'; allowed are nf4, int8 \(did you mean nf4\?\)"):
         load(flux_folder, quantise="nf5")

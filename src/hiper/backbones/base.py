@@ -107,7 +107,7 @@ class Backbone(ABC):
     size_multiple: int = 8
     placement: Placement = "replace"
     denoiser_name: ClassVar[str]
-    offers: ClassVar[frozenset[str]] = frozenset({"rows"})
+    offers: frozenset[str] = frozenset({"rows"})
 
     @property
     @abstractmethod

@@ -45,7 +45,7 @@ class PipelineBackbone(Backbone):
     pipeline_name: ClassVar[str]
     denoiser_name: ClassVar[str] = "transformer"
     usual_guidance: ClassVar[float]
-    offers = frozenset({"rows", "trajectory", "weights", "lora"})
+    offers: frozenset[str] = frozenset({"rows", "trajectory", "vocabulary", "weights", "lora"})
 
     def __init__(
         self,
@@ -86,7 +86,10 @@ class PipelineBackbone(Backbone):
             from hiper.backbones._bitsandbytes import quantise
 
             quantise(getattr(pipe, cls.denoiser_name), how.quantise, how.device, how.dtype)
-        return cls._settled(pipe, how, name=name, revision=revision, guidance=guidance)
+        backbone = cls._settled(pipe, how, name=name, revision=revision, guidance=guidance)
+        if how.quantise is not None:
+            backbone.offers = backbone.offers - {"weights"}  # packed weights cannot be learnt
+        return backbone
 
     @classmethod
     def _settled(

@@ -30,7 +30,7 @@ class SdBackbone(PipelineBackbone):
     denoiser_name: ClassVar[str] = "unet"
     usual_guidance: ClassVar[float] = 7.5
     schedulers = UNET_SCHEDULERS
-    offers = PipelineBackbone.offers | {"cross-attention", "vocabulary"}
+    offers = PipelineBackbone.offers | {"cross-attention"}
 
     def __init__(
         self,

@@ -24,7 +24,7 @@ class SdxlBackbone(PipelineBackbone):
     denoiser_name: ClassVar[str] = "unet"
     usual_guidance: ClassVar[float] = 5.0
     schedulers = UNET_SCHEDULERS
-    offers = PipelineBackbone.offers | {"cross-attention", "vocabulary"}
+    offers = PipelineBackbone.offers | {"cross-attention"}
 
     def __init__(
         self,
