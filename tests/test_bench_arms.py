@@ -320,3 +320,16 @@ def test_a_signal_ends_fits_and_drawings(suite: Suite, sd1: Backbone, tmp_path: 
         Easel(sd1, fits, lambda: 15).draw(chosen, case(suite), SEEDS)
     assert stopped.value.exit_status == 143
     assert not list(tmp_path.rglob("*.safetensors"))
+
+
+# methods that fit for one sentence
+
+
+def test_a_method_that_needs_a_fit_per_sentence_gets_one(suite: Suite, sd1: Backbone, tmp_path: Path) -> None:
+    fits = Fits(tmp_path, suite, sd1, lambda: None)
+    arm = parse_arm("imagic,steps=1,weight_steps=1,batch=1,edit_steps=2")
+    drawn = [Easel(sd1, fits, lambda: None).draw(arm, each, [3]) for each in suite.cases("ann")]
+    targets = [each.fit.artifact.options["target"] for each in drawn if each.fit]
+    assert targets == [each.target_caption for each in suite.cases("ann")]
+    names = [str(path.relative_to(tmp_path / arm.slug)) for path in tmp_path.rglob("*.safetensors")]
+    assert sorted(names) == ["ann/dark.safetensors", "ann/moved.safetensors"]

@@ -72,7 +72,7 @@ class Easel:
         return yardsticks.get(arm.name, self._method)(arm, case, seeds)
 
     def _method(self, arm: Arm, case: Case, seeds: Sequence[int]) -> Drawn:
-        fit = self._fits.of(arm, case.subject)
+        fit = self._fits.of_case(arm, case)
         return replace(self._edited(arm, fit.artifact, case, seeds), fit=fit)
 
     def _other_tail(self, arm: Arm, case: Case, seeds: Sequence[int]) -> Drawn:

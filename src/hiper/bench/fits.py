@@ -1,9 +1,9 @@
-"""What the arms have learnt: one file per arm and subject, fitted once and kept with the run."""
+"""What the arms have learnt: one file per arm and subject, or sentence, fitted once and kept with the run."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from hiper import files
 from hiper.artifact import Artifact
 from hiper.backbones.base import Backbone
 from hiper.bench.arms import Arm
-from hiper.bench.base import Suite
+from hiper.bench.base import Case, Suite
 from hiper.bench.records import made
 from hiper.cache import cached_fit
 from hiper.errors import Interrupted, OutputError
@@ -41,27 +41,35 @@ class Fits:
 
     def of(self, arm: Arm, subject: str) -> KeptFit:
         """Return the fit of `subject` that the arm draws with, made now unless it is there."""
-        fitted = arm.fitted()
-        path = made(self._folder / fitted.slug) / f"{subject}.safetensors"
-        artifact = cached_fit(path)
-        if artifact is None:
-            with _locked(path, self._should_stop):
-                artifact = cached_fit(path) or self._fit(fitted, subject, path)
-        return KeptFit(artifact=artifact, bytes=path.stat().st_size)
+        return self._kept(arm, self._suite.cases(subject)[0], self._folder / arm.fitted().slug, subject)
+
+    def of_case(self, arm: Arm, case: Case) -> KeptFit:
+        """Return the fit of the case's subject, or for the case's sentence where the method needs one for each."""
+        if not get_method(arm.method).per_sentence:
+            return self.of(arm, case.subject)
+        folder = self._folder / arm.fitted().slug / case.subject
+        return self._kept(arm, case, folder, case.edit, target=case.target_caption)
 
     def of_next(self, arm: Arm, subject: str) -> KeptFit:
         """Return the fit of the subject that follows in the whole suite; the first follows the last."""
         names = list(self._suite.subjects())
         return self.of(arm, names[(names.index(subject) + 1) % len(names)])
 
-    def _fit(self, arm: Arm, subject: str, path: Path) -> Artifact:
-        case = self._suite.cases(subject)[0]
-        caption = case.learnt_from(arm.source_caption)
-        method = get_method(arm.method)
+    def _kept(self, arm: Arm, case: Case, folder: Path, name: str, **options: object) -> KeptFit:
+        path = made(folder) / f"{name}.safetensors"
+        artifact = cached_fit(path)
+        if artifact is None:
+            with _locked(path, self._should_stop):
+                artifact = cached_fit(path) or self._fit(arm, case, path, options)
+        return KeptFit(artifact=artifact, bytes=path.stat().st_size)
+
+    def _fit(self, arm: Arm, case: Case, path: Path, options: Mapping[str, object]) -> Artifact:
+        fitted = arm.fitted()
+        method = get_method(fitted.method)
         artifact = method.fit(
             self._backbone,
-            Subject.from_image(case.source, caption=caption, mask=case.mask),
-            method.options(arm.preset, **arm.changes),
+            Subject.from_image(case.source, caption=case.learnt_from(fitted.source_caption), mask=case.mask),
+            method.options(fitted.preset, **{**fitted.changes, **options}),
             should_stop=self._should_stop,
         )
         artifact.save(path, overwrite=True)

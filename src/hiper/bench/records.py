@@ -2,7 +2,7 @@
 
 DIR/run.json                                          suite, model, arms, subjects, metrics
 DIR/cells/<arm>/<subject>/<edit>-<seed>.json, .png    a cell is there when its JSON is
-DIR/fits/<arm>/<subject>.safetensors                  what was learnt
+DIR/fits/<arm>/<subject>.safetensors                  what was learnt, or <subject>/<edit> for one sentence
 DIR/subjects/<subject>/source.png, <edit>-truth.png   for the report
 """
 
@@ -34,6 +34,7 @@ class Cell:
     options: of the arm, resolved; settings: of the drawing; suite: its identity
     fit_seconds, artifact_bytes: None for a yardstick; edit_seconds: per picture, None where nothing was sampled
     flagged: the model's safety checker blackened the picture
+    per_sentence: what was learnt serves this edit's sentence alone
     """
 
     suite: Mapping[str, str | int]
@@ -51,6 +52,7 @@ class Cell:
     edit_seconds: float | None
     artifact_bytes: int | None
     versions: Mapping[str, str]
+    per_sentence: bool = False
 
     def save(self, path: Path) -> None:
         """Write the file atomically; HiperError for a score that is neither finite nor None."""

@@ -21,7 +21,8 @@ Key = tuple[str, str, int]
 class Row:
     """One arm; `edit` names the only kind of edit that counts, None: all.
 
-    fit_seconds and artifact_bytes are per subject, edit_seconds per picture.
+    fit_seconds and artifact_bytes are per fit, of a subject or (per_sentence) of one edit of it; edit_seconds per
+    picture.
     """
 
     arm: str
@@ -31,6 +32,7 @@ class Row:
     fit_seconds: Summary
     edit_seconds: Summary
     artifact_bytes: Summary
+    per_sentence: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,15 +124,16 @@ def _of_edit(cells: Mapping[Key, Cell], edit: str) -> dict[Key, Cell]:
 
 
 def _row(run: Run, arm: str, edit: str | None, cells: Mapping[Key, Cell]) -> Row:
-    by_subject = {cell.subject: cell for cell in cells.values()}.values()
+    fits = {(cell.subject, cell.per_sentence and cell.edit): cell for cell in cells.values()}.values()
     return Row(
         arm=arm,
         edit=edit,
         cells=len(cells),
         scores={name: summarise(cell.scores.get(name) for cell in cells.values()) for name in run.metrics},
-        fit_seconds=summarise(cell.fit_seconds for cell in by_subject),
+        fit_seconds=summarise(cell.fit_seconds for cell in fits),
         edit_seconds=summarise(cell.edit_seconds for cell in cells.values()),
-        artifact_bytes=summarise(cell.artifact_bytes for cell in by_subject),
+        artifact_bytes=summarise(cell.artifact_bytes for cell in fits),
+        per_sentence=any(cell.per_sentence for cell in fits),
     )
 
 

@@ -93,21 +93,26 @@ def cells_csv(report: Report) -> str:
 
 
 def _arms(report: Report) -> Table:
-    head = ["arm", *_heads(report.run.metrics), "fit, s", "edit, s", "file, bytes"]
+    head = ["arm", *_heads(report.run.metrics), "fit, s", "a fit serves", "edit, s", "file, bytes"]
     rows = [
         [
             row.arm,
             *_scores(row),
             _mean(row.fit_seconds),
+            _served(row),
             _mean(row.edit_seconds),
             _mean(row.artifact_bytes, ".0f"),
         ]
         for row in report.rows
     ]
-    text = (
-        "Mean ± standard deviation (number of cells). Seconds of a fit per subject, of an edit per picture."
-    )
+    text = "Mean ± standard deviation (number of cells). Seconds of a fit, of an edit per picture."
     return Table(title="Arms", text=text, rows=[head, *rows])
+
+
+def _served(row: Row) -> str:
+    if row.fit_seconds.mean is None:
+        return EMPTY
+    return "one sentence" if row.per_sentence else "all sentences"
 
 
 def _edits(report: Report) -> Table:

@@ -22,6 +22,7 @@ from hiper.errors import Interrupted
 from hiper.files import atomic_write
 from hiper.fitting import StopRequest
 from hiper.images import fit_square, png_bytes
+from hiper.methods import get_method
 
 OnCells = Callable[[int], None]
 """Called with the number of cells that have just been settled."""
@@ -113,6 +114,7 @@ class Workshop:
             fit_seconds=fit.artifact.figures.get("seconds") if fit else None,
             edit_seconds=drawn.seconds,
             artifact_bytes=fit.bytes if fit else None,
+            per_sentence=fit is not None and get_method(arm.method).per_sentence,
             versions={name: version(name) for name in ("hiper", "torch", "diffusers", "transformers")},
         )
 

@@ -49,8 +49,9 @@ class Console:
 
 @contextmanager
 def console(*, json: bool = False, quiet: bool = False) -> Iterator[Console]:
-    """Yield a console; hiper's warnings become its notes, those of the libraries are dropped."""
+    """Yield a console; hiper's warnings become its notes, each once; those of the libraries are dropped."""
     voice = Console(json=json, quiet=quiet)
+    said: set[str] = set()
 
     def show(
         message: Warning | str,
@@ -60,7 +61,9 @@ def console(*, json: bool = False, quiet: bool = False) -> Iterator[Console]:
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
-        voice.note(str(message))
+        if str(message) not in said:
+            said.add(str(message))
+            voice.note(str(message))
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

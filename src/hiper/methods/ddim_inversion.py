@@ -59,6 +59,7 @@ class DdimInversion(Method[DdimInversionOptions]):
     learns: ClassVar[str] = "the picture's path to noise"
     paper: ClassVar[str] = "arXiv:2010.02502"
     needs: ClassVar[frozenset[str]] = frozenset({"rows", "trajectory"})
+    editing: ClassVar[frozenset[str]] = frozenset({"strength", "guidance", "scheduler"})
     options_type = DdimInversionOptions
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "default": {"strength": 0.8},

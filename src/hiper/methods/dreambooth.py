@@ -44,6 +44,9 @@ class Dreambooth(Method[DreamboothOptions]):
     learns: ClassVar[str] = "all weights of the denoiser"
     paper: ClassVar[str] = "arXiv:2208.12242"
     needs: ClassVar[frozenset[str]] = frozenset({"rows", "weights"})
+    editing: ClassVar[frozenset[str]] = frozenset(
+        {"strength"}
+    )  # the class's pictures are drawn with the rest
     options_type = DreamboothOptions
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "default": {
@@ -86,7 +89,7 @@ class Dreambooth(Method[DreamboothOptions]):
         random = generator(options.seed)
         inner = objective(backbone, subject, options, random, should_stop)
         fingerprint = backbone.fingerprint()
-        who = identity(self.name, backbone, subject, options) if checkpoint is not None else {}
+        who = identity(self.name, backbone, subject, options, self.editing) if checkpoint is not None else {}
         with backbone.fitting():
             fitted = optimise(
                 OverWeights(module=backbone.denoiser, inner=inner),

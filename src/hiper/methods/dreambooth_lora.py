@@ -46,6 +46,9 @@ class DreamboothLora(Method[DreamboothLoraOptions]):
     learns: ClassVar[str] = "low-rank layers beside the denoiser's attention"
     paper: ClassVar[str] = "arXiv:2106.09685"
     needs: ClassVar[frozenset[str]] = frozenset({"rows", "lora"})
+    editing: ClassVar[frozenset[str]] = frozenset(
+        {"strength"}
+    )  # the class's pictures are drawn with the rest
     options_type = DreamboothLoraOptions
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "default": {
@@ -81,7 +84,7 @@ class DreamboothLora(Method[DreamboothLoraOptions]):
         random = generator(options.seed)
         own = objective(backbone, subject, options, random, should_stop)
         fingerprint = backbone.fingerprint()
-        who = identity(self.name, backbone, subject, options) if checkpoint is not None else {}
+        who = identity(self.name, backbone, subject, options, self.editing) if checkpoint is not None else {}
         with backbone.fitting(), backbone.adapter(options.rank) as layers:
             _start(layers, options.rank, random)
             fitted = optimise(

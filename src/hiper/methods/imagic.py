@@ -22,7 +22,7 @@ from hiper.errors import ArtifactError, OptionError
 from hiper.fitting import Callback, Fitted, StepRecord, StopRequest, optimise
 from hiper.methods.base import Applied, Method
 from hiper.methods.denoising import Denoising
-from hiper.methods.jobs import TrainingOptions, identity, picture_latents, recipe, settled
+from hiper.methods.jobs import EDITING, TrainingOptions, identity, picture_latents, recipe, settled
 from hiper.methods.jobs import artifact as artifact_of
 from hiper.methods.options import Spec
 from hiper.methods.weights import OverWeights, copied, lent, named
@@ -55,6 +55,7 @@ class Imagic(Method[ImagicOptions]):
     paper: ClassVar[str] = "arXiv:2210.09276"
     needs: ClassVar[frozenset[str]] = frozenset({"rows", "weights"})
     per_sentence: ClassVar[bool] = True
+    editing: ClassVar[frozenset[str]] = frozenset(EDITING)
     options_type = ImagicOptions
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "default": {
@@ -106,7 +107,7 @@ class Imagic(Method[ImagicOptions]):
         latents = picture_latents(backbone, subject, options, random)
         told = backbone.encode(str(options.target))
         fingerprint = backbone.fingerprint()
-        who = identity(self.name, backbone, subject, options) if checkpoint is not None else {}
+        who = identity(self.name, backbone, subject, options, self.editing) if checkpoint is not None else {}
         with backbone.fitting():
             stages = _Stages(backbone, latents, told, options, random, who, callback, checkpoint, should_stop)
             rows = stages.rows()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -100,8 +100,17 @@ def fit_figures(fitted: Fitted) -> dict[str, float]:
     }
 
 
-def identity(method: str, backbone: Backbone, subject: Subject, options: Options) -> Identity:
-    """Return everything that decides what is learnt: a resumed fit must agree in all of it."""
+def identity(
+    method: str,
+    backbone: Backbone,
+    subject: Subject,
+    options: Options,
+    editing: Collection[str] = EDITING,
+) -> Identity:
+    """Return everything that decides what is learnt: a resumed fit must agree in all of it.
+
+    editing: options that only an edit uses.
+    """
     return {
         "method": method,
         "image": subject.sha256,
@@ -111,7 +120,7 @@ def identity(method: str, backbone: Backbone, subject: Subject, options: Options
         "objective": backbone.objective,
         "device": backbone.device.type,
         "dtype": str(backbone.dtype),
-        **{name: value for name, value in options.as_mapping().items() if name not in EDITING},
+        **{name: value for name, value in options.as_mapping().items() if name not in editing},
     }
 
 

@@ -59,6 +59,7 @@ class NullText(Method[NullTextOptions]):
     learns: ClassVar[str] = "the path to noise, and the empty sentence's rows for each step"
     paper: ClassVar[str] = "arXiv:2211.09794"
     needs: ClassVar[frozenset[str]] = frozenset({"rows", "trajectory"})
+    editing: ClassVar[frozenset[str]] = frozenset({"strength", "scheduler"})
     options_type = NullTextOptions
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "default": {"strength": 0.8},
@@ -78,7 +79,7 @@ class NullText(Method[NullTextOptions]):
         begun = time.monotonic()
         options = settled(options, backbone)
         path = inverted(backbone, subject, options, begun, None, should_stop)
-        who = {**identity(self.name, backbone, subject, options), **_drawing(options)} if checkpoint else {}
+        who = identity(self.name, backbone, subject, options, self.editing) if checkpoint else {}
         told, empty = backbone.encode(subject.caption), backbone.encode("")
         pursuit = _Pursuit(backbone, path, told, empty, options, checkpoint, who, begun)
         with backbone.fitting():
@@ -111,13 +112,6 @@ class NullText(Method[NullTextOptions]):
 
         descent = descent_from(backbone, artifact, strength, negative)
         yield Applied(encode=plain_encoder(backbone), sample=descent)
-
-
-def _drawing(options: NullTextOptions) -> dict[str, float]:
-    """What otherwise only edits use decides here what is learnt."""
-    assert options.guidance is not None
-    assert options.edit_steps is not None
-    return {"guidance": options.guidance, "edit_steps": options.edit_steps}
 
 
 def _stop_if_asked(

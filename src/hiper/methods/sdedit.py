@@ -20,7 +20,7 @@ from hiper.backbones.base import Backbone
 from hiper.checkpoint import CheckpointFile
 from hiper.fitting import Callback, StepRecord, StopRequest
 from hiper.methods.base import Applied, Method
-from hiper.methods.jobs import JobOptions, picture_latents, settled
+from hiper.methods.jobs import EDITING, JobOptions, picture_latents, settled
 from hiper.methods.jobs import artifact as artifact_of
 from hiper.methods.options import Spec
 from hiper.methods.trajectory import (
@@ -55,6 +55,7 @@ class Sdedit(Method[SdeditOptions]):
     learns: ClassVar[str] = "nothing; it keeps the picture's latents"
     paper: ClassVar[str] = "arXiv:2108.01073"
     needs: ClassVar[frozenset[str]] = frozenset({"rows", "trajectory"})
+    editing: ClassVar[frozenset[str]] = frozenset(EDITING)
     options_type = SdeditOptions
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "default": {"strength": 0.7},

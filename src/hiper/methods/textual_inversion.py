@@ -22,7 +22,15 @@ from hiper.errors import ArtifactError
 from hiper.fitting import Callback, StopRequest, optimise
 from hiper.methods.base import Applied, Method
 from hiper.methods.denoising import Denoising
-from hiper.methods.jobs import TrainingOptions, fit_figures, identity, picture_latents, recipe, settled
+from hiper.methods.jobs import (
+    EDITING,
+    TrainingOptions,
+    fit_figures,
+    identity,
+    picture_latents,
+    recipe,
+    settled,
+)
 from hiper.methods.jobs import artifact as artifact_of
 from hiper.methods.nouns import noun_of, with_word
 from hiper.methods.options import Spec
@@ -53,6 +61,7 @@ class TextualInversion(Method[TextualInversionOptions]):
     paper: ClassVar[str] = "arXiv:2208.01618"
     needs: ClassVar[frozenset[str]] = frozenset({"rows", "vocabulary"})
     rows_only: ClassVar[bool] = True
+    editing: ClassVar[frozenset[str]] = frozenset(EDITING)
     options_type = TextualInversionOptions
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "default": {
@@ -99,7 +108,7 @@ class TextualInversion(Method[TextualInversionOptions]):
             sampling=options.sampling,
         )
         fingerprint = backbone.fingerprint()
-        who = identity(self.name, backbone, subject, options) if checkpoint is not None else {}
+        who = identity(self.name, backbone, subject, options, self.editing) if checkpoint is not None else {}
         with backbone.fitting(texts=True):
             fitted = optimise(
                 objective,
