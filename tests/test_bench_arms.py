@@ -331,5 +331,5 @@ def test_a_method_that_needs_a_fit_per_sentence_gets_one(suite: Suite, sd1: Back
     drawn = [Easel(sd1, fits, lambda: None).draw(arm, each, [3]) for each in suite.cases("ann")]
     targets = [each.fit.artifact.options["target"] for each in drawn if each.fit]
     assert targets == [each.target_caption for each in suite.cases("ann")]
-    names = [str(path.relative_to(tmp_path / arm.slug)) for path in tmp_path.rglob("*.safetensors")]
+    names = [str(path.relative_to(tmp_path / arm.fitted().slug)) for path in tmp_path.rglob("*.safetensors")]
     assert sorted(names) == ["ann/dark.safetensors", "ann/moved.safetensors"]

@@ -195,3 +195,17 @@ def test_rows_for_a_pipeline_of_ones_own(sd1: SdBackbone, subject: Subject, meth
     else:
         with pytest.raises(OptionError, match=f"method {method} is more than text rows; draw it with hiper"):
             hiper.prompt_embeds(sd1, artifact, SENTENCE)
+
+
+def test_what_only_an_edit_uses_does_not_change_a_fit(
+    sd1: SdBackbone, subject: Subject, method: str, fits: Fits
+) -> None:
+    """The benchmark shares fits by it."""
+    chosen = get_method(method)
+    other = {"strength": 0.5, "guidance": 4.0, "edit_steps": 7, "scheduler": "ddim"}
+    changed = {name: value for name, value in other.items() if name in chosen.editing}
+    assert "strength" in changed
+    assert same(
+        hiper.fit(sd1, subject, method=method, **{**QUICK[method], **changed}),
+        fit_once(sd1, subject, method, fits),
+    )
