@@ -1,14 +1,12 @@
-"""docs/methods.md says what the methods and the models declare."""
+"""docs/methods.md says what the methods declare."""
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hiper.backbones import PIPELINES
 from hiper.methods import METHODS, get_method
 from hiper.methods.base import Method
 
@@ -35,23 +33,11 @@ def method_row(method: Method[Any]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def model_row(pipeline: str) -> str:
-    module, _, name = PIPELINES[pipeline].partition(":")
-    offers = getattr(import_module(module), name).offers
-    cannot = [f"`{method}`" for method in METHODS if not get_method(method).needs <= offers]
-    return f"| `{pipeline}` | {', '.join(cannot) or 'none'} |"
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_the_table_of_methods(method: str) -> None:
     assert method_row(get_method(method)) in PAGE.splitlines()
 
 
-@pytest.mark.parametrize("pipeline", PIPELINES)
-def test_the_table_of_models(pipeline: str) -> None:
-    assert model_row(pipeline) in PAGE.splitlines()
-
-
 def test_nothing_else_is_in_the_tables() -> None:
     rows = [line for line in PAGE.splitlines() if line.startswith("| `")]
-    assert len(rows) == len(METHODS) + len(PIPELINES)
+    assert len(rows) == len(METHODS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from benchmarks.tune_methods import SPACES, main, options_of, score
@@ -19,7 +20,7 @@ def test_every_method_has_a_space() -> None:
 def test_what_is_drawn_is_allowed_and_follows_from_the_seed(method: str) -> None:
     assert options_of(method, 0) == {}
     for trial in range(1, 20):
-        options = options_of(method, trial)
+        options: dict[str, Any] = dict(options_of(method, trial))
         assert options == options_of(method, trial)
         get_method(method).options(**options)
     assert len({tuple(options_of(method, trial).values()) for trial in range(1, 20)}) > 10
