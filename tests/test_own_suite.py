@@ -67,6 +67,22 @@ def test_a_file_becomes_subjects_and_edits(folder: Path) -> None:
     assert (dict(suite.metrics()), dict(suite.score(first, first.source))) == ({}, {})
 
 
+def test_a_subject_may_have_other_captions(folder: Path) -> None:
+    plain, others = REX, REX + 'vague = "an  animal"\nwrong = "a cat"\n'
+    (case, _), identity = (
+        OwnSuite(written(folder, others)).cases("rex"),
+        OwnSuite(written(folder, others)).identity(),
+    )
+    assert case.learnt_from("vague") == "an animal"
+    assert case.learnt_from("wrong") == "a cat"
+    assert case.learnt_from("") == "a standing dog"
+    assert identity != OwnSuite(written(folder, plain)).identity()
+    with pytest.raises(
+        OptionError, match=r"subject tom: other captions are not those of rex, which has vague and"
+    ):
+        OwnSuite(written(folder, others + TOM))
+
+
 def test_the_identity_follows_the_content(folder: Path) -> None:
     """Not the place of the file, nor its comments."""
 

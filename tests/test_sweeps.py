@@ -19,6 +19,7 @@ from hiper.bench.sweep_page import curve_table, page
 from hiper.bench.sweep_report import SweepReport, build_sweep_report, choose_axes
 from hiper.bench.sweeps import PRESETS, parse_sweeps, preset, sweep_arms
 from hiper.errors import OptionError
+from tests import tiny
 from tests.conftest import Cli
 from tests.small_suite import COLOURS, EDITS, METRICS, NAME, installed
 
@@ -213,3 +214,13 @@ def test_mistakes_are_told_before_a_model_is_loaded(cli: Cli, tmp_path: Path) ->
     cli("sweep", NAME, "--out", out, "--over", "tail=1").refusal("--success and --identity")
     cli("sweep", "critters", "--out", out, "--over", "tail=x").refusal("tail is 'x'")
     assert not out.exists()
+
+
+def test_a_preset_leaves_out_what_a_suite_cannot(cli: Cli, tmp_path: Path) -> None:
+    tiny.picture().save(tmp_path / "rex.png")
+    subject = 'name = "rex"\nimage = "rex.png"\ncaption = "a dog"\nedits = [{ name = "sits", caption = "sits" }]'
+    (tmp_path / "pets.toml").write_text(f"[[subject]]\n{subject}\n")
+    refused = cli("sweep", tmp_path / "pets.toml", "--out", tmp_path / "run", "--preset", "paper")
+    assert refused.status == 2
+    assert "this suite knows no other captions, so source_caption is not swept over" in refused.err
+    assert "this suite has none" in refused.err  # and without metrics there is no trade-off to draw

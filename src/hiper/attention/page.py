@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from html import escape
 
+from PIL import Image
+
 from hiper.attention.figures import figures
 from hiper.attention.heat import heat_map
 from hiper.attention.rows import Kind, Row, places
@@ -61,17 +63,30 @@ def _groups(study: Study) -> Iterator[str]:
     yield table(groups_table(study, study.untouched, "without it"))
 
 
+def row_maps(study: Study) -> dict[str, Image.Image]:
+    """Return a heat map of every row but padding, and one of all padding, by what is said below it.
+
+    That is its place, its word, its share of attention, and in brackets how much of that is on the subject.
+    """
+    view = study.learnt
+    shown = {_named(row): [row.index] for row in view.rows if row.kind != "padding"}
+    padding = places(view.rows, "padding")
+    maps = {
+        name: view.maps.whole[some].sum(0)
+        for name, some in (shown | {"all padding": padding}).items()
+        if some
+    }
+    return {
+        f"{name}: {told(figures(seen, study.mask))}": heat_map(view.picture, seen)
+        for name, seen in maps.items()
+    }
+
+
 def _rows(study: Study) -> Iterator[str]:
     brackets = "" if study.mask is None else ", and in brackets how much of it is on the subject"
     yield "<h2>Where each row is looked at</h2>"
     yield f"<p>Share of attention{brackets}. Each map has a scale of its own, from nobody to its most.</p>"
-    view = study.learnt
-    maps = view.maps.whole
-    shown = {_named(row): [row.index] for row in view.rows if row.kind != "padding"}
-    shown["all padding"] = places(view.rows, "padding")
-    for name, some in shown.items():
-        seen = maps[some].sum(0)
-        yield figure(heat_map(view.picture, seen), f"{name}: {told(figures(seen, study.mask))}")
+    yield from (figure(picture, said) for said, picture in row_maps(study).items())
 
 
 def _contrast(study: Study) -> Iterator[str]:

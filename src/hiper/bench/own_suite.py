@@ -6,6 +6,8 @@ image = "rex.jpg"                   # relative to this file
 caption = "a standing dog"
 mask = "rex-mask.png"               # optional
 edits = [{ name = "sitting", caption = "a sitting dog" }]
+vague = "an animal"                 # optional, of all subjects or of none: captions for `source_caption`
+wrong = "a standing cat"
 
 [metrics]                           # optional: without it nothing is scored
 clip = "openai/clip-vit-base-patch32"
@@ -51,7 +53,7 @@ METRICS: Mapping[str, Mapping[str, Metric]] = {
 }
 _FILE, _SUBJECT, _EDIT = (
     ("subject", "metrics"),
-    ("name", "image", "caption", "mask", "edits"),
+    ("name", "image", "caption", "mask", "edits", "vague", "wrong"),
     ("name", "caption"),
 )
 
@@ -68,6 +70,7 @@ class OwnSuite(Suite):
         self._digest = hashlib.sha256()
         for number, given in enumerate(subjects, start=1):
             self._add(given, f"subject {number}")
+        self._check_other_captions()
         self._scorers = self._load_scorers(record.get("metrics", {}))
 
     def identity(self) -> Mapping[str, str | int]:
@@ -108,7 +111,13 @@ class OwnSuite(Suite):
             edits[self._name(edit, place, edits)] = clean_text(
                 self._text(edit, "caption", place), what="caption"
             )
-        self._digest.update(json.dumps([name, subject.sha256, subject.caption, edits]).encode())
+        others: dict[str, str] = {
+            each: clean_text(self._text(record, each, where), what="caption")
+            for each in ("vague", "wrong")
+            if each in record
+        }
+        content = [name, subject.sha256, subject.caption, edits, *([others] if others else [])]
+        self._digest.update(json.dumps(content).encode())
         self._cases[name] = [
             Case(
                 subject=name,
@@ -118,9 +127,20 @@ class OwnSuite(Suite):
                 target_caption=caption,
                 mask=subject.mask,
                 truth=None,
+                other_captions=others,
             )
             for edit, caption in edits.items()
         ]
+
+    def _check_other_captions(self) -> None:
+        """What is swept over must be there for every subject."""
+        first, *rest = ((name, cases[0].other_captions) for name, cases in self._cases.items())
+        for name, captions in rest:
+            if captions.keys() != first[1].keys():
+                known = " and ".join(first[1]) or "neither vague nor wrong"
+                self._refuse(
+                    f"subject {name}", f"other captions are not those of {first[0]}, which has {known}"
+                )
 
     def _subject(self, record: Mapping[str, Any], where: str) -> Subject:
         mask = self._path.parent / self._text(record, "mask", where) if "mask" in record else None

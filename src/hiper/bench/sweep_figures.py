@@ -60,8 +60,9 @@ def _panel(curve: Curve, name: str, metric: Metric, left: float) -> Iterator[str
     for label, value in levels.items():
         y = up.at(value)
         yield line([(start, y), (end, y)], colour=FAINT, dashed=True, width=1)
-        below = label == CEILING_LABEL  # so that two lines in one place can both be read
-        yield text(end - 2, y + 13 if below else y - 4, label, anchor="end", colour=FAINT)
+        left_end = label == CEILING_LABEL  # so that two lines in one place can both be read
+        at, anchor = (start + 4, "start") if left_end else (end - 2, "end")
+        yield text(at, y - 4, label, anchor=anchor, colour=FAINT)
     places = [start + (number + 0.5) * (end - start) / len(found) for number in range(len(found))]
     yield line(
         [(x, up.at(each.value)) for x, (_, each) in zip(places, found, strict=True) if each],
@@ -85,9 +86,10 @@ def _path(report: SweepReport, curve: Curve, number: int, across: Axis, up: Axis
     colour = COLOURS[number % len(COLOURS)]
     places = [(point.label, place) for point in curve.points if (place := _place(report, point, across, up))]
     yield line([place for _, place in places], colour=colour)
+    aside, anchor = (7, "start") if number % 2 == 0 else (-7, "end")  # curves often meet in one place
     for label, (x, y) in places:
         yield dot(x, y, colour=colour)
-        yield text(x + 6, y - 5, label, anchor="start", colour=colour)
+        yield text(x + aside, y - 4, label, anchor=anchor, colour=colour)
     y = TOP + 16 * (number + 1)
     yield dot(LEFT + WIDE + 20, y - 4, colour=colour)
     yield text(LEFT + WIDE + 30, y, f"{curve.option} (n = {curve.subjects})", anchor="start")
@@ -99,7 +101,7 @@ def _yardsticks(report: SweepReport, across: Axis, up: Axis) -> Iterator[str]:
         place = _place(report, point, across, up) if point is not None else None
         if point is not None and place is not None:
             yield dot(*place, colour=INK, size=5 if point is curve.base else 3)
-            yield text(place[0] - 7, place[1] + 4, point.label, anchor="end")
+            yield text(place[0] - 7, place[1] + 12, point.label, anchor="end")
 
 
 def _frame(report: SweepReport, across: Axis, up: Axis) -> Iterator[str]:

@@ -21,8 +21,8 @@ AXES: Sequence[tuple[str, str]] = (
 )
 """Metrics of edit success and of identity that suites of this package have; the first pair that is there counts."""
 
-LEAK = "source_leak"
-"""Shown as well where a suite has it."""
+ALSO = ("source_leak", "picture_distance")
+"""Shown as well where a suite has them: both tell of a source that comes through."""
 
 BASE_LABEL, FLOOR_LABEL, CEILING_LABEL = "base", "sentence alone", "true answer"
 
@@ -112,7 +112,9 @@ def choose_axes(metrics: Mapping[str, Metric], success: str | None, identity: st
             f" --identity; this suite has {', '.join(metrics) or 'none'}"
         )
     return Axes(
-        success=first, identity=second, shown=list(dict.fromkeys([first, second, *({LEAK} & set(metrics))]))
+        success=first,
+        identity=second,
+        shown=list(dict.fromkeys([first, second, *(name for name in ALSO if name in metrics)])),
     )
 
 

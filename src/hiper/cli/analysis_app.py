@@ -99,10 +99,11 @@ def sweep(
     ] = None,
     jobs: Annotated[int, typer.Option(parser=whole(1, 256), metavar="N", help="Processes at a time.")] = 1,
     success: Annotated[
-        str | None, typer.Option(metavar="METRIC", help="That says whether the edit succeeds.")
+        str | None,
+        typer.Option(metavar="METRIC", help="Whether the edit succeeds; default: the suite's usual one."),
     ] = None,
     identity: Annotated[
-        str | None, typer.Option(metavar="METRIC", help="That says whether the subject survives.")
+        str | None, typer.Option(metavar="METRIC", help="Whether the subject survives; default: likewise.")
     ] = None,
     device: Device = None,
     dtype: Dtype = None,

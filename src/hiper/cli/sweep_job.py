@@ -42,7 +42,7 @@ def run_sweep(
     session: Session, request: SweepRequest, bench: BenchRequest, hardware: Hardware, out: Path
 ) -> None:
     """Run every arm of the sweeps into `out` and write the report below it; the same command goes on after a kill."""
-    plan = _plan(request, bench)
+    plan = _plan(session, request, bench)
     with progress(quiet=session.console.quiet) as report:
         done = draw_missing(session, replace(bench, arms=plan.arms), hardware, out, report)
     from hiper.bench.sweep_page import write_sweep
@@ -57,9 +57,10 @@ def run_sweep(
     session.console.result({**record, "files": [str(path) for path in files]}, lines)
 
 
-def _plan(request: SweepRequest, bench: BenchRequest) -> _Plan:
+def _plan(session: Session, request: SweepRequest, bench: BenchRequest) -> _Plan:
     if request.over and request.preset is not None:
         raise OptionError("--over and --preset both say what is swept over; give one of them")
+    from hiper.bench.arms import SOURCE_CAPTION
     from hiper.bench.suites import SuiteSpec, open_suite
     from hiper.bench.sweep_report import choose_axes
     from hiper.bench.sweeps import base_arm, parse_sweeps, preset, sweep_arms
@@ -67,7 +68,11 @@ def _plan(request: SweepRequest, bench: BenchRequest) -> _Plan:
     base = base_arm(request.base).text
     sweeps = parse_sweeps(request.over if request.preset is None else preset(request.preset), base)
     suite = open_suite(SuiteSpec(name=bench.suite, split=bench.split, seed=bench.seed))
-    has_truth = all(case.truth is not None for case in suite.cases(suite.subjects()[0]))
+    cases = suite.cases(suite.subjects()[0])
+    if request.preset is not None and not cases[0].other_captions:
+        session.console.note(f"this suite knows no other captions, so {SOURCE_CAPTION} is not swept over")
+        sweeps = [sweep for sweep in sweeps if sweep.option != SOURCE_CAPTION]
+    has_truth = all(case.truth is not None for case in cases)
     return _Plan(
         base=base,
         sweeps=sweeps,
