@@ -95,6 +95,14 @@ def start(
     return Running(process, *files)
 
 
+def forked(function: Callable[..., None], *arguments: object) -> int | None:
+    """Run a function in a process that has the libraries loaded, and return its exit status."""
+    process = _CONTEXT.Process(target=function, args=arguments)
+    process.start()
+    process.join()
+    return process.exitcode
+
+
 def run(folder: Path, *arguments: str | Path) -> Outcome:
     """Run `hiper` to its end."""
     return start(folder, *arguments).wait()

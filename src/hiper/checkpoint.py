@@ -82,15 +82,18 @@ class TrainingState:
         def group(prefix: str) -> dict[str, Tensor]:
             return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
-        return cls(
-            progress=Progress(**json.loads(header["hiper.progress"])),
-            parameters=group("parameter."),
-            first_moments=group("first_moment."),
-            second_moments=group("second_moment."),
-            best=group("best."),
-            random=tensors["random"],
-            identity=json.loads(header["hiper.identity"]),
-        )
+        try:
+            return cls(
+                progress=Progress(**json.loads(header["hiper.progress"])),
+                parameters=group("parameter."),
+                first_moments=group("first_moment."),
+                second_moments=group("second_moment."),
+                best=group("best."),
+                random=tensors["random"],
+                identity=dict(json.loads(header["hiper.identity"])),
+            )
+        except (KeyError, ValueError, TypeError, RecursionError) as error:
+            raise ResumeError(f"{path} is damaged; remove it to start anew") from error
 
 
 @dataclass(frozen=True, kw_only=True)

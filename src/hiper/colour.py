@@ -1,4 +1,7 @@
-"""Any Pillow mode to 8-bit sRGB on an opaque background; `images` is its only caller."""
+"""Any Pillow mode to 8-bit sRGB on an opaque background; `images` is its only caller.
+
+A picture of the largest size allowed takes 256 MB in memory, so copies are made sparingly and let go early.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,8 @@ from hiper.notes import Notes
 _GREY = ("1", "L", "LA")
 _EIGHT_BITS = (*_GREY, "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV")
 _SIXTEEN_BITS = ("I;16", "I;16L", "I;16B")
+_ROWS = 256
+"""Rows that are worked on at a time where that saves memory."""
 
 
 def to_srgb(picture: Image.Image, background: tuple[int, int, int], notes: Notes) -> Image.Image:
@@ -21,15 +26,17 @@ def to_srgb(picture: Image.Image, background: tuple[int, int, int], notes: Notes
     Raises ImageError for pixels without a known range, and for a picture that is all transparent.
     """
     profile = picture.info.get("icc_profile")
-    eight_bits = _to_eight_bits(picture, notes)
-    alpha = _alpha(eight_bits)
-    srgb = _without_profile(_without_alpha(eight_bits), profile, notes)
+    picture = _to_eight_bits(picture, notes)
+    alpha = _alpha(picture)
+    picture = _without_alpha(picture)  # what came in is let go, unless the caller keeps it
+    srgb = _without_profile(picture, profile, notes)
     if alpha is not None and alpha.getextrema() != (255, 255):
         if alpha.getextrema() == (0, 0):
             raise ImageError("the picture is transparent everywhere: give one that shows something")
-        srgb = Image.composite(srgb, Image.new("RGB", srgb.size, background), alpha)
+        srgb.paste(background, mask=ImageChops.invert(alpha))
         notes.add("transparent parts were laid on rgb{},{},{}".format(*background))
-    return bare(srgb)
+    srgb.info.clear()
+    return srgb
 
 
 def to_mask(picture: Image.Image, notes: Notes) -> Image.Image:
@@ -67,7 +74,10 @@ def _to_eight_bits(picture: Image.Image, notes: Notes) -> Image.Image:
 
 def _sixteen_to_eight_bits(picture: Image.Image) -> Image.Image:
     values = np.asarray(picture)
-    grey = Image.fromarray(np.rint(values / 257).astype(np.uint8))
+    levels = np.empty(values.shape, np.uint8)
+    for start in range(0, len(values), _ROWS):
+        levels[start : start + _ROWS] = np.rint(values[start : start + _ROWS] / 257)
+    grey = Image.fromarray(levels)
     see_through = picture.info.get("transparency")
     if see_through is not None:
         grey.putalpha(Image.fromarray(np.where(values == see_through, 0, 255).astype(np.uint8)))
@@ -86,18 +96,22 @@ def _float_to_eight_bits(picture: Image.Image) -> Image.Image:
 
 
 def _alpha(picture: Image.Image) -> Image.Image | None:
-    return picture.convert("RGBA").getchannel("A") if picture.has_transparency_data else None
+    return _as_rgba(picture).getchannel("A") if picture.has_transparency_data else None
+
+
+def _as_rgba(picture: Image.Image) -> Image.Image:
+    return picture if picture.mode == "RGBA" else picture.convert("RGBA")
 
 
 def _without_alpha(picture: Image.Image) -> Image.Image:
-    """Drop transparency, keep the colour space that an embedded profile speaks of: L, CMYK or RGB."""
+    """A copy without transparency, in the colour space that an embedded profile speaks of: L, CMYK or RGB."""
     space = "L" if picture.mode in _GREY else "CMYK" if picture.mode == "CMYK" else "RGB"
     # By way of RGBA because Pillow warns of palettes with several degrees of transparency otherwise.
-    return (picture.convert("RGBA") if picture.has_transparency_data else picture).convert(space)
+    return (_as_rgba(picture) if picture.has_transparency_data else picture).convert(space)
 
 
 def _without_profile(colours: Image.Image, profile: bytes | None, notes: Notes) -> Image.Image:
-    plain = colours.convert("RGB")
+    plain = colours if colours.mode == "RGB" else colours.convert("RGB")
     if profile is not None:
         try:
             return _through_profile(colours, profile, plain, notes)
@@ -116,10 +130,16 @@ def _through_profile(colours: Image.Image, profile: bytes, plain: Image.Image, n
     if srgb is None:
         raise ImageCms.PyCMSError("no picture came back")
     # The variants of sRGB in use differ from each other by one level at most.
-    if int(np.asarray(ImageChops.difference(srgb, plain)).max()) <= 1:
+    if _largest_difference(srgb, plain) <= 1:
         return plain
     notes.add(f"colours were converted from {ImageCms.getProfileDescription(source).strip()} to sRGB")
     return srgb
+
+
+def _largest_difference(one: Image.Image, other: Image.Image) -> int:
+    rows = [(0, top, one.width, min(top + _ROWS, one.height)) for top in range(0, one.height, _ROWS)]
+    strips = (ImageChops.difference(one.crop(box), other.crop(box)) for box in rows)
+    return max(int(np.asarray(strip).max()) for strip in strips)
 
 
 def bare(picture: Image.Image) -> Image.Image:

@@ -68,10 +68,14 @@ def open_image(
     """
     notes = Notes()
     with _naming(shown(path)):
-        picture = read_picture(
-            path, frame=frame, allow_truncated=allow_truncated, max_pixels=max_pixels, notes=notes
+        colour = _colour(background)
+        image = to_srgb(
+            read_picture(
+                path, frame=frame, allow_truncated=allow_truncated, max_pixels=max_pixels, notes=notes
+            ),
+            colour,
+            notes,
         )
-        image = to_srgb(picture, _colour(background), notes)
     return _loaded(image, shown(path), notes)
 
 
@@ -186,11 +190,11 @@ def thumbnail_data_url(image: Image.Image, size: int = 64) -> str:
 
 @contextmanager
 def _naming(name: str) -> Iterator[None]:
-    """Let errors begin with the name of what they are about."""
+    """Let errors begin with the name of what they are about, and keep to one line whatever a reader says."""
     try:
         yield
     except ImageError as error:
-        raise ImageError(f"{name}: {error}") from error
+        raise ImageError(f"{name}: {' '.join(str(error).split())}") from error
 
 
 def _loaded(image: Image.Image, name: str, notes: Notes) -> LoadedImage:

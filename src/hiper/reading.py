@@ -27,6 +27,9 @@ SMALL_SIDE = 256
 FAR_FROM_SQUARE = 2.0
 """Longer side over shorter side above which a centre crop drops more than half of a picture."""
 
+_MAX_WEBP_PIXELS = 48_000_000
+"""Its reader holds four copies of a picture at a time: a file of 38 bytes could take more than 1 GB."""
+
 # What Pillow's readers raise on damaged files, found by feeding them files with flipped and missing bytes.
 _DAMAGE = (
     OSError,
@@ -167,6 +170,8 @@ def _allowed() -> str:
 
 
 def _check_pixels(picture: Image.Image, max_pixels: int) -> None:
+    if picture.format == "WEBP":
+        max_pixels = min(max_pixels, _MAX_WEBP_PIXELS)
     if picture.width * picture.height > max_pixels:
         raise ImageError(
             f"{picture.width}x{picture.height} pixels, at most {max_pixels / 1e6:g} million are allowed: "

@@ -58,37 +58,45 @@ class Layout:
 
 def describe(path: Path, header: Header) -> Layout:
     """Read the layout off a checkpoint's header; BackboneError when it is not a whole SD 1.x or 2.x model."""
+    try:
+        return _described(path, header)
+    except KeyError as error:
+        raise BackboneError(
+            f"{path} is not a whole Stable Diffusion 1.x or 2.x checkpoint: {error.args[0]} is missing"
+        ) from error
+    except (IndexError, ValueError) as error:
+        raise BackboneError(
+            f"{path} is not a Stable Diffusion 1.x or 2.x checkpoint: a weight has an impossible shape ({error})"
+        ) from error
+
+
+def _described(path: Path, header: Header) -> Layout:
     _refuse_others(path, header)
     version: Literal[1, 2] = 2 if CLIP_V2 + "token_embedding.weight" in header else 1
     clip, block = (CLIP_V2, "transformer.resblocks.") if version == 2 else (CLIP_V1, "encoder.layers.")
     tokens = "token_embedding.weight" if version == 2 else "embeddings.token_embedding.weight"
     places = "positional_embedding" if version == 2 else "embeddings.position_embedding.weight"
     hidden = "0.mlp.c_fc.weight" if version == 2 else "0.mlp.fc1.weight"
-    try:
-        vocabulary, embed = _shape(header, clip + tokens)
-        return Layout(
-            version=version,
-            prediction=_prediction(path, header, version),
-            unet_channels=tuple(
-                _shape(header, f"{UNET}input_blocks.{n}.0.out_layers.3.weight")[0] for n in (1, 4, 7, 10)
-            ),
-            linear_projection=len(_shape(header, f"{UNET}input_blocks.1.1.proj_in.weight")) == 2,
-            vae_channels=tuple(
-                _shape(header, f"{VAE}encoder.down.{n}.block.0.conv2.weight")[0]
-                for n in range(_count(header, f"{VAE}encoder.down."))
-            ),
-            latent_channels=_shape(header, f"{VAE}post_quant_conv.weight")[0],
-            embed=embed,
-            vocabulary=vocabulary,
-            positions=_shape(header, clip + places)[0],
-            # SD 2 reads the last but one layer of its encoder: the last is left out
-            text_layers=_count(header, clip + block) - (version == 2),
-            text_hidden=_shape(header, clip + block + hidden)[0],
-        )
-    except KeyError as error:
-        raise BackboneError(
-            f"{path} is not a whole Stable Diffusion 1.x or 2.x checkpoint: {error.args[0]} is missing"
-        ) from error
+    vocabulary, embed = _shape(header, clip + tokens)
+    return Layout(
+        version=version,
+        prediction=_prediction(path, header, version),
+        unet_channels=tuple(
+            _shape(header, f"{UNET}input_blocks.{n}.0.out_layers.3.weight")[0] for n in (1, 4, 7, 10)
+        ),
+        linear_projection=len(_shape(header, f"{UNET}input_blocks.1.1.proj_in.weight")) == 2,
+        vae_channels=tuple(
+            _shape(header, f"{VAE}encoder.down.{n}.block.0.conv2.weight")[0]
+            for n in range(_count(header, f"{VAE}encoder.down."))
+        ),
+        latent_channels=_shape(header, f"{VAE}post_quant_conv.weight")[0],
+        embed=embed,
+        vocabulary=vocabulary,
+        positions=_shape(header, clip + places)[0],
+        # SD 2 reads the last but one layer of its encoder: the last is left out
+        text_layers=_count(header, clip + block) - (version == 2),
+        text_hidden=_shape(header, clip + block + hidden)[0],
+    )
 
 
 def _refuse_others(path: Path, header: Header) -> None:

@@ -37,8 +37,7 @@ def read_header(path: Path) -> dict[str, Any]:
             )
         text = file.read(length)
     header = _parse(text, path) if len(text) == length else None
-    ends = [entry["data_offsets"][1] for name, entry in (header or {}).items() if name != "__metadata__"]
-    promised = 8 + length + max(ends, default=0)
+    promised = 8 + length + max(map(_end, (header or {}).values()), default=0)
     if header is None or size != promised:
         raise BackboneError(
             f"{path} is damaged: {size} bytes where {promised} are promised; download it again"
@@ -49,11 +48,25 @@ def read_header(path: Path) -> dict[str, Any]:
 def _parse(text: bytes, path: Path) -> dict[str, Any]:
     try:
         header = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BackboneError(f"{path} is not a safetensors file, or is damaged; download it again") from error
-    if not isinstance(header, dict):
+    if not isinstance(header, dict) or not all(_is_entry(name, entry) for name, entry in header.items()):
         raise BackboneError(f"{path} is not a safetensors file, or is damaged; download it again")
     return header
+
+
+def _is_entry(name: str, entry: object) -> bool:
+    match entry:
+        case {"dtype": str(), "shape": [*sides], "data_offsets": [int(), int()]}:
+            return all(isinstance(side, int) for side in sides)
+        case dict() if name == "__metadata__":
+            return all(isinstance(text, str) for text in entry.values())
+    return False
+
+
+def _end(entry: Mapping[str, Any]) -> int:
+    """Return where a tensor ends; 0 for the metadata."""
+    return int(entry["data_offsets"][1]) if "shape" in entry else 0
 
 
 def read_index(folder: Path) -> dict[str, Any]:
@@ -63,7 +76,7 @@ def read_index(folder: Path) -> dict[str, Any]:
         raise BackboneError(f"{folder} has no model_index.json; a model folder in diffusers format is needed")
     try:
         table = json.loads(index.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BackboneError(f"{index} is not valid JSON ({error}); download it again") from error
     if not isinstance(table, dict):
         raise BackboneError(f"{index} is not a table of components; download it again")
@@ -109,10 +122,21 @@ def weighted_components(index: Mapping[str, Any]) -> list[str]:
 def _check_shards(component: Path) -> None:
     """Every file that a table of shards names must be there."""
     for table in sorted(component.glob("*.safetensors.index.json")):
-        shards = set(json.loads(table.read_text(encoding="utf-8"))["weight_map"].values())
-        for shard in sorted(shards):
+        for shard in _shards(table):
             if not (component / shard).is_file():
                 raise BackboneError(f"{component / shard} is missing; download the model again")
+
+
+def _shards(table: Path) -> list[str]:
+    try:
+        shards = set(json.loads(table.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise BackboneError(
+            f"{table} is no table of weight files, or is damaged; download it again"
+        ) from error
+    if not all(isinstance(shard, str) and Path(shard).name == shard for shard in shards):
+        raise BackboneError(f"{table} names files outside of its folder; download it again")
+    return sorted(shards)
 
 
 def _missing(component: Path) -> BackboneError:

@@ -181,7 +181,7 @@ class OwnSuite(Suite):
             return tomllib.loads(self._path.read_text(encoding="utf-8"))
         except OSError as error:
             raise OptionError(f"cannot read the suite {str(self._path)!r}: {error.strerror}") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise OptionError(f"{str(self._path)!r} is no TOML: {error}; mend that line") from error
 
     def _table(self, given: object, where: str, names: Sequence[str]) -> dict[str, Any]:

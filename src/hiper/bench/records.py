@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hiper.bench.base import Metric, Scores
+from hiper.bench.conforming import conforms
 from hiper.errors import HiperError, OptionError, OutputError
 from hiper.files import atomic_write
 
 SCHEMA = 1
 RUN = "run.json"
+_MAX_SEEDS = 100_000
 
 Value = bool | int | float | str
 R = TypeVar("R")
@@ -118,12 +120,12 @@ class Run:
         path = folder / RUN
         if not path.is_file():
             raise OptionError(f"no {RUN} in {str(folder)!r}; name the folder that hiper bench run wrote to")
-        run: Run = _read(path, cls)
-        try:
-            metrics = {name: Metric(**values) for name, values in _mapping(run.metrics).items()}
-            return replace(run, identity=Identity(**_mapping(run.identity)), metrics=metrics)
-        except TypeError as error:
-            raise _damaged(path) from error
+        read: Any = _read(path, cls)
+        metrics = {name: Metric(**values) for name, values in read.metrics.items()}
+        run = cls(**{**vars(read), "identity": Identity(**read.identity), "metrics": metrics})
+        if not _is_drawable(run):
+            raise _damaged(path)
+        return run
 
 
 def made(folder: Path) -> Path:
@@ -191,18 +193,23 @@ def _write(path: Path, record: Mapping[str, object]) -> None:
 
 def _read(path: Path, kind: type[R]) -> R:
     try:
-        record = _mapping(json.loads(path.read_text(encoding="utf-8")))
-        if record.pop("schema", SCHEMA) != SCHEMA:
-            raise OptionError(f"{str(path)!r} was written by a later release of hiper; use that one")
-        return kind(**record)
-    except (ValueError, TypeError) as error:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise OptionError(f"{str(path)!r} cannot be read: {error.strerror}; check its permissions") from error
+    except (ValueError, RecursionError) as error:
         raise _damaged(path) from error
+    if isinstance(record, dict) and record.pop("schema", SCHEMA) != SCHEMA:
+        raise OptionError(f"{str(path)!r} was written by a later release of hiper; use that one")
+    if not conforms(record, kind):
+        raise _damaged(path)
+    return kind(**record)
 
 
-def _mapping(value: object) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise TypeError("no JSON object")
-    return value
+def _is_drawable(run: Run) -> bool:
+    """Names become files below the folder and nowhere else, and a report counts the seeds one by one."""
+    names = [*run.slugs.values(), *run.subjects, *(edit for edits in run.subjects.values() for edit in edits)]
+    safe = all(Path(name).name == name and "\0" not in name for name in names)
+    return safe and run.slugs.keys() == run.arms.keys() and 1 <= run.seeds <= _MAX_SEEDS
 
 
 def _damaged(path: Path) -> OptionError:

@@ -159,7 +159,7 @@ def _check_kind(folder: Path, kind: Kind) -> None:
         raise BackboneError(f"{folder} has no config.json; the folder of a {kind.model} is needed")
     try:
         found = json.loads(config.read_text(encoding="utf-8"))["model_type"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BackboneError(f"{config} is damaged, or names no model_type; download it again") from error
     if found != kind.type:
         raise BackboneError(
