@@ -254,3 +254,21 @@ def test_a_model_with_adapters_of_its_own_is_refused(subject: Subject) -> None:
     with pytest.raises(BackboneError, match="has adapters of its own; merge them first"):
         hiper.fit(SdBackbone.from_pipeline(pipe), subject, method=LORA, **QUICK)
     assert list(pipe.unet.peft_config) == ["theirs"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [FULL, LORA])
+def test_a_denoiser_that_takes_turns_gets_its_own_weights_back(
+    model_folder: Path, subject: Subject, learnt: dict[str, Artifact], method: str
+) -> None:
+    """Also when an edit ends while the text encoders are in memory and the denoiser is parked, with lent weights."""
+    backbone = hiper.load_backbone(model_folder, device="cpu", memory="low")
+    before = backbone.weights_sha256()
+    given = replace(learnt[method], fingerprint=backbone.fingerprint())
+    with get_method(method).applied(backbone, given, 1.0) as applied:
+        applied.encode(SENTENCE)
+    assert backbone.weights_sha256() == before
+    (image,) = hiper.edit(backbone, given, SENTENCE, seeds=[7]).images
+    whole = hiper.load_backbone(model_folder, device="cpu")
+    assert image.tobytes() == hiper.edit(whole, given, SENTENCE, seeds=[7]).images[0].tobytes()
+    assert backbone.weights_sha256() == before

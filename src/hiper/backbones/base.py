@@ -112,7 +112,7 @@ class Backbone(ABC):
     @property
     @abstractmethod
     def denoiser(self) -> nn.Module:
-        """The module that is called once per step; whoever changes it changes it back, bit for bit."""
+        """The module that is called once per step, in memory; whoever changes it changes it back, bit for bit."""
 
     @abstractmethod
     def resize(self, resolution: int) -> None:

@@ -128,6 +128,7 @@ class PipelineBackbone(Backbone):
 
     @property
     def denoiser(self) -> nn.Module:
+        self._take(encoders=False)
         part: nn.Module = getattr(self._pipe, self.denoiser_name)
         return part
 

@@ -25,7 +25,7 @@ from hiper.errors import ArtifactError, FitError, Interrupted
 from hiper.fitting import Callback, StepRecord, StopRequest
 from hiper.methods.base import Applied, Method
 from hiper.methods.ddim_inversion import TRAJECTORY, descent_from, inverted
-from hiper.methods.jobs import JobOptions, identity, settled
+from hiper.methods.jobs import JobOptions, identity, loss_scale, settled
 from hiper.methods.jobs import artifact as artifact_of
 from hiper.methods.options import Spec
 from hiper.methods.trajectory import levels, mixed, plain_encoder
@@ -181,7 +181,7 @@ class _Pursuit:
 
     def _fit(self, number: int, told: Tensor) -> Tensor:
         options, goal = self._options, self._path[number - 1][None]
-        rows = self._rows.clone().requires_grad_()
+        rows, scale = self._rows.clone().requires_grad_(), loss_scale(self._backbone)
         rate = options.learning_rate * (1 - self.done / (2 * (len(self._path) - 1)))
         adam = torch.optim.Adam([rows], lr=rate)
         for _ in range(options.inner_steps):
@@ -189,7 +189,9 @@ class _Pursuit:
             if not bool(loss.isfinite()):
                 raise FitError(f"the error at step {self.done} is {float(loss.detach())}; use dtype=float32")
             adam.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            (loss * scale).backward()  # type: ignore[no-untyped-call]
+            assert rows.grad is not None
+            rows.grad.div_(scale)
             adam.step()
             if float(loss.detach()) < options.early_stop + self.done * 2 * options.early_stop:
                 break

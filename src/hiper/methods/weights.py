@@ -66,6 +66,9 @@ def lent(backbone: Backbone, artifact: Artifact, strength: float) -> Iterator[No
             own[name].data = torch.empty_like(kept[name]).copy_(mixed)
         yield
     finally:
+        own = dict(
+            backbone.denoiser.named_parameters()
+        )  # in memory again: what is brought back later is its own
         for name, weight in kept.items():
             own[name].data = weight
 
