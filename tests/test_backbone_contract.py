@@ -28,7 +28,12 @@ from hiper.methods import METHODS, get_method
 from hiper.seeds import generator
 from tests import tiny, tiny_families
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings(
+        "ignore:__array__ implementation:DeprecationWarning"
+    ),  # diffusers' DPM-Solver, numpy 2
+]
 
 TAIL = 5
 STEPS = 2
@@ -50,6 +55,8 @@ OWN_WORDS: dict[str, dict[str, Any]] = {
     "flux-schnell": {"max_sequence_length": 256, "negative_prompt": ""},
     "klein": {},
     "klein-base": {},
+    "pixart": {"negative_prompt": "", "use_resolution_binning": False},
+    "sana": {"negative_prompt": "", "use_resolution_binning": False},
 }
 """What the pipeline's own call takes, besides the sentence, to do as we do."""
 
@@ -179,7 +186,7 @@ def test_embeddings_draw_what_the_sentence_draws(name: str, backbone: Any) -> No
             **words,
             **backbone._guided(3.0),
         ).images
-    drawn = draw(backbone, backbone.encode(CAPTION), [backbone.encode("")], [0])
+    drawn = draw(backbone, backbone.encode(CAPTION), [backbone.encode_negative("")], [0])
     assert alike(drawn[0], expected[0])
 
 
@@ -227,7 +234,7 @@ def test_predicting_and_stepping_is_what_the_pipeline_does(backbone: Any) -> Non
     noise = noise_of(backbone)
     with two_levels(backbone) as settings:
         expected = pipe_of(backbone)(
-            **backbone.arguments(sentence, [backbone.encode("")]),
+            **backbone.arguments(sentence, [backbone.encode_negative("")]),
             **backbone._guided(1.0),
             **settings,
             latents=backbone._packed(noise),
@@ -244,7 +251,7 @@ def test_predicting_and_stepping_is_what_the_pipeline_does(backbone: Any) -> Non
 
 @pytest.mark.parametrize("placement", ["replace", "append"])
 def test_a_gradient_reaches_every_row_of_the_tail_and_no_weight(backbone: Any, placement: Any) -> None:
-    sentence = backbone.encode(CAPTION)
+    sentence = backbone.encode(LONG)
     tail = take_tail(sentence, TAIL).requires_grad_()
     t = torch.tensor([10, 900])
     with backbone.fitting():
@@ -259,6 +266,16 @@ def test_a_gradient_reaches_every_row_of_the_tail_and_no_weight(backbone: Any, p
     assert all(weight.grad is None for weight in weights)
 
 
+def test_a_gradient_reaches_a_learnt_word_in_every_text_encoder(backbone: Any) -> None:
+    with backbone.fitting(texts=True):
+        vectors = {each: start.requires_grad_() for each, start in backbone.word_vectors("dog").items()}
+        told = backbone.spliced("a standing <dog>", "<dog>", vectors)
+        backbone.predict(noise_of(backbone), torch.tensor([500]), told).square().mean().backward()
+    assert [piece for piece in told.pieces if piece and piece != "(the end mark)"][-1] == "<dog>"
+    assert len(vectors) == len([part for part in backbone._modules() if part.startswith("text_encoder")])
+    assert all(vector.grad is not None and bool(vector.grad.any()) for vector in vectors.values())
+
+
 def test_while_fitting_only_the_denoiser_is_in_memory(backbone: Any) -> None:
     before = backbone.weights_sha256()
     with backbone.fitting():
@@ -270,7 +287,7 @@ def test_while_fitting_only_the_denoiser_is_in_memory(backbone: Any) -> None:
 
 def test_a_short_fit_lowers_the_loss_and_an_edit_restores_every_weight(backbone: Any, fit: Fit) -> None:
     figures = fit.artifact.figures
-    assert figures["loss_after"] < 0.9995 * figures["loss_before"]
+    assert figures["loss_after"] < 0.9997 * figures["loss_before"]
     hiper.edit(backbone, fit.artifact, TARGET, steps=1, guidance=3.0)
     assert backbone.weights_sha256() == fit.weights
 
@@ -339,7 +356,10 @@ def test_an_edit_is_the_plain_pipelines_own(backbone: Any, artifact: hiper.Artif
 @pytest.mark.filterwarnings("ignore:the fit did not lower")  # after one step it need not
 @pytest.mark.parametrize("method", ONE_STEP)
 def test_every_method_that_it_offers_to_fits_and_edits(backbone: Any, fit: Fit, method: str) -> None:
-    assert get_method(method).needs <= backbone.offers
+    if lacking := get_method(method).needs - backbone.offers:
+        with pytest.raises(OptionError, match=f"needs {', '.join(sorted(lacking))}, which"):
+            hiper.fit(backbone, hiper.Subject.from_image(tiny.picture(), caption=CAPTION), method=method)
+        return
     subject = hiper.Subject.from_image(tiny.picture(), caption=CAPTION)
     learnt = hiper.fit(backbone, subject, method=method, **ONE_STEP[method])
     assert len(hiper.edit(backbone, learnt, TARGET, steps=STEPS, guidance=2.0).images) == 1
@@ -368,7 +388,7 @@ def test_bfloat16_draws_and_lets_gradients_through(name: str) -> None:
         backbone.predict(noise_of(backbone), torch.tensor([500]), placed).square().mean().backward()
     assert tail.grad is not None
     assert bool((tail.grad.abs().amax(dim=1) > 0).all())
-    assert len(draw(backbone, sentence, [backbone.encode("")], [0], steps=1)) == 1
+    assert len(draw(backbone, sentence, [backbone.encode_negative("")], [0], steps=1)) == 1
 
 
 def test_a_side_that_does_not_fit_is_refused(backbone: Any) -> None:

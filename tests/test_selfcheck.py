@@ -13,7 +13,12 @@ from hiper.selfcheck import selfcheck
 from tests import tiny, tiny_families
 from tests.conftest import Cli
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings(
+        "ignore:__array__ implementation:DeprecationWarning"
+    ),  # diffusers' DPM-Solver, numpy 2
+]
 
 
 def test_the_embedded_model_passes(cli: Cli) -> None:

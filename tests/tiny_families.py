@@ -301,6 +301,113 @@ def sd3() -> diffusers.StableDiffusion3Pipeline:
     )
 
 
+def pixart() -> diffusers.PixArtSigmaPipeline:
+    pieces = t5_tokenizer()
+    transformer = diffusers.PixArtTransformer2DModel(
+        sample_size=8,
+        patch_size=2,
+        in_channels=4,
+        out_channels=8,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=HEADS,
+        cross_attention_dim=2 * 16,
+        caption_channels=WIDTH,
+        use_additional_conditions=False,
+    )
+    return diffusers.PixArtSigmaPipeline(
+        tokenizer=pieces,
+        text_encoder=t5(len(pieces)),
+        vae=vae(latent_channels=4, scaling_factor=0.13025),
+        transformer=amplified(transformer, "attn2.to_v.weight", "attn2.to_out.0.weight"),
+        scheduler=diffusers.DPMSolverMultistepScheduler(beta_schedule="linear"),
+    )
+
+
+def gemma_tokenizer() -> Any:
+    marks = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
+    vocabulary = [*marks, "▁", "\n", *_LETTERS]
+    merges = []
+    for word in (*(f"▁{word}" for word in tiny.WORDS), *tiny.WORDS):
+        parts = list(word)
+        while len(parts) > 1:
+            merges.append((parts[0], parts[1]))
+            parts[:2] = [parts[0] + parts[1]]
+            vocabulary.append(parts[0])
+    return transformers.GemmaTokenizer(
+        vocab={piece: i for i, piece in enumerate(dict.fromkeys(vocabulary))},
+        merges=list(dict.fromkeys(merges)),
+        add_bos_token=True,
+    )
+
+
+def gemma(tokenizer: Any) -> Any:
+    config = transformers.Gemma2Config(**_decoder(tokenizer, 2), head_dim=16, query_pre_attn_scalar=16)
+    return transformers.Gemma2Model(config)
+
+
+def sana() -> diffusers.SanaPipeline:
+    words = gemma_tokenizer()
+    transformer = diffusers.SanaTransformer2DModel(
+        sample_size=8,
+        patch_size=1,
+        in_channels=4,
+        out_channels=4,
+        num_layers=2,
+        num_attention_heads=HEADS,
+        attention_head_dim=16,
+        num_cross_attention_heads=HEADS,
+        cross_attention_head_dim=16,
+        cross_attention_dim=2 * 16,
+        caption_channels=WIDTH,
+    )
+    return diffusers.SanaPipeline(
+        tokenizer=words,
+        text_encoder=gemma(words),
+        vae=diffusers.AutoencoderDC(
+            latent_channels=4,
+            encoder_block_out_channels=(8, 8, 16, 16),
+            decoder_block_out_channels=(8, 8, 16, 16),
+            encoder_layers_per_block=(1, 1, 1, 1),
+            decoder_layers_per_block=(1, 1, 1, 1),
+            encoder_block_types="ResBlock",
+            decoder_block_types="ResBlock",
+            encoder_qkv_multiscales=((), (), (), ()),
+            decoder_qkv_multiscales=((), (), (), ()),
+            scaling_factor=0.41407,
+        ),
+        transformer=amplified(transformer, "attn2.to_v.weight", "attn2.to_out.0.weight"),
+        scheduler=diffusers.DPMSolverMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+        ),
+    )
+
+
+def lumina2() -> diffusers.Lumina2Pipeline:
+    words = gemma_tokenizer()
+    transformer = diffusers.Lumina2Transformer2DModel(
+        sample_size=8,
+        patch_size=2,
+        in_channels=4,
+        hidden_size=32,
+        num_layers=2,
+        num_refiner_layers=1,
+        num_attention_heads=HEADS,
+        num_kv_heads=1,
+        multiple_of=16,
+        axes_dim_rope=(4, 6, 6),
+        axes_lens=(300, 32, 32),
+        cap_feat_dim=WIDTH,
+    )
+    return diffusers.Lumina2Pipeline(
+        transformer=amplified(transformer, "attn.to_v", "attn.to_out", "caption_embedder.1.weight"),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=6.0),
+        vae=vae(latent_channels=4, scaling_factor=0.3611, shift_factor=0.1159),
+        text_encoder=gemma(words),
+        tokenizer=words,
+    )
+
+
 FAMILIES: dict[str, Callable[[], Any]] = {
     "sdxl": sdxl,
     "flux-dev": flux_dev,
@@ -310,6 +417,9 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "klein": klein,
     "klein-base": klein_base,
     "sd3": sd3,
+    "pixart": pixart,
+    "sana": sana,
+    "lumina2": lumina2,
 }
 
 

@@ -56,8 +56,13 @@ class Conditioning:
 
 
 def take_tail(conditioning: Conditioning, count: int) -> Tensor:
-    """Return the last `count` rows as a new float32 tensor [tail, embed], where a fit starts from."""
-    return conditioning.rows[0, -count:].detach().to(torch.float32).clone()
+    """Return the last `count` rows as a new float32 tensor [tail, embed], where a fit starts from.
+
+    A sentence with fewer rows is gone through again, each time a hundredth longer: twins would stay twins.
+    """
+    rows = conditioning.rows[0].detach().to(torch.float32)
+    rounds = -(-count // len(rows))
+    return torch.cat([rows * (1 + 0.01 * i) for i in reversed(range(rounds))])[-count:].clone()
 
 
 def initial_tail(conditioning: Conditioning, count: int, initial: Initial, random: torch.Generator) -> Tensor:

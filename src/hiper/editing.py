@@ -198,7 +198,7 @@ def _told(
 ) -> Iterator[_Told]:
     with get_method(artifact.method).applied(backbone, artifact, strength) as applied:
         positive = applied.encode(prompt)
-        encode = applied.encode_negative or backbone.encode
+        encode = applied.encode_negative or backbone.encode_negative
         others = {text: encode(text) for text in dict.fromkeys(negatives)}
         notes += positive.notes
         notes += [f"negative prompt: {note}" for other in others.values() for note in other.notes]

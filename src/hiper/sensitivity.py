@@ -58,7 +58,7 @@ def sensitivity(
 
 def _drawn(backbone: Backbone, told: Conditioning, seeds: Sequence[int]) -> list[Image.Image]:
     """One at a time: a model that fills the memory draws them as well."""
-    negative = backbone.encode("")
+    negative = backbone.encode_negative("")
     return [
         backbone.sample(
             told,

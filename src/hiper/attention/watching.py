@@ -162,7 +162,7 @@ def _draw(
     with backbone.watching(recorder.watch):
         samples = backbone.sample(
             conditioning,
-            [backbone.encode("")],
+            [backbone.encode_negative("")],
             seeds=[seed],
             steps=settings.steps,
             guidance=settings.guidance,

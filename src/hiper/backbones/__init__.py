@@ -29,6 +29,9 @@ PIPELINES = {
     "QwenImagePipeline": "hiper.backbones.qwen_image:QwenImageBackbone",
     "Flux2KleinPipeline": "hiper.backbones.flux2_klein:KleinBackbone",
     "StableDiffusion3Pipeline": "hiper.backbones.sd3:Sd3Backbone",
+    "PixArtSigmaPipeline": "hiper.backbones.pixart:PixArtBackbone",
+    "SanaPipeline": "hiper.backbones.sana:SanaBackbone",
+    "Lumina2Pipeline": "hiper.backbones.lumina2:Lumina2Backbone",
 }
 """diffusers' name of a pipeline -> the backbone that wraps it."""
 

@@ -84,9 +84,11 @@ def _standing(encoder: Any, ids: list[int], vectors: Tensor) -> Iterator[None]:
         own = vectors.to(looked_up.device, looked_up.dtype)[number.clamp(min=0)]
         return torch.where((number >= 0)[..., None], own, looked_up)
 
+    table = encoder.get_input_embeddings().weight
+    looking_up = [part for part in encoder.modules() if getattr(part, "weight", None) is table]  # T5 has two
     hooks = [
         encoder.register_forward_pre_hook(hide, with_kwargs=True),
-        encoder.get_input_embeddings().register_forward_hook(replace),
+        *(part.register_forward_hook(replace) for part in looking_up),
     ]
     try:
         yield

@@ -123,6 +123,10 @@ class Backbone(ABC):
         """Encode one sentence, without gradient; one batch entry, float32, on the device."""
 
     @abstractmethod
+    def encode_negative(self, prompt: str) -> Conditioning:
+        """Encode a sentence to keep away from, as the family's pipeline does: some give it no instruction."""
+
+    @abstractmethod
     def adapter(self, rank: int) -> AbstractContextManager[dict[str, Tensor]]:
         """Add low-rank layers beside the denoiser's attention; yield their weights, by name, float32.
 

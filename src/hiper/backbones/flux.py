@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hiper.backbones import _diffusers
+from hiper.backbones.embeddings import alone, paired
 from hiper.backbones.flow import FlowBackbone
 from hiper.backbones.packing import packed, places, unpacked
 from hiper.backbones.words import token_words
@@ -85,9 +86,9 @@ class FluxBackbone(FlowBackbone):
 
     def arguments(self, positive: Conditioning, negatives: Sequence[Conditioning]) -> dict[str, Any]:
         if not self._told_guidance:
-            return self._paired(positive, negatives)
+            return self._all_put(paired(positive, negatives))
         self._without(negatives)
-        return self._embeds("", positive)
+        return self._all_put(alone(positive))
 
     def _packed(self, latents: Tensor) -> Tensor:
         return packed(latents).to(self.dtype)

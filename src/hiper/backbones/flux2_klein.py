@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hiper.backbones import _diffusers
+from hiper.backbones.embeddings import alone, paired
 from hiper.backbones.flow import FlowBackbone
 from hiper.backbones.packing import PATCH, packed, places, unpacked
 from hiper.backbones.words import chat_words
@@ -77,9 +78,9 @@ class KleinBackbone(FlowBackbone):
 
     def arguments(self, positive: Conditioning, negatives: Sequence[Conditioning]) -> dict[str, Any]:
         if not self._distilled:
-            return self._paired(positive, negatives)
+            return self._all_put(paired(positive, negatives))
         self._without(negatives)
-        return self._embeds("", positive)
+        return self._all_put(alone(positive))
 
     def _encoded(self, vae: Any, pixels: Tensor, generator: torch.Generator) -> Tensor:
         """Return the posterior's mode, as the model's own training and pipelines do."""

@@ -26,7 +26,7 @@ from hiper.backbones.parking import frozen, parked
 from hiper.backbones.schedules import Schedule
 from hiper.backbones.turns import Turns
 from hiper.backbones.weights import check_weights
-from hiper.conditioning import Conditioning, expanded, lengthened, stacked
+from hiper.conditioning import Conditioning, expanded
 from hiper.errors import BackboneError, HiperError, HiperWarning, OptionError
 from hiper.seeds import generator
 
@@ -142,6 +142,15 @@ class PipelineBackbone(Backbone):
         with torch.no_grad(), _diffusers.quiet():
             return self._encode(prompt)
 
+    def encode_negative(self, prompt: str) -> Conditioning:
+        self._take(encoders=True)
+        with torch.no_grad(), _diffusers.quiet():
+            return self._encode_negative(prompt)
+
+    def _encode_negative(self, prompt: str) -> Conditioning:
+        """See `encode_negative`; most families make no difference."""
+        return self._encode(prompt)
+
     @abstractmethod
     def _encode(self, prompt: str) -> Conditioning:
         """See `encode`; here a gradient may flow to what the text encoders look up."""
@@ -249,7 +258,7 @@ class PipelineBackbone(Backbone):
                 height=height,
                 width=width,
                 output_type="pt",
-                callback_on_step_end=_reporter(callback, steps),
+                **self._reporting(callback, steps),
             )
         if not bool(output.images.isfinite().all()):
             raise HiperError(f"{self.id} drew NaN or infinity in {self.dtype}; use dtype=bfloat16 or float32")
@@ -270,21 +279,11 @@ class PipelineBackbone(Backbone):
         """Bring float32 latents [batch, c, h, w] to the shape and dtype that the pipeline takes."""
         return latents.to(self.dtype)
 
-    def _paired(self, positive: Conditioning, negatives: Sequence[Conditioning]) -> dict[str, Any]:
-        """Return rows, and pooled vectors where there are any, of both sides, equally long and equally many."""
-        negative = stacked([lengthened(each, positive.length) for each in negatives])
-        batch = max(len(positive.rows), len(negative.rows))
+    def _all_put(self, embeddings: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Bring embeddings and masks to the device, what is a fraction to the model's dtype."""
         return {
-            **self._embeds("", expanded(positive, batch)),
-            **self._embeds("negative_", expanded(negative, batch)),
-        }
-
-    def _embeds(self, prefix: str, told: Conditioning) -> dict[str, Any]:
-        vectors = {"prompt_embeds": told.rows, "pooled_prompt_embeds": told.pooled}
-        return {
-            f"{prefix}{name}": vector.to(self.device, self.dtype)
-            for name, vector in vectors.items()
-            if vector is not None
+            name: tensor.to(self.device, self.dtype if tensor.is_floating_point() else tensor.dtype)
+            for name, tensor in embeddings.items()
         }
 
     def _without(self, negatives: Sequence[Conditioning]) -> None:
@@ -299,6 +298,10 @@ class PipelineBackbone(Backbone):
     def _guided(self, guidance: float) -> Mapping[str, float]:
         """Return the pipeline's own words for a guidance scale."""
         return {"guidance_scale": guidance}
+
+    def _reporting(self, callback: StepCallback | None, steps: int) -> dict[str, object]:
+        """Return the pipeline's own words for a function that is told of every step."""
+        return {"callback_on_step_end": _reporter(callback, steps)}
 
     @contextmanager
     def fitting(self, *, texts: bool = False) -> Iterator[None]:

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from hiper.backbones import _diffusers
+from hiper.backbones.embeddings import masked
 from hiper.backbones.flow import FlowBackbone
 from hiper.backbones.packing import packed, unpacked
 from hiper.backbones.words import token_words
-from hiper.conditioning import Conditioning, expanded, padded
+from hiper.conditioning import Conditioning, expanded
 from hiper.errors import BackboneError
 
 LONGEST = 1024  # rows that the pipeline takes; it cuts what is longer than max_sequence_length
@@ -81,13 +82,8 @@ class QwenImageBackbone(FlowBackbone):
         return unpacked(output.float(), h, w)
 
     def arguments(self, positive: Conditioning, negatives: Sequence[Conditioning]) -> dict[str, Any]:
-        batch = max(len(positive.rows), len(negatives))
-        arguments: dict[str, Any] = {"max_sequence_length": LONGEST}
-        for prefix, side in (("", [positive]), ("negative_", negatives)):
-            rows, mask = padded(side, batch)
-            arguments[f"{prefix}prompt_embeds"] = rows.to(self.device, self.dtype)
-            arguments[f"{prefix}prompt_embeds_mask"] = mask.to(self.device)
-        return arguments
+        both = masked(positive, negatives, "prompt_embeds_mask")
+        return {**self._all_put(both), "max_sequence_length": LONGEST}
 
     def _encoded(self, vae: Any, pixels: Tensor, generator: torch.Generator) -> Tensor:
         return super()._encoded(vae, pixels[:, :, None], generator)[:, :, 0]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hiper.backbones import _diffusers, single_file
 from hiper.backbones.base import UNET_SCHEDULERS
+from hiper.backbones.embeddings import paired
 from hiper.backbones.loading import Loading
 from hiper.backbones.pipeline import PipelineBackbone
 from hiper.backbones.schedules import Schedule
@@ -77,4 +78,4 @@ class SdBackbone(PipelineBackbone):
         return output.float()
 
     def arguments(self, positive: Conditioning, negatives: Sequence[Conditioning]) -> dict[str, Any]:
-        return self._paired(positive, negatives)
+        return self._all_put(paired(positive, negatives))

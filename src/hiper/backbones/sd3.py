@@ -8,6 +8,7 @@ from typing import Any, ClassVar, final
 from torch import Tensor
 
 from hiper.backbones import _diffusers
+from hiper.backbones.embeddings import paired
 from hiper.backbones.flow import FlowBackbone
 from hiper.backbones.words import clip_words, spelled, token_words
 from hiper.conditioning import Conditioning, expanded
@@ -86,4 +87,4 @@ class Sd3Backbone(FlowBackbone):
         return output.float()
 
     def arguments(self, positive: Conditioning, negatives: Sequence[Conditioning]) -> dict[str, Any]:
-        return self._paired(positive, negatives)
+        return self._all_put(paired(positive, negatives))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hiper.backbones import _diffusers
 from hiper.backbones.base import UNET_SCHEDULERS
+from hiper.backbones.embeddings import paired
 from hiper.backbones.pipeline import PipelineBackbone
 from hiper.backbones.schedules import Schedule
 from hiper.backbones.words import clip_words, spelled
@@ -83,4 +84,4 @@ class SdxlBackbone(PipelineBackbone):
         return sizes.expand(batch, -1)
 
     def arguments(self, positive: Conditioning, negatives: Sequence[Conditioning]) -> dict[str, Any]:
-        return self._paired(positive, negatives)
+        return self._all_put(paired(positive, negatives))

@@ -7,6 +7,7 @@ from typing import Any
 
 from hiper.conditioning import END_OF_SENTENCE
 
+_WORD = re.compile(r"<\|\d+\|>|\w+|[^\w\s]")  # the first kind stands in for a learnt word
 _MARK = "\N{OBJECT REPLACEMENT CHARACTER}"  # found in no template
 
 
@@ -50,10 +51,7 @@ def token_words(
     Returns the word of each token, "" for those of the template, and the words that did not fit.
     """
     kept = tokenizer(text, truncation=True, max_length=length, return_offsets_mapping=True)
-    spans = [
-        (start + found.start(), start + found.end(), found.group())
-        for found in re.finditer(r"\w+|[^\w\s]", prompt)
-    ]
+    spans = [(start + found.start(), start + found.end(), found.group()) for found in _WORD.finditer(prompt)]
     ends = [end for _, end in kept.offset_mapping]
     pieces = [next((word for a, b, word in spans if a < end <= b), "") for end in ends]
     if kept.input_ids and kept.input_ids[-1] == tokenizer.eos_token_id:

@@ -104,7 +104,7 @@ def _edit_row(
     result = edit(backbone, artifact, prompt, seeds=seeds)
     plain = backbone.sample(
         backbone.encode(prompt),
-        [backbone.encode("")],
+        [backbone.encode_negative("")],
         seeds=seeds,
         steps=result.settings.steps,
         guidance=result.settings.guidance,

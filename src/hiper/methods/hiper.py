@@ -197,11 +197,11 @@ def _negative_encoder(backbone: Backbone, artifact: Artifact) -> PromptEncoder:
     """Put the negative tail behind a negative sentence, which gets as long as the sentence where lengths are fixed."""
     tail = artifact.tensors[NEGATIVE].to(backbone.device)
     if backbone.placement == "append":
-        return lambda prompt: _with_tail(backbone.encode(prompt), tail, "append")
+        return lambda prompt: _with_tail(backbone.encode_negative(prompt), tail, "append")
     added = len(artifact.tensors[TAIL]) if _placement_of(artifact) == "append" else 0
 
     def encode(prompt: str) -> Conditioning:
-        plain = backbone.encode(prompt)
+        plain = backbone.encode_negative(prompt)
         return _with_tail(lengthened(plain, plain.length + added), tail, "replace")
 
     return encode

@@ -93,7 +93,7 @@ def class_latents(
     assert options.edit_steps is not None
     random = torch.Generator("cpu").manual_seed(options.seed)
     seeds = range(options.seed + 1, options.seed + 1 + options.class_images)
-    positive, negative = backbone.encode(prompt), backbone.encode("")
+    positive, negative = backbone.encode(prompt), backbone.encode_negative("")
     latents = []
     for start in range(0, len(seeds), _BATCH):
         samples = backbone.sample(

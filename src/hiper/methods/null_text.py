@@ -80,7 +80,7 @@ class NullText(Method[NullTextOptions]):
         options = settled(options, backbone)
         path = inverted(backbone, subject, options, begun, None, should_stop)
         who = identity(self.name, backbone, subject, options, self.editing) if checkpoint else {}
-        told, empty = backbone.encode(subject.caption), backbone.encode("")
+        told, empty = backbone.encode(subject.caption), backbone.encode_negative("")
         pursuit = _Pursuit(backbone, path, told, empty, options, checkpoint, who, begun)
         with backbone.fitting():
             for record in pursuit.steps():
@@ -105,7 +105,7 @@ class NullText(Method[NullTextOptions]):
                 f"it holds no rows of {backbone.embed} for each step; fit again on this model"
             )
         rows = nulls.to(backbone.device)
-        empty = backbone.encode("")
+        empty = backbone.encode_negative("")
 
         def negative(number: int) -> Conditioning:
             return replace(empty, rows=rows[len(rows) - number][None])

@@ -1,0 +1,35 @@
+"""Sentences as diffusers' pipelines take them: rows of both sides, and pooled vectors or masks beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from hiper.conditioning import Conditioning, expanded, lengthened, padded, stacked
+
+
+def paired(positive: Conditioning, negatives: Sequence[Conditioning]) -> dict[str, Tensor]:
+    """Return rows, and pooled vectors where there are any, of both sides, equally long and equally many."""
+    negative = stacked([lengthened(each, positive.length) for each in negatives])
+    batch = max(len(positive.rows), len(negative.rows))
+    return {**alone(expanded(positive, batch)), **alone(expanded(negative, batch), "negative_")}
+
+
+def alone(told: Conditioning, prefix: str = "") -> dict[str, Tensor]:
+    """Return rows, and pooled vectors where there are any, of one side."""
+    vectors = {"prompt_embeds": told.rows, "pooled_prompt_embeds": told.pooled}
+    return {f"{prefix}{name}": vector for name, vector in vectors.items() if vector is not None}
+
+
+def masked(
+    positive: Conditioning, negatives: Sequence[Conditioning], mask_name: str = "prompt_attention_mask"
+) -> dict[str, Tensor]:
+    """Return rows of both sides, filled up to one length, and masks of what counts."""
+    batch = max(len(positive.rows), len(negatives))
+    length = max(each.length for each in (positive, *negatives))
+    found = {}
+    for prefix, side in (("", [positive]), ("negative_", negatives)):
+        rows, mask = padded(side, batch, length)
+        found[f"{prefix}prompt_embeds"], found[f"{prefix}{mask_name}"] = rows, mask
+    return found

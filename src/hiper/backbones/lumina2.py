@@ -1,0 +1,77 @@
+"""Lumina Image 2: rows of Gemma 2 under a mask; its time runs from noise to picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor
+
+from hiper.backbones import _diffusers
+from hiper.backbones.embeddings import masked
+from hiper.backbones.flow import FlowBackbone
+from hiper.backbones.words import token_words
+from hiper.conditioning import Conditioning, expanded
+
+MARK = " <Prompt Start> "
+
+
+@final
+class Lumina2Backbone(FlowBackbone):
+    """A `diffusers.Lumina2Pipeline`.
+
+    The tail is appended directly behind the sentence: the transformer reads as many rows as the mask counts, from
+    the first on, so behind a gap nothing would be heard. Every sentence follows a system prompt, but for negatives.
+    """
+
+    pipeline_name: ClassVar[str] = "Lumina2Pipeline"
+    usual_guidance: ClassVar[float] = 4.0
+    default_steps = 30
+    placement = "append"
+    length = 256
+
+    def __init__(
+        self,
+        pipe: _diffusers.Pipeline,
+        *,
+        name: str,
+        revision: str = "",
+        default_guidance: float | None = None,
+    ) -> None:
+        super().__init__(pipe, name=name, revision=revision, default_guidance=default_guidance)
+        config = pipe.transformer.config
+        self.family = "lumina2"
+        self.embed = int(config.cap_feat_dim)
+        self._set_native(int(config.in_channels), int(pipe.default_sample_size), int(pipe.vae_scale_factor))
+
+    def _encode(self, prompt: str) -> Conditioning:
+        return self._read(self._pipe.system_prompt + MARK, prompt)
+
+    def _encode_negative(self, prompt: str) -> Conditioning:
+        return self._read("", prompt)
+
+    def _read(self, before: str, prompt: str) -> Conditioning:
+        rows, mask = self._pipe._get_gemma_prompt_embeds(  # noqa: SLF001
+            before + prompt, device=self.device, max_sequence_length=self.length
+        )
+        pieces, lost = token_words(
+            self._pipe.tokenizer, before + prompt, prompt, start=len(before), length=self.length
+        )
+        return Conditioning(
+            rows=rows[mask.bool()][None].float(), words=len(pieces), prompt=prompt, pieces=pieces, lost=lost
+        )
+
+    def _predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        told = expanded(conditioning, len(noisy))
+        output: Tensor = self._pipe.transformer(
+            hidden_states=noisy.to(self.dtype),
+            timestep=1 - self._sigma(t),
+            encoder_hidden_states=told.rows.to(self.dtype),
+            encoder_attention_mask=torch.ones(told.rows.shape[:2], dtype=torch.long, device=self.device),
+            return_dict=False,
+        )[0]
+        return -output.float()
+
+    def arguments(self, positive: Conditioning, negatives: Sequence[Conditioning]) -> dict[str, Any]:
+        return self._all_put(masked(positive, negatives))

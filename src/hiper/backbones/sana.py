@@ -1,0 +1,104 @@
+"""Sana: rows of Gemma 2 under a mask, behind an instruction; latents of a strong autoencoder, 32 pixels a cell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from inspect import signature
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor
+
+from hiper.backbones import _diffusers
+from hiper.backbones.base import Scheduler
+from hiper.backbones.embeddings import masked
+from hiper.backbones.flow import FlowBackbone
+from hiper.backbones.words import token_words
+from hiper.conditioning import Conditioning, expanded
+
+
+@final
+class SanaBackbone(FlowBackbone):
+    """A `diffusers.SanaPipeline`.
+
+    The tail is appended: padding is masked, so there is none to replace. Every sentence follows an instruction to
+    enhance it, of which the transformer reads the first row alone; negatives do without.
+    """
+
+    pipeline_name: ClassVar[str] = "SanaPipeline"
+    usual_guidance: ClassVar[float] = 4.5
+    default_steps = 20
+    schedulers: tuple[Scheduler, ...] = ("dpm++",)
+    placement = "append"
+    length = 300
+
+    def __init__(
+        self,
+        pipe: _diffusers.Pipeline,
+        *,
+        name: str,
+        revision: str = "",
+        default_guidance: float | None = None,
+    ) -> None:
+        super().__init__(pipe, name=name, revision=revision, default_guidance=default_guidance)
+        config = pipe.transformer.config
+        self.family = "sana"
+        self.embed = int(config.caption_channels)
+        factor = int(pipe.vae_scale_factor)
+        self._set_native(int(config.in_channels), int(config.sample_size), factor)
+        self.size_multiple = int(config.patch_size) * factor
+        self._instruction: list[str] = (
+            signature(pipe.__call__).parameters["complex_human_instruction"].default
+        )
+
+    def _encode(self, prompt: str) -> Conditioning:
+        return self._read(self._instruction, prompt)
+
+    def _encode_negative(self, prompt: str) -> Conditioning:
+        return self._read([], prompt)
+
+    def _read(self, instruction: list[str], prompt: str) -> Conditioning:
+        rows, mask, _, _ = self._pipe.encode_prompt(
+            prompt,
+            do_classifier_free_guidance=False,
+            device=self.device,
+            max_sequence_length=self.length,
+            complex_human_instruction=instruction,
+        )
+        pieces, lost = self._pieces("\n".join(instruction), prompt.lower().strip())
+        return Conditioning(
+            rows=rows[mask.bool()][None].float(), words=len(pieces), prompt=prompt, pieces=pieces, lost=lost
+        )
+
+    def _pieces(self, before: str, read: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Name the rows that are kept: the first, and the last `length` - 1 of the table with its padding."""
+        tokenizer = self._pipe.tokenizer
+        table = self.length + (len(tokenizer.encode(before)) - 2 if before else 0)
+        pieces, lost = token_words(tokenizer, before + read, read, start=len(before), length=table)
+        return (pieces[0], *pieces[table - self.length + 1 :]), lost
+
+    def _predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        told = expanded(conditioning, len(noisy))
+        scale = self.timesteps * float(self._pipe.transformer.config.timestep_scale)
+        output: Tensor = self._pipe.transformer(
+            noisy.to(self.dtype),
+            encoder_hidden_states=told.rows.to(self.dtype),
+            encoder_attention_mask=torch.ones(told.rows.shape[:2], dtype=torch.long, device=self.device),
+            timestep=self._sigma(t).float() * scale,
+            return_dict=False,
+        )[0]
+        return output[:, : noisy.shape[1]].float()
+
+    def arguments(self, positive: Conditioning, negatives: Sequence[Conditioning]) -> dict[str, Any]:
+        return {
+            **self._all_put(masked(positive, negatives)),
+            "negative_prompt": None,
+            "use_resolution_binning": False,
+        }
+
+    def _encoded(self, vae: Any, pixels: Tensor, generator: torch.Generator) -> Tensor:
+        latent: Tensor = vae.encode(pixels).latent  # there is no posterior
+        return latent.float()
+
+    def _packed(self, latents: Tensor) -> Tensor:
+        return latents  # the pipeline keeps them in float32
