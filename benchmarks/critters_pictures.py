@@ -4,7 +4,7 @@
 
 world.png: scenes as the world draws them. samples.png: what the embedded model draws for bare captions of unseen
 scenes (the caption under each). words.png: the same with the identity spelled out, beside the world's own picture.
-demo.png: the contact sheet of `hiper demo`.
+demo.png: the contact sheet of `hiper demo`. attention.png: where its source looks at each text row.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from tempfile import TemporaryDirectory
 from PIL import Image, ImageDraw, ImageFont
 
 import hiper
+from hiper.artifact import Artifact
+from hiper.attention import row_maps, study_picture
 from hiper.backbones.base import Backbone
 from hiper.critters.captions import bare_caption, full_caption
-from hiper.critters.demo import UNSEEN, run_demo
-from hiper.critters.render import render
+from hiper.critters.demo import UNSEEN, demo_scene, run_demo
+from hiper.critters.render import render, subject_mask
 from hiper.critters.world import draw_scene
 
 CELL, LABEL = 128, 34
@@ -63,8 +65,16 @@ def grid(pictures: Sequence[Image.Image], columns: int, labels: Sequence[str] = 
     return sheet
 
 
+def looks(backbone: Backbone, tail: Artifact) -> Image.Image:
+    """The demo's source, and one heat map per word and per row of its tail."""
+    scene = demo_scene(0)
+    source = render(scene, backbone.resolution)
+    maps = row_maps(study_picture(backbone, tail, source, mask=subject_mask(scene, backbone.resolution)))
+    return grid([source, *maps.values()], 5, ["source", *maps])
+
+
 def main() -> None:
-    """Write the four pictures."""
+    """Write the five pictures."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
     out = parser.parse_args().out
@@ -80,6 +90,7 @@ def main() -> None:
     with TemporaryDirectory() as name:
         sheet = run_demo(Path(name), seed=0, overwrite=True, progress=lambda *_: None).sheet
         (out / "demo.png").write_bytes(sheet.read_bytes())
+        looks(backbone, Artifact.load(Path(name) / "tail.safetensors")).save(out / "attention.png")
 
 
 if __name__ == "__main__":

@@ -11,8 +11,7 @@ from torch import Tensor
 from hiper.attention.figures import Figures, distance, figures, group_figures
 from hiper.attention.maps import Maps
 from hiper.attention.rows import Row, places
-
-Value = bool | int | float | str
+from hiper.methods.options import Value
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

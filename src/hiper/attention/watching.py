@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from typing import final
 
 import numpy as np
 import torch
@@ -14,13 +15,14 @@ from torch.nn import functional
 from hiper.artifact import Artifact, check_compatible
 from hiper.attention.maps import SIDE, Recorder
 from hiper.attention.rows import label_rows
-from hiper.attention.study import Study, Value, View
+from hiper.attention.study import Study, View
 from hiper.backbones.base import Backbone, StepCallback
 from hiper.conditioning import Conditioning, lengthened
 from hiper.edit_settings import EditSettings, check_whole, resolve_settings, resolve_strength
 from hiper.errors import HiperWarning, ImageError, OptionError
 from hiper.images import fit_square
 from hiper.methods import get_method
+from hiper.methods.options import Value
 from hiper.noise_levels import spread_levels
 from hiper.seeds import generator, resolve_seed
 from hiper.subject import clean_text
@@ -195,6 +197,7 @@ def _read(
     return View(picture=picture, rows=label_rows(conditioning), maps=recorder.maps())
 
 
+@final
 class _Progress:
     """Counts the steps of both runs."""
 

@@ -2,7 +2,8 @@
 
 DIR/run.json                                          suite, model, arms, subjects, metrics
 DIR/cells/<arm>/<subject>/<edit>-<seed>.json, .png    a cell is there when its JSON is
-DIR/fits/<arm>/<subject>.safetensors                  what was learnt, or <subject>/<edit> for one sentence
+DIR/fits/<arm>/<subject>.safetensors                  what was learnt, or <subject>/<edit> for one sentence;
+                                                      <arm>: without what only an edit asks for
 DIR/subjects/<subject>/source.png, <edit>-truth.png   for the report
 """
 

@@ -84,18 +84,12 @@ class SweepReport:
         }
 
 
-def build_sweep_report(
-    folder: Path, sweeps: Sequence[Sweep], base: str, axes: Axes | None = None
-) -> SweepReport:
-    """Read the folder of a run that `sweep_arms` was drawn for; OptionError as in `build_report`.
-
-    axes: None takes those of `choose_axes`.
-    """
+def build_sweep_report(folder: Path, sweeps: Sequence[Sweep], base: str, axes: Axes) -> SweepReport:
+    """Read the folder of a run that `sweep_arms` was drawn for; OptionError as in `build_report`."""
     arm = base_arm(base).text
     report = build_report(folder, arm)
-    chosen = choose_axes(report.run.metrics, None, None) if axes is None else axes
-    curves = [_curve(report, sweep, arm, floor_arm(base), chosen) for sweep in sweeps]
-    return SweepReport(report=report, base=arm, axes=chosen, curves=curves)
+    curves = [_curve(report, sweep, arm, floor_arm(base), axes) for sweep in sweeps]
+    return SweepReport(report=report, base=arm, axes=axes, curves=curves)
 
 
 def choose_axes(metrics: Mapping[str, Metric], success: str | None, identity: str | None) -> Axes:
