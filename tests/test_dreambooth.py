@@ -32,7 +32,7 @@ from tests import tiny
 CAPTION, SENTENCE = "a standing dog", "a sitting dog on the grass"
 FULL, LORA = "dreambooth", "dreambooth-lora"
 QUICK: dict[str, Any] = {"steps": 3, "batch": 1, "edit_steps": 3, "guidance": 3.0}
-pytestmark = pytest.mark.filterwarnings("ignore:the fit did not lower")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:the fit did not lower")]
 
 
 @pytest.fixture(scope="module")
@@ -256,7 +256,6 @@ def test_a_model_with_adapters_of_its_own_is_refused(subject: Subject) -> None:
     assert list(pipe.unet.peft_config) == ["theirs"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("method", [FULL, LORA])
 def test_a_denoiser_that_takes_turns_gets_its_own_weights_back(
     model_folder: Path, subject: Subject, learnt: dict[str, Artifact], method: str

@@ -34,7 +34,7 @@ QUICK: dict[str, Any] = {
     "batch": 1,
     "edit_steps": 3,
 }
-pytestmark = pytest.mark.filterwarnings("ignore:the fit did not lower")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:the fit did not lower")]
 
 
 @pytest.fixture(scope="module")

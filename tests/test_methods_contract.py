@@ -25,10 +25,10 @@ from tests import tiny
 CAPTION, SENTENCE = "a standing dog", "a sitting dog"
 QUICK: Mapping[str, Mapping[str, Any]] = {
     "ddim-inversion": {"edit_steps": 3},
-    "dreambooth": {"steps": 4, "batch": 1, "edit_steps": 2},
-    "dreambooth-lora": {"steps": 4, "batch": 1, "edit_steps": 2},
+    "dreambooth": {"steps": 4, "edit_steps": 2},
+    "dreambooth-lora": {"steps": 4, "edit_steps": 2},
     "hiper": {"steps": 4, "edit_steps": 2},
-    "imagic": {"steps": 3, "weight_steps": 2, "batch": 1, "edit_steps": 2, "target": SENTENCE},
+    "imagic": {"steps": 3, "weight_steps": 2, "edit_steps": 2, "target": SENTENCE},
     "null-text": {"edit_steps": 3, "inner_steps": 2, "guidance": 2.0},
     "sdedit": {"edit_steps": 2},
     "textual-inversion": {"steps": 4, "edit_steps": 2},
@@ -87,6 +87,7 @@ def test_every_method_is_held_to_this_contract(method: str) -> None:
         chosen.options(preset)
 
 
+@pytest.mark.slow
 def test_the_artifact_says_what_it_is_and_survives_the_file(
     backbone: SdBackbone, subject: Subject, artifact: Artifact, method: str, tmp_path: Path
 ) -> None:
@@ -107,6 +108,7 @@ def test_the_same_seed_learns_the_same_bits(
     assert same(hiper.fit(backbone, subject, method=method, **QUICK[method]), artifact)
 
 
+@pytest.mark.slow
 def test_what_was_learnt_shows_in_the_picture(backbone: SdBackbone, artifact: Artifact) -> None:
     plain = backbone.sample(
         backbone.encode(SENTENCE),
@@ -170,6 +172,7 @@ def test_an_interrupted_fit_resumes_to_the_same_bits(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_another_family_is_refused(sd1: SdBackbone, subject: Subject, method: str, fits: Fits) -> None:
     artifact = fit_once(sd1, subject, method, fits)
     with pytest.raises(ArtifactError, match="fitted on"):
@@ -188,6 +191,7 @@ def test_a_backbone_that_lacks_what_it_needs_is_refused(
         monkeypatch.undo()
 
 
+@pytest.mark.slow
 def test_rows_for_a_pipeline_of_ones_own(sd1: SdBackbone, subject: Subject, method: str, fits: Fits) -> None:
     artifact = fit_once(sd1, subject, method, fits)
     if get_method(method).rows_only:
@@ -197,6 +201,7 @@ def test_rows_for_a_pipeline_of_ones_own(sd1: SdBackbone, subject: Subject, meth
             hiper.prompt_embeds(sd1, artifact, SENTENCE)
 
 
+@pytest.mark.slow
 def test_what_only_an_edit_uses_does_not_change_a_fit(
     sd1: SdBackbone, subject: Subject, method: str, fits: Fits
 ) -> None:

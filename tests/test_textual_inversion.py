@@ -65,6 +65,7 @@ def plain_fit(pipe: Any, subject: Subject, seed: int, steps: int, rate: float) -
     return fitted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sd1", "sd2"])
 def test_the_word_is_what_plain_diffusers_learns(kind: tiny.Kind, subject: Subject) -> None:
     backbone = SdBackbone.from_pipeline(tiny.pipeline(kind))
@@ -76,6 +77,7 @@ def test_the_word_is_what_plain_diffusers_learns(kind: tiny.Kind, subject: Subje
     assert torch.allclose(learnt, plain_fit(tiny.pipeline(kind), subject, 3, 5, 0.01), atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vectors", [1, 3])
 def test_a_plain_pipeline_loads_what_is_exported(
     sd1: SdBackbone, subject: Subject, tmp_path: Path, vectors: int
@@ -91,6 +93,7 @@ def test_a_plain_pipeline_loads_what_is_exported(
     assert torch.allclose(ours, rows, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_sdxl_learns_a_word_of_both_encoders(subject: Subject) -> None:
     backbone = SdxlBackbone.from_pipeline(tiny_families.pipeline("sdxl"))
     before = backbone.weights_sha256()

@@ -50,7 +50,7 @@ class Dreambooth(Method[DreamboothOptions]):
     options_type = DreamboothOptions
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "default": {
-            "steps": 100,
+            "steps": 50,
             "batch": 4,
             "learning_rate": 1e-4,
             "schedule": "cosine",

@@ -52,7 +52,7 @@ class DreamboothLora(Method[DreamboothLoraOptions]):
     options_type = DreamboothLoraOptions
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "default": {
-            "steps": 200,
+            "steps": 100,
             "batch": 4,
             "learning_rate": 1e-3,
             "schedule": "cosine",
