@@ -122,6 +122,8 @@ def test_through_both_a_gradient_needs_both_in_memory(flux_folder: Path) -> None
 def test_words_that_are_none_are_refused(flux_folder: Path) -> None:
     with pytest.raises(OptionError, match=r"quantise is 'nf5'; allowed are nf4, int8 \(did you mean nf4\?\)"):
         load(flux_folder, quantise="nf5")
+    with pytest.raises(OptionError, match="choose quantise=nf4, or memory=balanced"):
+        load(flux_folder, quantise="int8", memory="low")
     with pytest.raises(OptionError, match="memory is 'lo'; allowed are balanced, low"):
         load(flux_folder, memory="lo")
     with pytest.raises(OptionError, match="resolution is 60; allowed are multiples of 16"):

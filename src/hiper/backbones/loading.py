@@ -19,7 +19,7 @@ QUANTISE = ("nf4", "int8")
 class Loading:
     """Where a model computes, in which number format, and what is given for less memory.
 
-    OptionError for a word that is none of those below, BackboneError when bitsandbytes is not installed.
+    OptionError for a word that is none of those below, and for int8 with low; BackboneError without bitsandbytes.
 
     quantise: "nf4" (arXiv:2305.14314) or "int8" (arXiv:2208.07339), the denoiser's weights in 4 or 8 bits
     memory:   "low" parks the text encoders except while they encode, and all else while they do
@@ -35,6 +35,11 @@ class Loading:
         if self.quantise is None:
             return
         _check("quantise", self.quantise, QUANTISE)
+        if (self.quantise, self.memory) == ("int8", "low"):
+            raise OptionError(
+                "int8 weights cannot leave the device, so they take no turns; choose quantise=nf4,"
+                " or memory=balanced"
+            )
         if find_spec("bitsandbytes") is None:
             raise BackboneError('quantised weights need bitsandbytes; run `pip install "hiper[quant]"`')
 
