@@ -51,6 +51,8 @@ def attention_to_folder(
     from hiper.artifact import Artifact
 
     subject = _subject(request)
+    for note in subject.notes if subject is not None else ():
+        session.console.note(note)
     artifact = Artifact.load(file)
     make_folder(out)
     for name in (PAGE, RECORD):
