@@ -218,7 +218,9 @@ def test_mistakes_are_told_before_a_model_is_loaded(cli: Cli, tmp_path: Path) ->
 
 def test_a_preset_leaves_out_what_a_suite_cannot(cli: Cli, tmp_path: Path) -> None:
     tiny.picture().save(tmp_path / "rex.png")
-    subject = 'name = "rex"\nimage = "rex.png"\ncaption = "a dog"\nedits = [{ name = "sits", caption = "sits" }]'
+    subject = (
+        'name = "rex"\nimage = "rex.png"\ncaption = "a dog"\nedits = [{ name = "sits", caption = "sits" }]'
+    )
     (tmp_path / "pets.toml").write_text(f"[[subject]]\n{subject}\n")
     refused = cli("sweep", tmp_path / "pets.toml", "--out", tmp_path / "run", "--preset", "paper")
     assert refused.status == 2
