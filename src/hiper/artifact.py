@@ -211,14 +211,24 @@ class Artifact:
         }
 
 
-def check_compatible(artifact: Artifact, backbone: Backbone) -> None:
-    """Refuse another family or width (ArtifactError); warn of another checkpoint of the family."""
-    embed = artifact.embed or backbone.embed
-    if (artifact.family, embed) != (backbone.family, backbone.embed):
+def fits(artifact: Artifact, backbone: Backbone) -> bool:
+    """Whether family and width are the backbone's; no weight is looked at, so this may be asked during a fit."""
+    return (artifact.family, artifact.embed or backbone.embed) == (backbone.family, backbone.embed)
+
+
+def check_family(artifact: Artifact, backbone: Backbone) -> None:
+    """Refuse another family or width (ArtifactError)."""
+    if not fits(artifact, backbone):
+        embed = artifact.embed or backbone.embed
         raise ArtifactError(
             f"fitted on {artifact.backbone} ({artifact.family}, rows of {embed}), but {backbone.id}"
             f" is {backbone.family} with rows of {backbone.embed}; use that model, or fit again on this one"
         )
+
+
+def check_compatible(artifact: Artifact, backbone: Backbone) -> None:
+    """Refuse another family or width (ArtifactError); warn of another checkpoint of the family."""
+    check_family(artifact, backbone)
     distance = fingerprint_distance(artifact.fingerprint, backbone.fingerprint())
     if not distance <= FINGERPRINT_TOLERANCE:
         warnings.warn(

@@ -170,11 +170,11 @@ def png_bytes(image: Image.Image, *, metadata: Mapping[str, str] | None = None) 
     return buffer.getvalue()
 
 
-def thumbnail_data_url(image: Image.Image, size: int = 64) -> str:
+def thumbnail_data_url(image: Image.Image, size: int = 64, *, limit: int = _THUMBNAIL_CHARACTERS) -> str:
     """Return a JPEG of at most `size` pixels a side as "data:image/jpeg;base64,...".
 
-    The best of four qualities that stays under 3000 characters is taken (the lowest if none does, which
-    takes a `size` above 64).
+    The best of four qualities that stays within `limit` characters is taken (the lowest if none does, which
+    at 3000 takes a `size` above 64).
     """
     small = bare(image.convert("RGB"))
     small.thumbnail((size, size), Image.Resampling.LANCZOS)
@@ -183,7 +183,7 @@ def thumbnail_data_url(image: Image.Image, size: int = 64) -> str:
         buffer = io.BytesIO()
         small.save(buffer, "JPEG", quality=quality, optimize=True)
         url = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-        if len(url) <= _THUMBNAIL_CHARACTERS:
+        if len(url) <= limit:
             break
     return url
 

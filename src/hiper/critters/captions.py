@@ -90,3 +90,21 @@ def _sentence(scene: Scene, coat: list[str], details: str, *, posed: bool = True
 
 def _article(noun: str) -> str:
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
+def named_attributes(sentence: str) -> dict[str, str]:
+    """What a sentence of any form says of species, pose, background and style; unknown words are passed over."""
+    text = " ".join(sentence.lower().split())
+    phrases = {
+        "species": {value: value for value in SPECIES},
+        "pose": {value: value for value in POSES},
+        "background": BACKGROUND_PHRASES,
+        "style": STYLE_PHRASES,
+    }
+    found = [
+        (name, value)
+        for name, of in phrases.items()
+        for value, phrase in of.items()
+        if phrase and f" {phrase} " in f" {text} "
+    ]
+    return dict(found)

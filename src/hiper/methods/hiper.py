@@ -6,6 +6,7 @@ arXiv:2303.08767, section 3.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from torch import Tensor
 from hiper.artifact import Artifact
 from hiper.attempts import Outcome, attempt
 from hiper.backbones.base import Backbone, Scheduler
-from hiper.checkpoint import CheckpointFile
+from hiper.checkpoint import CheckpointFile, TrainingState
 from hiper.conditioning import (
     PLACEMENTS,
     Conditioning,
@@ -181,6 +182,19 @@ class HiPer(Method[HiPerOptions], FitsTogether):
             fitted = optimise_together(turns, partial(losses_together, slots=slots), should_stop=should_stop)
         ended = dict(zip(fits, fitted, strict=True))
         return [_ended(each, ended.get(i)) for i, each in enumerate(begun)]
+
+    def unfinished(
+        self, backbone: Backbone, subject: Subject, options: HiPerOptions, state: TrainingState
+    ) -> Artifact:
+        """Return what a stopped fit had learnt when it saved `state`; its loss is not known (NaN)."""
+        progress = state.progress
+        so_far = Fitted(
+            parameters=state.parameters,
+            loss_before=progress.loss_before,
+            loss_after=math.nan,
+            seconds=progress.seconds,
+        )
+        return _artifact(backbone, subject, settled(options, backbone), backbone.fingerprint(), so_far)
 
     @contextmanager
     def applied(self, backbone: Backbone, artifact: Artifact, strength: float) -> Iterator[Applied]:

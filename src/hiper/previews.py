@@ -1,0 +1,83 @@
+"""A fit that shows on the way what it has learnt: it stops, draws one quick picture, and goes on from its checkpoint.
+
+A resumed fit is the same to the last bit as one that was never stopped, so previews change nothing but the time.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from PIL import Image
+
+from hiper.artifact import Artifact
+from hiper.backbones.base import Backbone
+from hiper.checkpoint import CheckpointFile, TrainingState
+from hiper.editing import edit
+from hiper.errors import Interrupted
+from hiper.fitting import Callback, StepRecord, StopRequest
+from hiper.methods.hiper import HiPer, HiPerOptions
+from hiper.subject import Subject
+
+DRAWING_STEPS = 8
+"""Denoising steps of a preview: enough to tell a likeness, a sixth of what an edit takes."""
+
+_PAUSE = int(signal.SIGUSR1)
+"""What a fit is stopped with for a preview; never sent to a process."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preview:
+    """The caption drawn with what had been learnt after `step` steps."""
+
+    step: int
+    image: Image.Image
+
+
+def preview_steps(steps: int, count: int) -> tuple[int, ...]:
+    """Return `count` steps at even distances inside a fit of `steps` steps, fewer where it is too short."""
+    evenly = (steps * (i + 1) // (count + 1) for i in range(count))
+    return tuple(dict.fromkeys(step for step in evenly if step > 0))
+
+
+def fit_with_previews(
+    backbone: Backbone,
+    subject: Subject,
+    options: HiPerOptions,
+    *,
+    at: Sequence[int],
+    on_preview: Callable[[Preview], None],
+    checkpoint: CheckpointFile,
+    callback: Callback,
+    should_stop: StopRequest,
+) -> Artifact:
+    """Fit as method `hiper` does, with a preview after each of the steps `at`; none: a plain fit.
+
+    checkpoint: where the fit saves itself, also between previews; it is left to the caller to remove. Two previews
+    that fall into one window of steps, or that a resumed fit has passed, become one. Raises as a fit does.
+    """
+    method, reached = HiPer(), 0
+
+    def note(record: StepRecord) -> None:
+        nonlocal reached
+        reached = record.step
+        callback(record)
+
+    while True:
+        due = next((step for step in at if step > reached), None)
+
+        def stop(due: int | None = due) -> int | None:
+            return should_stop() or (_PAUSE if due is not None and reached >= due else None)
+
+        try:
+            return method.fit(
+                backbone, subject, options, callback=note, checkpoint=checkpoint, should_stop=stop
+            )
+        except Interrupted as stopped:
+            if stopped.signal_number != _PAUSE:
+                raise
+        checkpoint = replace(checkpoint, resume=True)
+        so_far = method.unfinished(backbone, subject, options, TrainingState.from_file(checkpoint.path))
+        drawn = edit(backbone, so_far, subject.caption, steps=DRAWING_STEPS)
+        on_preview(Preview(step=reached, image=drawn.images[0]))
