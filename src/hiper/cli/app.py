@@ -312,6 +312,50 @@ def run(
 
 
 @app.command()
+def ui(
+    backbone: Backbone = "critters",
+    device: Device = None,
+    dtype: Dtype = None,
+    host: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Default: 127.0.0.1, which only this computer reaches.")
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(parser=whole(1, 65535), metavar="N", help="Default: a free one from 7860 on."),
+    ] = None,
+    library: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where learnt subjects are kept.")
+    ] = None,
+    max_upload_mb: Annotated[
+        int, typer.Option(parser=whole(1, 10_000), metavar="N", help="Largest file that may be uploaded.")
+    ] = 50,
+    clip: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="CLIP weights that rank seeds by the sentence.")
+    ] = None,
+    dino: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="DINOv2 weights that rank seeds by likeness.")
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Open the web page: learn, draw and compare without a command line."""
+    from hiper.cli.ui_job import UiRequest
+    from hiper.cli.ui_job import ui as job
+
+    request = UiRequest(
+        backbone=backbone,
+        host=host,
+        port=port,
+        library=library,
+        max_upload_mb=max_upload_mb,
+        clip=clip,
+        dino=dino,
+    )
+    with session(json=json, quiet=quiet) as here:
+        job(here, request, Hardware(device=device, dtype=dtype))
+
+
+@app.command()
 def show(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="What `hiper fit` wrote, or a PNG that hiper drew.")

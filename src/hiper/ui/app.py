@@ -1,0 +1,93 @@
+"""The page: three tabs, and which handler answers what."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import gradio as gr
+
+from hiper.ui import markup
+from hiper.ui.drawing import Drawing
+from hiper.ui.handlers import visitor
+from hiper.ui.layout import DrawPage, LearnPage, LibraryPage, draw_page, learn_page, library_page
+from hiper.ui.learning import Learning
+from hiper.ui.shelf import Shelf
+from hiper.ui.studio import Studio
+
+QUEUE = 64
+"""Jobs that may wait; further ones are told to come back."""
+_MODEL: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
+"""Of every event that computes: one at a time, the others wait their turn."""
+_AT_ONCE: dict[str, Any] = {"concurrency_limit": None}
+"""Of every other event: nobody waits. Without a queue Gradio could not show their messages."""
+_FILES_LIVE = (600, 86_400)
+"""Seconds: how often visitors' old files are looked for, and how old they become."""
+_QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+"""Of every event: progress is ours to show, and there is no second way in."""
+
+
+def build(studio: Studio) -> gr.Blocks:
+    """Lay the page out and wire it; nothing is served yet."""
+
+    def leave(request: gr.Request) -> None:
+        studio.visitors.forget(visitor(request))
+
+    with gr.Blocks(title="hiper", analytics_enabled=False, delete_cache=_FILES_LIVE) as page:
+        gr.HTML(markup.heading(studio.backbone.id, embedded=studio.embedded))
+        choice, names, drawn = gr.State(""), gr.State([]), gr.State([])
+        with gr.Tabs(selected="learn") as tabs:
+            with gr.Tab("Learn", id="learn"):
+                learn = learn_page(embedded=studio.embedded)
+            with gr.Tab("Draw", id="draw"):
+                draw = draw_page(studio.backbone.schedulers)
+            with gr.Tab("Library", id="library"):
+                library = library_page()
+        everything = [*_parts(learn), *_parts(draw), *_parts(library), choice, names, drawn, tabs]
+        shelf = Shelf(studio, library, draw, choice=choice, names=names, tabs=tabs)
+        _wire_learning(Learning(studio, learn, shelf), learn, everything)
+        _wire_drawing(Drawing(studio, draw, choice=choice, drawn=drawn), draw, choice, drawn, everything)
+        learn.go_on.click(lambda: gr.update(selected="draw"), None, tabs, **_AT_ONCE, **_QUIET)
+        library.shelf.select(shelf.choose, [names], everything, **_AT_ONCE, **_QUIET)
+        library.upload.upload(shelf.bring, [library.upload], everything, **_AT_ONCE, **_QUIET)
+        page.load(shelf.opened, None, everything, **_QUIET)
+        page.unload(leave)
+    page.queue(max_size=QUEUE)
+    return page
+
+
+def _wire_learning(learning: Learning, page: LearnPage, everything: list[Any]) -> None:
+    given = [page.upload, page.caption, page.suggested]
+    page.upload.upload(learning.given, given, everything, **_QUIET)
+    page.upload.clear(learning.cleared, None, everything, **_AT_ONCE, **_QUIET)
+    page.example.click(learning.example, None, everything, **_AT_ONCE, **_QUIET)
+    inputs = [
+        page.picture,
+        page.caption,
+        page.preset,
+        page.steps,
+        page.rows,
+        page.rate,
+        page.seed,
+        page.previews,
+    ]
+    began = page.start.click(learning.began, None, everything, **_AT_ONCE, **_QUIET)
+    running = began.then(learning.learn, inputs, everything, **_MODEL, **_QUIET)
+    running.failure(learning.failed, None, everything, **_AT_ONCE, **_QUIET)
+    page.preset.input(learning.preset_chosen, [page.preset], everything, **_AT_ONCE, **_QUIET)
+    page.stop.click(learning.stop, None, everything, cancels=[running], **_AT_ONCE, **_QUIET)
+
+
+def _wire_drawing(drawing: Drawing, page: DrawPage, choice: Any, drawn: Any, everything: list[Any]) -> None:
+    running = []
+    for button, handler in ((page.start, drawing.draw), (page.search, drawing.search)):
+        began = button.click(drawing.began, None, everything, **_AT_ONCE, **_QUIET)
+        job = began.then(handler, drawing.inputs, everything, **_MODEL, **_QUIET)
+        job.failure(drawing.failed, None, everything, **_AT_ONCE, **_QUIET)
+        running.append(job)
+    page.stop.click(drawing.stop, None, everything, cancels=running, **_AT_ONCE, **_QUIET)
+    page.gallery.select(drawing.compare, [choice, drawn], everything, **_AT_ONCE, **_QUIET)
+
+
+def _parts(page: LearnPage | DrawPage | LibraryPage) -> list[Any]:
+    return [getattr(page, each.name) for each in fields(page)]

@@ -1,0 +1,179 @@
+"""Handlers of the second page: draw sentences, search seeds, compare a picture with its source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, final
+
+import gradio as gr
+from PIL import Image, ImageOps
+
+from hiper.ui import markup
+from hiper.ui.handlers import NOTHING, TICK, Told, Update, visitor, warn
+from hiper.ui.jobs import Job, Stopped
+from hiper.ui.layout import DrawPage
+from hiper.ui.pictures import Picture, archive
+from hiper.ui.studio import DrawWatch, EditWish, Studio
+
+
+@final
+class Drawing:
+    """Handlers of `DrawPage`; drawn: the State with the visitor's pictures, in the gallery's order.
+
+    `draw` and `search` take the inputs that `inputs` names, in that order.
+    """
+
+    def __init__(self, studio: Studio, page: DrawPage, *, choice: Any, drawn: Any) -> None:
+        self._studio, self._page, self._drawn = studio, page, drawn
+        self.inputs = [
+            choice,
+            page.sentences,
+            page.strength,
+            page.images,
+            page.seed,
+            page.guidance,
+            page.steps,
+            page.scheduler,
+            page.negative,
+            page.candidates,
+        ]
+
+    def began(self) -> Update:
+        """Answer the button before the model is free."""
+        return {self._page.status: markup.waiting(self._studio.visitors.busy), **self._buttons(idle=False)}
+
+    def draw(
+        self,
+        name: str,
+        sentences: str,
+        strength: float,
+        images: int,
+        seed: int,
+        guidance: float,
+        steps: int,
+        scheduler: str,
+        negative: str,
+        candidates: int,
+        request: gr.Request,
+    ) -> Iterator[Update]:
+        """Draw every sentence with as many seeds as pictures are wanted."""
+        who = visitor(request)
+        wish = _wish(sentences, strength, images, seed, guidance, steps, scheduler, negative)
+        yield from self._run(name, who, lambda: self._studio.draw(who, name, wish))
+
+    def search(
+        self,
+        name: str,
+        sentences: str,
+        strength: float,
+        images: int,
+        seed: int,
+        guidance: float,
+        steps: int,
+        scheduler: str,
+        negative: str,
+        candidates: int,
+        request: gr.Request,
+    ) -> Iterator[Update]:
+        """Look through many seeds of every sentence and draw the best ones in full."""
+        who = visitor(request)
+        wish = _wish(sentences, strength, images, seed, guidance, steps, scheduler, negative)
+        yield from self._run(
+            name, who, lambda: self._studio.search(who, name, wish, candidates=int(candidates))
+        )
+
+    def failed(self) -> Update:
+        """Be ready again after an error, whose message is shown."""
+        return {self._page.status: markup.message("Not drawn."), **self._buttons(idle=True)}
+
+    def stop(self, request: gr.Request) -> Update:
+        """Stop, once the model is really free; what was drawn stays."""
+        job = self._studio.visitors.stop(visitor(request))
+        if job is not None:
+            job.wait()
+        return {self._page.status: markup.message("Stopped."), **self._buttons(idle=True)}
+
+    def compare(self, name: str, drawn: list[Picture], event: gr.SelectData) -> Update:
+        """Put the chosen picture beside its source."""
+        with Told():
+            return self._compared(name, drawn[event.index])
+        return NOTHING
+
+    def _run(self, name: str, who: str, start: Callable[[], tuple[Job[None], DrawWatch]]) -> Iterator[Update]:
+        try:
+            with Told():
+                job, watch = start()
+                yield from self._followed(job, watch)
+                job.result()
+                yield self._finished(name, who, watch)
+                return
+            yield self.failed()
+        except Stopped:
+            yield {self._page.status: markup.message("Stopped."), **self._buttons(idle=True)}
+
+    def _followed(self, job: Job[None], watch: DrawWatch) -> Iterator[Update]:
+        seen = 0
+        for _ in job.ticks(TICK):
+            update: Update = {self._page.status: markup.bar(job.progress)}
+            if len(watch.pictures) > seen:
+                seen = len(watch.pictures)
+                update |= self._shown(watch.pictures)
+            yield update
+
+    def _shown(self, pictures: Sequence[Picture]) -> Update:
+        items = [(str(picture.path), picture.caption) for picture in pictures]
+        return {self._page.gallery: gr.update(value=items, visible=True), self._drawn: list(pictures)}
+
+    def _finished(self, name: str, who: str, watch: DrawWatch) -> Update:
+        warn(watch.notes)
+        bundle = archive(watch.pictures, self._studio.visitors.new_folder(who) / "pictures.zip")
+        words = f"Drawn: {len(watch.pictures)} pictures. Choose one to compare it with the source."
+        return {
+            self._page.status: markup.message(words),
+            self._page.archive: gr.update(value=str(bundle), visible=True),
+            **self._shown(watch.pictures),
+            **self._compared(name, watch.pictures[0]),
+            **self._buttons(idle=True),
+        }
+
+    def _compared(self, name: str, picture: Picture) -> Update:
+        source = self._studio.library.open(name).picture
+        if source is None:
+            return {self._page.compare: gr.update(visible=False)}
+        with Image.open(picture.path) as after:
+            pair = (ImageOps.fit(source, after.size), after.copy())
+        return {
+            self._page.compare: gr.update(
+                value=pair, visible=True, label=f"Before and after: {picture.caption}"
+            )
+        }
+
+    def _buttons(self, *, idle: bool) -> Update:
+        return {
+            self._page.start: gr.update(interactive=idle),
+            self._page.search: gr.update(interactive=idle),
+            self._page.stop: gr.update(interactive=not idle),
+        }
+
+
+def _wish(
+    sentences: str,
+    strength: float,
+    images: int,
+    seed: int,
+    guidance: float,
+    steps: int,
+    scheduler: str,
+    negative: str,
+) -> EditWish:
+    lines = (line.strip() for line in sentences.splitlines())
+    return EditWish(
+        sentences=[*dict.fromkeys(line for line in lines if line)],
+        images=int(images),
+        first_seed=int(seed or 0),
+        strength=strength,
+        guidance=guidance,
+        steps=int(steps),
+        scheduler=scheduler,
+        negative_prompt=negative,
+    )

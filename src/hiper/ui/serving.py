@@ -1,0 +1,181 @@
+"""Serve the page to this computer, and to nobody else unless asked to; reach for nothing outside of it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, final
+
+import gradio as gr
+from gradio import processing_utils
+from starlette.datastructures import MutableHeaders
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from hiper.backbones.base import Backbone
+from hiper.errors import OptionError
+from hiper.library import Library
+from hiper.ui.app import build
+from hiper.ui.studio import Similarity, Studio
+from hiper.ui.visitors import Visitors
+
+LOOPBACK = ("127.0.0.1", "localhost")
+_REMOTE = re.compile(r"/(file=|proxy=)\s*(\w+:|//)|/proxy=", re.IGNORECASE)
+_STYLE = Path(__file__).with_name("style.css")
+_CONTENT_POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline';"
+    " img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:;"
+    " object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
+)
+"""Whatever a text smuggled into the page, it could load nothing from elsewhere and send nothing there."""
+_THEME = gr.themes.Soft(
+    primary_hue="teal",
+    neutral_hue="stone",
+    font=["system-ui", "sans-serif"],
+    font_mono=["ui-monospace", "monospace"],
+).set(  # Soft's own pale greens and greys are too faint to read
+    body_text_color_subdued="*neutral_600",
+    body_text_color_subdued_dark="*neutral_300",
+    block_label_background_fill="*neutral_100",
+    block_label_background_fill_dark="*neutral_800",
+    block_label_text_color="*neutral_700",
+    block_label_text_color_dark="*neutral_200",
+    block_title_background_fill="none",
+    block_title_background_fill_dark="none",
+    block_title_text_color="*neutral_700",
+    block_title_text_color_dark="*neutral_200",
+    block_title_padding="0",
+    block_info_text_color="*neutral_600",
+    block_info_text_color_dark="*neutral_300",
+    input_placeholder_color="*neutral_500",
+    input_placeholder_color_dark="*neutral_400",
+    button_primary_background_fill="*primary_700",
+    button_primary_background_fill_dark="*primary_700",
+    button_primary_background_fill_hover="*primary_800",
+    button_primary_background_fill_hover_dark="*primary_800",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Address:
+    """Where the page is served: a host of this computer, a port (None: a free one from 7860 on)."""
+
+    host: str = "127.0.0.1"
+    port: int | None = None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this computer reaches it."""
+        return self.host in LOOPBACK
+
+
+@contextmanager
+def served(
+    backbone: Backbone, library: Library, address: Address, *, similarity: Similarity, max_upload_mb: int
+) -> Iterator[str]:
+    """Serve the page while the block runs and yield its URL. OptionError when that cannot be."""
+    with TemporaryDirectory(prefix="hiper-ui-") as name, _environment(Path(name)), _no_downloads():
+        visitors = Visitors(Path(name))
+        page = build(Studio(backbone, library, visitors, similarity))
+        try:
+            page.launch(**_settings(address), max_file_size=max_upload_mb * 1024 * 1024)
+        except OSError as error:
+            port = f" port {address.port}" if address.port else ""
+            raise OptionError(
+                f"cannot serve on {address.host}{port}; name a host of this computer, or another free --port"
+            ) from error
+        try:
+            yield str(page.local_url)
+        finally:
+            page.close(verbose=False)
+            visitors.close()
+
+
+def _settings(address: Address) -> dict[str, Any]:
+    """What Gradio is launched with. A page of another site cannot reach a loopback server under a name of its own."""
+    hosts = list(LOOPBACK) if address.is_local else ["*"]
+    return {
+        "server_name": address.host,
+        "server_port": address.port,
+        "app_kwargs": {
+            "middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=hosts), Middleware(_Guard)]
+        },
+        "theme": _THEME,
+        "css_paths": [_STYLE],
+        "footer_links": [],
+        "prevent_thread_lock": True,
+        "quiet": True,
+        "share": False,
+        "ssr_mode": False,
+        "mcp_server": False,
+        "enable_monitoring": False,
+        "run_history": False,
+        "pwa": False,
+    }
+
+
+@final
+class _Guard:
+    """Adds the content policy to every answer, and refuses to fetch addresses for a visitor."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers["Content-Security-Policy"] = _CONTENT_POLICY
+                headers["X-Content-Type-Options"] = "nosniff"
+                headers["Referrer-Policy"] = "no-referrer"
+            await send(message)
+
+        if scope["type"] == "http" and _REMOTE.search(scope["path"]):
+            await PlainTextResponse("addresses are not fetched", status_code=403)(scope, receive, guarded)
+        else:
+            await self._app(scope, receive, guarded)
+
+
+@contextmanager
+def _environment(scratch: Path) -> Iterator[None]:
+    """Let Gradio keep its files in our folder, and reach its own server past any proxy."""
+    without_proxy = ",".join([*LOOPBACK, *filter(None, [os.environ.get("NO_PROXY")])])
+    ours = {
+        "GRADIO_TEMP_DIR": str(scratch / "gradio"),
+        "GRADIO_EXAMPLES_CACHE": str(scratch / "examples"),
+        "GRADIO_ANALYTICS_ENABLED": "False",
+        "NO_PROXY": without_proxy,
+        "no_proxy": without_proxy,
+    }
+    before = {name: os.environ.get(name) for name in ours}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _no_downloads() -> Iterator[None]:
+    """Refuse what a request may smuggle in as a file: an address, which Gradio would fetch for it."""
+
+    async def refuse(url: str, cache_dir: str) -> str:
+        raise gr.Error("addresses are not fetched; choose a file", print_exception=False)
+
+    original = processing_utils.async_ssrf_protected_download
+    processing_utils.async_ssrf_protected_download = refuse
+    try:
+        yield
+    finally:
+        processing_utils.async_ssrf_protected_download = original

@@ -1,0 +1,82 @@
+"""Handlers of the library page, and what the page shows of the subject that is chosen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, final
+
+import gradio as gr
+from PIL import Image
+
+from hiper.edit_settings import resolve_settings
+from hiper.errors import ArtifactError
+from hiper.library import Entry
+from hiper.ui import markup
+from hiper.ui.handlers import NOTHING, Told, Update, visitor, warn
+from hiper.ui.layout import EMPTY_LIBRARY, MAX_STRENGTH, DrawPage, LibraryPage
+from hiper.ui.studio import Studio
+
+NO_PICTURE = Image.new("RGB", (64, 64), "lightgrey")
+
+
+@final
+class Shelf:
+    """Handlers of `LibraryPage`.
+
+    chosen: the State with the name of the visitor's subject; names: that with the names on the shelf, in order
+    """
+
+    def __init__(
+        self, studio: Studio, page: LibraryPage, draw: DrawPage, *, choice: Any, names: Any, tabs: Any
+    ) -> None:
+        self._studio, self._page, self._draw = studio, page, draw
+        self._choice, self._names, self._tabs = choice, names, tabs
+
+    def listed(self) -> Update:
+        """Show what the library holds."""
+        entries = self._studio.subjects()
+        pictures = [(entry.picture or NO_PICTURE, entry.artifact.caption) for entry in entries]
+        return {
+            self._page.shelf: gr.update(value=pictures, visible=bool(entries)),
+            self._page.empty: "" if entries else EMPTY_LIBRARY,
+            self._names: [entry.name for entry in entries],
+        }
+
+    def chosen(self, entry: Entry, who: str) -> Update:
+        """Make a subject the one that is drawn, with the settings it brings along."""
+        own = resolve_settings(entry.artifact.edit, self._studio.backbone, [])
+        return {
+            self._choice: entry.name,
+            self._draw.subject: markup.subject(entry),
+            self._draw.strength: min(own.strength, MAX_STRENGTH),
+            self._draw.guidance: own.guidance,
+            self._draw.steps: own.steps,
+            self._draw.scheduler: own.scheduler,
+            self._draw.tail: gr.update(value=str(self._studio.tail_file(who, entry)), interactive=True),
+        }
+
+    def choose(self, names: list[str], request: gr.Request, event: gr.SelectData) -> Update:
+        """Take a subject off the shelf."""
+        with Told():
+            entry = self._studio.library.open(names[event.index])
+            return {**self.chosen(entry, visitor(request)), self._tabs: gr.update(selected="draw")}
+        return NOTHING
+
+    def bring(self, path: str, request: gr.Request) -> Update:
+        """Take in a tail file from elsewhere."""
+        with Told():
+            try:
+                entry = self._studio.adopt(Path(path))
+            except ArtifactError as error:
+                raise ArtifactError(str(error).replace(path, Path(path).name)) from error
+            return {
+                **self.chosen(entry, visitor(request)),
+                **self.listed(),
+                self._tabs: gr.update(selected="draw"),
+            }
+        return NOTHING
+
+    def opened(self) -> Update:
+        """Fill the shelf when the page is opened, and tell of what cannot be read."""
+        warn(self._studio.library.listing().damaged)
+        return self.listed()

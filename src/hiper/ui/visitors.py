@@ -1,0 +1,65 @@
+"""Who is on the page: the job each visitor has, in turns on one model, and the files that are theirs alone."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar, final
+
+from hiper.ui.jobs import Job
+
+T = TypeVar("T")
+
+
+@final
+class Visitors:
+    """Visitors are told apart by the name their browser's tab has chosen, which is never part of a path."""
+
+    def __init__(self, scratch: Path) -> None:
+        self._scratch = scratch
+        self._turn = threading.Lock()
+        self._jobs: dict[str, Job[Any]] = {}
+        self._folders: dict[str, Path] = {}
+
+    @property
+    def busy(self) -> bool:
+        """Whether somebody's job has the model now."""
+        return self._turn.locked()
+
+    def start(self, visitor: str, work: Callable[[Job[T]], T]) -> Job[T]:
+        """Start a job as soon as the model is free; an earlier one of the same visitor is stopped."""
+        self.stop(visitor)
+        job = Job(work, self._turn)
+        self._jobs[visitor] = job
+        return job
+
+    def stop(self, visitor: str) -> Job[Any] | None:
+        """Ask the visitor's job to stop and return it; None where there is none."""
+        job = self._jobs.pop(visitor, None)
+        if job is not None:
+            job.stop()
+        return job
+
+    def forget(self, visitor: str) -> None:
+        """Stop what a visitor who has left started, and remove their files."""
+        job = self.stop(visitor)
+        if job is not None:
+            job.wait()
+        folder = self._folders.pop(visitor, None)
+        if folder is not None:
+            shutil.rmtree(folder)
+
+    def close(self) -> None:
+        """Stop everybody's job and wait for the ends."""
+        for job in [self.stop(visitor) for visitor in list(self._jobs)]:
+            if job is not None:
+                job.wait()
+
+    def new_folder(self, visitor: str) -> Path:
+        """Return a new folder inside the visitor's own; neither name can be guessed."""
+        if visitor not in self._folders:
+            self._folders[visitor] = Path(tempfile.mkdtemp(dir=self._scratch))
+        return Path(tempfile.mkdtemp(dir=self._folders[visitor]))
