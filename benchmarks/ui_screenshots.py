@@ -20,7 +20,7 @@ from hiper.ui.studio import Similarity
 COLOURS = 200
 """Of a picture's palette, so that each file stays below 200 KB."""
 WAIT = 600_000
-SENTENCES = "a sitting {}\na {} on the beach\na watercolor of a sleeping {}"
+SENTENCES = "a sitting {}\na jumping {} on the beach\na watercolor of a sleeping {}"
 HIDE_FOCUS = "document.activeElement.blur()"
 
 

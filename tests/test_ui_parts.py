@@ -27,6 +27,7 @@ from hiper.rankers import CrittersRanker
 from hiper.search import Score, evenly, search_seeds, text_first
 from hiper.ui import markup
 from hiper.ui.jobs import Job, Progress, Stopped
+from hiper.ui.studio import EditWish, Similarity, Studio
 from hiper.ui.visitors import Visitors
 from tests import tiny
 
@@ -283,6 +284,48 @@ def test_markup_escapes_what_comes_from_outside(tail: Artifact, tmp_path: Path) 
     for piece in pieces:
         assert "<script>" not in piece
         assert "&lt;script&gt;&#x27;&quot;&amp;" in piece
+
+
+# the studio
+
+
+def test_studio_works_with_any_model_and_says_what_its_search_needs(
+    sd1: Any, subject: hiper.Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HIPER_CACHE", str(tmp_path / "cache"))
+    studio = Studio(sd1, Library(tmp_path / "library"), Visitors(tmp_path), Similarity())
+    options = HiPer().options(steps=4)
+    fit, watch = studio.learn("me", subject, options, previews=True)
+    assert fit.wait(60)
+    assert fit.result().artifact.options["steps"] == 4
+    assert [each.step for each in watch.previews] == [1, 2, 3]
+    again, watch = studio.learn("me", subject, options, previews=True)
+    assert again.wait(60)
+    assert again.result().name == fit.result().name
+    assert watch.records == []  # the finished fit was taken as it is
+    wish = EditWish(
+        sentences=["a sitting dog", "a jumping dog"],
+        images=2,
+        first_seed=3,
+        strength=0.8,
+        guidance=3.0,
+        steps=2,
+        scheduler="ddim",
+        negative_prompt="",
+    )
+    drawing, drawn = studio.draw("me", fit.result().name, wish)
+    assert drawing.wait(60)
+    assert [each.caption for each in drawn.pictures][1:3] == [
+        "a sitting dog · seed 4",
+        "a jumping dog · seed 3",
+    ]
+    assert all(each.path.is_relative_to(tmp_path) and each.path.is_file() for each in drawn.pictures)
+    with pytest.raises(OptionError, match="--clip FOLDER"):
+        studio.search("me", fit.result().name, wish, candidates=8)
+    with pytest.raises(OptionError, match="at a time 1 to 64"):
+        studio.draw("me", fit.result().name, replace(wish, images=33))
+    with pytest.raises(OptionError, match="no subject is chosen"):
+        studio.draw("me", "", wish)
 
 
 # the command
