@@ -1,8 +1,8 @@
 """Five hundred fits and two thousand edits in one process: its memory, and whether the last results are the first.
 
-    python benchmarks/long_run.py [--fits 500] [--out benchmarks/long_run.json] [--figure docs/images/long-run.svg]
+    python benchmarks/long_run.py [--backbone critters] [--fits 500] [--out FILE.json] [--figure FILE.svg]
 
-Short fits of `SUBJECTS` animals in turn, four edits after each, on the embedded model. All that the first turn
+Short fits of `SUBJECTS` animals in turn, four edits after each; `--backbone` as everywhere. All that the first turn
 gave (tails and pixels) is compared with what every later turn gives; resident memory is read after each fit.
 """
 
@@ -85,12 +85,13 @@ def figure(memory: list[float]) -> str:
 def main() -> None:
     """Run, print and write JSON and figure where asked; exit status 1 when a later turn differs from the first."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("--backbone", default="critters")
     parser.add_argument("--fits", type=int, default=500)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--figure", type=Path)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore", HiperWarning)  # two steps gain little, and say so each time
-    backbone = hiper.load_backbone("critters", device="cpu")
+    backbone = hiper.load_backbone(arguments.backbone, device="cpu")
     begun = time.perf_counter()
     memory: list[float] = []
     digests: list[str] = []

@@ -171,6 +171,7 @@ def _acquire(beside: Path, path: Path) -> int:
                     f"{str(path)!r} is in use by process {holder}; wait for it, or choose another name"
                 ) from error
             if os.fstat(handle).st_nlink:
+                undo.callback(beside.unlink)  # a full disk may not take the number
                 os.ftruncate(handle, 0)
                 os.write(handle, str(os.getpid()).encode())
                 undo.pop_all()

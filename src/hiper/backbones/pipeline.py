@@ -31,7 +31,6 @@ from hiper.errors import BackboneError, HiperError, HiperWarning, OptionError
 from hiper.seeds import generator
 
 FINGERPRINT = 256
-_ALIGNMENT = 64  # bytes, what torch gives its own tensors on the CPU
 
 
 class PipelineBackbone(Backbone):
@@ -367,13 +366,14 @@ def _encodes(part: str) -> bool:
 def _placed(pipe: _diffusers.Pipeline, device: torch.device) -> _diffusers.Pipeline:
     """Move to the device, and on the CPU out of the mapped file into memory of its own.
 
-    Results depend on the alignment of the weights in their last bits, and parking and bringing back would
-    change it: a resumed fit could not be bitwise the same.
+    Whoever writes to that file would change a running job's weights, or kill it by cutting the file short. And
+    results depend on the alignment of the weights in their last bits, which parking and bringing back would
+    change: a resumed fit could not be bitwise the same.
     """
     pipe.to(device)
     for part in pipe.components.values():
         for weight in part.parameters() if isinstance(part, nn.Module) else ():
-            if weight.data_ptr() % _ALIGNMENT:
+            if weight.device.type == "cpu":
                 weight.data = weight.data.clone()
     return pipe
 

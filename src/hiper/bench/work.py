@@ -18,7 +18,7 @@ from hiper.bench.drawing import Drawn, Easel
 from hiper.bench.fits import Fits
 from hiper.bench.records import Cell, Run, made
 from hiper.bench.suites import SuiteSpec, open_suite
-from hiper.errors import Interrupted
+from hiper.errors import HiperError, Interrupted
 from hiper.files import atomic_write
 from hiper.fitting import StopRequest
 from hiper.images import fit_square, png_bytes
@@ -61,8 +61,12 @@ class Workshop:
 
     @classmethod
     def load(cls, job: Job, run: Run, should_stop: StopRequest) -> Workshop:
-        """Load the suite and the model that the job names."""
+        """Load the suite and the model that the job names; HiperError when that is another one by now."""
         backbone = load_backbone(job.backbone, device=job.device, dtype=job.dtype)
+        if backbone.weights_sha256() != run.identity.weights_sha256:
+            raise HiperError(
+                f"the model {job.backbone} has changed since the run began; put it back, or begin in another folder"
+            )
         return cls(job, run, open_suite(job.suite), backbone, should_stop)
 
     def draw(self, subject: str, on_cells: OnCells) -> int:

@@ -51,3 +51,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Stopped as stopped:
         print_error(str(stopped))
         return stopped.exit_status
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        print_error(
+            "out of memory; what was saved stays. Draw fewer pictures at a time (--batch-size 1), fit with fewer"
+            " noise levels per step (-o batch=1), use a smaller picture, or close other programs"
+        )
+        return 1
+
+
+def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
+    """Python and its libraries say it in one way, torch in another for each kind of device."""
+    if isinstance(error, MemoryError):
+        return True
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    of_onednn = "could not create a primitive" in str(error)  # what it says when the system gives it none
+    return of_onednn or bool(should_reduce_batch_size(error))

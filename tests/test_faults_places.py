@@ -1,0 +1,203 @@
+"""Places and models that fail under a running command: full and read-only disks, memory, clocks, changed weights."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from hiper.artifact import Artifact
+from hiper.backbones import load_backbone
+from hiper.bench.records import Run
+from hiper.bench.runner import run as run_suite
+from hiper.bench.suites import SuiteSpec
+from hiper.errors import HiperError
+from tests import tiny
+from tests.processes import forked, run
+from tests.small_suite import NAME, installed
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:the fit did not lower the loss")]
+
+FULL_DISK = """
+import contextlib, io, subprocess, sys
+from pathlib import Path
+import hiper.files
+from hiper.cli import main
+
+model, inputs, disk = map(Path, sys.argv[1:])
+if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", disk]).returncode:
+    sys.exit(77)
+ballast, begin_write = disk / "ballast", hiper.files._temporary_beside
+writes, fails_at = 0, 0
+
+
+def counted(target):
+    # A probe of `check_writable` takes no room, so filling up before it changes nothing.
+    global writes
+    writes += 1
+    if writes == fails_at:
+        with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+    return begin_write(target)
+
+
+hiper.files._temporary_beside = counted
+
+
+def attempt(words, at):
+    global writes, fails_at
+    writes, fails_at = 0, at
+    told = io.StringIO()
+    with contextlib.redirect_stderr(told), contextlib.redirect_stdout(io.StringIO()):
+        status = main([*map(str, words), "--quiet"])
+    if at:
+        ballast.unlink(missing_ok=True)
+    return status, told.getvalue()
+
+
+def files(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+out = disk / "out"
+fit = ["fit", inputs / "dog.png", "--caption", "a dog", "--backbone", model, "-o", "steps=3",
+       "--checkpoint-every", "0", "--out", out / "dog.safetensors"]
+edit = ["edit", inputs / "tail.safetensors", "a dog", "a cat", "--steps", "1", "--images", "2",
+        "--batch-size", "1", "--out", out]
+for words, again in ((fit, "--resume"), (edit, "--overwrite")):
+    out.mkdir()
+    assert attempt(words, 0) == (0, "")
+    whole, total = files(out), writes
+    for at in range(1, total + 1):
+        for path in out.iterdir():
+            path.unlink()
+        status, told = attempt(words, at)
+        assert status in (0, 2), (at, status, told)
+        assert status == 0 or (told.count("\\n") == 1 and "no room" in told), (at, told)
+        assert not [name for name in files(out) if name.endswith((".tmp", ".lock"))], files(out)
+        if status:
+            assert attempt([*words, again], 0)[0] == 0
+        assert files(out) == whole, (at, files(out))
+        print(words[0], at, status)
+    for path in out.iterdir():
+        path.unlink()
+    out.rmdir()
+subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+for words in (fit, edit):
+    status, told = attempt([*words[:-1], disk / "dog.safetensors" if words is fit else disk], 0)
+    assert (status, told.count("\\n")) == (2, 1) and "Read-only file system" in told, told
+"""
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Path:
+    folder = tmp_path_factory.mktemp("inputs")
+    tiny.picture().save(folder / "dog.png")
+    assert run(folder, *fit_words(folder, model_folder), "--out", folder / "tail.safetensors").status == 0
+    return folder
+
+
+def fit_words(inputs: Path, model: Path) -> tuple[str | Path, ...]:
+    return ("fit", inputs / "dog.png", "--caption", "a dog", "--backbone", model, "-o", "steps=2", "--quiet")
+
+
+def test_a_disk_may_fill_up_at_any_write_or_be_read_only(
+    tmp_path: Path, inputs: Path, model_folder: Path
+) -> None:
+    """Before the n-th file is begun, for every n, a real disk is filled to the last byte; later it is let go."""
+    own = ["--mount"] if os.geteuid() == 0 else ["--mount", "--user", "--map-root-user"]
+    if shutil.which("unshare") is None or subprocess.run(["unshare", *own, "true"], check=False).returncode:
+        pytest.skip("no mounts of one's own here; test_a_disk_that_fills_up_leaves_what_was_saved stands in")
+    words = [sys.executable, "-c", FULL_DISK, str(model_folder), str(inputs), str(tmp_path)]
+    done = subprocess.run(["unshare", *own, *words], capture_output=True, text=True, check=False)
+    if done.returncode == 77:
+        pytest.skip(
+            "a tmpfs cannot be mounted here; test_a_disk_that_fills_up_leaves_what_was_saved stands in"
+        )
+    assert done.returncode == 0, done.stderr
+    failed = [line for line in done.stdout.splitlines() if line.endswith(" 2")]
+    assert {line.split()[0] for line in failed} == {"fit", "edit"}
+
+
+def _starved(words: list[str], report: Path) -> None:
+    """Run a command with 200 MB more than the libraries take."""
+    from hiper.cli import main
+
+    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size + 200_000_000,) * 2)
+    sys.stderr = report.open("w")
+    sys.exit(main(words))
+
+
+def test_too_little_memory_is_told_in_one_line(tmp_path: Path, inputs: Path, model_folder: Path) -> None:
+    out, report = tmp_path / "dog.safetensors", tmp_path / "report"
+    words = [*fit_words(inputs, model_folder), "-o", "batch=1024", "--out", out, "--device", "cpu"]
+    assert forked(_starved, list(map(str, words)), report) == 1
+    told = report.read_text()
+    assert told.startswith("hiper: out of memory")
+    assert told.count("\n") == 1, told
+    assert not list(tmp_path.glob("dog*"))
+
+
+def _with_a_mad_clock(words: list[str], step: float) -> None:
+    """Every look at the clock finds it further from where it was: days ahead, or days back."""
+    from hiper.cli import main
+
+    real, looks = time.time, iter(range(1, 10**9))
+    time.time = lambda: real() + step * next(looks)
+    sys.exit(main(words))
+
+
+@pytest.mark.parametrize("days", [-40, 40])
+def test_a_clock_that_jumps_changes_nothing(
+    tmp_path: Path, inputs: Path, model_folder: Path, days: int
+) -> None:
+    """Nor do files from the future: no decision looks at the date."""
+    out = tmp_path / "dog.safetensors"
+    words = [*fit_words(inputs, model_folder), "--out", out, "--checkpoint-every", "0"]
+    os.utime(inputs / "dog.png", (4e9, 4e9))
+    assert forked(_with_a_mad_clock, list(map(str, words)), days * 86400.0) == 0
+    expected = Artifact.load(inputs / "tail.safetensors").tensors["tail"]
+    assert torch.equal(Artifact.load(out).tensors["tail"], expected)
+
+
+def test_a_model_that_is_overwritten_while_it_is_in_use(tmp_path: Path, model_folder: Path) -> None:
+    """What was loaded is a copy in memory: the files may be cut short under it."""
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder, folder)
+    backbone = load_backbone(str(folder))
+    before = backbone.weights_sha256()
+    for path in folder.rglob("*.safetensors"):
+        with path.open("r+b") as file:
+            file.truncate(100)
+    assert backbone.weights_sha256() == before
+
+
+def test_processes_that_find_another_model_than_their_run_stop(
+    tmp_path: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run knows the weights it began with; its processes load the folder later."""
+    folder, out = tmp_path / "model", tmp_path / "run"
+    shutil.copytree(model_folder, folder)
+    saved = Run.save
+
+    def save_and_swap(self: Run, place: Path) -> None:
+        saved(self, place)
+        tiny.pipeline("sd1", seed=1).save_pretrained(folder)
+
+    (tmp_path / "installed").mkdir()
+    monkeypatch.setattr(Run, "save", save_and_swap)
+    with (
+        installed(tmp_path / "installed"),
+        pytest.raises(HiperError, match="has changed since the run began"),
+    ):
+        run_suite(SuiteSpec(name=NAME), str(folder), ["none,edit_steps=1"], out, seeds=1, jobs=2)
+    assert not list((out / "cells").rglob("*.json"))
