@@ -29,7 +29,7 @@ def python() -> Finding:
         subject="python",
         what=f"{platform.python_version()}, and hiper needs {allowed}",
         why="newer syntax and libraries are used",
-        remedy="make clean; make demo PYTHON=python3.12",
+        remedy="make demo PYTHON=python3.12 VENV=.venv-3.12",
     )
 
 
