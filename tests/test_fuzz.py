@@ -17,12 +17,15 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from hypothesis.configuration import set_hypothesis_home_dir
+from PIL import Image, ImageCms
 
 from hiper.errors import HiperError
+from hiper.images import open_image
 from tests.fuzz_targets import TARGETS, Target
 from tests.processes import forked
 
@@ -53,6 +56,28 @@ def test_whatever_arrives_is_used_or_refused(tmp_path: Path, name: str) -> None:
     status = forked(explore, name, -(-CASES // len(TARGETS)), SEED, tmp_path / "work", report)
     print(report.read_text(), end="")
     assert status == 0, f"{name}: {report.read_text()}\nthe last case is in {tmp_path / 'work'}"
+
+
+@pytest.mark.parametrize("kind", ["rgba.png", "deep.png", "rgba.webp"])
+def test_the_largest_picture_takes_less_than_a_gigabyte(tmp_path: Path, kind: str) -> None:
+    """Single-coloured, so that the file is small: 8000 x 8000 pixels in at most some 300 KB."""
+    side, path = 6900 if kind.endswith("webp") else 8000, tmp_path / kind
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    picture = (
+        Image.fromarray(np.full((side, side), 257, np.uint16))
+        if kind == "deep.png"
+        else Image.new("RGBA", (side, side), (9, 9, 9, 100))
+    )
+    picture.save(path, icc_profile=profile, lossless=True, method=0)
+    assert path.stat().st_size < 1_000_000
+    assert forked(open_in_little_memory, path) == 0
+
+
+def open_in_little_memory(path: Path) -> None:
+    """Read a picture with one gigabyte more than the libraries take."""
+    warnings.simplefilter("ignore")
+    _limit_memory()
+    open_image(path)
 
 
 def explore(name: str, cases: int, number: int, folder: Path, report: Path) -> None:
