@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ from hiper.cli import main
 from tests.processes import Outcome
 
 Cli = Callable[..., Outcome]
+
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  # its workers would wait for whatever else this computer does
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 

@@ -3,6 +3,10 @@
 HiperError                 exit status 1: the job could not be finished
 ├── FitError               the optimisation failed (non-finite loss, a tail that receives no gradient)
 ├── Interrupted            exit status 128 + signal: stopped by the user, progress is saved
+├── TaskError              a worker process could not finish its task
+│   ├── WorkerDiedError    it died of it, again and again
+│   ├── TimeLimitError     it took longer than allowed
+│   └── MemoryLimitError   it needed more memory than there was, or than allowed
 └── UserError              exit status 2: what arrived, what is allowed, what to do, in one line
     ├── ImageError         a picture or mask that cannot be used
     ├── CaptionError       a caption or prompt that cannot be used
@@ -35,6 +39,22 @@ class Interrupted(HiperError):
         super().__init__(message)
         self.signal_number = signal_number
         self.exit_status = 128 + signal_number
+
+
+class TaskError(HiperError):
+    """A worker process could not finish its task; others may go on."""
+
+
+class WorkerDiedError(TaskError):
+    """As many workers as are tried died with the same task."""
+
+
+class TimeLimitError(TaskError):
+    """The task took longer than it was allowed to, and its worker was ended."""
+
+
+class MemoryLimitError(TaskError):
+    """The task needed more memory than there is, or than a worker is allowed."""
 
 
 class UserError(HiperError):

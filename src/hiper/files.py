@@ -14,7 +14,7 @@ import secrets
 import shutil
 import stat
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -62,15 +62,6 @@ def check_writable(path: Path, *, overwrite: bool) -> None:
         probe.unlink()
 
 
-def make_folder(folder: Path) -> None:
-    """Create a folder and those above it, unless it is there; OutputError when that cannot be."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise OutputError(f"cannot create the folder {str(folder)!r}: {reason}; choose another") from error
-
-
 @contextmanager
 def lock(path: Path) -> Iterator[None]:
     """Be the only process that works on `path` while the block runs.
@@ -107,6 +98,28 @@ def safe_slug(text: str, *, limit: int = 80) -> str:
     if slug:
         return slug
     return f"text-{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:8]}"
+
+
+def distinct_slugs(texts: Sequence[str]) -> list[str]:
+    """`safe_slug` of each text, all different, also where a file system does not tell A from a."""
+    slugs: dict[str, str] = {}
+    for text in texts:
+        slug = plain = safe_slug(text)
+        number = 2
+        while slug.casefold() in slugs:
+            slug, number = f"{plain}-{number}", number + 1
+        slugs[slug.casefold()] = slug
+    return list(slugs.values())
+
+
+def make_folder(folder: Path) -> Path:
+    """Return the folder, created with those above it unless it is there; OutputError when that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"cannot create the folder {str(folder)!r}: {reason}; choose another") from error
+    return folder
 
 
 def cache_dir() -> Path:

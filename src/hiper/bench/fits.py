@@ -14,7 +14,6 @@ from hiper.artifact import Artifact
 from hiper.backbones.base import Backbone
 from hiper.bench.arms import Arm
 from hiper.bench.base import Case, Suite
-from hiper.bench.records import made
 from hiper.cache import cached_fit
 from hiper.errors import Interrupted, OutputError
 from hiper.fitting import StopRequest
@@ -56,7 +55,7 @@ class Fits:
         return self.of(arm, names[(names.index(subject) + 1) % len(names)])
 
     def _kept(self, arm: Arm, case: Case, folder: Path, name: str, **options: object) -> KeptFit:
-        path = made(folder) / f"{name}.safetensors"
+        path = files.make_folder(folder) / f"{name}.safetensors"
         artifact = cached_fit(path)
         if artifact is None:
             with _locked(path, self._should_stop):

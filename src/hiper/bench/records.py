@@ -129,16 +129,6 @@ class Run:
         return run
 
 
-def made(folder: Path) -> Path:
-    """Return the folder, created with those above it unless it is there; OutputError when that cannot be."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise OutputError(f"cannot create the folder {str(folder)!r}: {reason}; choose another") from error
-    return folder
-
-
 def joined(folder: Path, new: Run) -> Run:
     """Return what the folder will hold: `new`, and what earlier runs of the same identity were to draw.
 

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hiper.bench.records import made
 from hiper.bench.report import Report
 from hiper.bench.report_html import page
 from hiper.bench.report_tables import cells_csv, markdown, summary_csv, tables
-from hiper.files import atomic_write, check_writable
+from hiper.files import atomic_write, check_writable, make_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +28,7 @@ def write_report(report: Report, folder: Path, out: Path, *, overwrite: bool) ->
         "cells.csv": cells_csv(report),
         "report.html": page(report, folder),
     }
-    files = [made(out) / name for name in texts]
+    files = [make_folder(out) / name for name in texts]
     for path in files:
         check_writable(path, overwrite=overwrite)
     for path, text in zip(files, texts.values(), strict=True):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 from hiper import files
@@ -12,11 +15,12 @@ from hiper.backbones.base import Backbone
 from hiper.bench.arms import Arm, check_suite, parse_arms
 from hiper.bench.base import Suite
 from hiper.bench.drawing import drawing_settings
-from hiper.bench.records import RUN, Identity, Run, joined, made
+from hiper.bench.records import RUN, Identity, Run, joined
 from hiper.bench.suites import SuiteSpec, open_suite
 from hiper.bench.work import Job, Workshop
-from hiper.bench.workers import run_in_processes
-from hiper.errors import OptionError
+from hiper.engines import EngineSettings, open_engine
+from hiper.engines.base import Engine, Task
+from hiper.errors import HiperWarning, OptionError
 from hiper.fitting import StopRequest
 from hiper.methods import get_method
 
@@ -42,7 +46,7 @@ def run(
     *,
     seeds: int = 2,
     limit: int | None = None,
-    jobs: int = 1,
+    engine: EngineSettings | None = None,
     progress: Progress = lambda stage, done, total: None,
     should_stop: StopRequest = lambda: None,
     device: str | None = None,
@@ -51,12 +55,12 @@ def run(
     """Draw and score what is missing in `folder`, which is made if need be.
 
     seeds: pictures per edit, of seeds suite.seed, suite.seed + 1, ...; limit: the first so many subjects.
-    jobs: processes, each with a model of its own and its share of the threads.
+    engine: who draws; None: this process.
 
     OptionError for arms or a suite that cannot be, OutputError for a folder of another run or one in use,
     Interrupted after `should_stop`; whatever was finished stays, and the same call goes on from there.
     """
-    for name, value in {"seeds": seeds, "limit": limit, "jobs": jobs}.items():
+    for name, value in {"seeds": seeds, "limit": limit}.items():
         if value is not None and value < 1:
             raise OptionError(f"{name} is {value}; allowed are whole numbers from 1 upwards")
     parsed = parse_arms(arms)
@@ -65,7 +69,7 @@ def run(
     progress(f"loading {backbone}", 0, 0)
     model = load_backbone(backbone, device=device, dtype=dtype)
     _check_arms(parsed, model)
-    made(folder)
+    files.make_folder(folder)
     job = Job(
         suite=suite,
         backbone=backbone,
@@ -86,11 +90,11 @@ def run(
 
         report(0)
         subjects = list(wanted.subjects)
-        if jobs > 1 and len(subjects) > 1:
-            del model
-            drawn = run_in_processes(job, whole, subjects, min(jobs, len(subjects)), report, should_stop)
-        else:
+        if engine is None or engine == EngineSettings():
             drawn = _run_here(Workshop(job, whole, opened, model, should_stop), subjects, report)
+        else:
+            del model
+            drawn = _run_elsewhere(open_engine(engine), job, whole, subjects, report, should_stop)
     return Done(cells=cells, drawn=drawn)
 
 
@@ -105,6 +109,32 @@ def _run_here(workshop: Workshop, subjects: Sequence[str], report: Callable[[int
     for subject in subjects:
         drawn += workshop.draw(subject, on_cells)
     return drawn
+
+
+def _run_elsewhere(
+    engine: Engine,
+    job: Job,
+    whole: Run,
+    subjects: Sequence[str],
+    report: Callable[[int], None],
+    should_stop: StopRequest,
+) -> int:
+    """Let workers draw, a subject at a time; a subject whose worker dies goes on in another one."""
+    drawn = settled = 0
+    tasks = deque(Task(payload=subject) for subject in subjects)
+    for result in engine.run(tasks, partial(_drawer, job, whole), should_stop):
+        for note in result.notes:
+            warnings.warn(note, HiperWarning, stacklevel=3)
+        drawn += result.unwrapped()
+        settled += len(job.arms) * job.seeds * len(whole.subjects[result.task.payload])
+        report(settled)
+    return drawn
+
+
+def _drawer(job: Job, whole: Run, should_stop: StopRequest) -> Callable[[str], int]:
+    """Return a worker's work: draw one subject, by a model that is loaded when the first one comes."""
+    workshop = cache(partial(Workshop.load, job, whole, should_stop))
+    return lambda subject: workshop().draw(subject, lambda cells: None)
 
 
 def _check_arms(arms: Sequence[Arm], backbone: Backbone) -> None:

@@ -7,11 +7,10 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 
-from hiper.bench.records import made
 from hiper.bench.report_tables import ARROWS, facts, shown_estimate
 from hiper.bench.sweep_figures import option_figure, trade_off_figure
 from hiper.bench.sweep_report import Curve, Point, SweepReport
-from hiper.files import atomic_write, safe_slug
+from hiper.files import atomic_write, make_folder, safe_slug
 from hiper.pages import document, table
 
 PAGE, RECORD, TRADE_OFF = "sweep.html", "sweep.json", "trade-off.svg"
@@ -24,7 +23,7 @@ _LEGEND = (
 
 def write_sweep(report: SweepReport, out: Path) -> list[Path]:
     """Write all files into `out`, replacing those of an earlier report; OutputError as in `atomic_write`."""
-    made(out)
+    make_folder(out)
     record = json.dumps(report.as_record(), indent=1, ensure_ascii=False, allow_nan=False)
     texts = {
         PAGE: page(report),

@@ -16,10 +16,10 @@ from hiper.bench.arms import Arm, parse_arms
 from hiper.bench.base import Case, Suite
 from hiper.bench.drawing import Drawn, Easel
 from hiper.bench.fits import Fits
-from hiper.bench.records import Cell, Run, made
+from hiper.bench.records import Cell, Run
 from hiper.bench.suites import SuiteSpec, open_suite
 from hiper.errors import HiperError, Interrupted
-from hiper.files import atomic_write
+from hiper.files import atomic_write, make_folder
 from hiper.fitting import StopRequest
 from hiper.images import fit_square, png_bytes
 from hiper.methods import get_method
@@ -96,7 +96,7 @@ class Workshop:
     def _save(self, path: Path, arm: Arm, case: Case, seed: int, drawn: Drawn) -> None:
         """The picture goes first: a cell is there when its JSON is."""
         picture = drawn.images[self._job.picture_seeds.index(seed)]
-        made(path.parent)
+        make_folder(path.parent)
         atomic_write(path.with_suffix(".png"), png_bytes(picture), overwrite=True)
         self._cell(arm, case, seed, drawn, picture).save(path)
 
@@ -131,4 +131,4 @@ def save_pictures(folder: Path, cases: Sequence[Case], side: int) -> None:
         for name, picture in pictures.items():
             if picture is not None and not (place / f"{name}.png").exists():
                 data = png_bytes(fit_square(picture, side))
-                atomic_write(made(place) / f"{name}.png", data, overwrite=True)
+                atomic_write(make_folder(place) / f"{name}.png", data, overwrite=True)

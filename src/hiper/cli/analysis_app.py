@@ -21,6 +21,7 @@ from hiper.cli.options import (
     Strength,
 )
 from hiper.cli.requests import Hardware, session
+from hiper.engines import EngineSettings
 
 
 def attention(
@@ -122,7 +123,7 @@ def sweep(
         backbone=backbone,
         seeds=seeds,
         limit=limit,
-        jobs=jobs,
+        engine=EngineSettings(workers=jobs),
     )
     request = SweepRequest(over=over or (), preset=preset, base=base, success=success, identity=identity)
     with session(json=json, quiet=quiet) as here:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from hiper import files
 from hiper.cli.fit_job import load_model
-from hiper.cli.outputs import make_folder
 from hiper.cli.progress import Report, progress
 from hiper.cli.requests import Hardware, Session
 from hiper.errors import OptionError
+from hiper.files import make_folder
 
 if TYPE_CHECKING:
     from hiper.artifact import Artifact

@@ -8,8 +8,19 @@ from typing import Annotated
 import typer
 
 from hiper.cli.arguments import whole
-from hiper.cli.options import Backbone, Device, Dtype, Json, Overwrite, Quiet
+from hiper.cli.options import (
+    Address,
+    Backbone,
+    CoresPerWorker,
+    Device,
+    Dtype,
+    EngineName,
+    Json,
+    Overwrite,
+    Quiet,
+)
 from hiper.cli.requests import Hardware, session
+from hiper.engines import EngineSettings
 
 bench_app = typer.Typer(
     rich_markup_mode=None,
@@ -43,6 +54,9 @@ def run(
         int | None, typer.Option(parser=whole(1), metavar="N", help="Only the first N subjects.")
     ] = None,
     jobs: Annotated[int, typer.Option(parser=whole(1, 256), metavar="N", help="Processes at a time.")] = 1,
+    engine: EngineName = "local",
+    address: Address = None,
+    cores_per_worker: CoresPerWorker = 1,
     device: Device = None,
     dtype: Dtype = None,
     json: Json = False,
@@ -59,7 +73,13 @@ def run(
         backbone=backbone,
         seeds=seeds,
         limit=limit,
-        jobs=jobs,
+        engine=EngineSettings(
+            name=engine,
+            workers=jobs,
+            address=address,
+            cores_per_worker=cores_per_worker,
+            gpus=device is None or device.startswith("cuda"),
+        ),
     )
     with session(json=json, quiet=quiet) as here:
         run_bench(here, request, Hardware(device=device, dtype=dtype), out)

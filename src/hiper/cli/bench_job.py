@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from hiper.cli.progress import Report, progress
 from hiper.cli.requests import Hardware, Session
+from hiper.engines import EngineSettings
 from hiper.errors import Interrupted
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class BenchRequest:
     backbone: str
     seeds: int
     limit: int | None
-    jobs: int
+    engine: EngineSettings
 
 
 def run_bench(session: Session, request: BenchRequest, hardware: Hardware, out: Path) -> None:
@@ -55,7 +56,7 @@ def draw_missing(
                 out,
                 seeds=request.seeds,
                 limit=request.limit,
-                jobs=request.jobs,
+                engine=request.engine,
                 progress=report,
                 should_stop=session.stop.requested,
                 device=hardware.device,

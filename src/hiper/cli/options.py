@@ -100,3 +100,14 @@ NoArtifact = Annotated[
 NoMetadata = Annotated[
     bool, typer.Option("--no-metadata", help="Write PNGs that do not tell how they were made.")
 ]
+
+EngineName = Annotated[
+    str, typer.Option("--engine", metavar="NAME", help="local, or ray: a cluster, or Ray on this machine.")
+]
+Address = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS", help="Of a running Ray cluster; default: one is started here."),
+]
+CoresPerWorker = Annotated[
+    int, typer.Option(parser=whole(1, 1024), metavar="N", help="Cores of a Ray worker that has no GPU.")
+]

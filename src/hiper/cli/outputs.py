@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hiper import files
-from hiper.files import make_folder as make_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,25 +26,13 @@ def reserved(
 
     OutputError now, before any work, if one of them exists and `overwrite` is false, or cannot be written.
     """
-    make_folder(out)
+    files.make_folder(out)
     drawings = []
     with ExitStack() as locks:
-        for prompt, slug in zip(prompts, _slugs(prompts), strict=True):
+        for prompt, slug in zip(prompts, files.distinct_slugs(prompts), strict=True):
             locks.enter_context(files.lock(out / slug))
             paths = {seed: out / f"{slug}-{seed}.png" for seed in seeds}
             for path in paths.values():
                 files.check_writable(path, overwrite=overwrite)
             drawings.append(Drawing(prompt=prompt, paths=paths))
         yield drawings
-
-
-def _slugs(prompts: Sequence[str]) -> list[str]:
-    """File name parts, all different, also where a file system does not tell A from a."""
-    slugs: dict[str, str] = {}
-    for prompt in prompts:
-        slug = plain = files.safe_slug(prompt)
-        number = 2
-        while slug.casefold() in slugs:
-            slug, number = f"{plain}-{number}", number + 1
-        slugs[slug.casefold()] = slug
-    return list(slugs.values())

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from hiper import files
 from hiper.cli.edit_job import draw, planned, print_drawn
 from hiper.cli.fit_job import Plan, checkpoint_beside, load_model, prepare, run_fit
-from hiper.cli.outputs import make_folder
 from hiper.cli.progress import Report, progress
 from hiper.cli.report_job import write_report
 from hiper.cli.requests import EditRequest, FitRequest, Hardware, Session
 from hiper.errors import Interrupted, OptionError, ResumeError
+from hiper.files import make_folder
 
 if TYPE_CHECKING:
     from hiper.artifact import Artifact

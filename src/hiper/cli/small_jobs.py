@@ -8,9 +8,9 @@ from pathlib import Path
 
 from hiper import files
 from hiper.cli.fit_job import load_model
-from hiper.cli.outputs import make_folder
 from hiper.cli.progress import duration, progress
 from hiper.cli.requests import Hardware, Session
+from hiper.files import make_folder
 
 
 def demo(session: Session, out: Path, *, seed: int, overwrite: bool) -> None:

@@ -1,0 +1,146 @@
+"""Who does what: the same rules for worker processes of this machine and of a cluster."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Any, Generic, final
+
+from hiper.engines.base import TRIES, Answer, R, Settled, T, Task
+from hiper.errors import HiperError, Interrupted, TimeLimitError, WorkerDiedError
+from hiper.fitting import StopRequest
+
+SECONDS_BETWEEN_LOOKS = 0.2
+
+
+class Gone(Exception):
+    """The worker has died."""
+
+
+class Member(ABC):
+    """One worker process somewhere. `ready` once it has answered for the first time."""
+
+    def __init__(self) -> None:
+        self.ready = False
+        self.task: Task[Any] | None = None
+        self.deadline: float | None = None
+
+    @abstractmethod
+    def give(self, payload: Any) -> None:
+        """Send one payload to a ready worker that has none."""
+
+    @abstractmethod
+    def hear(self) -> Answer[Any] | None:
+        """Return what it has to say, None when that is only that it is ready; Gone when it has died."""
+
+    @abstractmethod
+    def end(self) -> None:
+        """End it at once."""
+
+
+class Fleet(ABC):
+    """Where workers come from."""
+
+    @abstractmethod
+    def room(self) -> int:
+        """Return how many workers there may be now."""
+
+    @abstractmethod
+    def start(self) -> Member:
+        """Start one, without waiting until it is ready."""
+
+    @abstractmethod
+    def dissolve(self, members: Sequence[Member]) -> None:
+        """End all; those that can come to an end of their own, as `StopRequest` asks them, are given time to."""
+
+    @abstractmethod
+    def stirring(self, members: Sequence[Member], seconds: float) -> list[Member]:
+        """Return those that have something to say or have died, after waiting for the first at most `seconds`."""
+
+
+@final
+class Crew(Generic[T, R]):
+    """The workers of one run. A worker has one task at a time; what is not under way waits in the queue."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._members: list[Member] = []
+        self._stillborn = 0
+
+    def run(self, tasks: deque[Task[T]], should_stop: StopRequest) -> Iterator[Settled[T, R]]:
+        """See `Engine.run`."""
+        while tasks or self._busy():
+            self._hire(len(tasks))
+            self._assign(tasks)
+            for member in self._fleet.stirring(self._members, SECONDS_BETWEEN_LOOKS):
+                yield from self._heard(member, tasks)
+            yield from self._overdue()
+            if signal_number := should_stop():
+                raise Interrupted(f"stopped by signal {signal_number}", signal_number)
+
+    def end(self) -> None:
+        """Leave no worker behind."""
+        self._fleet.dissolve(self._members)
+        self._members.clear()
+
+    def _busy(self) -> int:
+        return sum(member.task is not None for member in self._members)
+
+    def _hire(self, waiting: int) -> None:
+        room = self._fleet.room()
+        if room < 1 and not self._members:
+            raise HiperError("there is no room for a single worker; ask for less per worker, or add machines")
+        wanted = min(room, waiting + self._busy())
+        while len(self._members) < wanted:
+            self._members.append(self._fleet.start())
+
+    def _assign(self, tasks: deque[Task[T]]) -> None:
+        for member in self._members:
+            if tasks and member.ready and member.task is None:
+                task = member.task = tasks.popleft()
+                member.deadline = None if task.seconds is None else time.monotonic() + task.seconds
+                member.give(task.payload)
+
+    def _heard(self, member: Member, tasks: deque[Task[T]]) -> Iterator[Settled[T, R]]:
+        try:
+            answer = member.hear()
+        except Gone:
+            yield from self._lost(member, tasks)
+            return
+        member.ready, self._stillborn = True, 0
+        if answer is None:
+            return
+        if isinstance(answer.error, Interrupted):
+            raise answer.error
+        assert member.task is not None
+        task, member.task = member.task, None
+        yield Settled(task=task, value=answer.value, error=answer.error, notes=answer.notes)
+
+    def _lost(self, member: Member, tasks: deque[Task[T]]) -> Iterator[Settled[T, R]]:
+        """Its task goes to another worker, unless it is the task that workers die of."""
+        self._dismiss(member)
+        if member.task is None:
+            self._stillborn += not member.ready
+            if self._stillborn == TRIES:
+                raise HiperError(f"{TRIES} workers died before they were ready; is memory short?")
+            return
+        task = member.task.died()
+        if task.deaths < TRIES:
+            tasks.appendleft(task)
+            return
+        error = WorkerDiedError(f"{TRIES} workers died of it (killed, or out of memory?)")
+        yield Settled(task=task, value=None, error=error)
+
+    def _overdue(self) -> Iterator[Settled[T, R]]:
+        now = time.monotonic()
+        for member in [m for m in self._members if m.task and m.deadline is not None and now > m.deadline]:
+            self._dismiss(member)
+            assert member.task is not None
+            error = TimeLimitError(f"took longer than the {member.task.seconds:.4g} s that it was allowed")
+            yield Settled(task=member.task, value=None, error=error)
+
+    def _dismiss(self, member: Member) -> None:
+        self._members.remove(member)
+        member.end()

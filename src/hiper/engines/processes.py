@@ -1,0 +1,144 @@
+"""The engine of one machine: worker processes, each with its share of the threads; one that dies is replaced."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import Any, final
+
+import torch
+
+from hiper.engines.base import Answer, Engine, MakeWork, R, Settled, T, Task, perform_remotely
+from hiper.engines.crew import Crew, Fleet, Gone, Member
+from hiper.engines.worker import prepare
+from hiper.fitting import StopRequest
+
+_SECONDS_TO_END = 10.0
+
+
+@final
+class Processes(Engine):
+    """workers: processes at a time; memory_limit: GiB of each."""
+
+    def __init__(self, workers: int, *, memory_limit: float | None = None) -> None:
+        self._workers, self._memory_limit = workers, memory_limit
+
+    def run(
+        self, tasks: deque[Task[T]], make_work: MakeWork[T, R], should_stop: StopRequest
+    ) -> Iterator[Settled[T, R]]:
+        crew: Crew[T, R] = Crew(_Fleet(self._workers, make_work, self._memory_limit, should_stop))
+        try:
+            yield from crew.run(tasks, should_stop)
+        finally:
+            crew.end()
+
+
+class _Fleet(Fleet):
+    """Processes started afresh; a shared number tells all of them to stop."""
+
+    def __init__(
+        self,
+        workers: int,
+        make_work: MakeWork[Any, Any],
+        memory_limit: float | None,
+        should_stop: StopRequest,
+    ) -> None:
+        self._should_stop = should_stop
+        self._context = multiprocessing.get_context("spawn")
+        self._stop = self._context.Value("i", 0)
+        self._workers = workers
+        threads = max(1, torch.get_num_threads() // workers)
+        self._arguments = (make_work, self._stop, threads, memory_limit)
+
+    def room(self) -> int:
+        return self._workers
+
+    def start(self) -> _Process:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=_serve, args=(theirs, *self._arguments), daemon=True)
+        with _interrupts_blocked():
+            process.start()
+        theirs.close()
+        return _Process(process, ours)
+
+    def stirring(self, members: Sequence[Member], seconds: float) -> list[Member]:
+        connections = {m.connection: m for m in members if isinstance(m, _Process)}
+        return [
+            connections[each] for each in wait(list(connections), seconds) if isinstance(each, Connection)
+        ]
+
+    def dissolve(self, members: Sequence[Member]) -> None:
+        self._stop.value = self._should_stop() or signal.SIGINT
+        processes = [member for member in members if isinstance(member, _Process)]
+        for process in processes:
+            process.connection.close()  # who waits for a task reads the end of them
+        for process in processes:
+            process.join(_SECONDS_TO_END)
+            process.end()
+
+
+class _Process(Member):
+    def __init__(self, process: SpawnProcess, connection: Connection) -> None:
+        super().__init__()
+        self._process, self.connection = process, connection
+
+    def give(self, payload: Any) -> None:
+        with suppress(BrokenPipeError):  # it has just died, as `hear` will tell
+            self.connection.send(payload)
+
+    def hear(self) -> Answer[Any] | None:
+        try:
+            answer: Answer[Any] | None = self.connection.recv()
+        except (EOFError, OSError) as error:
+            raise Gone from error
+        return answer
+
+    def join(self, seconds: float) -> None:
+        self._process.join(seconds)
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.join()
+        self.connection.close()
+
+
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Processes started meanwhile never see a Ctrl-C, which reaches all of a terminal's: `stop` tells them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _serve(
+    connection: Connection,
+    make_work: MakeWork[Any, Any],
+    stop: Any,
+    threads: int,
+    memory_limit: float | None,
+) -> None:
+    """What a worker process does until there are no more tasks."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    prepare(threads, memory_limit)
+    work = make_work(lambda: stop.value or None)
+    with suppress(EOFError, BrokenPipeError):  # the run is over
+        connection.send(None)
+        while True:
+            connection.send(perform_remotely(work, connection.recv()))
+
+
+def _end_with_parent() -> None:
+    """Nobody works on for a parent that is gone."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

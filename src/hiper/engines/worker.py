@@ -1,0 +1,29 @@
+"""What every worker process does first, whoever started it."""
+
+from __future__ import annotations
+
+import logging
+import resource
+import sys
+
+_GIB = 2**30
+
+
+def prepare(threads: int, memory_limit: float | None) -> None:
+    """Keep libraries quiet, compute with `threads`, and refuse this process more than `memory_limit` GiB.
+
+    The limit is Linux's RLIMIT_DATA, on what a process allocates; an allocation beyond it fails at once
+    with an error that can be told, where a limit on resident memory would end the process without a word.
+    """
+    import torch
+
+    logging.disable()
+    torch.set_num_threads(threads)
+    if memory_limit is not None:
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        resource.setrlimit(resource.RLIMIT_DATA, (int(memory_limit * _GIB), hard))
+
+
+def can_limit_memory() -> bool:
+    """Whether the system enforces RLIMIT_DATA: Linux does."""
+    return sys.platform == "linux"
