@@ -438,9 +438,9 @@ def test_lines_tell_the_time_left(capsys: pytest.CaptureFixture[str]) -> None:
         now += 3.0
     told = capsys.readouterr().err.splitlines()
     assert told[0] == "fitting"
-    assert told[1] == "fitting: 24 of 100, 4 min left"
+    assert told[1] == "fitting: 24 of 100, 20 a minute, 4 min left"
     assert told[-1] == "fitting: 100 of 100, took 4 min"
-    assert "fitting: 72 of 100, 84 s left" in told
+    assert "fitting: 72 of 100, 20 a minute, 84 s left" in told
     assert len(told) == 2 + 19
 
 

@@ -18,6 +18,7 @@ from hiper.backbones import load_backbone
 from hiper.bench.records import Run
 from hiper.bench.runner import run as run_suite
 from hiper.bench.suites import SuiteSpec
+from hiper.engines import EngineSettings
 from hiper.errors import HiperError
 from tests import tiny
 from tests.processes import forked, run
@@ -199,5 +200,12 @@ def test_processes_that_find_another_model_than_their_run_stop(
         installed(tmp_path / "installed"),
         pytest.raises(HiperError, match="has changed since the run began"),
     ):
-        run_suite(SuiteSpec(name=NAME), str(folder), ["none,edit_steps=1"], out, seeds=1, jobs=2)
+        run_suite(
+            SuiteSpec(name=NAME),
+            str(folder),
+            ["none,edit_steps=1"],
+            out,
+            seeds=1,
+            engine=EngineSettings(workers=2),
+        )
     assert not list((out / "cells").rglob("*.json"))

@@ -53,6 +53,14 @@ def readable_formats() -> tuple[str, ...]:
     return (*formats, "HEIF")
 
 
+@functools.cache
+def picture_suffixes() -> frozenset[str]:
+    """File name endings, in lower case with their dot, of the formats that are opened."""
+    formats = readable_formats()  # first, for it may register one
+    known = importlib.import_module("PIL.Image").registered_extensions()
+    return frozenset(suffix for suffix, name in known.items() if name in formats)
+
+
 def is_camera_raw(suffix: str) -> bool:
     """Whether a file name ends like a camera's raw file, whose TIFF shell holds only a preview."""
     return suffix.lower() in _RAW_SUFFIXES

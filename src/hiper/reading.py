@@ -9,6 +9,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import IO
 
@@ -91,7 +92,8 @@ def take_picture(picture: Image.Image, *, max_pixels: int, notes: Notes) -> Imag
         raise ImageError(f"damaged or cut short ({error}): get the file again") from error
 
 
-def open_regular(path: str | Path) -> IO[bytes]:
+def open_regular(path: str | Path) -> BufferedReader:
+    """Open an ordinary local file for reading; ImageError for anything else."""
     """Open an ordinary local file; ImageError for a URL, a folder, a pipe, or what cannot be read."""
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/|data:", str(path)):
         raise ImageError("a URL is never fetched: download the picture and give its path")

@@ -10,6 +10,7 @@ import typer
 
 from hiper.cli.analysis_app import attention, sweep
 from hiper.cli.arguments import method_options, whole
+from hiper.cli.batch_app import batch
 from hiper.cli.bench_app import bench_app
 from hiper.cli.combining_app import average
 from hiper.cli.options import (
@@ -65,6 +66,7 @@ app.add_typer(bench_app, name="bench")
 app.command()(attention)
 app.command()(average)
 app.command()(backbones)
+app.command()(batch)
 app.command()(doctor)
 app.command()(selfcheck)
 app.command()(sweep)

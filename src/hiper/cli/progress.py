@@ -40,6 +40,14 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def rate(seconds_each: float) -> str:
+    """Return how many are done in the unit of time that makes it a readable number."""
+    per_minute = 60 / max(seconds_each, 1e-6)
+    if per_minute >= 120:
+        return f"{per_minute / 60:.3g} a second"
+    return f"{per_minute:.3g} a minute" if per_minute >= 1 else f"{per_minute * 60:.2g} an hour"
+
+
 @final
 class Lines:
     """One line when a stage begins, every ten seconds, and at its end."""
@@ -59,8 +67,9 @@ class Lines:
             write_line(sys.stderr, f"{stage}: {done} of {total}, took {duration(now - self._begun)}")
         elif now - self._told >= SECONDS_BETWEEN_LINES and done > self._first:
             self._told = now
-            left = (now - self._begun) / (done - self._first) * (total - done)
-            write_line(sys.stderr, f"{stage}: {done} of {total}, {duration(left)} left")
+            each = (now - self._begun) / (done - self._first)
+            left = duration(each * (total - done))
+            write_line(sys.stderr, f"{stage}: {done} of {total}, {rate(each)}, {left} left")
 
 
 @final
@@ -90,12 +99,27 @@ def _nothing(stage: str, done: int, total: int) -> None:
 
 def _bars() -> Progress:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class RateColumn(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            speed = task.finished_speed or task.speed
+            return Text(rate(1 / speed) if speed else "")
 
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
+        RateColumn(),
         TimeRemainingColumn(elapsed_when_finished=True),
         console=Console(stderr=True),
     )

@@ -1,0 +1,1 @@
+"""Many subjects: job files in, one folder per job out, whatever interrupts it."""

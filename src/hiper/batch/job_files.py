@@ -1,0 +1,145 @@
+"""Job files: JSON Lines, CSV with a header, or a folder where each picture has its caption beside it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hiper.batch.jobs import Asked, Defaults, Refused, job
+from hiper.errors import OptionError, UserError
+from hiper.filetypes import picture_suffixes
+
+MAX_BYTES = 1_000_000_000
+"""Of a job file; a million jobs take some 300 MB."""
+
+LIST_MARK = "|"
+"""Between the entries of a list in a cell of a CSV file."""
+
+_LISTS = ("sentences", "seeds")
+
+
+def read_jobs(path: Path, defaults: Defaults) -> list[Asked]:
+    """Read all jobs of a .jsonl or .csv file or of a folder.
+
+    OptionError when there is no such file, when it cannot be read at all, or when none of its lines is a job.
+    """
+    path = path.absolute()  # workers may have another working directory
+    if path.is_dir():
+        asked = list(_folder(path, defaults))
+    else:
+        readers: Mapping[str, Callable[[str, Path, Defaults], Iterator[Asked]]] = {
+            ".jsonl": _json_lines,
+            ".csv": _csv,
+        }
+        if path.suffix.lower() not in readers:
+            raise OptionError(
+                f"jobs are in {str(path)!r}; allowed are a .jsonl file, a .csv file and a folder"
+            )
+        asked = list(readers[path.suffix.lower()](_text(path), path.parent, defaults))
+    if not asked:
+        raise OptionError(
+            f"{str(path)!r} holds no job; a line is a job, in a folder a picture with a .txt beside it"
+        )
+    if all(isinstance(each, Refused) for each in asked):
+        first = asked[0]
+        assert isinstance(first, Refused)
+        raise OptionError(f"{str(path)!r} holds no job that can be done; {first.name}: {first.reason}")
+    return asked
+
+
+def _text(path: Path) -> str:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise OptionError(f"{str(path)!r} is larger than {MAX_BYTES} bytes; split it")
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise OptionError(f"{str(path)!r} cannot be read: {error.strerror}; check the path") from error
+    except UnicodeDecodeError as error:
+        raise OptionError(f"{str(path)!r} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
+
+
+def _json_lines(text: str, place: Path, defaults: Defaults) -> Iterator[Asked]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield _asked(f"line {number}", line, partial(_line, line, defaults, place))
+
+
+def _line(line: str, defaults: Defaults, place: Path) -> Asked:
+    return job(_object(line), defaults, place)
+
+
+def _row(row: Mapping[str | None, Any], defaults: Defaults, place: Path) -> Asked:
+    return job(_unflattened(row), defaults, place)
+
+
+def _object(line: str) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise OptionError(f"no JSON ({error}); write one object per line") from error
+    if not isinstance(value, dict):
+        raise OptionError("no JSON object; write one per line")
+    return value
+
+
+def _csv(text: str, place: Path, defaults: Defaults) -> Iterator[Asked]:
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        if "image" not in (reader.fieldnames or ()):
+            raise OptionError("the first line of a CSV file names its columns; image and caption are needed")
+        for row in reader:
+            line = json.dumps(row, default=str)
+            yield _asked(f"line {reader.line_num}", line, partial(_row, row, defaults, place))
+    except csv.Error as error:
+        raise OptionError(f"line {reader.line_num} is no CSV: {error}") from error
+
+
+def _unflattened(row: Mapping[str | None, Any]) -> dict[str, Any]:
+    """Columns options.NAME and edit.NAME make objects, lists are split; an empty cell says nothing."""
+    if None in row:
+        raise OptionError(f"more cells than columns: {row[None]!r}; quote cells that hold commas")
+    values: dict[str, Any] = {}
+    for name, cell in row.items():
+        outer, dot, inner = str(name).partition(".")
+        if not cell:
+            continue
+        if dot:
+            values.setdefault(outer, {})[inner] = cell
+        else:
+            values[outer] = _entries(outer, cell) if outer in _LISTS else cell
+    return values
+
+
+def _entries(name: str, cell: str) -> list[Any]:
+    entries = [entry.strip() for entry in cell.split(LIST_MARK)]
+    return [int(each) if each.isdecimal() else each for each in entries] if name == "seeds" else entries
+
+
+def _folder(folder: Path, defaults: Defaults) -> Iterator[Asked]:
+    """dog.png and dog.txt make a job, the convention of training scripts for Stable Diffusion."""
+    try:
+        pictures = sorted(p for p in folder.iterdir() if p.suffix.lower() in picture_suffixes())
+    except OSError as error:
+        raise OptionError(f"{str(folder)!r} cannot be read: {error.strerror}; check the path") from error
+    for picture in pictures:
+        yield _asked(picture.name, picture.name, partial(_pictured, picture, defaults))
+
+
+def _pictured(picture: Path, defaults: Defaults) -> Asked:
+    beside = picture.with_suffix(".txt")
+    if not beside.is_file():
+        raise OptionError(f"no caption; write it to {beside.name!r}")
+    values = {"image": picture.name, "name": picture.name, "caption": _text(beside).strip()}
+    return job(values, defaults, picture.parent)
+
+
+def _asked(name: str, line: str, read: Callable[[], Asked]) -> Asked:
+    try:
+        return read()
+    except UserError as error:
+        return Refused(name=name, text=line, reason=OptionError(str(error)))

@@ -1,0 +1,179 @@
+"""What a batch is asked to do: one job per subject, from a JSONL or CSV file or a folder of pictures.
+
+A line that is no job is kept as one that cannot be done, so that it stops none of the others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+from hiper.backbones.base import Scheduler
+from hiper.errors import OptionError
+from hiper.files import safe_slug
+from hiper.methods import get_method
+from hiper.methods.options import Options, Spec, resolve
+from hiper.nearest import suggestion
+from hiper.seeds import LARGEST
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditOptions(Options):
+    """How the pictures of a job are drawn; none takes the artifact's own setting."""
+
+    strength: Annotated[float | None, Spec("factor on what was learnt", low=-10, high=10)] = None
+    guidance: Annotated[float | None, Spec("weight of the sentence", low=0, high=100)] = None
+    steps: Annotated[int | None, Spec("denoising steps", low=1, high=1000)] = None
+    scheduler: Annotated[Scheduler | None, Spec("sampler")] = None
+    height: Annotated[int | None, Spec("pixels", low=8, high=8192)] = None
+    width: Annotated[int | None, Spec("pixels", low=8, high=8192)] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Defaults:
+    """What a job takes where it says nothing itself."""
+
+    sentences: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = (0,)
+    backbone: str = "critters"
+    method: str = "hiper"
+    preset: str = "default"
+    options: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One subject and what is to be drawn of it; checked as far as that takes neither the picture nor a model.
+
+    name: as the user calls it, anything; image, mask: as they were written; place: what they are relative to
+    sentences, seeds: one picture for each pair; options: of the method, those that differ from its preset
+    """
+
+    name: str
+    image: str
+    caption: str
+    place: Path
+    mask: str | None = None
+    sentences: tuple[str, ...]
+    seeds: tuple[int, ...]
+    backbone: str
+    method: str
+    preset: str
+    options: Mapping[str, object]
+    edit: EditOptions
+    negative_prompt: str = ""
+
+    @property
+    def id(self) -> str:
+        """A file name for the job as it is written: the same line is the same job, whatever its picture holds."""
+        record = json.dumps(self.as_record(), sort_keys=True)
+        return f"{safe_slug(self.name)}-{hashlib.sha256(record.encode()).hexdigest()[:12]}"
+
+    def as_record(self) -> dict[str, Any]:
+        """Return what was asked for, for a record."""
+        values = {**asdict(self), "edit": self.edit.as_mapping()}
+        return {name: value for name, value in values.items() if name != "place"}
+
+    def resolved_options(self) -> Any:
+        """Return the method's options; OptionError for one that cannot be."""
+        method = get_method(self.method)
+        return resolve(method.options_type, method.presets, self.preset, self.options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refused:
+    """A line that is no job, and why."""
+
+    name: str
+    text: str
+    reason: OptionError
+
+    @property
+    def id(self) -> str:
+        """A file name for the line."""
+        return f"{safe_slug(self.name)}-{hashlib.sha256(self.text.encode()).hexdigest()[:12]}"
+
+    def as_record(self) -> dict[str, Any]:
+        """Return the line."""
+        return {"line": self.text[:1000]}
+
+
+Asked = Job | Refused
+
+_FIELDS = tuple(each.name for each in fields(Job) if each.name != "place")
+
+
+def job(values: Mapping[str, Any], defaults: Defaults, place: Path) -> Job:
+    """Return the job that a line of a job file describes.
+
+    OptionError for a missing, unknown or impossible value, with the nearest name where one is mistyped.
+    """
+    for name in values:
+        if name not in _FIELDS:
+            raise OptionError(
+                f"no field {name!r}{suggestion(name, _FIELDS)}; allowed are {', '.join(_FIELDS)}"
+            )
+    method = _text(values, "method", defaults.method)
+    options = {**(defaults.options if method == defaults.method else {}), **_mapping(values, "options")}
+    sentences = _texts(values, "sentences", defaults.sentences)
+    if get_method(method).per_sentence:
+        if len(sentences) != 1:
+            raise OptionError(
+                f"method {method} fits for one sentence; give each job one, not {len(sentences)}"
+            )
+        options = {"target": sentences[0], **options}
+    made = Job(
+        name=_text(values, "name", Path(_text(values, "image")).stem),
+        image=_text(values, "image"),
+        caption=_text(values, "caption"),
+        place=place,
+        mask=_text(values, "mask", "") or None,
+        sentences=sentences,
+        seeds=_seeds(values, defaults.seeds),
+        backbone=_text(values, "backbone", defaults.backbone),
+        method=method,
+        preset=_text(values, "preset", defaults.preset),
+        options=options,
+        edit=resolve(EditOptions, {"": {}}, "", _mapping(values, "edit")),
+        negative_prompt=_text(values, "negative_prompt", ""),
+    )
+    if made.resolved_options().as_mapping().get("seed") == -1:
+        raise OptionError("seed is -1; a job says all that decides its result: give a seed of 0 or more")
+    return made
+
+
+def _text(values: Mapping[str, Any], name: str, otherwise: str | None = None) -> str:
+    value = values.get(name, otherwise)
+    if value is None:
+        raise OptionError(f"no {name}; every job needs one")
+    if not isinstance(value, str):
+        raise OptionError(f"{name} is {value!r}; allowed is text")
+    return value
+
+
+def _texts(values: Mapping[str, Any], name: str, otherwise: Sequence[str]) -> tuple[str, ...]:
+    given = values.get(name, otherwise)
+    if not isinstance(given, (list, tuple)) or not all(isinstance(each, str) for each in given):
+        raise OptionError(f"{name} is {given!r}; allowed is a list of texts")
+    return tuple(dict.fromkeys(given))
+
+
+def _seeds(values: Mapping[str, Any], otherwise: Sequence[int]) -> tuple[int, ...]:
+    given = values.get("seeds", otherwise)
+    whole = isinstance(given, (list, tuple)) and all(
+        isinstance(each, int) and not isinstance(each, bool) and 0 <= each <= LARGEST for each in given
+    )
+    if not whole or not given:
+        raise OptionError(f"seeds is {given!r}; allowed is a list of whole numbers from 0 to 2**63 - 1")
+    return tuple(dict.fromkeys(given))
+
+
+def _mapping(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    given = values.get(name, {})
+    if not isinstance(given, dict) or not all(isinstance(key, str) for key in given):
+        raise OptionError(f"{name} is {given!r}; allowed is an object of names and values")
+    return given

@@ -1,0 +1,119 @@
+"""What became of every job: in the store from earlier runs, and in this one."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal, final
+
+from hiper.batch.jobs import Asked
+from hiper.batch.orders import RECORD_SCHEMA, PlannedJob
+from hiper.batch.results import as_json
+from hiper.batch.store import Store
+from hiper.engines.base import RemoteError
+from hiper.errors import HiperError, OutputError
+
+Status = Literal["done", "reused", "failed", "waiting"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """done: in this run; reused: before; failed: now or before, with its reason; waiting: not tried.
+
+    place: of its results, "" unless they are there; kind: the error's name
+    """
+
+    name: str
+    status: Status
+    place: str = ""
+    kind: str = ""
+    reason: str = ""
+
+
+@final
+class Ledger:
+    """One entry for each different job. A failure is the file failed/<id>.json until the job is done."""
+
+    def __init__(self, store: Store, asked: Iterable[Asked]) -> None:
+        self._store = store
+        self.asked = {each.id: each for each in asked}
+        self.entries: dict[str, Entry] = {}
+        self._names = store.names()
+
+    def settled(self) -> int:
+        """Return how many jobs are decided."""
+        return len(self.entries)
+
+    def has_failed(self, identity: str) -> bool:
+        """Return whether an earlier run recorded the job's failure."""
+        return _failure(identity) in self._names
+
+    def is_done(self, planned: PlannedJob) -> bool:
+        """Return whether all files of the job are there."""
+        return self._names.issuperset(planned.files())
+
+    def keep_failure(self, identity: str, key: str) -> bool:
+        """Take over an earlier failure of the very same job and content, if there is one."""
+        if not self.has_failed(identity):
+            return False
+        record = _read(self._store.read(_failure(identity)), identity)
+        if record.get("key") != key:
+            return False
+        self._enter(identity, "failed", kind=str(record.get("error")), reason=str(record.get("reason")))
+        return True
+
+    def done(self, identity: str, place: str, *, reused: bool) -> None:
+        """Enter a job whose results are there."""
+        if self.has_failed(identity):
+            self._store.remove(_failure(identity))
+        self._enter(identity, "reused" if reused else "done", place=place)
+
+    def fail(self, identity: str, error: Exception, *, key: str = "", deaths: int = 0) -> None:
+        """Enter and record a job that cannot be done."""
+        kind, reason, trace = _told(error)
+        record = {
+            "schema": RECORD_SCHEMA,
+            "status": "failed",
+            "key": key,
+            "job": self.asked[identity].as_record(),
+            "error": kind,
+            "reason": reason,
+            "traceback": trace,
+            "workers_died": deaths,
+            "failed": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        self._store.write(_failure(identity), as_json(record))
+        self._enter(identity, "failed", kind=kind, reason=reason)
+
+    def wait(self, identity: str) -> None:
+        """Enter a job that this run leaves alone, or did not come to."""
+        self._enter(identity, "waiting")
+
+    def _enter(self, identity: str, status: Status, **more: str) -> None:
+        self.entries[identity] = Entry(name=self.asked[identity].name, status=status, **more)
+
+
+def _failure(identity: str) -> str:
+    return f"failed/{identity}.json"
+
+
+def _read(data: bytes, identity: str) -> dict[str, Any]:
+    try:
+        record = json.loads(data)
+    except ValueError as error:
+        raise OutputError(
+            f"{_failure(identity)} is damaged; remove it, and the job is tried again"
+        ) from error
+    return record if isinstance(record, dict) else {}
+
+
+def _told(error: Exception) -> tuple[str, str, str | None]:
+    """Return an error's name, its reason in one line, and the traceback of one that nobody foresaw."""
+    if isinstance(error, HiperError):
+        return type(error).__name__, str(error), None
+    trace = str(error) if isinstance(error, RemoteError) else "".join(traceback.format_exception(error))
+    last = trace.rstrip().splitlines()[-1]
+    return "UnexpectedError", last[:300], trace

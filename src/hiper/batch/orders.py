@@ -1,0 +1,118 @@
+"""What the driver of a batch and its workers say to each other: plain data, the same in every process."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any
+
+from hiper.batch.jobs import Job
+from hiper.errors import HiperError, ImageError
+from hiper.files import distinct_slugs, safe_slug
+from hiper.reading import open_regular, shown
+
+RECORD_SCHEMA = 1
+ARTIFACT, SOURCE, RECORD = "artifact.safetensors", "source.png", "record.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """How a model is loaded; may_download: only one that the user has named on the command line is fetched."""
+
+    name: str
+    device: str | None
+    dtype: str | None
+    may_download: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """What of a model decides a job's results."""
+
+    weights_sha256: str
+    objective: str
+    device: str
+    dtype: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Describe:
+    """The order to load a model and say what it is."""
+
+    model: Model
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedJob:
+    """A job and the hash of all that decides its result, hexadecimal."""
+
+    job: Job
+    key: str
+
+    @property
+    def place(self) -> str:
+        """The folder of its results in the store: by name and by content."""
+        return f"jobs/{safe_slug(self.job.name)}-{self.key[:16]}"
+
+    def pictures(self) -> dict[tuple[str, int], str]:
+        """Return (sentence, seed) -> the name of the picture in the store."""
+        slugs = dict(zip(self.job.sentences, distinct_slugs(self.job.sentences), strict=True))
+        return {
+            (sentence, seed): f"{self.place}/{slug}-{seed}.png"
+            for sentence, slug in slugs.items()
+            for seed in self.job.seeds
+        }
+
+    def files(self) -> list[str]:
+        """Return the names of all its files; the record, last, is written when all others are there."""
+        others = [f"{self.place}/{name}" for name in (ARTIFACT, SOURCE)]
+        return [*others, *self.pictures().values(), f"{self.place}/{RECORD}"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """The order to do some jobs of one model, fitted in calls as large as `slots` subjects make them."""
+
+    model: Model
+    facts: ModelFacts
+    jobs: Sequence[PlannedJob]
+    slots: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What came of a job, named by the place of its results: done if there is no error."""
+
+    place: str
+    error: HiperError | None
+
+
+def plan(job: Job, facts: ModelFacts) -> PlannedJob:
+    """Hash what decides the job's results. ImageError when the picture or the mask is no readable file."""
+    record: dict[str, Any] = {
+        "schema": RECORD_SCHEMA,
+        "hiper": version("hiper"),
+        "image": _digest(job, job.image),
+        "mask": None if job.mask is None else _digest(job, job.mask),
+        "caption": job.caption,
+        "method": job.method,
+        "options": job.resolved_options().as_mapping(),
+        "sentences": job.sentences,
+        "seeds": job.seeds,
+        "edit": job.edit.as_mapping(),
+        "negative_prompt": job.negative_prompt,
+        "model": asdict(facts),
+    }
+    return PlannedJob(job=job, key=hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest())
+
+
+def _digest(job: Job, name: str) -> str:
+    path = job.place / name
+    try:
+        with open_regular(path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except ImageError as error:
+        raise ImageError(f"{shown(path)}: {error}") from error

@@ -1,0 +1,249 @@
+"""A batch from its jobs to its summary: what is done is skipped, what fails is recorded, the rest goes on."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import final
+
+from hiper.backbones import EMBEDDED
+from hiper.batch.jobs import Asked, Job, Refused
+from hiper.batch.ledger import Entry, Ledger
+from hiper.batch.orders import Describe, Group, Model, ModelFacts, PlannedJob, Verdict, plan
+from hiper.batch.store import open_store
+from hiper.batch.summary import write_summary
+from hiper.batch.work import Worker
+from hiper.engines import EngineSettings, open_engine
+from hiper.engines.base import Settled, Task
+from hiper.errors import ImageError
+from hiper.fitting import StopRequest
+from hiper.methods import get_method
+from hiper.methods.together import FitsTogether
+
+NOISE_LEVELS = 4
+"""In one call of the denoiser, unless told otherwise: subjects are added up to here, which costs no more memory
+than one subject of the default preset."""
+
+STAGE = "jobs"
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done and how much there is; 0 in all: not known."""
+
+Order = Describe | Group
+Answer = ModelFacts | list[Verdict]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchSettings:
+    """How a batch is done.
+
+    retry: try those that failed before, and no others
+    together: subjects fitted at a time; None: as many as make up `NOISE_LEVELS`
+    seconds: that a job may take; needs workers in processes of their own
+    trusted: the one model that may be downloaded; others that a job names must be there
+    """
+
+    retry: bool = False
+    together: int | None = None
+    seconds: float | None = None
+    trusted: str = "critters"
+    device: str | None = None
+    dtype: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What became of each job, by its id; seconds: of this run."""
+
+    entries: dict[str, Entry]
+    seconds: float
+
+    def count(self, status: str) -> int:
+        """Return how many jobs have that status."""
+        return sum(entry.status == status for entry in self.entries.values())
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the results of all jobs are there."""
+        return self.count("done") + self.count("reused") == len(self.entries)
+
+
+def run(
+    asked: Iterable[Asked],
+    out: str,
+    settings: BatchSettings,
+    *,
+    engine: EngineSettings | None = None,
+    progress: Progress = lambda stage, done, total: None,
+    should_stop: StopRequest = lambda: None,
+) -> Report:
+    """Do all jobs that are not done, leaving their results and a summary in the folder or store `out`.
+
+    OutputError for a place that cannot be written to or is in use; BackboneError when no model can be loaded;
+    Interrupted after `should_stop`. Whatever was finished stays, and the same call goes on from there.
+    """
+    begun = time.monotonic()
+    store = open_store(out)
+    engine = engine or EngineSettings()
+    if settings.seconds is not None:
+        engine = replace(engine, isolated=True)
+    with store.locked():
+        ledger = Ledger(store, asked)
+        batch = _Batch(ledger, settings)
+        tasks: deque[Task[Order]] = deque(batch.begin())
+        work = partial(Worker, store.place)
+        try:
+            for settled in open_engine(engine).run(tasks, work, should_stop):
+                tasks.extend(batch.take(settled))
+                progress(STAGE, ledger.settled(), len(ledger.asked))
+            batch.end()
+        finally:
+            report = Report(entries=batch.all_entries(), seconds=time.monotonic() - begun)
+            if ledger.settled():
+                write_summary(store, report.entries, report.seconds)
+    return report
+
+
+@final
+class _Batch:
+    """What is left to do: orders for workers, made of jobs, and their answers, turned into entries."""
+
+    def __init__(self, ledger: Ledger, settings: BatchSettings) -> None:
+        self._ledger, self._settings = ledger, settings
+        self._by_model: dict[Model, list[str]] = defaultdict(list)
+        self._by_place: dict[str, list[str]] = defaultdict(list)
+        self._unloaded: dict[Model, Exception] = {}
+
+    def begin(self) -> list[Task[Order]]:
+        """Record what is no job, and ask for every model what it is."""
+        for identity, asked in self._ledger.asked.items():
+            if isinstance(asked, Refused):
+                self._ledger.fail(identity, asked.reason)
+            else:
+                self._by_model[self._model(asked)].append(identity)
+        return [Task(payload=Describe(model=model)) for model in self._by_model]
+
+    def _model(self, job: Job) -> Model:
+        """A folder or file comes before a model of that name: beside the job file, or where the user is."""
+        trusted = job.backbone == self._settings.trusted
+        path = Path.cwd() / job.backbone if trusted else job.place / job.backbone
+        return Model(
+            name=str(path) if job.backbone not in EMBEDDED and path.exists() else job.backbone,
+            device=self._settings.device,
+            dtype=self._settings.dtype,
+            may_download=trusted,
+        )
+
+    def take(self, settled: Settled[Order, Answer]) -> list[Task[Order]]:
+        """Enter what came of an order, and return what is to be done next."""
+        order = settled.task.payload
+        if isinstance(order, Describe):
+            return self._described(order.model, settled)
+        if settled.error is not None:
+            return self._undone(order, settled.error, settled.task.deaths)
+        assert isinstance(settled.value, list)
+        jobs = {job.place: job for job in order.jobs}
+        for verdict in settled.value:
+            self._judge(jobs[verdict.place], verdict.error)
+        return []
+
+    def _described(self, model: Model, settled: Settled[Order, Answer]) -> list[Task[Order]]:
+        if settled.error is not None:
+            self._unloaded[model] = settled.error
+            return []
+        assert isinstance(settled.value, ModelFacts)
+        classes: dict[Hashable, list[PlannedJob]] = defaultdict(list)
+        for planned in self._pending(self._by_model[model], settled.value):
+            classes[_alike(planned.job)].append(planned)
+        return [
+            task
+            for jobs in classes.values()
+            for task in self._groups(model, settled.value, sorted(jobs, key=lambda job: job.place))
+        ]
+
+    def _pending(self, identities: Sequence[str], facts: ModelFacts) -> list[PlannedJob]:
+        """Return what is to be done, each place once; enter the others."""
+        pending = {}
+        for identity in identities:
+            planned = self._planned(identity, facts)
+            if planned is not None:
+                self._by_place[planned.place].append(identity)
+                pending[planned.place] = planned
+        return list(pending.values())
+
+    def _planned(self, identity: str, facts: ModelFacts) -> PlannedJob | None:
+        job, ledger, retry = self._ledger.asked[identity], self._ledger, self._settings.retry
+        assert isinstance(job, Job)
+        try:
+            planned = plan(job, facts)
+        except ImageError as error:
+            ledger.fail(identity, error)
+            return None
+        if ledger.is_done(planned):
+            ledger.done(identity, planned.place, reused=True)
+            return None
+        if retry and not ledger.has_failed(identity):
+            ledger.wait(identity)
+            return None
+        return None if not retry and ledger.keep_failure(identity, planned.key) else planned
+
+    def _groups(self, model: Model, facts: ModelFacts, jobs: Sequence[PlannedJob]) -> list[Task[Order]]:
+        slots = self._slots(jobs[0].job)
+        groups = [
+            Group(model=model, facts=facts, jobs=tuple(jobs[i : i + slots]), slots=slots)
+            for i in range(0, len(jobs), slots)
+        ]
+        return [self._task(group) for group in groups]
+
+    def _task(self, group: Group) -> Task[Order]:
+        """A call costs what `slots` subjects cost, however many of them there are."""
+        seconds = self._settings.seconds
+        return Task(payload=group, seconds=None if seconds is None else seconds * group.slots)
+
+    def _slots(self, job: Job) -> int:
+        method = get_method(job.method)
+        if not isinstance(method, FitsTogether):
+            return 1
+        levels = method.noise_levels(job.resolved_options())
+        return self._settings.together or max(1, NOISE_LEVELS // levels)
+
+    def _undone(self, group: Group, error: Exception, deaths: int) -> list[Task[Order]]:
+        """Nobody knows whose fault it was: each has another chance, alone."""
+        if len(group.jobs) > 1:
+            return [self._task(replace(group, jobs=(job,))) for job in group.jobs]
+        for identity in self._by_place[group.jobs[0].place]:
+            self._ledger.fail(identity, error, key=group.jobs[0].key, deaths=deaths)
+        return []
+
+    def _judge(self, planned: PlannedJob, error: Exception | None) -> None:
+        for identity in self._by_place[planned.place]:
+            if error is None:
+                self._ledger.done(identity, planned.place, reused=False)
+            else:
+                self._ledger.fail(identity, error, key=planned.key)
+
+    def end(self) -> None:
+        """Record the jobs whose model could not be loaded; if none could, that is the whole batch's error."""
+        if len(self._unloaded) == len(self._by_model) > 0:
+            raise next(iter(self._unloaded.values()))
+        for model, error in self._unloaded.items():
+            for identity in self._by_model[model]:
+                self._ledger.fail(identity, error)
+
+    def all_entries(self) -> dict[str, Entry]:
+        """Return an entry for every job, in the order they were asked for; waiting are those not come to."""
+        for identity in self._ledger.asked:
+            if identity not in self._ledger.entries:
+                self._ledger.wait(identity)
+        return {identity: self._ledger.entries[identity] for identity in self._ledger.asked}
+
+
+def _alike(job: Job) -> Hashable:
+    """What jobs must agree in to be fitted together."""
+    method = get_method(job.method)
+    shared = method.alike(job.resolved_options()) if isinstance(method, FitsTogether) else None
+    return job.method, shared

@@ -1,0 +1,138 @@
+"""Where results go: a folder, or an object store that fsspec reaches by a URL."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, final
+
+from hiper import files
+from hiper.errors import OutputError
+
+LOCK = "batch"
+
+
+class Store(ABC):
+    """Files by relative names with "/" between folders. OutputError where one cannot be read or written.
+
+    place: what `open_store` opens it by, also from another working directory
+    """
+
+    place: str
+
+    @abstractmethod
+    def names(self) -> set[str]:
+        """Return the names of all files."""
+
+    @abstractmethod
+    def exists(self, name: str) -> bool:
+        """Return whether there is a file of that name."""
+
+    @abstractmethod
+    def read(self, name: str) -> bytes:
+        """Return what a file holds."""
+
+    @abstractmethod
+    def write(self, name: str, data: bytes) -> None:
+        """Put a file there, whole or not at all, also over another one."""
+
+    @abstractmethod
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+
+    @abstractmethod
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other batches out meanwhile, where the store can."""
+
+
+def open_store(place: str) -> Store:
+    """Return the store at a path, or at a URL such as s3://bucket/folder; nothing is written yet."""
+    if "://" not in place:
+        return Folder(Path(place).absolute())
+    if place.startswith("file://"):
+        return Folder(Path(place.removeprefix("file://")))
+    return Remote(place)
+
+
+@final
+class Folder(Store):
+    """A folder of a file system, made when the first file is written to it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self.place = folder, str(folder)
+
+    def names(self) -> set[str]:
+        found = (path for path in self._folder.rglob("*") if path.is_file())
+        return {path.relative_to(self._folder).as_posix() for path in found}
+
+    def exists(self, name: str) -> bool:
+        return (self._folder / name).is_file()
+
+    def read(self, name: str) -> bytes:
+        try:
+            return (self._folder / name).read_bytes()
+        except OSError as error:
+            raise OutputError(f"cannot read {str(self._folder / name)!r}: {error.strerror}") from error
+
+    def write(self, name: str, data: bytes) -> None:
+        path = self._folder / name
+        files.make_folder(path.parent)
+        files.atomic_write(path, data, overwrite=True)
+
+    def remove(self, name: str) -> None:
+        (self._folder / name).unlink(missing_ok=True)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        files.make_folder(self._folder)
+        with files.lock(self._folder / LOCK):
+            yield
+
+
+@final
+class Remote(Store):
+    """An object store. One put per file, which such stores make visible as a whole; they have no locks."""
+
+    def __init__(self, url: str) -> None:
+        import fsspec
+
+        try:
+            self._system, self._root = fsspec.core.url_to_fs(url)
+        except (ValueError, ImportError) as error:
+            raise OutputError(
+                f"{url!r} cannot be used: {error}; give a folder or a URL fsspec knows"
+            ) from error
+        self.place = self._url = url
+
+    def names(self) -> set[str]:
+        self._system.invalidate_cache()
+        found: list[str] = self._told(self._system.find, self._root)
+        return {name.removeprefix(self._root).lstrip("/") for name in found}
+
+    def exists(self, name: str) -> bool:
+        self._system.invalidate_cache()
+        return bool(self._told(self._system.exists, f"{self._root}/{name}"))
+
+    def read(self, name: str) -> bytes:
+        data: bytes = self._told(self._system.cat_file, f"{self._root}/{name}")
+        return data
+
+    def write(self, name: str, data: bytes) -> None:
+        self._told(self._system.pipe_file, f"{self._root}/{name}", data)
+
+    def remove(self, name: str) -> None:
+        if self.exists(name):
+            self._told(self._system.rm_file, f"{self._root}/{name}")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        yield
+
+    def _told(self, operation: Any, *arguments: Any) -> Any:
+        try:
+            return operation(*arguments)
+        except OSError as error:
+            raise OutputError(f"{self._url!r} failed: {error.strerror or error}; check its rights") from error

@@ -1,0 +1,109 @@
+"""What a worker of a batch does: load a model, fit a group of subjects together, draw, and leave the results."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from functools import partial
+from importlib import import_module
+from typing import final
+
+from hiper.artifact import Artifact
+from hiper.attempts import Outcome, attempt
+from hiper.backbones import load_backbone
+from hiper.batch.orders import Describe, Group, Model, ModelFacts, PlannedJob, Verdict
+from hiper.batch.results import Fit, write_results
+from hiper.batch.store import open_store
+from hiper.errors import BackboneError, HiperError, Interrupted
+from hiper.fitting import StopRequest
+from hiper.methods import get_method
+from hiper.methods.together import FitRequest, fit_all
+from hiper.subject import Subject
+
+
+@final
+class Worker:
+    """Keeps one model from order to order. Results go from here to the store at `out`."""
+
+    def __init__(self, out: str, should_stop: StopRequest) -> None:
+        self._store, self._should_stop = open_store(out), should_stop
+        self._model: Model | None = None
+        import_module("hiper.backbones.sd")  # takes seconds, which are not to count for the first job
+
+    def __call__(self, order: Describe | Group) -> ModelFacts | list[Verdict]:
+        """Do what is ordered. BackboneError when the model cannot be had, or is not the one that was described."""
+        self._load(order.model)
+        if isinstance(order, Describe):
+            return self._facts
+        if self._facts != order.facts:
+            raise BackboneError(
+                f"{order.model.name} is not what it was when this batch began, or not the same on all machines;"
+                " run the batch again"
+            )
+        return self._do(order)
+
+    def _load(self, model: Model) -> None:
+        if self._model == model:
+            return
+        self._model = None
+        local_only = None if model.may_download else True
+        backbone = load_backbone(model.name, device=model.device, dtype=model.dtype, local_only=local_only)
+        self._facts = ModelFacts(
+            weights_sha256=backbone.weights_sha256(),
+            objective=backbone.objective,
+            device=backbone.device.type,
+            dtype=str(backbone.dtype).removeprefix("torch."),
+        )
+        self._backbone, self._model = backbone, model
+
+    def _do(self, group: Group) -> list[Verdict]:
+        """Fit those whose picture can be read, then draw job by job; one that fails leaves the others alone.
+
+        What another worker has finished, before it died and could say so, is not done again.
+        """
+        todo = [job for job in group.jobs if not all(map(self._store.exists, job.files()))]
+        opened = {job.place: attempt(partial(_request, job)) for job in todo}
+        requests = {
+            place: each.result for place, each in opened.items() if isinstance(each.result, FitRequest)
+        }
+        begun = time.perf_counter()
+        fitted = dict(zip(requests, self._fit(group, list(requests.values())), strict=True))
+        seconds = (time.perf_counter() - begun) / max(1, len(requests))
+        errors: dict[str, HiperError | None] = {}
+        for job in todo:
+            outcome = fitted.get(job.place) or opened[job.place]
+            if isinstance(outcome.result, HiperError):
+                errors[job.place] = outcome.result
+                continue
+            assert isinstance(outcome.result, Artifact)
+            fit = Fit(
+                planned=job,
+                request=requests[job.place],
+                artifact=outcome.result,
+                notes=(*opened[job.place].notes, *outcome.notes),
+                seconds=seconds,
+                slots=group.slots,
+            )
+            errors[job.place] = self._finish(fit)
+        return [Verdict(place=job.place, error=errors.get(job.place)) for job in group.jobs]
+
+    def _fit(self, group: Group, requests: Sequence[FitRequest]) -> list[Outcome[Artifact]]:
+        if not requests:
+            return []
+        method = get_method(group.jobs[0].job.method)
+        return fit_all(method, self._backbone, requests, slots=group.slots, should_stop=self._should_stop)
+
+    def _finish(self, fit: Fit) -> HiperError | None:
+        written = attempt(lambda: write_results(self._store, self._backbone, self._facts, fit, self._on_step))
+        return written.result if isinstance(written.result, HiperError) else None
+
+    def _on_step(self, done: int, total: int) -> None:
+        if signal_number := self._should_stop():
+            raise Interrupted(f"stopped by signal {signal_number}", signal_number)
+
+
+def _request(planned: PlannedJob) -> FitRequest:
+    job = planned.job
+    mask = None if job.mask is None else job.place / job.mask
+    subject = Subject.open(job.place / job.image, caption=job.caption, mask=mask)
+    return FitRequest(subject=subject, options=job.resolved_options())

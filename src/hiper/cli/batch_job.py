@@ -1,0 +1,106 @@
+"""`hiper batch`: from a job file to a folder of results."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hiper.cli.progress import duration, progress
+from hiper.cli.requests import Session
+from hiper.errors import HiperError, Interrupted, OptionError
+
+if TYPE_CHECKING:
+    from hiper.batch.jobs import Defaults
+    from hiper.batch.runner import BatchSettings, Report
+    from hiper.engines import EngineSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchRequest:
+    """Which jobs, where their results go, and how they are done."""
+
+    jobs: Path
+    out: str
+    defaults: Defaults
+    settings: BatchSettings
+    engine: EngineSettings
+
+
+def run_batch(session: Session, request: BatchRequest) -> None:
+    """Do what is left to do; a signal stops it between two steps, and the same command goes on from there.
+
+    HiperError, after the results are told, when some jobs are not done.
+    """
+    from hiper.batch.job_files import read_jobs
+    from hiper.batch.runner import run
+
+    asked = read_jobs(request.jobs, request.defaults)
+    distinct = len({each.id for each in asked})
+    if distinct < len(asked):
+        session.console.note(f"{len(asked) - distinct} jobs are given twice; each is done once")
+    with progress(quiet=session.console.quiet) as report, session.stop.deferred():
+        report("starting", 0, 0)
+        try:
+            done = run(
+                asked,
+                request.out,
+                request.settings,
+                engine=request.engine,
+                progress=report,
+                should_stop=session.stop.requested,
+            )
+        except Interrupted as stopped:
+            raise Interrupted(
+                f"{stopped}; what is finished stays: the same command goes on from there",
+                stopped.signal_number,
+            ) from stopped
+    _tell(session, request, done)
+
+
+def _tell(session: Session, request: BatchRequest, done: Report) -> None:
+    counts = {status: done.count(status) for status in ("done", "reused", "failed", "waiting")}
+    failures = {
+        identity: {"name": entry.name, "error": entry.kind, "reason": entry.reason}
+        for identity, entry in done.entries.items()
+        if entry.status == "failed"
+    }
+    record = {
+        "out": request.out,
+        "jobs": len(done.entries),
+        **counts,
+        "seconds": round(done.seconds, 1),
+        "failures": failures,
+    }
+    session.console.result(
+        record,
+        [
+            f"{request.out}: {counts['done']} jobs done in {duration(done.seconds)}, {counts['reused']} were there",
+            f"{request.out.rstrip('/')}/summary.html",
+        ],
+    )
+    if not done.succeeded:
+        raise HiperError(_shortfall(counts, failures))
+
+
+def _shortfall(counts: dict[str, int], failures: dict[str, dict[str, str]]) -> str:
+    told = []
+    if failures:
+        first = next(iter(failures.values()))
+        told.append(
+            f"{counts['failed']} jobs failed, the first {first['name']}: {first['reason']};"
+            " mend them, or try them again by --retry"
+        )
+    if counts["waiting"]:
+        told.append(f"{counts['waiting']} jobs were left alone; run the same command without --retry")
+    return "; ".join(told)
+
+
+def checked_limits(timeout: float | None, memory_limit: float | None) -> None:
+    """OptionError for limits that nothing could keep, or that this system does not enforce."""
+    from hiper.engines.worker import can_limit_memory
+
+    if timeout is not None and not timeout > 0:
+        raise OptionError(f"--timeout is {timeout:g}; allowed are seconds above 0")
+    if memory_limit is not None and not can_limit_memory():
+        raise OptionError("--memory-limit needs Linux; leave it out")

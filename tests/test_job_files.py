@@ -1,0 +1,241 @@
+"""Job files: what is read from them, and how a mistake is told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hiper.batch.job_files import read_jobs
+from hiper.batch.jobs import Asked, Defaults, EditOptions, Job, Refused
+from hiper.batch.orders import ModelFacts, plan
+from hiper.batch.store import open_store
+from hiper.errors import ImageError, OptionError, OutputError
+from tests import tiny
+
+DEFAULTS = Defaults(sentences=("a sitting dog",), seeds=(0, 1), backbone="some/model", options={"steps": "7"})
+FACTS = ModelFacts(weights_sha256="0", objective="epsilon", device="cpu", dtype="float32")
+
+
+def jsonl(folder: Path, *lines: Any) -> list[Asked]:
+    path = folder / "jobs.jsonl"
+    path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines))
+    return read_jobs(path, DEFAULTS)
+
+
+def only_job(asked: list[Asked]) -> Job:
+    (job,) = asked
+    assert isinstance(job, Job)
+    return job
+
+
+def test_a_line_says_what_it_wants_and_takes_the_rest_from_the_command(tmp_path: Path) -> None:
+    job = only_job(jsonl(tmp_path, {"image": "a/dog.png", "caption": "a dog"}, ""))
+    assert (job.name, job.image, job.place) == ("dog", "a/dog.png", tmp_path)
+    assert (job.sentences, job.seeds, job.backbone) == (("a sitting dog",), (0, 1), "some/model")
+    assert job.resolved_options().steps == 7
+    own = only_job(
+        jsonl(
+            tmp_path,
+            {
+                "name": "Rex",
+                "image": "dog.png",
+                "mask": "mask.png",
+                "caption": "a dog",
+                "sentences": ["a cat", "a cow", "a cat"],
+                "seeds": [5],
+                "backbone": "critters",
+                "preset": "paper",
+                "options": {"steps": 9},
+                "edit": {"guidance": 2, "scheduler": "euler"},
+                "negative_prompt": "blurry",
+            },
+        )
+    )
+    assert (own.name, own.mask, own.sentences, own.seeds) == ("Rex", "mask.png", ("a cat", "a cow"), (5,))
+    assert own.edit == EditOptions(guidance=2.0, scheduler="euler")
+    assert (own.resolved_options().steps, own.resolved_options().batch) == (9, 1)
+
+
+def test_a_csv_file_says_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.csv"
+    path.write_text(
+        "\ufeffimage,caption,sentences,seeds,options.steps,edit.guidance,name\r\n"
+        'dog.png,"a dog, standing",a cat | a cow,5|6,9,2.5,Rex\r\n'
+        "cat.png,a cat,,,,,\r\n"
+    )
+    first, second = read_jobs(path, DEFAULTS)
+    line = {
+        "image": "dog.png",
+        "caption": "a dog, standing",
+        "sentences": ["a cat", "a cow"],
+        "seeds": [5, 6],
+        "options": {"steps": "9"},
+        "edit": {"guidance": 2.5},
+        "name": "Rex",
+    }
+    assert first == only_job(jsonl(tmp_path, line))
+    assert isinstance(second, Job)
+    assert (second.sentences, second.seeds, second.name) == (("a sitting dog",), (0, 1), "cat")
+
+
+def test_a_folder_has_captions_beside_its_pictures(tmp_path: Path) -> None:
+    for name in ("b.png", "a.JPG", "c.webp"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "a.txt").write_text(" a red dog\n")
+    (tmp_path / "b.txt").write_text("a blue cat")
+    a, b, c = read_jobs(tmp_path, DEFAULTS)
+    assert isinstance(a, Job)
+    assert isinstance(b, Job)
+    assert isinstance(c, Refused)
+    assert [(each.name, each.image, each.caption) for each in (a, b)] == [
+        ("a.JPG", "a.JPG", "a red dog"),
+        ("b.png", "b.png", "a blue cat"),
+    ]
+    assert "no caption; write it to 'c.txt'" in str(c.reason)
+
+
+GOOD = {"image": "dog.png", "caption": "a dog"}
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('{"image": ', "no JSON"),
+        ("[" * 100_000, "no JSON"),
+        ("[1]", "no JSON object"),
+        ({"caption": "a dog"}, "no image"),
+        ({"image": "dog.png"}, "no caption"),
+        ({**GOOD, "captoin": "x"}, "no field 'captoin' (did you mean caption?)"),
+        ({**GOOD, "place": "/"}, "no field 'place'"),
+        ({**GOOD, "caption": 3}, "caption is 3; allowed is text"),
+        ({**GOOD, "sentences": "a cat"}, "sentences is 'a cat'; allowed is a list of texts"),
+        ({**GOOD, "seeds": [-1]}, "seeds is [-1]; allowed is a list of whole numbers"),
+        ({**GOOD, "seeds": []}, "seeds is []"),
+        ({**GOOD, "method": "hipper"}, "did you mean hiper?"),
+        ({**GOOD, "preset": "papper"}, "did you mean paper?"),
+        ({**GOOD, "options": {"stepps": 3}}, "no option 'stepps' (did you mean steps?)"),
+        ({**GOOD, "options": {"seed": -1}}, "give a seed of 0 or more"),
+        ({**GOOD, "options": 3}, "options is 3; allowed is an object"),
+        ({**GOOD, "edit": {"guidance": "much"}}, "guidance is 'much'; allowed are numbers from 0 to 100"),
+        ({**GOOD, "edit": {"scheduler": "heun"}}, "scheduler is 'heun'; allowed are ddim"),
+    ],
+)
+def test_a_line_that_is_no_job_is_told_and_leaves_the_others(tmp_path: Path, line: Any, words: str) -> None:
+    refused, job = jsonl(tmp_path, line, GOOD)
+    assert isinstance(refused, Refused)
+    assert isinstance(job, Job)
+    assert refused.name == "line 1"
+    assert words in str(refused.reason)
+    with pytest.raises(OptionError, match="holds no job that can be done; line 1: "):
+        jsonl(tmp_path, line)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("jobs.json", b"{}", "allowed are a .jsonl file, a .csv file and a folder"),
+        ("none.jsonl", None, "cannot be read: No such file"),
+        ("jobs.jsonl", b"\n \n", "holds no job"),
+        ("jobs.jsonl", b"\xff\xfe", "is not UTF-8"),
+        ("jobs.csv", b"picture,caption\n", "image and caption are needed"),
+        ("jobs.csv", b"image,caption\na.png,x,y\n", "more cells than columns"),
+        ("jobs.csv", b'image,caption\n"a.png,x\n', "is no CSV"),
+        ("jobs.csv", b"image\0,caption\nx,y\n", "image and caption are needed"),
+    ],
+)
+def test_a_file_that_cannot_be_read_at_all_is_refused(
+    tmp_path: Path, name: str, content: bytes | None, words: str
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(OptionError) as refused:
+        read_jobs(tmp_path / name, DEFAULTS)
+    assert words in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_an_empty_folder_holds_no_job(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"in a folder a picture with a \.txt beside it"):
+        read_jobs(tmp_path, DEFAULTS)
+
+
+# what decides a result, and where it goes
+
+
+def planned_key(folder: Path, facts: ModelFacts = FACTS, **change: Any) -> str:
+    return plan(only_job(jsonl(folder, {**GOOD, **change})), facts).key
+
+
+def test_the_key_is_of_all_that_decides_the_result_and_of_nothing_else(tmp_path: Path) -> None:
+    tiny.picture().save(tmp_path / "dog.png")
+    tiny.picture().save(tmp_path / "copy.png")
+    tiny.picture(72).save(tmp_path / "other.png")
+    plain = planned_key(tmp_path)
+    assert planned_key(tmp_path, name="Rex", image="copy.png", options={"steps": 7}) == plain
+    changes: list[dict[str, Any]] = [
+        {"image": "other.png"},
+        {"mask": "copy.png"},
+        {"caption": "a cat"},
+        {"sentences": ["a cow"]},
+        {"seeds": [1, 0]},
+        {"preset": "paper"},
+        {"options": {"tail": 4}},
+        {"edit": {"steps": 3}},
+        {"negative_prompt": "blurry"},
+        {"facts": ModelFacts(weights_sha256="1", objective="epsilon", device="cpu", dtype="float32")},
+    ]
+    keys = {planned_key(tmp_path, **change) for change in changes}
+    assert len(keys | {plain}) == len(changes) + 1
+
+
+@pytest.mark.parametrize("name", ["none.png", "", "nul\0.png", "https://host/dog.png"])
+def test_a_picture_that_is_no_file_is_told(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ImageError):
+        planned_key(tmp_path, image=name)
+
+
+@pytest.mark.parametrize("name", ["../../up", "/etc/passwd", "..", "", "a\0b", "C:\\x", "\udc80", "n" * 999])
+def test_no_name_leads_out_of_the_folder(tmp_path: Path, name: str) -> None:
+    tiny.picture().save(tmp_path / "dog.png")
+    job = only_job(jsonl(tmp_path, {**GOOD, "name": name, "sentences": ["../../up", "a/b"]}))
+    root = Path("/root/of/store")
+    for file in [*plan(job, FACTS).files(), f"failed/{job.id}.json"]:
+        path = Path(f"{root}/{file}")
+        assert path.resolve() == path
+        assert path.is_relative_to(root)
+        assert all(len(part.encode()) <= 255 for part in path.parts)
+
+
+# stores
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "memory"])
+def test_a_store_keeps_files_by_name(tmp_path: Path, kind: str) -> None:
+    store = open_store(
+        {"folder": str(tmp_path / "a"), "file": f"file://{tmp_path}/a", "memory": f"memory://{tmp_path}"}[
+            kind
+        ]
+    )
+    assert store.names() == set()
+    assert not store.exists("x/y.json")
+    store.write("x/y.json", b"1")
+    store.write("x/y.json", b"2")
+    store.write("z", b"3")
+    assert store.names() == {"x/y.json", "z"}
+    assert store.exists("x/y.json")
+    assert store.read("x/y.json") == b"2"
+    store.remove("z")
+    store.remove("z")
+    assert open_store(store.place).names() == {"x/y.json"}
+    with pytest.raises(OutputError):
+        store.read("none")
+    with store.locked():
+        pass
+
+
+def test_a_url_that_leads_nowhere_is_refused() -> None:
+    with pytest.raises(OutputError, match="cannot be used"):
+        open_store("nosuch://bucket/x")
