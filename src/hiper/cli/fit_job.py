@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hiper import files
+from hiper.cli.captions import automatic_caption
 from hiper.cli.progress import Report, progress
 from hiper.cli.requests import FitRequest, Hardware, Session
 from hiper.errors import Interrupted, OptionError, ResumeError
@@ -52,7 +53,7 @@ def fit_to_file(
             )
         if resume and not path.exists():
             session.console.note("no unfinished fit to resume; a new one begins")
-        plan = prepare(session, request)
+        plan = prepare(session, request, hardware)
         from hiper.checkpoint import CheckpointFile
 
         backbone = load_model(request.backbone, hardware, report)
@@ -72,13 +73,14 @@ def fit_to_file(
     )
 
 
-def prepare(session: Session, request: FitRequest) -> Plan:
+def prepare(session: Session, request: FitRequest, hardware: Hardware) -> Plan:
     """Check picture, method and options; a mistake in them is told before a model is loaded."""
     from hiper.subject import Subject
 
+    caption = automatic_caption(session, request, hardware) or request.caption
     subject = Subject.open(
         request.image,
-        caption=request.caption,
+        caption=caption,
         mask=request.mask,
         frame=request.frame,
         background=request.background,

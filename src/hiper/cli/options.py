@@ -33,6 +33,16 @@ Resolution = Annotated[
 
 Picture = Annotated[Path, typer.Argument(metavar="IMAGE", help="The picture to learn from.")]
 Caption = Annotated[str, typer.Option(metavar="TEXT", help="What the picture shows.")]
+AutoCaption = Annotated[
+    str, typer.Option("--caption", metavar="TEXT", help="What the picture shows; auto: have it described.")
+]
+Captioner = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Who describes it for --caption auto: a folder or Hub id of a BLIP or Florence-2. On critters: no need.",
+    ),
+]
 Backbone = Annotated[
     str, typer.Option(metavar="NAME", help="critters, a folder, a .safetensors file or a Hub id.")
 ]

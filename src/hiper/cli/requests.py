@@ -47,6 +47,7 @@ class FitRequest:
     backbone: str
     image: Path
     caption: str
+    captioner: str | None
     mask: Path | None
     frame: int | None
     background: str

@@ -26,7 +26,7 @@ def run(
     session: Session, fit_request: FitRequest, edit_request: EditRequest, hardware: Hardware, out: Path
 ) -> None:
     """Draw what a picture's subject does next; an interrupted fit goes on where it stopped."""
-    plan = _targeted(prepare(session, fit_request), edit_request)
+    plan = _targeted(prepare(session, fit_request, hardware), edit_request)
     with planned(session, edit_request, out) as drawings, progress(quiet=session.console.quiet) as report:
         backbone = load_model(fit_request.backbone, hardware, report)
         _check_settings(backbone, edit_request)

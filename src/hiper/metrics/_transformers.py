@@ -1,13 +1,13 @@
-"""Networks of transformers that score pictures: found, checked and loaded, from the disk and without remote code.
+"""Networks of transformers that look at pictures: found, checked and loaded, from the disk and without remote code.
 
-The calls of the metrics into a library without usable types, which are `Any` here, are all in this file.
+The calls of metrics and captions into a library without usable types, which are `Any` here, are all in this file.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +40,10 @@ class Kind:
 
 CLIP = Kind("clip", "CLIPModel", "CLIPImageProcessorPil", "openai/clip-vit-large-patch14")
 DINO = Kind("dinov2", "Dinov2Model", "BitImageProcessorPil", "facebook/dinov2-base")
+BLIP = Kind("blip", "BlipForConditionalGeneration", "AutoProcessor", "Salesforce/blip-image-captioning-base")
+FLORENCE = Kind(
+    "florence2", "Florence2ForConditionalGeneration", "AutoProcessor", "florence-community/Florence-2-base"
+)
 
 _HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 _TEXTS = ["*.json", "*.txt"]
@@ -120,51 +124,59 @@ def load_tokenizer(network: Network) -> Any:
     return tokenizer
 
 
-def find_folder(name_or_path: str | Path, kind: Kind, *, local_only: bool, revision: str | None) -> Path:
-    """Return the folder of a model of this kind: a local one, or that of a Hub id, fetched only if allowed."""
+def find_folder(name_or_path: str | Path, *kinds: Kind, local_only: bool, revision: str | None) -> Path:
+    """Return the folder of a model of one of the kinds: a local one, or a Hub id's, fetched only if allowed."""
     name = str(name_or_path)
     folder = Path(name).expanduser()
     if not folder.is_dir():
-        _check_hub_id(name, folder, kind)
-        return _from_hub(name, kind, local_only, revision)
-    _check_kind(folder, kind)
+        _check_hub_id(name, folder, kinds)
+        return _from_hub(name, kinds, local_only, revision)
+    kind_of(folder, *kinds)
     return folder
 
 
-def _check_hub_id(name: str, path: Path, kind: Kind) -> None:
+def _check_hub_id(name: str, path: Path, kinds: Sequence[Kind]) -> None:
     """Refuse what can only be meant as a path, or is no id: the Hub is asked for plausible ids alone."""
     siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     if siblings or not _HUB_ID.fullmatch(name):
         raise BackboneError(
-            f"no such folder: {name}{suggestion(path.name, siblings)}; allowed are the folder of a {kind.model}"
-            f" and a Hub id such as {kind.example}"
+            f"no such folder: {name}{suggestion(path.name, siblings)}; allowed are the folder of a {_models(kinds)}"
+            f" and a Hub id such as {kinds[0].example}"
         )
 
 
-def _from_hub(name: str, kind: Kind, local_only: bool, revision: str | None) -> Path:
+def _from_hub(name: str, kinds: Sequence[Kind], local_only: bool, revision: str | None) -> Path:
     patterns = [*_TEXTS, *_WEIGHTS] if local_only else _TEXTS
     with explained(name), quiet():
         folder = Path(
             snapshot_download(name, revision=revision, allow_patterns=patterns, local_files_only=local_only)
         )
-        _check_kind(folder, kind)  # before the gigabytes of a wrong model are fetched
+        kind_of(folder, *kinds)  # before the gigabytes of a wrong model are fetched
         if not local_only:
             snapshot_download(name, revision=folder.name, allow_patterns=_WEIGHTS)
     return folder
 
 
-def _check_kind(folder: Path, kind: Kind) -> None:
+def kind_of(folder: Path, *kinds: Kind) -> Kind:
+    """Return which of the kinds a folder holds; BackboneError for any other model, or none."""
     config = folder / "config.json"
     if not config.is_file():
-        raise BackboneError(f"{folder} has no config.json; the folder of a {kind.model} is needed")
+        raise BackboneError(f"{folder} has no config.json; the folder of a {_models(kinds)} is needed")
     try:
         found = json.loads(config.read_text(encoding="utf-8"))["model_type"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BackboneError(f"{config} is damaged, or names no model_type; download it again") from error
-    if found != kind.type:
-        raise BackboneError(
-            f"{folder} is a model of type {found}; allowed is {kind.type}, such as {kind.example}"
-        )
+    for kind in kinds:
+        if found == kind.type:
+            return kind
+    types = " and ".join(kind.type for kind in kinds)
+    raise BackboneError(
+        f"{folder} is a model of type {found}; allowed is {types}, such as {kinds[0].example}"
+    )
+
+
+def _models(kinds: Sequence[Kind]) -> str:
+    return " or ".join(kind.model for kind in kinds)
 
 
 def _check_weights(folder: Path) -> None:
