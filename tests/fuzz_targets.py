@@ -22,6 +22,8 @@ from hiper.backbones.weights import (
     read_index,
     weighted_components,
 )
+from hiper.batch.job_files import read_jobs
+from hiper.batch.jobs import Defaults
 from hiper.bench.own_suite import OwnSuite
 from hiper.bench.report import build_report
 from hiper.bench.report_files import write_report
@@ -189,6 +191,34 @@ def _arguments(data: st.DataObject, folder: Path) -> None:
     assert status in (0, 2), (status, told.getvalue())
 
 
+def _jobs(data: st.DataObject, folder: Path) -> None:
+    """Lines of sound and unsound entries, or damaged bytes; as JSON Lines or as CSV."""
+    known = (
+        "image",
+        "caption",
+        "name",
+        "sentences",
+        "seeds",
+        "mask",
+        "options",
+        "edit",
+        "backbone",
+        "method",
+        "preset",
+    )
+    entries = st.dictionaries(st.sampled_from(known), WORDS | JSON, max_size=4)
+    line = {"image": "../x.png", "caption": "a dog", "sentences": ["a cat"], "seeds": [0]}
+    lines = data.draw(
+        st.lists(entries.map(lambda drawn: json.dumps({**line, **drawn})), min_size=1, max_size=3)
+    )
+    text = "\n".join(lines).encode()
+    path = folder / data.draw(st.sampled_from(("jobs.jsonl", "jobs.csv")))
+    if path.suffix == ".csv":
+        text = b'image,caption,sentences,seeds,options.steps\n"a.png",a dog,a cat|b,1|2,3\n'
+    path.write_bytes(mutated(text, data.draw(st.binary(max_size=19)), [text]))
+    read_jobs(path, Defaults())
+
+
 TARGETS: Mapping[str, Target] = {
     "artifact": of_bytes("artifact", "tail.safetensors", Artifact.load),
     "header": _header,
@@ -203,6 +233,7 @@ TARGETS: Mapping[str, Target] = {
     "index": of_bytes("model", "model_index.json", _index),
     "shards": of_bytes("shards", "table.json", _shards),
     "single-file": of_bytes("model", "model.safetensors", _single_file),
+    "jobs": _jobs,
     "options": _options,
     "arguments": _arguments,
 }

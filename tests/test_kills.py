@@ -26,7 +26,12 @@ from tests.small_suite import NAME, installed
 
 KILLS = int(os.environ.get("HIPER_KILLS", "12"))
 SEED = int(os.environ.get("HIPER_KILLS_SEED", "0"))
-CLOCK_READINGS = ("fit_seconds", "edit_seconds", "artifact_bytes")  # seconds take more digits or fewer
+CLOCK_READINGS = (
+    "fit_seconds",
+    "edit_seconds",
+    "artifact_bytes",
+    "cost",
+)  # seconds take more digits or fewer
 
 Words = tuple[str | Path, ...]
 Job = Callable[[Path], Words]
@@ -50,16 +55,23 @@ def jobs(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> dict[s
     assert run(folder, *fit, "-o", "steps=1", "--out", tail).status == 0
     steps: Words = ("-o", "steps=12", "--checkpoint-every", "0")
     draw: Words = ("--images", "5", "--batch-size", "1", "--steps", "2", "--quiet")
+    lines = [
+        {"image": "dog.png", "caption": f"a {word} dog", "sentences": ["a dog"]} for word in ("red", "blue")
+    ]
+    (folder / "jobs.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    quick: Words = ("--together", "1", "-o", "steps=2", "-o", "edit_steps=2", "--quiet")
+    batch: Words = ("batch", folder / "jobs.jsonl", "--backbone", model_folder, *quick)
     arms = [f"{arm},steps=2,batch=1,edit_steps=2" for arm in ("hiper", "random-tail")]
     bench: Words = ("bench", "run", NAME, "--backbone", model_folder, "--quiet", "--seeds", "1")
     return {
         "fit": lambda there: (*fit, *steps, "--out", there / "dog.safetensors"),
         "edit": lambda there: ("edit", tail, "a dog", "a sitting dog", *draw, "--out", there),
+        "batch": lambda there: (*batch, "--out", there),
         "bench": lambda there: (*bench, "--methods", arms[0], "--methods", arms[1], "--out", there),
     }
 
 
-AGAIN: dict[str, Words] = {"fit": ("--resume",), "edit": ("--overwrite",), "bench": ()}
+AGAIN: dict[str, Words] = {"fit": ("--resume",), "edit": ("--overwrite",), "bench": (), "batch": ()}
 """What is added to a command to repeat it after a kill."""
 
 
@@ -81,7 +93,9 @@ def test_a_kill_at_any_moment_costs_nothing_but_time(tmp_path: Path, jobs: dict[
         assert there.items() <= expected.items(), (number, sorted(there))
         saved = there or list((folder / "out").glob("*.checkpoint"))
         tally["after its end" if ended == 0 else "half-way" if saved else "before the first file"] += 1
-        again = launch(folder, jobs[name], *(AGAIN[name] if ended else ("--overwrite",) * (name != "bench")))
+        again = launch(
+            folder, jobs[name], *(AGAIN[name] if ended else ("--overwrite",) * (name in ("fit", "edit")))
+        )
         outcome = again.wait()
         assert outcome.status == 0, outcome
         assert contents(folder / "out") == expected
@@ -101,8 +115,12 @@ def launch(folder: Path, job: Job, *more: str | Path) -> Running:
 
 
 def contents(folder: Path) -> dict[str, object]:
-    """Every file under a final name, whole, without the seconds it took; a checkpoint must be whole too."""
+    """Every file under a final name, whole, without the seconds it took; a checkpoint must be whole too.
+
+    Of a batch, the files of its jobs: its summary tells rates.
+    """
     found = {}
+    folder = folder / "jobs" if (folder / "jobs").is_dir() else folder
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
         if path.suffix == ".checkpoint":
