@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import socket
@@ -134,3 +135,26 @@ def at_hub(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str]
         monkeypatch.setattr(hf_api.api, "endpoint", address)
 
     return point
+
+
+@pytest.fixture
+def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A Hub cache without anything."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+@pytest.fixture
+def vocabulary(hub_cache: Path) -> None:
+    """CLIP's vocabulary in the cache, or what stands for it here."""
+    from tests import tiny
+
+    words = tiny.tokenizer()
+    repository = hub_cache / "models--openai--clip-vit-large-patch14"
+    snapshot = repository / "snapshots" / "0"
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0")
+    (snapshot / "vocab.json").write_text(json.dumps(words.get_vocab()))
+    merges = json.loads(words.backend_tokenizer.to_str())["model"]["merges"]
+    (snapshot / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))

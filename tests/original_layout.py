@@ -5,10 +5,14 @@ The inverse of what diffusers does on loading a single file, written from the pu
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
+import transformers
 from torch import Tensor
 
 _RESNET = {
@@ -20,6 +24,8 @@ _RESNET = {
     "conv_shortcut": "skip_connection",
 }
 _UNET_TOP = {
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",
     "conv_in": "input_blocks.0.0",
@@ -42,16 +48,46 @@ _OPEN_CLIP = {
 
 
 def export(pipe: Any, version: int) -> dict[str, Tensor]:
-    """Return the checkpoint of a pipeline whose denoiser has four levels of two layers."""
-    levels = len(pipe.vae.config.block_out_channels)
-    checkpoint = {"model.diffusion_model." + _unet_key(k): v for k, v in pipe.unet.state_dict().items()}
+    """Return the SD 1 or 2 checkpoint of a pipeline whose denoiser has levels of two layers."""
+    text, encoder = pipe.text_encoder.state_dict(), pipe.text_encoder
+    clip, open_clip = "cond_stage_model.transformer.text_model.", "cond_stage_model.model."
+    if version == 1:
+        written = _clip(text, clip)
+    else:
+        written = _with_a_last_layer(_open_clip(text, encoder.config, open_clip), encoder.config, open_clip)
+    return _contiguous(_unet_and_vae(pipe) | written | _ballast(version))
+
+
+def export_xl(pipe: Any) -> dict[str, Tensor]:
+    """Return the SDXL checkpoint of a pipeline whose denoiser has levels of two layers."""
+    clip, open_clip = "conditioner.embedders.0.transformer.text_model.", "conditioner.embedders.1.model."
+    second = {k.removeprefix("text_model."): v for k, v in pipe.text_encoder_2.state_dict().items()}
+    projection = second.pop("text_projection.weight").T
+    ballast = {
+        clip + "embeddings.position_ids": torch.arange(77)[None],
+        open_clip + "logit_scale": torch.tensor(4.6),
+        "denoiser.sigmas": torch.zeros(1000),
+    }
+    written = _clip(pipe.text_encoder.state_dict(), clip)
+    written |= _open_clip(second, pipe.text_encoder_2.config, open_clip)
+    return _contiguous(
+        {**_unet_and_vae(pipe), **written, open_clip + "text_projection": projection, **ballast}
+    )
+
+
+def _contiguous(checkpoint: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value.contiguous() for key, value in checkpoint.items()}
+
+
+def _unet_and_vae(pipe: Any) -> dict[str, Tensor]:
+    levels, unet = len(pipe.vae.config.block_out_channels), pipe.unet.state_dict()
+    attended = {key.split(".")[1] for key in unet if re.match(r"up_blocks\.\d\.attentions", key)}
+    checkpoint = {"model.diffusion_model." + _unet_key(k, attended): v for k, v in unet.items()}
     for key, value in pipe.vae.state_dict().items():
         name = _vae_key(key, levels)
         is_attention = "mid.attn_1" in name and name.endswith(".weight") and value.ndim == 2
         checkpoint["first_stage_model." + name] = value[:, :, None, None] if is_attention else value
-    text = pipe.text_encoder.state_dict()
-    checkpoint |= _clip(text) if version == 1 else _open_clip(text, pipe.text_encoder.config)
-    return {key: value.contiguous() for key, value in {**checkpoint, **_ballast(version)}.items()}
+    return checkpoint
 
 
 def _ballast(version: int) -> dict[str, Tensor]:
@@ -66,18 +102,18 @@ def _ballast(version: int) -> dict[str, Tensor]:
     return {**schedule, "model_ema.decay": torch.tensor(0.9), **{clip + k: v for k, v in own.items()}}
 
 
-def _unet_key(key: str) -> str:
+def _unet_key(key: str, attended: set[str]) -> str:
     for ours, theirs in _UNET_TOP.items():
         if key.startswith(ours + "."):
             return theirs + key.removeprefix(ours)
-    block, rest = _unet_block(key)
+    block, rest = _unet_block(key, attended)
     for ours, theirs in _RESNET.items():
         if rest.startswith(ours + "."):
             rest = theirs + rest.removeprefix(ours)
     return f"{block}.{rest}"
 
 
-def _unet_block(key: str) -> tuple[str, str]:
+def _unet_block(key: str, attended: set[str]) -> tuple[str, str]:
     if match := re.fullmatch(r"down_blocks\.(\d)\.(resnets|attentions)\.(\d)\.(.+)", key):
         i, kind, j = int(match[1]), match[2], int(match[3])
         return f"input_blocks.{3 * i + j + 1}.{int(kind == 'attentions')}", match[4]
@@ -87,8 +123,7 @@ def _unet_block(key: str) -> tuple[str, str]:
         i, kind, j = int(match[1]), match[2], int(match[3])
         return f"output_blocks.{3 * i + j}.{int(kind == 'attentions')}", match[4]
     if match := re.fullmatch(r"up_blocks\.(\d)\.upsamplers\.0\.conv\.(.+)", key):
-        i = int(match[1])
-        return f"output_blocks.{3 * i + 2}.{1 if i == 0 else 2}.conv", match[2]
+        return f"output_blocks.{3 * int(match[1]) + 2}.{1 + (match[1] in attended)}.conv", match[2]
     match = re.fullmatch(r"mid_block\.(resnets|attentions)\.(\d)\.(.+)", key)
     assert match, key
     return f"middle_block.{1 if match[1] == 'attentions' else 2 * int(match[2])}", match[3]
@@ -109,13 +144,12 @@ def _vae_key(key: str, levels: int) -> str:
     return key
 
 
-def _clip(text: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {f"cond_stage_model.transformer.text_model.{key}": value for key, value in text.items()}
+def _clip(text: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {prefix + key: value for key, value in text.items()}
 
 
-def _open_clip(text: dict[str, Tensor], config: Any) -> dict[str, Tensor]:
-    """OpenCLIP keeps query, key and value in one matrix, and has one layer more than SD 2 reads."""
-    width, layers, prefix = config.hidden_size, config.num_hidden_layers, "cond_stage_model.model."
+def _open_clip(text: dict[str, Tensor], config: Any, prefix: str) -> dict[str, Tensor]:
+    """OpenCLIP keeps query, key and value in one matrix."""
     checkpoint = {}
     for key, value in text.items():
         if re.search(r"self_attn\.[qkv]_proj", key):
@@ -123,14 +157,33 @@ def _open_clip(text: dict[str, Tensor], config: Any) -> dict[str, Tensor]:
         for ours, theirs in _OPEN_CLIP.items():
             key = key.replace(ours, theirs)  # noqa: PLW2901
         checkpoint[prefix + key] = value
-    for i in range(layers):
+    for i in range(config.num_hidden_layers):
         for kind in ("weight", "bias"):
             parts = [text[f"encoder.layers.{i}.self_attn.{p}_proj.{kind}"] for p in "qkv"]
             checkpoint[f"{prefix}transformer.resblocks.{i}.attn.in_proj_{kind}"] = torch.cat(parts)
+    return checkpoint
+
+
+def _with_a_last_layer(checkpoint: dict[str, Tensor], config: Any, prefix: str) -> dict[str, Tensor]:
+    """SD 2's files have one layer more than it reads, and a projection."""
+    layers = config.num_hidden_layers
     last = f"{prefix}transformer.resblocks.{layers - 1}."
     unread = {
         k.replace(f".{layers - 1}.", f".{layers}."): v.clone()
         for k, v in checkpoint.items()
         if k.startswith(last)
     }
-    return {**checkpoint, **unread, prefix + "text_projection": torch.eye(width)}
+    return {**checkpoint, **unread, prefix + "text_projection": torch.eye(config.hidden_size)}
+
+
+def millions(folder: Path) -> float:
+    """Return the number of weights, in millions, of the model that a configuration describes."""
+    config = json.loads((folder / "config.json").read_text())
+    with torch.device("meta"):
+        if "architectures" in config:
+            kind = getattr(transformers, config["architectures"][0])
+            built = kind(transformers.CLIPTextConfig(**config))
+        else:
+            built = getattr(diffusers, config["_class_name"]).from_config(config)
+    count: int = sum(weight.numel() for weight in built.parameters())
+    return round(count / 1e6, 2)

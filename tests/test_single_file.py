@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,12 @@ import safetensors.torch
 import torch
 import transformers
 from diffusers import StableDiffusionPipeline
-from huggingface_hub import constants
 
 from hiper.backbones import load_backbone, single_file, wrap
+from hiper.backbones.single_file_parts import Clip, Vae
 from hiper.errors import BackboneError
 from tests import tiny
-from tests.original_layout import export
+from tests.original_layout import export, millions
 
 WIDTH = 64
 
@@ -65,27 +64,6 @@ def small(version: int, prediction: str = "epsilon") -> StableDiffusionPipeline:
             prediction_type=prediction,
         ),
     )
-
-
-@pytest.fixture
-def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A Hub cache without anything."""
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    return tmp_path / "hub"
-
-
-@pytest.fixture
-def vocabulary(hub_cache: Path) -> None:
-    """CLIP's vocabulary in the cache, or what stands for it here."""
-    words = tiny.tokenizer()
-    repository = hub_cache / "models--openai--clip-vit-large-patch14"
-    snapshot = repository / "snapshots" / "0"
-    snapshot.mkdir(parents=True)
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text("0")
-    (snapshot / "vocab.json").write_text(json.dumps(words.get_vocab()))
-    merges = json.loads(words.backend_tokenizer.to_str())["model"]["merges"]
-    (snapshot / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
 
 
 def saved(pipe: Any, version: int, path: Path, **metadata: str) -> Path:
@@ -139,7 +117,8 @@ def test_sd2_must_say_what_it_predicts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "shape", "words"),
     [
-        ("conditioner.embedders.0.x", (1,), "is a Stable Diffusion XL checkpoint"),
+        ("conditioner.embedders.0.x", (1,), "holds no model.diffusion_model.* weights"),
+        ("conditioner.embedders.0.model.ln_final.bias", (1,), "is the refiner of Stable Diffusion XL"),
         ("double_blocks.0.img_attn.qkv.weight", (1,), "is a FLUX.1 checkpoint"),
         ("model.diffusion_model.joint_blocks.0.x", (1,), "is a Stable Diffusion 3 checkpoint"),
         ("transformer_blocks.0.img_mlp.net.2.weight", (1,), "is a Qwen-Image checkpoint"),
@@ -162,23 +141,24 @@ def test_a_truncated_file_is_damaged(tmp_path: Path) -> None:
     assert "is damaged" in refused(path)
 
 
-def millions(model: type, config: dict[str, Any]) -> float:
-    with torch.device("meta"):
-        built = model(config) if model is transformers.CLIPTextModel else model.from_config(config)  # type: ignore[attr-defined]
-    count = sum(weight.numel() for weight in built.parameters())
-    return round(float(count) / 1e6, 2)
+CLIP_L = Clip(
+    is_open=False, embed=768, vocabulary=49408, positions=77, layers=12, hidden=3072, projection=768
+)
+CLIP_H = Clip(
+    is_open=True, embed=1024, vocabulary=49408, positions=77, layers=23, hidden=4096, projection=1024
+)
 
 
 @pytest.mark.parametrize(
     ("layout", "unet", "text"),
     [
         (
-            {"version": 1, "linear_projection": False, "embed": 768, "text_layers": 12, "text_hidden": 3072},
+            {"version": 1, "linear_projection": False, "text": CLIP_L},
             859.52,
             123.06,
         ),
         (
-            {"version": 2, "linear_projection": True, "embed": 1024, "text_layers": 23, "text_hidden": 4096},
+            {"version": 2, "linear_projection": True, "text": CLIP_H},
             865.91,
             340.39,
         ),
@@ -191,17 +171,9 @@ def test_the_real_models_have_their_published_sizes(
         **layout,
         prediction="epsilon",
         unet_channels=(320, 640, 1280, 1280),
-        vae_channels=(128, 256, 512, 512),
-        latent_channels=4,
-        vocabulary=49408,
-        positions=77,
+        vae=Vae(channels=(128, 256, 512, 512), latent_channels=4),
     )
     single_file.write_config(real, tmp_path)
-    configs = {
-        part: json.loads((tmp_path / part / "config.json").read_text())
-        for part in ("unet", "vae", "text_encoder")
-    }
-    assert millions(diffusers.UNet2DConditionModel, configs["unet"]) == unet
-    assert millions(diffusers.AutoencoderKL, configs["vae"]) == 83.65
-    text_config = transformers.CLIPTextConfig(**configs["text_encoder"])
-    assert millions(transformers.CLIPTextModel, text_config) == text
+    assert millions(tmp_path / "unet") == unet
+    assert millions(tmp_path / "vae") == 83.65
+    assert millions(tmp_path / "text_encoder") == text

@@ -184,7 +184,9 @@ def _from_folder(folder: Path, name: str, revision: str, guidance: float | None,
 
 def _from_file(path: Path, how: Loading, *, network: bool) -> Backbone:
     from hiper.backbones.sd import SdBackbone
-    from hiper.backbones.weights import PICKLES
+    from hiper.backbones.sdxl import SdxlBackbone
+    from hiper.backbones.single_file_xl import is_xl
+    from hiper.backbones.weights import PICKLES, read_header
 
     if path.suffix in PICKLES:
         raise BackboneError(f"{path} is a pickle, which may run code; convert it to safetensors")
@@ -194,7 +196,9 @@ def _from_file(path: Path, how: Loading, *, network: bool) -> Backbone:
         raise OptionError(
             f"{path} is a single file, which is not quantised; load the model's diffusers folder"
         )
-    return SdBackbone.from_single_file(path, how=how, network=network)
+    header = read_header(path)
+    kind = SdxlBackbone if is_xl(header) else SdBackbone
+    return kind.from_single_file(path, header, how=how, network=network)
 
 
 def _from_hub(name: str, revision: str | None, how: Loading, *, local_only: bool) -> Backbone:

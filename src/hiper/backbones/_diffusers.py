@@ -56,17 +56,33 @@ def load_folder(folder: Path, pipeline: str, dtype: torch.dtype, variant: str | 
         raise BackboneError(f"{folder} cannot be loaded as a {pipeline}: {first_line(error)}") from error
 
 
-def load_single_file(path: Path, config: Path, dtype: torch.dtype) -> Pipeline:
-    """Load one checkpoint file with the configuration in the folder `config`; nothing is fetched."""
+def load_single_file(path: Path, config: Path, pipeline: str, dtype: torch.dtype) -> Pipeline:
+    """Load one checkpoint file with the configuration in the folder `config`; nothing is fetched.
+
+    pipeline: diffusers' name of its class.
+    """
     try:
         with quiet():
-            return diffusers.StableDiffusionPipeline.from_single_file(
-                str(path), config=str(config), dtype=dtype, local_files_only=True, safety_checker=None
+            pipe = getattr(diffusers, pipeline).from_single_file(
+                str(path), config=str(config), dtype=dtype, local_files_only=True
             )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+    except NotImplementedError as error:  # a weight that was left without data is moved
         raise BackboneError(
-            f"{path} cannot be loaded as a Stable Diffusion model: {first_line(error)}"
+            f"{path} is not a whole checkpoint: weights of the denoiser or the picture encoder are missing"
         ) from error
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        raise BackboneError(f"{path} cannot be loaded as a {pipeline}: {first_line(error)}") from error
+    _check_whole(pipe, path)
+    return pipe
+
+
+def _check_whole(pipe: Pipeline, path: Path) -> None:
+    """Refuse weights without data: diffusers overlooks what a file lacks of a text encoder."""
+    for name, part in pipe.components.items():
+        if isinstance(part, torch.nn.Module):
+            for weight, value in part.named_parameters():
+                if value.is_meta:
+                    raise BackboneError(f"{path} is not a whole checkpoint: {name} lacks {weight}")
 
 
 def download(hub_id: str, revision: str) -> Path:

@@ -15,8 +15,8 @@ from hiper.backbones.embeddings import paired
 from hiper.backbones.loading import Loading
 from hiper.backbones.pipeline import PipelineBackbone
 from hiper.backbones.schedules import Schedule
+from hiper.backbones.single_file_parts import Header
 from hiper.backbones.vocabulary import copy_vocabulary
-from hiper.backbones.weights import read_header
 from hiper.backbones.words import clip_words, spelled
 from hiper.conditioning import Conditioning
 
@@ -51,14 +51,14 @@ class SdBackbone(PipelineBackbone):
         self.resolution = size * int(pipe.vae_scale_factor)
 
     @classmethod
-    def from_single_file(cls, path: Path, *, how: Loading, network: bool) -> SdBackbone:
+    def from_single_file(cls, path: Path, header: Header, *, how: Loading, network: bool) -> SdBackbone:
         """Load one .safetensors checkpoint; `network` allows to fetch the vocabulary, nothing else."""
-        layout = single_file.describe(path, read_header(path))
+        layout = single_file.describe(path, header)
         with TemporaryDirectory(prefix="hiper-config-") as name:
             config = Path(name)
             single_file.write_config(layout, config)
             copy_vocabulary(config / "tokenizer", network=network)
-            pipe = _diffusers.load_single_file(path, config, how.dtype)
+            pipe = _diffusers.load_single_file(path, config, cls.pipeline_name, how.dtype)
         return cls._settled(pipe, how, name=str(path), revision="", guidance=None)
 
     def _make_schedule(self) -> Schedule:

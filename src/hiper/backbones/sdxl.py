@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor
 
-from hiper.backbones import _diffusers
+from hiper.backbones import _diffusers, single_file_xl
 from hiper.backbones.base import UNET_SCHEDULERS
 from hiper.backbones.embeddings import paired
+from hiper.backbones.loading import Loading
 from hiper.backbones.pipeline import PipelineBackbone
 from hiper.backbones.schedules import Schedule
+from hiper.backbones.single_file_parts import Header
+from hiper.backbones.vocabulary import copy_vocabulary
 from hiper.backbones.words import clip_words, spelled
 from hiper.conditioning import Conditioning, expanded
 
@@ -43,6 +48,18 @@ class SdxlBackbone(PipelineBackbone):
         size = int(config.sample_size)
         self.latent_shape = (int(config.in_channels), size, size)
         self.resolution = size * int(pipe.vae_scale_factor)
+
+    @classmethod
+    def from_single_file(cls, path: Path, header: Header, *, how: Loading, network: bool) -> SdxlBackbone:
+        """Load one .safetensors checkpoint; `network` allows to fetch the vocabulary, nothing else."""
+        layout = single_file_xl.describe(path, header)
+        with TemporaryDirectory(prefix="hiper-config-") as name:
+            config = Path(name)
+            single_file_xl.write_config(layout, config)
+            for tokenizer in ("tokenizer", "tokenizer_2"):
+                copy_vocabulary(config / tokenizer, network=network)
+            pipe = _diffusers.load_single_file(path, config, cls.pipeline_name, how.dtype)
+        return cls._settled(pipe, how, name=str(path), revision="", guidance=None)
 
     def _make_schedule(self) -> Schedule:
         return _diffusers.diffusion_schedule(self._pipe, self.id)

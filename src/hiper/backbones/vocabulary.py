@@ -1,6 +1,6 @@
 """Find the vocabulary of CLIP's tokenizer, which a single-file checkpoint does not carry.
 
-Every Stable Diffusion 1.x and 2.x model uses the same one, so any copy in the local cache will do.
+Every Stable Diffusion 1.x, 2.x and XL model uses the same one, so any copy in the local cache will do.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ SOURCES = (
     ("CompVis/stable-diffusion-v1-4", "tokenizer/"),
     ("stabilityai/stable-diffusion-2-1", "tokenizer/"),
     ("stabilityai/stable-diffusion-2-1-base", "tokenizer/"),
+    ("stabilityai/stable-diffusion-xl-base-1.0", "tokenizer/"),
 )
 
 
