@@ -239,3 +239,12 @@ def test_a_store_keeps_files_by_name(tmp_path: Path, kind: str) -> None:
 def test_a_url_that_leads_nowhere_is_refused() -> None:
     with pytest.raises(OutputError, match="cannot be used"):
         open_store("nosuch://bucket/x")
+
+
+def test_what_a_killed_writer_left_is_swept(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    store.write("x/y.json", b"whole")
+    (tmp_path / "x" / ".hiper-0123456789abcdef.tmp").write_bytes(b"half")
+    store.sweep("x")
+    store.sweep("not/there")
+    assert store.names() == {"x/y.json"}

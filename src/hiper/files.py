@@ -161,6 +161,12 @@ def _temporary_beside(target: Path) -> Path:
     return target.with_name(f".hiper-{secrets.token_hex(8)}.tmp")
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed writers left in a folder that nobody writes to at the moment."""
+    for leftover in folder.glob(".hiper-*.tmp"):
+        leftover.unlink(missing_ok=True)
+
+
 def _sync_folder(folder: Path) -> None:
     """Make a rename in `folder` survive a power cut."""
     handle = os.open(folder, os.O_RDONLY)

@@ -52,6 +52,7 @@ def write_results(
         f"{fit.planned.place}/{SOURCE}": png_bytes(_source(backbone, fit.request)),
         **_pictures(backbone, fit, drawn),
     }
+    store.sweep(fit.planned.place)
     for name, data in files.items():
         store.write(name, data)
     record = {

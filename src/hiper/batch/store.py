@@ -43,6 +43,10 @@ class Store(ABC):
         """Remove a file, if it is there."""
 
     @abstractmethod
+    def sweep(self, folder: str) -> None:
+        """Remove what killed writers left in one of its folders, to which only the caller writes."""
+
+    @abstractmethod
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other batches out meanwhile, where the store can."""
@@ -85,6 +89,9 @@ class Folder(Store):
     def remove(self, name: str) -> None:
         (self._folder / name).unlink(missing_ok=True)
 
+    def sweep(self, folder: str) -> None:
+        files.remove_leftovers(self._folder / folder)
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         files.make_folder(self._folder)
@@ -126,6 +133,9 @@ class Remote(Store):
     def remove(self, name: str) -> None:
         if self.exists(name):
             self._told(self._system.rm_file, f"{self._root}/{name}")
+
+    def sweep(self, folder: str) -> None:
+        """A put leaves nothing behind."""
 
     @contextmanager
     def locked(self) -> Iterator[None]:
