@@ -360,3 +360,26 @@ def test_an_unsupported_hub_model_is_refused_before_its_weights_are_fetched(
         expected = f"owner/model is a ShapEPipeline; supported are {', '.join(pipeline_names())}"
         assert refused("owner/model") == expected
     assert not list(empty_cache.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("device", "quantise", "size", "memory"),
+    [
+        ("cuda", None, 10 * 2**30, "low"),
+        ("cuda", None, 2**30, "balanced"),
+        ("cuda", "int8", 10 * 2**30, "balanced"),
+        ("cpu", None, 10 * 2**30, "balanced"),
+    ],
+)
+def test_large_text_encoders_never_lie_beside_the_denoiser_on_an_accelerator(
+    tmp_path: Path, device: str, quantise: str | None, size: int, memory: str
+) -> None:
+    from hiper.backbones.loading import Loading
+    from hiper.backbones.weights import text_encoder_bytes
+
+    for number, component in enumerate(("text_encoder", "text_encoder_2", "unet")):
+        (tmp_path / component).mkdir()
+        with (tmp_path / component / "model.safetensors").open("wb") as file:
+            file.truncate(size if number == 1 else 0)  # sparse: it takes no room
+    how = Loading(device=torch.device(device), dtype=torch.float32, quantise=quantise)
+    assert how.settled(text_encoder_bytes(tmp_path)).memory == memory

@@ -124,7 +124,7 @@ def test_words_that_are_none_are_refused(flux_folder: Path) -> None:
         load(flux_folder, quantise="nf5")
     with pytest.raises(OptionError, match="choose quantise=nf4, or memory=balanced"):
         load(flux_folder, quantise="int8", memory="low")
-    with pytest.raises(OptionError, match="memory is 'lo'; allowed are balanced, low"):
+    with pytest.raises(OptionError, match="memory is 'lo'; allowed are auto, balanced, low"):
         load(flux_folder, memory="lo")
     with pytest.raises(OptionError, match="resolution is 60; allowed are multiples of 16"):
         load_backbone(flux_folder, device="cpu", resolution=60)

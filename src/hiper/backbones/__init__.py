@@ -62,7 +62,7 @@ def load_backbone(
     local_only: bool | None = None,
     revision: str | None = None,
     quantise: str | None = None,
-    memory: str = "balanced",
+    memory: str = "auto",
     resolution: int | None = None,
 ) -> Backbone:
     """Load a model: the embedded "critters", a diffusers folder, one .safetensors file, or a Hub id.
@@ -76,6 +76,7 @@ def load_backbone(
     quantise: "nf4" or "int8", the denoiser's weights in 4 or 8 bits by bitsandbytes; not for a single file.
     memory: "low" lets text encoders and denoiser take turns on the device; what waits lies in the CPU's memory,
     or, where the model computes on the CPU, in an unnamed file. It costs a transfer per fit and per edit.
+    "balanced" keeps all on the device, "auto" decides by the size of the text encoders (see `Loading`).
     resolution: side in pixels of the pictures that are fitted and drawn; None is the checkpoint's own.
 
     BackboneError says in one line why a model cannot be had. Remote code is never run, pickles never read.

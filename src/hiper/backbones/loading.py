@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
 import torch
@@ -11,8 +11,10 @@ import torch
 from hiper.errors import BackboneError, OptionError
 from hiper.nearest import suggestion
 
-MEMORY = ("balanced", "low")
+MEMORY = ("auto", "balanced", "low")
 QUANTISE = ("nf4", "int8")
+LARGE_TEXT_ENCODERS = 4 * 2**30
+"""Bytes of weight files from which on text encoders are kept off the device: T5-XXL and language models, not CLIP."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,13 +24,14 @@ class Loading:
     OptionError for a word that is none of those below, and for int8 with low; BackboneError without bitsandbytes.
 
     quantise: "nf4" (arXiv:2305.14314) or "int8" (arXiv:2208.07339), the denoiser's weights in 4 or 8 bits
-    memory:   "low" parks the text encoders except while they encode, and all else while they do
+    memory:   "low" parks the text encoders except while they encode, and all else while they do; "auto" does so for
+              large text encoders on an accelerator
     """
 
     device: torch.device
     dtype: torch.dtype
     quantise: str | None = None
-    memory: str = "balanced"
+    memory: str = "auto"
 
     def __post_init__(self) -> None:
         _check("memory", self.memory, MEMORY)
@@ -42,6 +45,17 @@ class Loading:
             )
         if find_spec("bitsandbytes") is None:
             raise BackboneError('quantised weights need bitsandbytes; run `pip install "hiper[quant]"`')
+
+    def settled(self, text_encoder_bytes: int) -> Loading:
+        """Decide what "auto" means for text encoders of that size on the disk."""
+        if self.memory != "auto":
+            return self
+        apart = (
+            self.device.type != "cpu"
+            and self.quantise != "int8"
+            and text_encoder_bytes >= LARGE_TEXT_ENCODERS
+        )
+        return replace(self, memory="low" if apart else "balanced")
 
 
 def _check(name: str, value: str, allowed: Sequence[str]) -> None:

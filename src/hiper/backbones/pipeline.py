@@ -25,7 +25,7 @@ from hiper.backbones.loading import Loading
 from hiper.backbones.parking import frozen, parked
 from hiper.backbones.schedules import Schedule
 from hiper.backbones.turns import Turns
-from hiper.backbones.weights import check_weights
+from hiper.backbones.weights import check_weights, text_encoder_bytes
 from hiper.conditioning import Conditioning, expanded
 from hiper.errors import BackboneError, HiperError, HiperWarning, OptionError
 from hiper.seeds import generator
@@ -80,6 +80,7 @@ class PipelineBackbone(Backbone):
         how: Loading,
     ) -> Self:
         """Load a diffusers folder; BackboneError names the file that is missing or damaged."""
+        how = how.settled(text_encoder_bytes(folder))
         pipe = _diffusers.load_folder(folder, cls.pipeline_name, how.dtype, check_weights(folder))
         if how.quantise is not None:
             from hiper.backbones._bitsandbytes import quantise
@@ -95,7 +96,7 @@ class PipelineBackbone(Backbone):
         cls, pipe: _diffusers.Pipeline, how: Loading, *, name: str, revision: str, guidance: float | None
     ) -> Self:
         """Bring a pipeline that was just loaded to where it computes."""
-        if how.memory == "balanced":
+        if how.memory != "low":
             return cls(_placed(pipe, how.device), name=name, revision=revision, default_guidance=guidance)
         parts = _modules(_placed(pipe, torch.device("cpu")))
         turns = Turns(parts, how.device)

@@ -113,6 +113,11 @@ def check_weights(folder: Path) -> str | None:
     return None if plain else "fp16"
 
 
+def text_encoder_bytes(folder: Path) -> int:
+    """Return what the weights of all text encoders take on the disk."""
+    return sum(file.stat().st_size for file in folder.glob("text_encoder*/*.safetensors"))
+
+
 def weighted_components(index: Mapping[str, Any]) -> list[str]:
     """Return the components of a model index that have weights, in alphabetical order."""
     entries = {name: entry for name, entry in index.items() if isinstance(entry, list) and any(entry)}

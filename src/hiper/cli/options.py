@@ -25,7 +25,8 @@ Quantise = Annotated[
     str | None, typer.Option(metavar="NAME", help="nf4 or int8: the denoiser in 4 or 8 bits (bitsandbytes).")
 ]
 Memory = Annotated[
-    str, typer.Option(metavar="NAME", help="low: text encoders and denoiser take turns on the device.")
+    str,
+    typer.Option(metavar="NAME", help="low: text encoders and denoiser take turns; balanced: not; or auto."),
 ]
 Resolution = Annotated[
     int | None, typer.Option(parser=whole(8, 8192), metavar="N", help="Side in pixels; default: the model's.")

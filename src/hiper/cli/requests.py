@@ -36,7 +36,7 @@ class Hardware:
     device: str | None
     dtype: str | None
     quantise: str | None = None
-    memory: str = "balanced"
+    memory: str = "auto"
     resolution: int | None = None
 
 

@@ -49,7 +49,7 @@ def selfcheck(
     device: Device = None,
     dtype: Dtype = None,
     quantise: Quantise = None,
-    memory: Memory = "balanced",
+    memory: Memory = "auto",
     resolution: Resolution = None,
     json: Json = False,
     quiet: Quiet = False,
