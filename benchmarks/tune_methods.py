@@ -126,7 +126,7 @@ def attempt(
             for case in suite.cases(name):
                 per_sentence = get_method(method).per_sentence
                 if artifact is None or per_sentence:
-                    target = {"target": case.target_caption} if per_sentence else {}
+                    target: dict[str, Any] = {"target": case.target_caption} if per_sentence else {}
                     subject = hiper.Subject.from_image(case.source, caption=case.source_caption)
                     artifact = hiper.fit(backbone, subject, method=method, **options, **target)
                 (image,) = hiper.edit(backbone, artifact, case.target_caption).images
