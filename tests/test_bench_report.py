@@ -317,6 +317,14 @@ def test_damaged_records_are_named(folder: Path, place: str, text: str) -> None:
     assert "\n" not in str(refused.value)
 
 
+def test_a_run_whose_names_are_no_file_names_is_damaged(folder: Path) -> None:
+    run = json.loads((folder / "run.json").read_text())
+    run["subjects"] = {"ann": ["x" * 300]}
+    (folder / "run.json").write_text(json.dumps(run))
+    with pytest.raises(OptionError, match=r"run\.json.* is damaged"):
+        build_report(folder)
+
+
 def test_a_folder_without_a_run(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"no run\.json"):
         build_report(tmp_path)

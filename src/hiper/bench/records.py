@@ -24,6 +24,8 @@ from hiper.files import atomic_write
 SCHEMA = 1
 RUN = "run.json"
 _MAX_SEEDS = 100_000
+_LONGEST_NAME = 200
+"""Bytes; with a seed and an ending it is still a file name."""
 
 Value = bool | int | float | str
 R = TypeVar("R")
@@ -199,7 +201,10 @@ def _read(path: Path, kind: type[R]) -> R:
 def _is_drawable(run: Run) -> bool:
     """Names become files below the folder and nowhere else, and a report counts the seeds one by one."""
     names = [*run.slugs.values(), *run.subjects, *(edit for edits in run.subjects.values() for edit in edits)]
-    safe = all(Path(name).name == name and "\0" not in name for name in names)
+    safe = all(
+        Path(name).name == name and "\0" not in name and len(name.encode(errors="replace")) <= _LONGEST_NAME
+        for name in names
+    )
     return safe and run.slugs.keys() == run.arms.keys() and 1 <= run.seeds <= _MAX_SEEDS
 
 
