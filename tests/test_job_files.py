@@ -100,6 +100,16 @@ def test_a_folder_has_captions_beside_its_pictures(tmp_path: Path) -> None:
 GOOD = {"image": "dog.png", "caption": "a dog"}
 
 
+def test_a_seed_of_thousands_of_digits_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.csv"
+    path.write_text(f"image,caption,seeds\ndog.png,a dog,{'9' * 5000}\ndog.png,a dog,7\n")
+    refused, job = read_jobs(path, DEFAULTS)
+    assert isinstance(refused, Refused)
+    assert "allowed is a list of whole numbers" in str(refused.reason)
+    assert isinstance(job, Job)
+    assert list(job.seeds) == [7]
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [

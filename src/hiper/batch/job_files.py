@@ -17,6 +17,7 @@ from hiper.filetypes import picture_suffixes
 MAX_BYTES = 1_000_000_000
 """Of a job file; a million jobs take some 300 MB."""
 
+_SEED_DIGITS = len(str(2**63))
 LIST_MARK = "|"
 """Between the entries of a list in a cell of a CSV file."""
 
@@ -117,7 +118,12 @@ def _unflattened(row: Mapping[str | None, Any]) -> dict[str, Any]:
 
 def _entries(name: str, cell: str) -> list[Any]:
     entries = [entry.strip() for entry in cell.split(LIST_MARK)]
-    return [int(each) if each.isdecimal() else each for each in entries] if name == "seeds" else entries
+    return [_seed(each) for each in entries] if name == "seeds" else entries
+
+
+def _seed(entry: str) -> int | str:
+    """Python refuses to read numbers of thousands of digits: what has more than any seed stays a text, and is told."""
+    return int(entry) if entry.isdecimal() and len(entry) <= _SEED_DIGITS else entry
 
 
 def _folder(folder: Path, defaults: Defaults) -> Iterator[Asked]:
