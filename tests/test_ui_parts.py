@@ -340,3 +340,16 @@ def test_without_gradio_one_line_says_how_to_get_it(
     assert out == ""
     assert err.count("\n") == 1
     assert 'pip install "hiper[ui]"' in err
+
+
+def test_the_curve_is_drawn_of_records_that_grow_meanwhile() -> None:
+    from hiper.fitting import StepRecord
+    from hiper.ui.learning import _curve
+
+    class Growing(list[StepRecord]):
+        def __iter__(self) -> Any:
+            yield from list(self[:])
+            self.append(StepRecord(step=len(self) + 1, steps=9, loss=1.0, seconds=0.0))
+
+    records = Growing([StepRecord(step=1, steps=9, loss=1.0, seconds=0.0)])
+    assert list(_curve(records)["step"]) == [1]

@@ -188,6 +188,7 @@ def _subject(picture: str, caption: str) -> Subject:
 
 def _curve(records: Sequence[StepRecord]) -> pd.DataFrame:
     """The running mean of the loss, thinned out."""
+    records = list(records)  # the fit appends to it meanwhile
     losses = pd.Series([record.loss for record in records])
     smooth = losses.rolling(_SMOOTHED, min_periods=1).mean()
     table = pd.DataFrame({"step": [record.step for record in records], "loss": smooth})
