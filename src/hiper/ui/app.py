@@ -73,7 +73,7 @@ def _wire_learning(learning: Learning, page: LearnPage, everything: list[Any]) -
     ]
     began = page.start.click(learning.began, None, everything, **_AT_ONCE, **_QUIET)
     running = began.then(learning.learn, inputs, everything, **_MODEL, **_QUIET)
-    running.failure(learning.failed, None, everything, **_AT_ONCE, **_QUIET)
+    running.failure(learning.idle, None, everything, **_AT_ONCE, **_QUIET)
     page.preset.input(learning.preset_chosen, [page.preset], everything, **_AT_ONCE, **_QUIET)
     page.stop.click(learning.stop, None, everything, cancels=[running], **_AT_ONCE, **_QUIET)
 

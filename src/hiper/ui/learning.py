@@ -120,7 +120,7 @@ class Learning:
 
     def failed(self) -> Update:
         """Be ready again after an error, whose message is shown."""
-        return {self._page.status: markup.message("Nothing was learnt."), **self._idle()}
+        return {self._page.status: markup.message("Nothing was learnt."), **self.idle()}
 
     def preset_chosen(self, preset: str) -> Update:
         """Show the preset's numbers, which can then be changed."""
@@ -132,7 +132,7 @@ class Learning:
         """Stop the fit and tell how far it came, once it has really ended."""
         job = self._studio.visitors.stop(visitor(request))
         if job is None:
-            return {self._page.status: markup.message("Stopped."), **self._idle()}
+            return {self._page.status: markup.message("Stopped."), **self.idle()}
         job.wait()
         return self._stopped(job)
 
@@ -157,7 +157,7 @@ class Learning:
         return {
             self._page.status: markup.message(words),
             self._page.go_on: gr.update(visible=True),
-            **self._idle(),
+            **self.idle(),
             **self._shelf.chosen(entry, who),
             **self._shelf.listed(),
         }
@@ -169,9 +169,10 @@ class Learning:
             words = (
                 f"Stopped after step {progress.done} of {progress.total}. Learn again to go on from there."
             )
-        return {self._page.status: markup.message(words), **self._idle()}
+        return {self._page.status: markup.message(words), **self.idle()}
 
-    def _idle(self) -> Update:
+    def idle(self) -> Update:
+        """Free the buttons and leave the message: a stopped event counts as failed, before or after its own words."""
         return {
             self._page.start: gr.update(interactive=True),
             self._page.stop: gr.update(interactive=False),
