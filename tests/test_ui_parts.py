@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,16 +18,16 @@ from hiper.critters.captions import bare_caption, named_attributes
 from hiper.critters.demo import demo_scene
 from hiper.critters.describe import describe
 from hiper.critters.render import render
-from hiper.errors import ArtifactError, Interrupted, OptionError
+from hiper.errors import ArtifactError, Interrupted, OptionError, UserError
 from hiper.library import Library, default_folder, thumbnail
 from hiper.methods.hiper import HiPer
 from hiper.previews import Preview, fit_with_previews, preview_steps
 from hiper.rankers import CrittersRanker
 from hiper.search import Score, evenly, search_seeds, text_first
 from hiper.ui import markup
-from hiper.ui.jobs import Job, Progress, Stopped
+from hiper.ui.jobs import Job, Line, Progress, Stopped
 from hiper.ui.studio import EditWish, Similarity, Studio
-from hiper.ui.visitors import Visitors
+from hiper.ui.visitors import MOST, Visitors
 from tests import tiny
 
 CAPTION = "a standing dog"
@@ -221,18 +220,32 @@ def test_jobs_take_turns_and_a_stopped_one_gives_way(tmp_path: Path) -> None:
     while not first.progress.done:
         first.wait(0.001)
     second = visitors.start("b", lambda job: "done")
-    assert visitors.busy
     assert not second.wait(0.05)
+    assert (first.before, second.before) == (0, 1)
+    unwanted = visitors.start("c", endless)
+    visitors.stop("c")
+    assert unwanted.wait(60)
     visitors.stop("a")
     assert second.wait(60)
     assert second.result() == "done"
     with pytest.raises(Stopped):
         first.result()
-    assert not visitors.busy
+    with pytest.raises(Stopped):
+        unwanted.result()
+
+
+def test_no_more_jobs_than_the_line_holds(tmp_path: Path) -> None:
+    visitors = Visitors(tmp_path)
+    for number in range(MOST):
+        visitors.start(str(number), endless)
+    with pytest.raises(UserError, match=f"^{MOST} jobs wait for the model already"):
+        visitors.start("one more", endless)
+    visitors.close()
+    assert visitors.start("one more", lambda job: "done").wait(60)
 
 
 def test_leaving_the_ticks_stops_the_job() -> None:
-    job = Job(endless, threading.Lock())
+    job = Job(endless, Line())
     ticks = job.ticks(0.01)
     next(ticks)
     del ticks  # as when a tab is closed: the generator is thrown away
@@ -243,7 +256,7 @@ def test_an_error_in_a_job_is_raised_where_its_result_is_asked_for() -> None:
     def fails(job: Job[None]) -> None:
         raise OptionError("no")
 
-    job = Job(fails, threading.Lock())
+    job = Job(fails, Line())
     assert job.wait(60)
     with pytest.raises(OptionError, match="no"):
         job.result()

@@ -15,12 +15,8 @@ from hiper.ui.learning import Learning
 from hiper.ui.shelf import Shelf
 from hiper.ui.studio import Studio
 
-QUEUE = 64
-"""Jobs that may wait; further ones are told to come back."""
-_MODEL: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
-"""Of every event that computes: one at a time, the others wait their turn."""
 _AT_ONCE: dict[str, Any] = {"concurrency_limit": None}
-"""Of every other event: nobody waits. Without a queue Gradio could not show their messages."""
+"""Of every event: jobs wait in a line of our own. Without a queue Gradio could not show messages."""
 _FILES_LIVE = (600, 86_400)
 """Seconds: how often visitors' old files are looked for, and how old they become."""
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -52,7 +48,7 @@ def build(studio: Studio) -> gr.Blocks:
         library.upload.upload(shelf.bring, [library.upload], everything, **_AT_ONCE, **_QUIET)
         page.load(shelf.opened, None, everything, **_QUIET)
         page.unload(leave)
-    page.queue(max_size=QUEUE)
+    page.queue()
     return page
 
 
@@ -72,20 +68,20 @@ def _wire_learning(learning: Learning, page: LearnPage, everything: list[Any]) -
         page.previews,
     ]
     began = page.start.click(learning.began, None, everything, **_AT_ONCE, **_QUIET)
-    running = began.then(learning.learn, inputs, everything, **_MODEL, **_QUIET)
+    running = began.then(learning.learn, inputs, everything, **_AT_ONCE, **_QUIET)
     running.failure(learning.idle, None, everything, **_AT_ONCE, **_QUIET)
     page.preset.input(learning.preset_chosen, [page.preset], everything, **_AT_ONCE, **_QUIET)
-    page.stop.click(learning.stop, None, everything, cancels=[running], **_AT_ONCE, **_QUIET)
+    page.stop.click(learning.stop, None, everything, **_AT_ONCE, **_QUIET)
 
 
 def _wire_drawing(drawing: Drawing, page: DrawPage, choice: Any, drawn: Any, everything: list[Any]) -> None:
-    running = []
-    for button, handler in ((page.start, drawing.draw), (page.search, drawing.search)):
+    for button, searching in ((page.start, False), (page.search, True)):
         began = button.click(drawing.began, None, everything, **_AT_ONCE, **_QUIET)
-        job = began.then(handler, drawing.inputs, everything, **_MODEL, **_QUIET)
-        job.failure(drawing.failed, None, everything, **_AT_ONCE, **_QUIET)
-        running.append(job)
-    page.stop.click(drawing.stop, None, everything, cancels=running, **_AT_ONCE, **_QUIET)
+        job = began.then(
+            drawing.handler(searching=searching), drawing.inputs, everything, **_AT_ONCE, **_QUIET
+        )
+        job.failure(drawing.idle, None, everything, **_AT_ONCE, **_QUIET)
+    page.stop.click(drawing.stop, None, everything, **_AT_ONCE, **_QUIET)
     page.gallery.select(drawing.compare, [choice, drawn], everything, **_AT_ONCE, **_QUIET)
 
 

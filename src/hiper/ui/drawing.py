@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, final
 
 import gradio as gr
@@ -20,7 +21,7 @@ from hiper.ui.studio import DrawWatch, EditWish, Studio
 class Drawing:
     """Handlers of `DrawPage`; drawn: the State with the visitor's pictures, in the gallery's order.
 
-    `draw` and `search` take the inputs that `inputs` names, in that order.
+    A `handler` takes the inputs that `inputs` names, in that order.
     """
 
     def __init__(self, studio: Studio, page: DrawPage, *, choice: Any, drawn: Any) -> None:
@@ -39,59 +40,52 @@ class Drawing:
         ]
 
     def began(self) -> Update:
-        """Answer the button before the model is free."""
-        return {self._page.status: markup.waiting(self._studio.visitors.busy), **self._buttons(idle=False)}
+        """Answer the button at once."""
+        return {self._page.status: markup.message("Starting…"), **self._buttons(idle=False)}
 
-    def draw(
-        self,
-        name: str,
-        sentences: str,
-        strength: float,
-        images: int,
-        seed: int,
-        guidance: float,
-        steps: int,
-        scheduler: str,
-        negative: str,
-        candidates: int,
-        request: gr.Request,
-    ) -> Iterator[Update]:
-        """Draw every sentence with as many seeds as pictures are wanted."""
-        who = visitor(request)
-        wish = _wish(sentences, strength, images, seed, guidance, steps, scheduler, negative)
-        yield from self._run(name, who, lambda: self._studio.draw(who, name, wish))
+    def handler(self, *, searching: bool) -> Callable[..., Iterator[Update]]:
+        """Return what draws every sentence with as many seeds as pictures are wanted; searching: with the best ones."""
 
-    def search(
-        self,
-        name: str,
-        sentences: str,
-        strength: float,
-        images: int,
-        seed: int,
-        guidance: float,
-        steps: int,
-        scheduler: str,
-        negative: str,
-        candidates: int,
-        request: gr.Request,
-    ) -> Iterator[Update]:
-        """Look through many seeds of every sentence and draw the best ones in full."""
-        who = visitor(request)
-        wish = _wish(sentences, strength, images, seed, guidance, steps, scheduler, negative)
-        yield from self._run(
-            name, who, lambda: self._studio.search(who, name, wish, candidates=int(candidates))
-        )
+        def handle(
+            name: str,
+            sentences: str,
+            strength: float,
+            images: int,
+            seed: int,
+            guidance: float,
+            steps: int,
+            scheduler: str,
+            negative: str,
+            candidates: int,
+            request: gr.Request,
+        ) -> Iterator[Update]:
+            who = visitor(request)
+            lines = (line.strip() for line in sentences.splitlines())
+            wish = EditWish(
+                sentences=[*dict.fromkeys(line for line in lines if line)],
+                images=int(images),
+                first_seed=int(seed or 0),
+                strength=strength,
+                guidance=guidance,
+                steps=int(steps),
+                scheduler=scheduler,
+                negative_prompt=negative,
+            )
+            start = (
+                partial(self._studio.search, candidates=int(candidates)) if searching else self._studio.draw
+            )
+            yield from self._run(name, who, partial(start, who, name, wish))
 
-    def failed(self) -> Update:
-        """Be ready again after an error, whose message is shown."""
-        return {self._page.status: markup.message("Not drawn."), **self._buttons(idle=True)}
+        return handle
+
+    def idle(self) -> Update:
+        """Free the buttons, whatever has happened."""
+        return self._buttons(idle=True)
 
     def stop(self, request: gr.Request) -> Update:
-        """Stop, once the model is really free; what was drawn stays."""
-        job = self._studio.visitors.stop(visitor(request))
-        if job is not None:
-            job.wait()
-        return {self._page.status: markup.message("Stopped."), **self._buttons(idle=True)}
+        """Ask the job to stop, which then says so itself; what was drawn stays."""
+        self._studio.visitors.stop(visitor(request))
+        return {self._page.stop: gr.update(interactive=False)}
 
     def compare(self, name: str, drawn: list[Picture], event: gr.SelectData) -> Update:
         """Put the chosen picture beside its source."""
@@ -107,14 +101,14 @@ class Drawing:
                 job.result()
                 yield self._finished(name, who, watch)
                 return
-            yield self.failed()
+            yield {self._page.status: markup.message("Not drawn."), **self.idle()}
         except Stopped:
-            yield {self._page.status: markup.message("Stopped."), **self._buttons(idle=True)}
+            yield {self._page.status: markup.message("Stopped."), **self.idle()}
 
     def _followed(self, job: Job[None], watch: DrawWatch) -> Iterator[Update]:
         seen = 0
         for _ in job.ticks(TICK):
-            update: Update = {self._page.status: markup.bar(job.progress)}
+            update: Update = {self._page.status: markup.bar(job.progress, job.before)}
             if len(watch.pictures) > seen:
                 seen = len(watch.pictures)
                 update |= self._shown(watch.pictures)
@@ -133,7 +127,7 @@ class Drawing:
             self._page.archive: gr.update(value=str(bundle), visible=True),
             **self._shown(watch.pictures),
             **self._compared(name, watch.pictures[0]),
-            **self._buttons(idle=True),
+            **self.idle(),
         }
 
     def _compared(self, name: str, picture: Picture) -> Update:
@@ -154,26 +148,3 @@ class Drawing:
             self._page.search: gr.update(interactive=idle),
             self._page.stop: gr.update(interactive=not idle),
         }
-
-
-def _wish(
-    sentences: str,
-    strength: float,
-    images: int,
-    seed: int,
-    guidance: float,
-    steps: int,
-    scheduler: str,
-    negative: str,
-) -> EditWish:
-    lines = (line.strip() for line in sentences.splitlines())
-    return EditWish(
-        sentences=[*dict.fromkeys(line for line in lines if line)],
-        images=int(images),
-        first_seed=int(seed or 0),
-        strength=strength,
-        guidance=guidance,
-        steps=int(steps),
-        scheduler=scheduler,
-        negative_prompt=negative,
-    )

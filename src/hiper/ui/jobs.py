@@ -1,14 +1,18 @@
-"""One piece of work in a thread of its own, watched and stopped from outside."""
+"""One piece of work in a thread of its own, which waits for its turn, is watched, and is stopped from outside."""
 
 from __future__ import annotations
 
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Generic, TypeVar, final
 
 T = TypeVar("T")
+_LOOK = 0.1
+"""Seconds between two looks of a waiting job whether it is still wanted."""
 
 
 class Stopped(Exception):  # no mistake of anybody
@@ -39,20 +43,55 @@ class Progress:
 
 
 @final
-class Job(Generic[T]):
-    """Runs `work` in a thread as soon as `turn` is free; what it returns or raises is told by `result`."""
+class Line:
+    """First come, first served, one at a time; who waits may be told to leave."""
 
-    def __init__(self, work: Callable[[Job[T]], T], turn: threading.Lock) -> None:
+    def __init__(self) -> None:
+        self._waiting: deque[object] = deque()
+        self._changed = threading.Condition()
+
+    def before(self, who: object) -> int:
+        """Count those who come before `who`, who has had no turn yet if it is more than none."""
+        return next((place for place, each in enumerate(tuple(self._waiting)) if each is who), 0)
+
+    @contextmanager
+    def turn(self, who: object, leaves: threading.Event) -> Iterator[None]:
+        """Wait for the turn of `who`, hold it for the block; raises Stopped as soon as `leaves` is set before it."""
+        with self._changed:
+            self._waiting.append(who)
+        try:
+            with self._changed:
+                while self._waiting[0] is not who and not leaves.is_set():
+                    self._changed.wait(_LOOK)
+            if leaves.is_set():
+                raise Stopped
+            yield
+        finally:
+            with self._changed:
+                self._waiting.remove(who)
+                self._changed.notify_all()
+
+
+@final
+class Job(Generic[T]):
+    """Runs `work` in a thread when its turn in `line` comes; what it returns or raises is told by `result`."""
+
+    def __init__(self, work: Callable[[Job[T]], T], line: Line) -> None:
         self.progress = Progress()
-        self._work, self._turn = work, turn
+        self._work, self._line = work, line
         self._stop = threading.Event()
         self._value: list[T] = []
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="hiper-job", daemon=True)
         self._thread.start()
 
+    @property
+    def before(self) -> int:
+        """Count the jobs that come first; 0: it runs, or has run."""
+        return self._line.before(self)
+
     def stop(self) -> None:
-        """Ask the work to end at its next step."""
+        """Ask the work to end at its next step, or not to begin."""
         self._stop.set()
 
     def stop_request(self) -> int | None:
@@ -85,10 +124,8 @@ class Job(Generic[T]):
         return self._value[0]
 
     def _run(self) -> None:
-        with self._turn:
-            try:
-                if self._stop.is_set():
-                    raise Stopped
+        try:
+            with self._line.turn(self, self._stop):
                 self._value.append(self._work(self))
-            except BaseException as error:  # noqa: BLE001  # raised again by `result`, in the thread that asks
-                self._error = error
+        except BaseException as error:  # noqa: BLE001  # raised again by `result`, in the thread that asks
+            self._error = error

@@ -83,9 +83,9 @@ class Learning:
         }
 
     def began(self) -> Update:
-        """Answer the button before the model is free."""
+        """Answer the button at once."""
         return {
-            self._page.status: markup.waiting(self._studio.visitors.busy),
+            self._page.status: markup.message("Starting…"),
             self._page.start: gr.update(interactive=False),
             self._page.stop: gr.update(interactive=True),
             self._page.go_on: gr.update(visible=False),
@@ -114,13 +114,9 @@ class Learning:
                 yield from self._followed(job, watch)
                 yield self._learnt(job.result(), visitor(request))
                 return
-            yield self.failed()
+            yield {self._page.status: markup.message("Nothing was learnt."), **self.idle()}
         except (Interrupted, Stopped):
             yield self._stopped(job)
-
-    def failed(self) -> Update:
-        """Be ready again after an error, whose message is shown."""
-        return {self._page.status: markup.message("Nothing was learnt."), **self.idle()}
 
     def preset_chosen(self, preset: str) -> Update:
         """Show the preset's numbers, which can then be changed."""
@@ -129,17 +125,14 @@ class Learning:
         return {part: preset_value(preset, name) for part, name in numbers.items()}
 
     def stop(self, request: gr.Request) -> Update:
-        """Stop the fit and tell how far it came, once it has really ended."""
-        job = self._studio.visitors.stop(visitor(request))
-        if job is None:
-            return {self._page.status: markup.message("Stopped."), **self.idle()}
-        job.wait()
-        return self._stopped(job)
+        """Ask the fit to stop, which then tells itself how far it came."""
+        self._studio.visitors.stop(visitor(request))
+        return {self._page.stop: gr.update(interactive=False)}
 
     def _followed(self, job: Job[Entry], watch: FitWatch) -> Iterator[Update]:
         seen = 0
         for _ in itertools.chain(job.ticks(TICK), [None]):  # and once more for what came last
-            update: Update = {self._page.status: markup.bar(job.progress)}
+            update: Update = {self._page.status: markup.bar(job.progress, job.before)}
             if watch.records:
                 update[self._page.loss] = gr.update(value=_curve(watch.records), visible=True)
             if len(watch.previews) > seen:
@@ -172,7 +165,7 @@ class Learning:
         return {self._page.status: markup.message(words), **self.idle()}
 
     def idle(self) -> Update:
-        """Free the buttons and leave the message: a stopped event counts as failed, before or after its own words."""
+        """Free the buttons, whatever has happened."""
         return {
             self._page.start: gr.update(interactive=True),
             self._page.stop: gr.update(interactive=False),

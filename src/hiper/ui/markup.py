@@ -35,11 +35,6 @@ def empty(title: str, text: str) -> str:
     return f"<div class='hiper-empty'><h2>{escape(title)}</h2><p>{escape(text)}</p></div>"
 
 
-def waiting(busy: bool) -> str:
-    """What stands there from the click until the job begins."""
-    return message("Waiting: another job has the model…" if busy else "Starting…")
-
-
 def picture(image: Image.Image, alt: str) -> str:
     """A picture, as it is learnt or was learnt; inside the page, so that it is no file anybody could ask for."""
     shown = ImageOps.contain(image, (_SIDE, _SIDE), Image.Resampling.LANCZOS)  # a small one is enlarged
@@ -58,8 +53,10 @@ def subject(entry: Entry) -> str:
     )
 
 
-def bar(progress: Progress) -> str:
-    """A progress bar with its words: the stage, the steps, the time left."""
+def bar(progress: Progress, before: int = 0) -> str:
+    """A progress bar with its words: the stage, the steps, the time left; or how many other jobs come before."""
+    if before:
+        return message(f"Waiting: {before} other job{'s' if before > 1 else ''} first…")
     if not progress.total:
         return message("Reading the model…")
     left = progress.seconds_left

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, final
 
-from hiper.ui.jobs import Job
+from hiper.errors import UserError
+from hiper.ui.jobs import Job, Line
 
 T = TypeVar("T")
+MOST = 64
+"""Jobs at a time; who asks for one more is told to come back."""
 
 
 @final
@@ -20,19 +22,19 @@ class Visitors:
 
     def __init__(self, scratch: Path) -> None:
         self._scratch = scratch
-        self._turn = threading.Lock()
+        self._line = Line()
         self._jobs: dict[str, Job[Any]] = {}
         self._folders: dict[str, Path] = {}
 
-    @property
-    def busy(self) -> bool:
-        """Whether somebody's job has the model now."""
-        return self._turn.locked()
-
     def start(self, visitor: str, work: Callable[[Job[T]], T]) -> Job[T]:
-        """Start a job as soon as the model is free; an earlier one of the same visitor is stopped."""
+        """Start a job as soon as the model is free; an earlier one of the same visitor is stopped.
+
+        Raises UserError while `MOST` jobs are there.
+        """
         self.stop(visitor)
-        job = Job(work, self._turn)
+        if sum(not job.wait(0) for job in list(self._jobs.values())) >= MOST:
+            raise UserError(f"{MOST} jobs wait for the model already; try again when some of them are done")
+        job = Job(work, self._line)
         self._jobs[visitor] = job
         return job
 
