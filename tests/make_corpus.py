@@ -186,6 +186,7 @@ def settings() -> Iterator[tuple[str, bytes]]:
         revision="",
         device="cpu",
         dtype="float32",
+        quantised="",
         method="hiper",
         family="sd1",
         caption="a dog",

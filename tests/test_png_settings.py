@@ -337,6 +337,13 @@ def test_another_arithmetic_is_told(cli: Cli, tmp_path: Path, model_folder: Path
     assert any("drawn on cpu in float32" in note and "in bfloat16" in note for note in record["notes"])
 
 
+def test_packed_weights_are_packed_again(cli: Cli, tmp_path: Path, model_folder: Path, tail: Path) -> None:
+    cli("edit", tail, PROMPT, "--steps", "2", "--out", tmp_path, "--quantise", "int8")
+    picture = tmp_path / "a-sitting-dog-0.png"
+    assert json.loads(cli("show", picture, "--json").out)["quantised"] == "int8"
+    assert json.loads(cli("rerun", picture, "--backbone", model_folder, "--json").out)["identical"]
+
+
 def test_no_metadata_leaves_nothing(cli: Cli, tmp_path: Path, tail: Path) -> None:
     cli("edit", tail, PROMPT, "--steps", "1", "--out", tmp_path, "--no-metadata")
     picture = tmp_path / "a-sitting-dog-0.png"

@@ -37,7 +37,7 @@ class PictureSettings:
 
     seed: of this picture; batch: the seeds drawn together with it, on which its last bits depend
     strength .. negative_prompt: as in `EditSettings`, with one negative prompt or one per seed of the batch
-    backbone, revision, device, dtype: the model that drew, a path cut down to its last part, and its arithmetic
+    backbone, revision, device, dtype, quantised: the model that drew, a path cut down to its last part, and its arithmetic
     method, family, caption: of the artifact; artifact_sha256: its `content_sha256`
     versions: of the libraries that drew
     """
@@ -56,6 +56,7 @@ class PictureSettings:
     revision: str
     device: str
     dtype: str
+    quantised: str
     method: str
     family: str
     caption: str
@@ -79,6 +80,7 @@ def settings_of(backbone: Backbone, artifact: Artifact, result: EditResult, seed
         revision=backbone.revision,
         device=backbone.device.type,
         dtype=str(backbone.dtype).removeprefix("torch."),
+        quantised=backbone.quantised,
         method=artifact.method,
         family=artifact.family,
         caption=artifact.caption,

@@ -83,6 +83,7 @@ class Backbone(ABC):
     default_steps:    denoising steps that suit the model
     schedulers:       samplers that can draw with it, the one that suits it first
     size_multiple:    what a picture's sides are multiples of, in pixels
+    quantised:        how the denoiser's weights are packed, "nf4" or "int8"; "" where they are not
     denoiser_name:    the library's name of the denoiser, by which others load what belongs to it
     offers:           what a method may ask for in its `needs`:
                       "rows" (all), "trajectory" (`step` goes up and down between noise levels), "vocabulary"
@@ -106,6 +107,7 @@ class Backbone(ABC):
     schedulers: tuple[Scheduler, ...]
     size_multiple: int = 8
     placement: Placement = "replace"
+    quantised: str = ""
     denoiser_name: ClassVar[str]
     offers: frozenset[str] = frozenset({"rows"})
 

@@ -88,6 +88,7 @@ class PipelineBackbone(Backbone):
             quantise(getattr(pipe, cls.denoiser_name), how.quantise, how.device, how.dtype)
         backbone = cls._settled(pipe, how, name=name, revision=revision, guidance=guidance)
         if how.quantise is not None:
+            backbone.quantised = how.quantise
             backbone.offers = backbone.offers - {"weights"}  # packed weights cannot be learnt
         return backbone
 

@@ -68,7 +68,9 @@ def _model(settings: PictureSettings, name: str | None, hardware: Hardware, repo
     """A picture may come from anybody, so a model that it alone names is never downloaded."""
     from hiper.backbones import EMBEDDED
 
-    how = Hardware(device=hardware.device, dtype=hardware.dtype or settings.dtype)
+    how = Hardware(
+        device=hardware.device, dtype=hardware.dtype or settings.dtype, quantise=settings.quantised or None
+    )
     if name is not None:
         return load_model(name, how, report)
     if settings.backbone not in EMBEDDED and not settings.revision:
