@@ -9,7 +9,7 @@ import hashlib
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -24,6 +24,7 @@ from hiper.backbones.base import Backbone, Diffused, Samples, StepCallback, Watc
 from hiper.backbones.loading import Loading
 from hiper.backbones.parking import frozen, parked
 from hiper.backbones.schedules import Schedule
+from hiper.backbones.texts_once import texts_projected_once
 from hiper.backbones.turns import Turns
 from hiper.backbones.weights import check_weights, text_encoder_bytes
 from hiper.conditioning import Conditioning, expanded
@@ -250,7 +251,7 @@ class PipelineBackbone(Backbone):
         check_scheduler(scheduler, self.schedulers)
         self._take(encoders=False)
         noise = self._initial_noise(seeds, height, width).to(self.device)
-        with _diffusers.sampling(self._pipe, scheduler), torch.no_grad():
+        with _diffusers.sampling(self._pipe, scheduler), torch.no_grad(), self._texts_once():
             output = self._pipe(
                 **self.arguments(expanded(positive, len(seeds)), negatives),
                 **self._guided(guidance),
@@ -268,6 +269,12 @@ class PipelineBackbone(Backbone):
             images=_diffusers.to_pictures(self._pipe, output.images),
             flagged=tuple(bool(flag) for flag in flagged),
         )
+
+    def _texts_once(self) -> AbstractContextManager[None]:
+        """Project text once per drawing where that keeps the picture and there is room for what is kept."""
+        if "cross-attention" not in self.offers or self._turns is not None:
+            return nullcontext()
+        return texts_projected_once(self.denoiser)
 
     def _initial_noise(self, seeds: Sequence[int], height: int, width: int) -> Tensor:
         """Draw [batch, c, h, w] on the CPU, one generator per picture."""
