@@ -28,7 +28,15 @@ LARGEST_ARTIFACT = 131_072
 """Bytes of an artifact that is embedded; five rows of 4096 numbers, the widest in use, take some 90 000."""
 
 LIBRARIES = ("hiper", "torch", "diffusers", "transformers")
-_SAMPLERS = {"ddim": "DDIM", "dpm++": "DPM++ 2M", "unipc": "UniPC", "euler": "Euler", "pndm": "PLMS"}
+_SAMPLERS = {
+    "ddim": "DDIM",
+    "dpm++": "DPM++ 2M",
+    "dpm++-karras": "DPM++ 2M Karras",
+    "unipc": "UniPC",
+    "unipc-karras": "UniPC Karras",
+    "euler": "Euler",
+    "pndm": "PLMS",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +45,8 @@ class PictureSettings:
 
     seed: of this picture; batch: the seeds drawn together with it, on which its last bits depend
     strength .. negative_prompt: as in `EditSettings`, with one negative prompt or one per seed of the batch
-    backbone, revision, device, dtype, quantised: the model that drew, a path cut down to its last part, and its arithmetic
+    backbone, revision, device, dtype, quantised: the model that drew, a path cut down to its last part, and its
+        arithmetic
     method, family, caption: of the artifact; artifact_sha256: its `content_sha256`
     versions: of the libraries that drew
     """

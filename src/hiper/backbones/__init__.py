@@ -17,7 +17,7 @@ from hiper.nearest import suggestion
 if TYPE_CHECKING:
     import torch
 
-    from hiper.backbones.base import Backbone
+    from hiper.backbones.base import Backbone, Scheduler
     from hiper.backbones.loading import Loading
 
 GROUP = "hiper.backbones"
@@ -40,13 +40,15 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 @dataclass(frozen=True, kw_only=True)
 class Embedded:
-    """A model that the package carries: its folder inside the package, and the guidance that suits it."""
+    """A model that the package carries: its folder inside the package, and what suits it when drawing."""
 
     folder: str
     guidance: float
+    scheduler: Scheduler
+    steps: int
 
 
-EMBEDDED = {"critters": Embedded(folder="critters/weights", guidance=3.5)}
+EMBEDDED = {"critters": Embedded(folder="critters/weights", guidance=3.5, scheduler="ddim", steps=50)}
 
 
 def embedded_folder(name: str) -> Path:
@@ -94,7 +96,11 @@ def load_backbone(
 def _found(name: str, how: Loading, revision: str | None, local_only: bool | None) -> Backbone:
     path = Path(name).expanduser()
     if name in EMBEDDED:
-        return _from_folder(embedded_folder(name), name, "", EMBEDDED[name].guidance, how)
+        own = EMBEDDED[name]
+        backbone = _from_folder(embedded_folder(name), name, "", own.guidance, how)
+        others = (each for each in backbone.schedulers if each != own.scheduler)
+        backbone.schedulers, backbone.default_steps = (own.scheduler, *others), own.steps
+        return backbone
     if path.is_dir():
         return _from_folder(path, name, "", None, how)
     if path.is_file():

@@ -5,8 +5,9 @@ The only file that may use `Any`-typed library objects without saying so at ever
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,17 @@ from hiper.errors import BackboneError
 Pipeline = Any
 """A diffusers pipeline; its attributes are set at run time and carry no types."""
 
-SCHEDULERS: dict[str, Any] = {
-    "ddim": diffusers.DDIMScheduler,
-    "dpm++": diffusers.DPMSolverMultistepScheduler,
-    "unipc": diffusers.UniPCMultistepScheduler,
-    "euler": diffusers.EulerDiscreteScheduler,
-    "pndm": diffusers.PNDMScheduler,
-    "flow-euler": diffusers.FlowMatchEulerDiscreteScheduler,
+SCHEDULERS: dict[str, Callable[..., Any]] = {
+    "ddim": diffusers.DDIMScheduler.from_config,
+    "dpm++": diffusers.DPMSolverMultistepScheduler.from_config,
+    "dpm++-karras": partial(diffusers.DPMSolverMultistepScheduler.from_config, use_karras_sigmas=True),
+    "unipc": diffusers.UniPCMultistepScheduler.from_config,
+    "unipc-karras": partial(diffusers.UniPCMultistepScheduler.from_config, use_karras_sigmas=True),
+    "euler": diffusers.EulerDiscreteScheduler.from_config,
+    "pndm": diffusers.PNDMScheduler.from_config,
+    "flow-euler": diffusers.FlowMatchEulerDiscreteScheduler.from_config,
 }
+"""From the configuration of any scheduler; "karras": noise levels as in arXiv:2206.00364, eq. 5."""
 
 
 def load_folder(folder: Path, pipeline: str, dtype: torch.dtype, variant: str | None) -> Pipeline:
@@ -100,7 +104,7 @@ def first_line(error: BaseException) -> str:
 def sampler(name: str, config: Any) -> Any:
     """Return the named scheduler with the model's own schedule."""
     with quiet():
-        return SCHEDULERS[name].from_config(config)
+        return SCHEDULERS[name](config)
 
 
 def diffusion_schedule(pipe: Pipeline, name: str) -> Schedule:

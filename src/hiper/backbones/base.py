@@ -22,8 +22,16 @@ from hiper.conditioning import Conditioning, Placement
 from hiper.errors import OptionError
 from hiper.nearest import suggestion
 
-Scheduler = Literal["ddim", "dpm++", "unipc", "euler", "pndm", "flow-euler"]
-UNET_SCHEDULERS: tuple[Scheduler, ...] = ("ddim", "dpm++", "unipc", "euler", "pndm")
+Scheduler = Literal["ddim", "dpm++", "dpm++-karras", "unipc", "unipc-karras", "euler", "pndm", "flow-euler"]
+UNET_SCHEDULERS: tuple[Scheduler, ...] = (
+    "ddim",
+    "dpm++",
+    "dpm++-karras",
+    "unipc",
+    "unipc-karras",
+    "euler",
+    "pndm",
+)
 FLOW_SCHEDULERS: tuple[Scheduler, ...] = ("flow-euler",)
 
 StepCallback = Callable[[int, int], None]
@@ -80,7 +88,7 @@ class Backbone(ABC):
     objective:        what the denoiser says of noisy latents: "epsilon" (the noise), "v_prediction" or "flow"
     timesteps:        number of noise levels; 0 is the cleanest, timesteps - 1 all but pure noise
     default_guidance: guidance scale that suits the model
-    default_steps:    denoising steps that suit the model
+    default_steps:    denoising steps that suit the model, with the first of its `schedulers`
     schedulers:       samplers that can draw with it, the one that suits it first
     size_multiple:    what a picture's sides are multiples of, in pixels
     quantised:        how the denoiser's weights are packed, "nf4" or "int8"; "" where they are not

@@ -24,7 +24,7 @@ class PixArtBackbone(PipelineBackbone):
     pipeline_name: ClassVar[str] = "PixArtSigmaPipeline"
     usual_guidance: ClassVar[float] = 4.5
     default_steps = 20
-    schedulers: tuple[Scheduler, ...] = ("dpm++", "ddim", "unipc", "euler")
+    schedulers: tuple[Scheduler, ...] = ("dpm++", "ddim", "dpm++-karras", "unipc", "unipc-karras", "euler")
     placement = "append"
     offers = PipelineBackbone.offers - {"lora"}  # diffusers gives this transformer no adapters
     length = 300

@@ -96,7 +96,10 @@ NegativeStrength = Annotated[
 ]
 Guidance = Annotated[float | None, typer.Option(parser=real, metavar="X", help="Weight of the sentence.")]
 Steps = Annotated[int | None, typer.Option(parser=whole(1, 1000), metavar="N", help="Denoising steps.")]
-Scheduler = Annotated[str | None, typer.Option(metavar="NAME", help="ddim, dpm++, unipc, euler or pndm.")]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="ddim, dpm++ and unipc, also with -karras behind, euler or pndm."),
+]
 Height = Annotated[int | None, typer.Option(parser=whole(8, 8192), metavar="N", help="Pixels.")]
 Width = Annotated[int | None, typer.Option(parser=whole(8, 8192), metavar="N", help="Pixels.")]
 NegativePrompt = Annotated[str, typer.Option(metavar="TEXT", help="What to keep away from.")]

@@ -22,7 +22,7 @@ from hiper.checkpoint import CheckpointFile
 from hiper.errors import HiperWarning
 from hiper.fitting import Callback, StepRecord, StopRequest
 from hiper.methods.base import Applied, Method
-from hiper.methods.jobs import JobOptions, picture_latents, settled
+from hiper.methods.jobs import JobOptions, picture_latents
 from hiper.methods.jobs import artifact as artifact_of
 from hiper.methods.options import Spec
 from hiper.methods.trajectory import (
@@ -34,6 +34,7 @@ from hiper.methods.trajectory import (
     climb,
     plain_encoder,
     raise_if_stopped,
+    settled_to_walk,
 )
 from hiper.seeds import generator
 from hiper.subject import Subject
@@ -77,7 +78,7 @@ class DdimInversion(Method[DdimInversionOptions]):
         should_stop: StopRequest | None = None,
     ) -> Artifact:
         begun = time.monotonic()
-        options = settled(options, backbone)
+        options = settled_to_walk(options, backbone)
         path = inverted(backbone, subject, options, begun, callback, should_stop)
         return artifact_of(
             self.name,

@@ -25,10 +25,10 @@ from hiper.errors import ArtifactError, FitError, Interrupted
 from hiper.fitting import Callback, StepRecord, StopRequest
 from hiper.methods.base import Applied, Method
 from hiper.methods.ddim_inversion import TRAJECTORY, descent_from, inverted
-from hiper.methods.jobs import JobOptions, identity, loss_scale, settled
+from hiper.methods.jobs import JobOptions, identity, loss_scale
 from hiper.methods.jobs import artifact as artifact_of
 from hiper.methods.options import Spec
-from hiper.methods.trajectory import levels, mixed, plain_encoder
+from hiper.methods.trajectory import levels, mixed, plain_encoder, settled_to_walk
 from hiper.subject import Subject
 
 NULLS = "nulls"
@@ -77,7 +77,7 @@ class NullText(Method[NullTextOptions]):
         should_stop: StopRequest | None = None,
     ) -> Artifact:
         begun = time.monotonic()
-        options = settled(options, backbone)
+        options = settled_to_walk(options, backbone)
         path = inverted(backbone, subject, options, begun, None, should_stop)
         who = identity(self.name, backbone, subject, options, self.editing) if checkpoint else {}
         told, empty = backbone.encode(subject.caption), backbone.encode_negative("")

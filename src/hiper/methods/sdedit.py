@@ -20,7 +20,7 @@ from hiper.backbones.base import Backbone
 from hiper.checkpoint import CheckpointFile
 from hiper.fitting import Callback, StepRecord, StopRequest
 from hiper.methods.base import Applied, Method
-from hiper.methods.jobs import EDITING, JobOptions, picture_latents, settled
+from hiper.methods.jobs import EDITING, JobOptions, picture_latents
 from hiper.methods.jobs import artifact as artifact_of
 from hiper.methods.options import Spec
 from hiper.methods.trajectory import (
@@ -30,6 +30,7 @@ from hiper.methods.trajectory import (
     check_strength,
     plain_encoder,
     raise_if_stopped,
+    settled_to_walk,
 )
 from hiper.seeds import generator
 from hiper.subject import Subject
@@ -74,7 +75,7 @@ class Sdedit(Method[SdeditOptions]):
     ) -> Artifact:
         raise_if_stopped(should_stop)
         begun = time.monotonic()
-        options = settled(options, backbone)
+        options = settled_to_walk(options, backbone)
         latents = picture_latents(backbone, subject, options, generator(options.seed))
         seconds = time.monotonic() - begun
         if callback is not None:

@@ -8,17 +8,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import final
+from typing import TypeVar, final
 
 import torch
 from torch import Tensor
 
 from hiper.artifact import Artifact
-from hiper.backbones.base import Backbone, Samples, StepCallback
+from hiper.backbones.base import Backbone, Samples, Scheduler, StepCallback
 from hiper.conditioning import Conditioning, expanded, lost_notes, stacked
 from hiper.errors import ArtifactError, Interrupted, OptionError
 from hiper.fitting import StopRequest
 from hiper.methods.base import PromptEncoder
+from hiper.methods.jobs import JobOptions, settled
+
+W = TypeVar("W", bound=JobOptions)
+
+WALK_STEPS = 50
+"""Of DDIM, as in SDEdit's and null-text inversion's papers, where the model draws by a better solver in fewer."""
 
 NOTHING_MINIMISED = float("nan")
 """The loss in the records of a fit that only walks."""
@@ -31,6 +37,21 @@ def levels(timesteps: int, steps: int) -> list[int]:
     """
     spacing = timesteps // steps
     return [0, *(min(1 + i * spacing, timesteps - 1) for i in range(steps))]
+
+
+def walks_by(backbone: Backbone) -> Scheduler:
+    """Return the sampler whose steps `Backbone.step` takes, whatever else suits the model first."""
+    return "ddim" if "ddim" in backbone.schedulers else backbone.schedulers[0]
+
+
+def settled_to_walk(options: W, backbone: Backbone) -> W:
+    """See `settled`; what was left to the model is the sampler that it walks by, and as many steps as that needs."""
+    walk = walks_by(backbone)
+    steps = backbone.default_steps if walk == backbone.schedulers[0] else WALK_STEPS
+    return settled(
+        replace(options, scheduler=options.scheduler or walk, edit_steps=options.edit_steps or steps),
+        backbone,
+    )
 
 
 def climb(backbone: Backbone, latents: Tensor, told: Conditioning, steps: int) -> Iterator[Tensor]:
@@ -121,9 +142,9 @@ class Descent:
         self, negatives: Sequence[Conditioning], steps: int, scheduler: str, size: tuple[int, int]
     ) -> None:
         backbone = self.backbone
-        if scheduler != backbone.schedulers[0]:
+        if scheduler != walks_by(backbone):
             raise OptionError(
-                f"scheduler is {scheduler!r}; method {self.method} walks by {backbone.schedulers[0]} alone"
+                f"scheduler is {scheduler!r}; method {self.method} walks by {walks_by(backbone)} alone"
             )
         if self.steps not in (None, steps):
             raise OptionError(
