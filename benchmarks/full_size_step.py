@@ -20,7 +20,8 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
+
+from hiper.counting import counting
 
 ROWS, EMBED, TAIL = 77, 768, 5
 
@@ -36,41 +37,55 @@ def build(dtype: torch.dtype) -> UNet2DConditionModel:
         torch.set_default_dtype(before)
 
 
+def step_forward(unet: UNet2DConditionModel, tail: Tensor, head: Tensor, noisy: Tensor) -> Tensor:
+    """One call of the denoiser."""
+    rows = torch.cat([head, tail], dim=1)
+    predicted: Tensor = unet(noisy, torch.tensor([500]), rows.to(unet.dtype), return_dict=False)[0]
+    return predicted
+
+
 def step(unet: UNet2DConditionModel, tail: Tensor, head: Tensor, noisy: Tensor, target: Tensor) -> None:
     """Forward, mean squared error, backward: the whole of a fit step but Adam on 3840 numbers."""
-    rows = torch.cat([head, tail], dim=1)
-    predicted = unet(noisy, torch.tensor([500]), rows.to(unet.dtype), return_dict=False)[0]
+    predicted = step_forward(unet, tail, head, noisy)
     torch.autograd.backward(F.mse_loss(predicted.float(), target))
 
 
-def measure(dtype: torch.dtype, steps: int) -> dict[str, float]:
-    """Median seconds of a step, frozen and unfrozen alternating, after one warm-up of each; and FLOPs, counted."""
+def measure(dtype: torch.dtype, steps: int, *, previews: bool = False) -> dict[str, float]:
+    """Median seconds of a step, frozen and unfrozen alternating, after one warm-up of each, which is counted.
+
+    previews: also time a call without a gradient, of which the reference procedure's previews consist.
+    """
     unet = build(dtype)
     tail = torch.randn(1, TAIL, EMBED, requires_grad=True)
     head = torch.randn(1, ROWS - TAIL, EMBED)
     noisy, target = torch.randn(1, 4, 64, 64, dtype=dtype), torch.randn(1, 4, 64, 64)
-    seconds: dict[bool, list[float]] = {False: [], True: []}
-    flops = {}
+    weights = sum(weight.nbytes for weight in unet.parameters())
+    seconds: dict[str, list[float]] = {"frozen": [], "unfrozen": [], "forward": []}
+    found: dict[str, float] = {}
     for round_number in range(steps + 1):
-        for unfrozen in (False, True):
-            unet.requires_grad_(unfrozen)
+        for how in ("frozen", "unfrozen"):
+            unet.requires_grad_(how == "unfrozen")
             begun = time.perf_counter()
             if round_number == 0:
-                with FlopCounterMode(display=False) as counter:
+                with counting() as counter:
                     step(unet, tail, head, noisy, target)
-                flops[unfrozen] = counter.get_total_flops() / 1e12
+                work = counter.work()
+                found[f"{how}_tflop"] = round(work.flops / 1e12, 3)
+                found[f"{how}_memory_gb"] = round((weights + work.peak) / 1e9, 2)
             else:
                 step(unet, tail, head, noisy, target)
-                seconds[unfrozen].append(time.perf_counter() - begun)
+                seconds[how].append(time.perf_counter() - begun)
             unet.zero_grad(set_to_none=True)
             tail.grad = None
-    frozen, full = statistics.median(seconds[False]), statistics.median(seconds[True])
-    return {
-        "frozen_seconds": round(frozen, 3),
-        "unfrozen_seconds": round(full, 3),
-        "frozen_tflop": round(flops[False], 3),
-        "unfrozen_tflop": round(flops[True], 3),
+        if previews and round_number:
+            begun = time.perf_counter()
+            with torch.no_grad():
+                step_forward(unet, tail, head, noisy)
+            seconds["forward"].append(time.perf_counter() - begun)
+    medians = {
+        f"{how}_seconds": round(statistics.median(every), 3) for how, every in seconds.items() if every
     }
+    return {**medians, **found}
 
 
 def main() -> None:

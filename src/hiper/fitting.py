@@ -28,7 +28,8 @@ Keep = Literal["last", "best"]
 
 TRIES = 3
 _NOTHING = Snapshot({}, {}, {}, updates=0)
-_EVALUATIONS = 10
+LOOKS_FOR_BEST = 10
+"""How often keep="best" looks at the loss on the way."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -302,7 +303,7 @@ class _Run:
             )
 
     def _note_best(self, count: int) -> None:
-        every = max(1, self.recipe.steps // _EVALUATIONS)
+        every = max(1, self.recipe.steps // LOOKS_FOR_BEST)
         if self.recipe.keep == "best" and self.step // every > (self.step - count) // every:
             self._consider(self._objective.evaluate(self._parameters))
 

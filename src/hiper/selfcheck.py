@@ -99,7 +99,7 @@ def selfcheck(
         seconds_per_step=artifact.figures["seconds"] / steps,
         seconds_per_picture=drawing / (2 * pictures),
         picture_steps=min(backbone.default_steps, DRAWING_STEPS),
-        peak_memory_bytes=_peak_memory(backbone.device),
+        peak_memory_bytes=peak_memory(backbone.device),
         versions=dict(artifact.versions),
     )
 
@@ -108,7 +108,8 @@ def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def _peak_memory(device: torch.device) -> int:
+def peak_memory(device: torch.device) -> int:
+    """Return the most bytes so far: on cuda of the device, elsewhere of the whole process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

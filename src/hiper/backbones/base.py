@@ -93,6 +93,7 @@ class Backbone(ABC):
     size_multiple:    what a picture's sides are multiples of, in pixels
     quantised:        how the denoiser's weights are packed, "nf4" or "int8"; "" where they are not
     denoiser_name:    the library's name of the denoiser, by which others load what belongs to it
+    takes_turns:      text encoders and all the rest are never in the device's memory together
     offers:           what a method may ask for in its `needs`:
                       "rows" (all), "trajectory" (`step` goes up and down between noise levels), "vocabulary"
                       (`spliced`), "weights" (those of `denoiser` may be lent others), "lora" (the denoiser takes
@@ -118,6 +119,10 @@ class Backbone(ABC):
     quantised: str = ""
     denoiser_name: ClassVar[str]
     offers: frozenset[str] = frozenset({"rows"})
+
+    @property
+    def takes_turns(self) -> bool:
+        return False
 
     @property
     @abstractmethod
@@ -240,6 +245,10 @@ class Backbone(ABC):
 
         A change of dtype moves them by less than 0.004 in relative root mean square.
         """
+
+    @abstractmethod
+    def weight_bytes(self) -> dict[str, int]:
+        """Return what each component's weights and buffers take in memory, by the component's name."""
 
     @abstractmethod
     def weights_sha256(self) -> str:

@@ -134,6 +134,10 @@ class PipelineBackbone(Backbone):
         part: nn.Module = getattr(self._pipe, self.denoiser_name)
         return part
 
+    @property
+    def takes_turns(self) -> bool:
+        return self._turns is not None
+
     def _take(self, *, encoders: bool) -> None:
         """Have the text encoders in memory, or all the rest; both where there is room."""
         if self._turns is not None:
@@ -351,6 +355,13 @@ class PipelineBackbone(Backbone):
         if self.device.type == "cpu":  # elsewhere what is parked lies on the CPU, and can be read there
             self._take(encoders=_encodes(part))
         return [weight.detach() for _, weight in sorted(self._modules()[part].named_parameters())]
+
+    def weight_bytes(self) -> dict[str, int]:
+        sizes = {}
+        for part, module in self._modules().items():
+            self._take(encoders=_encodes(part))
+            sizes[part] = sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
+        return sizes
 
     def weights_sha256(self) -> str:
         digest = hashlib.sha256()

@@ -13,6 +13,7 @@ from hiper.cli.arguments import method_options, whole
 from hiper.cli.batch_app import batch
 from hiper.cli.bench_app import bench_app
 from hiper.cli.combining_app import average
+from hiper.cli.estimate_app import estimate_app
 from hiper.cli.options import (
     AllowTruncated,
     AutoCaption,
@@ -65,6 +66,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(bench_app, name="bench")
+app.add_typer(estimate_app, name="estimate")
 app.command()(attention)
 app.command()(average)
 app.command()(backbones)

@@ -55,17 +55,18 @@ def _model_lines(found: Sequence[Model | Unusable]) -> Iterator[str]:
 
 def _described(model: Model) -> list[str]:
     stored = ", ".join(f"{count / 1e6:.1f} M {dtype}" for dtype, count in sorted(model.parameters.items()))
-    half, full = (_size(width * model.denoiser) for width in (2, 4))
+    half, full = (size(width * model.denoiser) for width in (2, 4))
     return [
         f"{model.declared.pipeline}, licence: {model.licence or 'see its page'}",
         f"text table: {model.rows or 'any number of'} rows of {model.width} numbers; tail: {model.declared.placement}",
-        f"weights: {_size(model.bytes)} ({stored})",
+        f"weights: {size(model.bytes)} ({stored})",
         f"in a fit: the denoiser alone, {half} in bfloat16 or {full} in float32, and what a step computes",
     ]
 
 
-def _size(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+def size(count: int) -> str:
+    """Return bytes in the unit a person would use."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
 def _figure_lines(figures: dict[str, Sensitivity]) -> Iterator[str]:

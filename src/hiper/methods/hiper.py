@@ -161,6 +161,10 @@ class HiPer(Method[HiPerOptions], FitsTogether):
             )
         return begun.artifact(fitted)
 
+    def turn(self, backbone: Backbone, subject: Subject, options: HiPerOptions) -> Turn:
+        """Return the optimisation that `fit` would run inside `backbone.fitting()`, before its first step."""
+        return _Begun.of(backbone, subject, options).turn
+
     def alike(self, options: HiPerOptions) -> Hashable:
         return options.steps, options.batch
 

@@ -1,0 +1,143 @@
+"""`hiper estimate fit` and `edit`: load, count, time a few calls, tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hiper.backbones.catalogue import Model, describe, models
+from hiper.cli.backbones_job import size
+from hiper.cli.fit_job import load_model
+from hiper.cli.progress import Report, duration, progress
+from hiper.cli.requests import Hardware, Session
+from hiper.errors import BackboneError
+
+if TYPE_CHECKING:
+    from hiper.backbones.base import Backbone
+    from hiper.estimate import Estimate, Part
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditPlan:
+    """How much is to be drawn; None: what suits the model."""
+
+    sentences: int
+    images: int
+    guidance: float | None
+    steps: int | None
+    height: int | None
+    width: int | None
+    batch_size: int
+
+
+def estimate_fit(
+    session: Session, name: str, hardware: Hardware, preset: str, values: Mapping[str, object]
+) -> None:
+    """Print what a fit by method hiper will take."""
+    from hiper.methods import get_method
+
+    options = get_method("hiper").options(preset, **values)
+    with progress(quiet=session.console.quiet) as report:
+        backbone = _loaded(name, hardware, report)
+        from hiper.estimate import estimate_fit as estimated
+
+        report("counting, then timing a few calls", 0, 0)
+        found = estimated(backbone, options)
+    _tell(session, found)
+
+
+def estimate_edit(session: Session, name: str, hardware: Hardware, plan: EditPlan) -> None:
+    """Print what an edit will take."""
+    with progress(quiet=session.console.quiet) as report:
+        backbone = _loaded(name, hardware, report)
+        from hiper.edit_settings import resolve_settings
+        from hiper.estimate import estimate_edit as estimated
+
+        notes: list[str] = []
+        settings = resolve_settings(
+            {},
+            backbone,
+            notes,
+            guidance=plan.guidance,
+            steps=plan.steps,
+            height=plan.height,
+            width=plan.width,
+        )
+        for note in notes:
+            session.console.note(note)
+        report("counting, then timing a few calls", 0, 0)
+        found = estimated(
+            backbone, settings, images=plan.images, batch_size=plan.batch_size, sentences=plan.sentences
+        )
+    _tell(session, found)
+
+
+def _loaded(name: str, hardware: Hardware, report: Report) -> Backbone:
+    """Load the model, unless its files say that its weights do not fit into the memory."""
+    found = _described(name)
+    if found is not None:
+        _check_room(found, hardware)
+    return load_model(name, hardware, report)
+
+
+def _described(name: str) -> Model | None:
+    """Return what the files of a model on this computer say; None of one that is not there, or is one file."""
+    if Path(name).is_dir():
+        return describe(name, Path(name))
+    return next((each for each in models() if isinstance(each, Model) and each.name == name), None)
+
+
+def _check_room(model: Model, hardware: Hardware) -> None:
+    """BackboneError for weights larger than what is free; they all pass through the computer's own memory."""
+    import torch
+
+    from hiper.backbones import resolve_device, resolve_dtype
+    from hiper.estimate import free_memory
+
+    dtype = resolve_dtype(hardware.dtype, resolve_device(hardware.device))
+    needed, free = sum(model.parameters.values()) * dtype.itemsize, free_memory(torch.device("cpu"))
+    if needed > free:
+        raise BackboneError(
+            f"the weights of {model.name} take {size(needed)} as {str(dtype).removeprefix('torch.')}, and"
+            f" {size(free)} are free; try dtype=bfloat16, close other programs, or take a smaller model"
+        )
+
+
+def _tell(session: Session, found: Estimate) -> None:
+    session.console.result(found.as_record(), _lines(found))
+
+
+def _lines(found: Estimate) -> Iterator[str]:
+    memory, threads = found.memory, f"{found.threads} thread{'s' if found.threads > 1 else ''}"
+    yield f"job      {found.job}"
+    where = f", {threads}" if found.device == "cpu" else ""
+    yield f"model    {found.backbone}, {found.side} pixels, {found.device}, {found.dtype}{where}"
+    yield f"{'':40}{'times':>8}{'s each':>10}{'s in all':>10}{'GFLOP each':>12}"
+    for part in found.parts:
+        yield _row(part)
+    yield f"time     {_time(found)}"
+    yield f"compute  {found.flops / 1e12:.3g} TFLOP in all (counted)"
+    yield (
+        f"memory   {size(memory.needed)} (counted, libraries not included): weights {size(memory.loading)} at"
+        f" loading, then {size(memory.working)} and {size(memory.computed)} that a call computes at once"
+    )
+    yield (
+        f"         {size(memory.reached)} reached here (measured, libraries included), {size(memory.free)} free:"
+        f" it {'fits' if found.fits else 'does not fit'}"
+    )
+
+
+def _row(part: Part) -> str:
+    each, every = (
+        "-" if seconds is None else f"{seconds:.3g}" for seconds in (part.seconds, part.all_seconds)
+    )
+    flops = "-" if part.work is None else f"{part.work.flops / 1e9:.4g}"
+    return f"  {part.name:38}{part.times:>8.4g}{each:>10}{every:>10}{flops:>12}"
+
+
+def _time(found: Estimate) -> str:
+    if found.seconds is None:
+        return "not timed: what a call computes does not fit into the memory that is free"
+    return f"about {duration(found.seconds)} once the model is loaded (calls measured here, their number computed)"
