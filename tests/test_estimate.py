@@ -14,6 +14,7 @@ import torch
 import hiper
 from hiper.backbones import load_backbone, wrap
 from hiper.backbones.base import Backbone
+from hiper.cli.estimate_job import _lines
 from hiper.conditioning import expanded
 from hiper.counting import Work, counting
 from hiper.edit_settings import resolve_settings
@@ -118,6 +119,21 @@ def test_pictures_in_several_batches_count_as_many_steps_as_they_fill(sd1: Any) 
     settings = resolve_settings({}, sd1, [], steps=10)
     found = estimate_edit(sd1, settings, images=6, batch_size=4)
     assert _part(found, "step").times == 15
+
+
+def test_what_does_not_fit_is_told_and_not_tried(sd1: Any) -> None:
+    many = 10**8
+    found = estimate_edit(sd1, resolve_settings({}, sd1, []), images=many, batch_size=many)
+    one = estimate_edit(sd1, resolve_settings({}, sd1, []), images=1, batch_size=1)
+    step, decode = _part(found, "step"), _part(found, "decode a picture")
+    assert (found.fits, found.seconds, step.seconds, decode.seconds) == (False, None, None, None)
+    assert _work(step).peak == many * _work(_part(one, "step")).peak > found.memory.free
+    assert _work(decode).peak == many * _work(_part(one, "decode a picture")).peak
+    assert found.memory.needed > found.memory.computed > found.memory.free
+    assert _work(step).flops == many * _work(_part(one, "step")).flops
+    lines = list(_lines(found))
+    assert any("not timed" in line for line in lines)
+    assert lines[-1].endswith("it does not fit")
 
 
 @pytest.mark.slow

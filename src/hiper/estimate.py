@@ -249,11 +249,13 @@ def _times(work: Work, size: int) -> Work:
 
 
 def _decoding(backbone: Backbone, latents: Tensor, pictures: int, at_once: int) -> Part:
-    """Count and time on one picture; all at once take that many times its memory."""
+    """Count and time on one picture; all at once take that many times its memory, where that is there."""
     decode = partial(backbone.decode, latents)
     part = _Call(one=decode, all=decode, size=1).part("decode a picture", pictures, backbone.device)
     assert part.work is not None
-    return replace(part, work=replace(part.work, peak=part.work.peak * at_once))
+    peak = part.work.peak * at_once
+    fits = peak <= free_memory(backbone.device)
+    return replace(part, work=replace(part.work, peak=peak), seconds=part.seconds if fits else None)
 
 
 def _seconds(call: Callable[[], object], device: torch.device) -> float:
@@ -294,11 +296,10 @@ def _look(turn: Turn) -> None:
 def _prediction(
     backbone: Backbone, settings: EditSettings, sentence: Conditioning, batch: int
 ) -> Callable[[], None]:
-    noise, told = _noise(backbone, settings, batch), expanded(sentence, batch)
-
     def predict() -> None:
+        t, told = torch.full((batch,), backbone.timesteps // 2), expanded(sentence, batch)
         with torch.no_grad():
-            backbone.predict(noise, torch.full((batch,), backbone.timesteps // 2), told)
+            backbone.predict(_noise(backbone, settings, batch), t, told)
 
     return predict
 
