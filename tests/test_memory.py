@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 import hiper
 from hiper.backbones import load_backbone
@@ -66,6 +67,46 @@ def test_text_encoders_and_denoiser_never_lie_in_memory_together(flux_folder: Pa
     }
     assert backbone.weights_sha256() == plain.weights_sha256()
     assert backbone.fingerprint() == plain.fingerprint()
+
+
+def fitted(backbone: Any, method: str, **options: Any) -> dict[str, Tensor]:
+    """What one way to learn makes of a picture."""
+    subject = hiper.Subject.from_image(tiny.picture(), caption=CAPTION)
+    return dict(hiper.fit(backbone, subject, method=method, steps=2, batch=2, **options).tensors)
+
+
+@pytest.mark.parametrize(
+    ("method", "rate"), [("hiper", 0.01), ("dreambooth", 1e-5), ("dreambooth-lora", 0.01)]
+)
+def test_low_memory_learns_the_same(model_folder: Path, method: str, rate: float) -> None:
+    low, plain = (load_backbone(model_folder, device="cpu", memory=memory) for memory in ("low", "balanced"))
+    wanted = fitted(plain, method, learning_rate=rate)
+    for name, tensor in fitted(low, method, learning_rate=rate).items():
+        assert torch.equal(tensor, wanted[name]), name
+
+
+def kept(backbone: Any) -> int:
+    """Bytes of what a step of a fit keeps for the way back."""
+    sentence, sizes = backbone.encode(CAPTION), []
+    tail = take_tail(sentence, 5).requires_grad_()
+    noisy = torch.randn(2, *backbone.latent_shape, generator=generator(0))
+
+    def note(tensor: Tensor) -> Tensor:
+        sizes.append(tensor.nbytes)
+        return tensor
+
+    with backbone.fitting(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        backbone.predict(noisy, torch.tensor([500, 600]), place_tail(sentence, tail, "replace"))
+    return sum(sizes)
+
+
+def test_low_memory_keeps_less_and_leaves_the_model_as_it_was(model_folder: Path) -> None:
+    low, plain, auto = (
+        load_backbone(model_folder, device="cpu", memory=m) for m in ("low", "balanced", "auto")
+    )
+    assert kept(low) < kept(plain) / 2
+    assert kept(auto) == kept(plain)
+    assert not low.denoiser.is_gradient_checkpointing
 
 
 @pytest.mark.parametrize("kind", ["nf4", "int8"])

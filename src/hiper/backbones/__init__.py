@@ -77,8 +77,9 @@ def load_backbone(
     revision: branch, tag or commit of a Hub id.
     quantise: "nf4" or "int8", the denoiser's weights in 4 or 8 bits by bitsandbytes; not for a single file.
     memory: "low" lets text encoders and denoiser take turns on the device; what waits lies in the CPU's memory,
-    or, where the model computes on the CPU, in an unnamed file. It costs a transfer per fit and per edit.
-    "balanced" keeps all on the device, "auto" decides by the size of the text encoders (see `Loading`).
+    or, where the model computes on the CPU, in an unnamed file. It costs a transfer per fit and per edit. A fit also
+    computes activations twice instead of keeping them. "balanced" keeps all on the device; "auto" lets them take turns
+    where the text encoders are large (see `Loading`). What is learnt and drawn is the same, bit for bit.
     resolution: side in pixels of the pictures that are fitted and drawn; None is the checkpoint's own.
 
     BackboneError says in one line why a model cannot be had. Remote code is never run, pickles never read.
@@ -86,7 +87,13 @@ def load_backbone(
     from hiper.backbones.loading import Loading
 
     place = resolve_device(device)
-    how = Loading(device=place, dtype=resolve_dtype(dtype, place), quantise=quantise, memory=memory)
+    how = Loading(
+        device=place,
+        dtype=resolve_dtype(dtype, place),
+        quantise=quantise,
+        memory=memory,
+        recompute=memory == "low",
+    )
     backbone = _found(str(name_or_path), how, revision, local_only)
     if resolution is not None:
         backbone.resize(resolution)

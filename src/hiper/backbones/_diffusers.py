@@ -146,6 +146,19 @@ def careful_vae(vae: Any) -> Iterator[Any]:
         vae.to(torch.float16)
 
 
+@contextmanager
+def recomputing(denoiser: Any) -> Iterator[None]:
+    """Let a denoiser compute activations anew on the way back instead of keeping them (arXiv:1604.06174)."""
+    if denoiser.is_gradient_checkpointing:
+        yield
+        return
+    denoiser.enable_gradient_checkpointing()
+    try:
+        yield
+    finally:
+        denoiser.disable_gradient_checkpointing()
+
+
 def device_of(pipe: Pipeline) -> torch.device:
     """Return the device the pipeline computes on, also when its parts are offloaded elsewhere."""
     return torch.device(pipe._execution_device)  # noqa: SLF001

@@ -221,10 +221,11 @@ class Backbone(ABC):
         """
 
     @abstractmethod
-    def fitting(self, *, texts: bool = False) -> AbstractContextManager[None]:
+    def fitting(self, *, texts: bool = False, weights: bool = False) -> AbstractContextManager[None]:
         """Ready the model for a fit: no weight asks for a gradient, and all but the denoiser leaves memory.
 
-        texts: the text encoders stay as well.
+        texts: the text encoders stay as well; weights: the denoiser is called with others than its own, which are gone
+        when the gradient comes back, so nothing is left to be computed then, however little memory there is.
 
         On leaving, also by an exception, everything is again what it was, bit for bit.
         """

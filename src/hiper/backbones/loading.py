@@ -26,12 +26,14 @@ class Loading:
     quantise: "nf4" (arXiv:2305.14314) or "int8" (arXiv:2208.07339), the denoiser's weights in 4 or 8 bits
     memory:   "low" parks the text encoders except while they encode, and all else while they do; "auto" does so for
               large text encoders on an accelerator
+    recompute: a fit keeps few of the denoiser's activations and computes the others anew on the way back
     """
 
     device: torch.device
     dtype: torch.dtype
     quantise: str | None = None
     memory: str = "auto"
+    recompute: bool = False
 
     def __post_init__(self) -> None:
         _check("memory", self.memory, MEMORY)

@@ -57,6 +57,7 @@ class PipelineBackbone(Backbone):
     ) -> None:
         self._pipe = pipe
         self._turns: Turns | None = None
+        self._recomputes = False
         self.id, self.revision = name, revision
         self.default_guidance = self.usual_guidance if default_guidance is None else default_guidance
         self._check_dtypes()
@@ -104,7 +105,7 @@ class PipelineBackbone(Backbone):
         turns = Turns(parts, how.device)
         turns.take([part for part in parts if not _encodes(part)])
         backbone = cls(pipe, name=name, revision=revision, default_guidance=guidance)
-        backbone._turns = turns
+        backbone._turns, backbone._recomputes = turns, how.recompute
         return backbone
 
     def resize(self, resolution: int) -> None:
@@ -316,7 +317,7 @@ class PipelineBackbone(Backbone):
         return {"callback_on_step_end": _reporter(callback, steps)}
 
     @contextmanager
-    def fitting(self, *, texts: bool = False) -> Iterator[None]:
+    def fitting(self, *, texts: bool = False, weights: bool = False) -> Iterator[None]:
         if texts and self._turns is not None:
             raise OptionError(
                 f"{self.id} was loaded with memory=low, which keeps text encoders and denoiser apart, and this"
@@ -327,7 +328,8 @@ class PipelineBackbone(Backbone):
         needed = {name for name in modules if name == self.denoiser_name or (texts and _encodes(name))}
         away = needed.union(self._turns.away if self._turns else ())
         idle = [module for name, module in modules.items() if name not in away]
-        with frozen(list(modules.values())), parked(idle, self.device):
+        keeping = nullcontext() if weights or not self._recomputes else _diffusers.recomputing(self.denoiser)
+        with frozen(list(modules.values())), parked(idle, self.device), keeping:
             yield
 
     def watching(self, watch: Watch) -> AbstractContextManager[None]:

@@ -26,7 +26,9 @@ Quantise = Annotated[
 ]
 Memory = Annotated[
     str,
-    typer.Option(metavar="NAME", help="low: text encoders and denoiser take turns; balanced: not; or auto."),
+    typer.Option(
+        metavar="NAME", help="low: as little as possible, slower; balanced: all stays in memory; or auto."
+    ),
 ]
 Resolution = Annotated[
     int | None, typer.Option(parser=whole(8, 8192), metavar="N", help="Side in pixels; default: the model's.")

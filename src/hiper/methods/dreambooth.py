@@ -90,7 +90,7 @@ class Dreambooth(Method[DreamboothOptions]):
         inner = objective(backbone, subject, options, random, should_stop)
         fingerprint = backbone.fingerprint()
         who = identity(self.name, backbone, subject, options, self.editing) if checkpoint is not None else {}
-        with backbone.fitting():
+        with backbone.fitting(weights=True):
             fitted = optimise(
                 OverWeights(module=backbone.denoiser, inner=inner),
                 copied(backbone.denoiser),

@@ -108,7 +108,7 @@ class Imagic(Method[ImagicOptions]):
         told = backbone.encode(str(options.target))
         fingerprint = backbone.fingerprint()
         who = identity(self.name, backbone, subject, options, self.editing) if checkpoint is not None else {}
-        with backbone.fitting():
+        with backbone.fitting(weights=True):
             stages = _Stages(backbone, latents, told, options, random, who, callback, checkpoint, should_stop)
             rows = stages.rows()
             weights = stages.weights(rows)

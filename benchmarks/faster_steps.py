@@ -1,0 +1,198 @@
+"""What makes a step of a fit and of a drawing faster or smaller, and that the result stays the same.
+
+    python benchmarks/faster_steps.py [--rounds 8] [--fit-steps 20] [--full-size] [--out benchmarks/faster_steps.json]
+
+On the embedded model, in seconds that one core computes (not of the clock, so that other programs matter little): the
+fastest of `rounds`, all variants in turn. Tails are compared after `fit-steps` steps of the default preset by the norm
+of their difference over the norm of what was learnt.
+
+--full-size counts, without computing anything, what a step of a fit keeps for the way back at the size of Stable
+Diffusion 1.4 (512 x 512, bfloat16).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, nullcontext
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+import hiper
+from hiper.backbones.base import Backbone
+from hiper.backbones.texts_once import texts_projected_once
+from hiper.checkpoint import CheckpointFile
+from hiper.conditioning import Conditioning, place_tail, stacked, take_tail
+from hiper.critters.captions import bare_caption
+from hiper.critters.demo import demo_scene
+from hiper.critters.render import render
+from hiper.methods.hiper import HiPer
+from hiper.previews import fit_with_previews, preview_steps
+from hiper.seeds import generator
+
+PREVIEWS = 4
+PICTURES = 4
+LOADS: dict[str, dict[str, Any]] = {
+    "float32": {},
+    "float32, low memory": {"memory": "low"},
+    "bfloat16": {"dtype": "bfloat16"},
+}
+Work = Callable[[], object]
+
+
+def core_seconds(work: Work) -> float:
+    """Seconds of this process's own computing."""
+    begun = time.process_time()
+    work()
+    return time.process_time() - begun
+
+
+def fastest(variants: Mapping[str, Work], rounds: int) -> dict[str, float]:
+    """The least of `rounds` for each variant, which take turns; one more at first does not count."""
+    seconds = [{name: core_seconds(work) for name, work in variants.items()} for _ in range(rounds + 1)]
+    return {name: round(min(each[name] for each in seconds[1:]), 4) for name in variants}
+
+
+def fit_step(backbone: Backbone, sentence: Conditioning, tail: Tensor, batch: int) -> None:
+    """Forward, mean squared error, backward, with the tail as the only input that asks for a gradient."""
+    tail.grad = None
+    noisy = torch.randn(batch, *backbone.latent_shape, generator=generator(0))
+    told = place_tail(sentence, tail, "replace")
+    predicted = backbone.predict(noisy, torch.arange(batch) * 200 + 100, told)
+    torch.autograd.backward(predicted.square().mean())
+
+
+def fit_steps(rounds: int, batch: int) -> dict[str, float]:
+    steps = {}
+    with ExitStack() as stack:
+        for name, how in LOADS.items():
+            backbone = hiper.load_backbone("critters", device="cpu", **how)
+            sentence = backbone.encode("a standing dog")
+            tail = take_tail(sentence, 5).requires_grad_()
+            steps[name] = partial(fit_step, backbone, sentence, tail, batch)
+            stack.enter_context(backbone.fitting())
+        return fastest(steps, rounds)
+
+
+def tails(subject: hiper.Subject, steps: int) -> dict[str, dict[str, float]]:
+    """What other arithmetic changes in the tail and in its loss."""
+    plain: hiper.Artifact | None = None
+    report = {}
+    for name, how in LOADS.items():
+        backbone = hiper.load_backbone("critters", device="cpu", **how)
+        found = hiper.fit(backbone, subject, steps=steps)
+        plain = plain or found
+        start = backbone.encode(subject.caption).rows[0, -5:]
+        moved = (plain.tensors["tail"] - start).norm()
+        report[name] = {
+            "difference": round(float((found.tensors["tail"] - plain.tensors["tail"]).norm() / moved), 6),
+            "loss_before": found.figures["loss_before"],
+            "loss_after": found.figures["loss_after"],
+        }
+    return report
+
+
+def drawing_steps(backbone: Backbone, rounds: int) -> dict[str, float]:
+    """One guided step of four pictures, with keys and values of text computed at every step, or kept."""
+    rows = stacked([backbone.encode("")] * PICTURES + [backbone.encode("a dog")] * PICTURES)
+    noisy = torch.randn(2 * PICTURES, *backbone.latent_shape, generator=generator(0))
+
+    def work(*, once: bool) -> None:
+        with torch.no_grad(), texts_projected_once(backbone.denoiser) if once else nullcontext():
+            for _ in range(5):
+                backbone.denoiser(noisy, torch.tensor(500), encoder_hidden_states=rows.rows)
+
+    found = fastest({"at every step": partial(work, once=False), "once": partial(work, once=True)}, rounds)
+    return {name: round(seconds / 5, 4) for name, seconds in found.items()}
+
+
+def preview_seconds(backbone: Backbone, subject: hiper.Subject, rounds: int) -> float:
+    """What one preview adds to a fit, with stopping, saving and going on."""
+    options = HiPer().options(steps=PREVIEWS + 1)
+
+    def work(count: int) -> None:
+        with TemporaryDirectory() as folder:
+            fit_with_previews(
+                backbone,
+                subject,
+                options,
+                at=preview_steps(options.steps, count),
+                on_preview=lambda preview: None,
+                checkpoint=CheckpointFile(path=Path(folder) / "fit", resume=True),
+                callback=lambda record: None,
+                should_stop=lambda: None,
+            )
+
+    found = fastest({"with": partial(work, PREVIEWS), "without": partial(work, 0)}, rounds)
+    return round((found["with"] - found["without"]) / PREVIEWS, 4)
+
+
+def kept_at_full_size(batch: int) -> dict[str, float]:
+    """Gigabytes that autograd keeps besides the weights, with all activations and with recomputing."""
+    from diffusers import UNet2DConditionModel
+
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
+        unet.to(torch.bfloat16).eval().requires_grad_(False)
+        noisy = torch.empty(batch, 4, 64, 64, dtype=torch.bfloat16)
+        rows = torch.empty(batch, 77, 768, dtype=torch.bfloat16, requires_grad=True)
+        report = {"all": _kept(unet, noisy, rows)}
+        unet.enable_gradient_checkpointing()
+        report["recomputing"] = _kept(unet, noisy, rows)
+    return report
+
+
+def _kept(unet: torch.nn.Module, noisy: Tensor, rows: Tensor) -> float:
+    storages: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        storages[storage._cdata] = storage.nbytes()
+        return tensor
+
+    with saved_tensors_hooks(note, lambda tensor: tensor):
+        held = unet(noisy, torch.tensor(500, device="meta"), encoder_hidden_states=rows)
+    del held
+    own = {weight.untyped_storage()._cdata for weight in unet.parameters()}
+    return round(sum(size for key, size in storages.items() if key not in own) / 1e9, 3)
+
+
+def main() -> None:
+    """Measure and print; write JSON where asked."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--fit-steps", type=int, default=20)
+    parser.add_argument("--full-size", action="store_true")
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    scene = demo_scene(0)
+    subject = hiper.Subject.from_image(render(scene), caption=bare_caption(scene))
+    backbone = hiper.load_backbone("critters", device="cpu")
+    report: dict[str, object] = {"torch": torch.__version__, "weights": backbone.weights_sha256()[:16]}
+
+    def tell(name: str, value: object) -> None:
+        report[name] = value
+        print(name, json.dumps(value), flush=True)
+
+    batch = HiPer().options().batch
+    tell(f"fit step of {batch}, core seconds", fit_steps(given.rounds, batch))
+    tell("drawing step of 4 pictures, core seconds", drawing_steps(backbone, given.rounds))
+    tell("preview, core seconds", preview_seconds(backbone, subject, min(3, given.rounds)))
+    tell(f"tail after {given.fit_steps} steps", tails(subject, given.fit_steps))
+    if given.full_size:
+        tell("kept at full size, GB", {f"batch {batch}": kept_at_full_size(batch) for batch in (1, 4)})
+    if given.out:
+        given.out.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
