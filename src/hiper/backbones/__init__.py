@@ -48,7 +48,7 @@ class Embedded:
     steps: int
 
 
-EMBEDDED = {"critters": Embedded(folder="critters/weights", guidance=3.5, scheduler="ddim", steps=50)}
+EMBEDDED = {"critters": Embedded(folder="critters/weights", guidance=3.5, scheduler="unipc-karras", steps=15)}
 
 
 def embedded_folder(name: str) -> Path:
