@@ -60,7 +60,7 @@ def training_caption(scene: Scene, rng: np.random.Generator, *, identity_share: 
     posed = bool(rng.random() > 0.05)
     if rng.random() >= identity_share:
         return _sentence(scene, [], "", posed=posed)
-    pattern, colours, eyes, collar = (bool(v) for v in rng.random(4) < (0.7, 0.95, 0.4, 0.6))
+    pattern, colours, eyes, collar = (bool(v) for v in rng.random(4) < (0.75, 0.95, 0.6, 0.75))
     who = scene.identity
     return _sentence(
         scene,

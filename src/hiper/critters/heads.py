@@ -54,9 +54,9 @@ def draw_head(pen: Pen, scene: Scene, pose: Pose, coat: Coat) -> None:
     r = RADIUS * who.head
     turn = 0.0 if not pose.asleep else -8.0
     if who.collar != "none":
-        band = ellipse(x - 0.055, y + r * 0.72, 0.098, 0.042, 38 if not pose.asleep else 70)
+        band = ellipse(x - 0.05, y + r * 0.82, 0.115, 0.06, 30 if not pose.asleep else 62)
         pen.shape(band, COLOURS[who.collar])
-        tag = (x - 0.005, y + r * 1.12) if not pose.asleep else (x - 0.10, y + r * 0.95)
+        tag = (x + 0.01, y + r * 1.2) if not pose.asleep else (x - 0.09, y + r * 1.05)
         pen.shape(ellipse(*tag, 0.02, 0.02), (250, 220, 110))
     hanging = species == "dog"
     if not hanging:
@@ -154,12 +154,12 @@ def eyes(pen: Pen, scene: Scene, fx: float, y: float, r: float, *, asleep: bool)
     """Open eyes show the iris colour; closed ones are arcs."""
     colour = COLOURS[scene.identity.eyes]
     for sign in (-1, 1):
-        ex, ey = fx + 0.42 * sign * r, y - 0.16 * r
+        ex, ey = fx + 0.46 * sign * r, y - 0.14 * r
         if asleep:
             t = np.linspace(0.15 * np.pi, 0.85 * np.pi, 9)
             pen.curve(np.stack([ex + 0.2 * r * np.cos(t), ey + 0.16 * r * np.sin(t)], 1), 0.016)
             continue
-        pen.shape(ellipse(ex, ey, 0.215 * r, 0.25 * r), WHITE)
-        pen.shape(ellipse(ex + 0.03 * r, ey, 0.17 * r, 0.2 * r), colour, outline=False)
-        pen.shape(ellipse(ex + 0.04 * r, ey, 0.085 * r, 0.11 * r), (20, 16, 20), outline=False)
-        pen.shape(ellipse(ex + 0.10 * r, ey - 0.09 * r, 0.05 * r, 0.05 * r), WHITE, outline=False)
+        pen.shape(ellipse(ex, ey, 0.29 * r, 0.33 * r), WHITE)
+        pen.shape(ellipse(ex + 0.02 * r, ey, 0.25 * r, 0.29 * r), colour, outline=False)
+        pen.shape(ellipse(ex + 0.04 * r, ey + 0.02 * r, 0.10 * r, 0.13 * r), (20, 16, 20), outline=False)
+        pen.shape(ellipse(ex + 0.12 * r, ey - 0.13 * r, 0.06 * r, 0.06 * r), WHITE, outline=False)

@@ -24,7 +24,7 @@ from hiper.critters.training.loop import train
 from hiper.critters.training.recipe import Recipe
 from hiper.critters.world import Scene, draw_scene
 
-BATCH, RATE, STEPS = 64, 2e-3, 6000
+BATCH, RATE, STEPS = 64, 2e-3, 2400
 FRESH = 4 * 10**9
 """First seed of the pictures a reader is examined on."""
 

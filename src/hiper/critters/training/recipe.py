@@ -15,22 +15,22 @@ class Recipe:
 
     text_width: int = 128
     text_layers: int = 3
-    text_steps: int = 1200
+    text_steps: int = 800
     text_batch: int = 128
     text_rate: float = 1e-3
 
     vae_channels: tuple[int, ...] = (24, 48, 96)
-    latent_channels: int = 4
-    vae_steps: int = 6000
+    latent_channels: int = 10
+    vae_steps: int = 3400
     vae_batch: int = 12
     vae_rate: float = 2e-3
     kl_weight: float = 1e-4
 
     unet_channels: tuple[int, ...] = (64, 128, 160)
     unet_heads: int = 2
-    unet_steps: int = 9_000
+    unet_steps: int = 4_800
     unet_batch: int = 32
-    unet_rate: float = 1e-3
+    unet_rate: float = 2e-3
     caption_dropout: float = 0.1
     identity_share: float = 0.8
     """Share of training captions that name some of the identity, 0 to 1."""
