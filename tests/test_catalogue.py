@@ -129,6 +129,8 @@ def test_the_command_lists_and_measures(cli: Cli, hub_cache: Path, model_folder:
     done = cli("backbones", "--measure", model_folder, "--json")
     record = json.loads(done.out)
     assert [each["name"] for each in record["models"]] == ["critters", str(model_folder)]
+    assert [each["preset"] for each in record["models"]] == ["default", "published"]
+    assert all(each["evidence"] for each in record["models"])
     figures = record["sensitivity"][str(model_folder)]
     assert figures["ratio"] == pytest.approx(figures["tail"] / figures["seed"])
     cli("backbones", "--measure", "no-such-model", "--quiet").refusal("no model 'no-such-model'")

@@ -55,7 +55,9 @@ def run(
     return optimise(bowl or Bowl(), {"x": start}, recipe, generator(7), **settings)  # type: ignore[arg-type]
 
 
-def adam(steps: int, rate: Callable[[int], float]) -> Tensor:
+def adam(
+    steps: int, rate: Callable[[int], float], project: Callable[[Tensor], Tensor] = lambda x: x
+) -> Tensor:
     """Adam written out (Kingma and Ba, arXiv:1412.6980, algorithm 1), in float64."""
     x, m, v = (torch.tensor(values, dtype=torch.float64) for values in (START, [0.0] * 3, [0.0] * 3))
     random = generator(7)
@@ -63,7 +65,7 @@ def adam(steps: int, rate: Callable[[int], float]) -> Tensor:
         goal = (GOAL + 0.1 * torch.randn(3, generator=random)).double()
         g = 2 * (x - goal) / 3
         m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
-        x = x - rate(i - 1) * (m / (1 - 0.9**i)) / ((v / (1 - 0.999**i)).sqrt() + 1e-8)
+        x = project(x - rate(i - 1) * (m / (1 - 0.9**i)) / ((v / (1 - 0.999**i)).sqrt() + 1e-8))
     return x
 
 
@@ -74,6 +76,27 @@ def test_the_optimiser_is_adam() -> None:
 def test_the_cosine_schedule_falls_to_zero() -> None:
     expected = adam(20, lambda i: 0.1 * 0.5 * (1 + math.cos(math.pi * i / 20)))
     assert torch.allclose(run(schedule="cosine").parameters["x"].double(), expected, atol=1e-5)
+
+
+def unit_length(parameters: Mapping[str, Tensor]) -> None:
+    with torch.no_grad():
+        parameters["x"].div_(parameters["x"].norm())
+
+
+def test_every_update_is_projected_and_a_stopped_fit_goes_on_projecting(tmp_path: Path) -> None:
+    path = tmp_path / "fit.checkpoint"
+    recipe = Recipe(steps=20, learning_rate=0.1, project=unit_length)
+
+    def fit(**settings: object) -> Tensor:
+        start = {"x": torch.tensor(START, requires_grad=True)}
+        return optimise(Bowl(), start, recipe, generator(7), **settings).parameters["x"]  # type: ignore[arg-type]
+
+    whole = fit()
+    expected = adam(20, lambda _: 0.1, lambda x: x / x.norm())
+    assert torch.allclose(whole.double(), expected, atol=1e-5)
+    with pytest.raises(Interrupted):
+        fit(checkpoint=CheckpointFile(path=path), should_stop=stop_after(11))
+    assert torch.equal(fit(checkpoint=CheckpointFile(path=path, resume=True)), whole)
 
 
 def test_a_loss_scale_of_a_power_of_two_changes_nothing() -> None:

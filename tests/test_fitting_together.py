@@ -215,4 +215,4 @@ def test_only_alike_options_go_together() -> None:
         method.options("paper", **some) for some in ({}, {"learning_rate": 0.1, "seed": 3}, {"steps": 9})
     ]
     assert method.alike(options[0]) == method.alike(options[1]) != method.alike(options[2])
-    assert method.noise_levels(method.options("default")) == 4
+    assert method.noise_levels(method.options("default")) == 1

@@ -39,7 +39,7 @@ from hiper.subject import Subject
 from tests import tiny
 
 ROOT = Path(__file__).parent.parent
-QUICK: dict[str, Any] = {"steps": 12, "learning_rate": 0.05}
+QUICK: dict[str, Any] = {"steps": 12, "batch": 4, "learning_rate": 0.05, "sampling": "stratified"}
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +81,31 @@ def test_a_random_seed_is_drawn_and_kept(sd1: SdBackbone, subject: Subject) -> N
     assert artifact.seed >= 0
     again = hiper.fit(sd1, subject, seed=artifact.seed, **QUICK)
     assert torch.equal(artifact.tensors["tail"], again.tensors["tail"])
+
+
+def test_kept_rows_are_as_long_as_the_captions_own(sd1: SdBackbone, subject: Subject) -> None:
+    own = take_tail(sd1.encode("a standing dog"), 5).norm(dim=1)
+    for initial in ("caption", "zeros", "random"):
+        rows = hiper.fit(sd1, subject, norm="kept", initial=initial, **QUICK).tensors["tail"]
+        assert torch.allclose(rows.norm(dim=1), own, rtol=1e-5)
+    free = hiper.fit(sd1, subject, norm="free", **QUICK).tensors["tail"]
+    assert not torch.allclose(free.norm(dim=1), own, rtol=1e-2)
+
+
+def test_a_step_in_units_of_the_rows_grows_with_them(subject: Subject) -> None:
+    """A text encoder whose rows are three times as long gets three times the step."""
+    moved = []
+    for factor in (1.0, 3.0):
+        pipe = tiny.pipeline()
+        with torch.no_grad():
+            pipe.text_encoder.final_layer_norm.weight.mul_(factor)
+            pipe.text_encoder.final_layer_norm.bias.mul_(factor)
+        backbone = SdBackbone.from_pipeline(pipe)
+        own = take_tail(backbone.encode("a standing dog"), 5)
+        fitted = hiper.fit(backbone, subject, steps=1, learning_rate=0.01, unit="rows").tensors["tail"]
+        moved.append(float((fitted - own).abs().median()))
+        assert moved[-1] == pytest.approx(0.01 * float(own.square().mean().sqrt()), rel=0.02)
+    assert moved[1] == pytest.approx(3 * moved[0], rel=0.02)
 
 
 @pytest.mark.parametrize("tail", [1, 64])

@@ -24,6 +24,8 @@ def test_the_paper_preset_is_the_paper() -> None:
         "schedule": "constant",
         "sampling": "uniform",
         "initial": "caption",
+        "unit": "numbers",
+        "norm": "free",
         "t_min": 0.0,
         "t_max": 1.0,
         "keep": "last",
@@ -95,7 +97,8 @@ def test_an_unknown_name_is_refused_with_the_nearest() -> None:
     with pytest.raises(OptionError, match=r"no option 'learningrate' \(did you mean learning_rate\?\)"):
         HiPer().options(learningrate=1e-3)
     with pytest.raises(
-        OptionError, match=r"preset is 'papper'; allowed are default, paper \(did you mean paper\?\)"
+        OptionError,
+        match=r"preset is 'papper'; allowed are default, published, paper \(did you mean paper\?\)",
     ):
         HiPer().options("papper")
 

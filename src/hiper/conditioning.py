@@ -86,6 +86,16 @@ def initial_tail(conditioning: Conditioning, count: int, initial: Initial, rando
     return conditioning.rows[0, conditioning.words :].detach().float().mean(0).expand(count, -1).clone()
 
 
+def keep_norms(rows: Tensor, norms: Tensor) -> None:
+    """Bring rows [count, embed] back, in place and without a gradient, to `norms` [count, 1].
+
+    Rows learnt freely grow longer, and long rows drown the words beside them (Directional Textual Inversion,
+    arXiv:2512.13672).
+    """
+    with torch.no_grad():
+        rows.mul_(norms / torch.linalg.vector_norm(rows, dim=1, keepdim=True))
+
+
 def random_rows(rows: Tensor, random: torch.Generator) -> Tensor:
     """Return rows of random directions with the norms of `rows` [count, embed]."""
     drawn = torch.randn(rows.shape, generator=random).to(rows.device)

@@ -47,6 +47,9 @@ StopRequest = Callable[[], int | None]
 """Asked after every window; a signal number stops the fit, saves it and raises Interrupted."""
 
 
+Project = Callable[[Mapping[str, Tensor]], None]
+
+
 class Objective(Protocol):
     """What is minimised."""
 
@@ -65,6 +68,7 @@ class Recipe:
     window: steps between two looks at the loss; looking makes the processor wait for an accelerator.
     undo: keep what it takes to undo a window, three copies of all that is learnt; else one that is not finite
         is a FitError at once. Not together with keep="best".
+    project: called after every update, to bring the parameters back, in place, to where they may be.
     """
 
     steps: int
@@ -74,6 +78,7 @@ class Recipe:
     loss_scale: float = 1.0
     window: int = 1
     undo: bool = True
+    project: Project | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,6 +263,8 @@ class _Run:
         if not self._seen_gradient:
             self._check_gradient()
         self._adam.update(recipe.loss_scale)
+        if recipe.project is not None:
+            recipe.project(self._parameters)
         self._losses.append(loss.detach())
 
     def end_window(self) -> float:

@@ -27,7 +27,7 @@ class SelfCheck:
     """What was found.
 
     rows, embed:       the encoder's table; placement: where the tail went
-    loss_before, loss_after: on 20 fixed pairs of noise and noise level, lower is better, after `steps` steps
+    loss_before, loss_after: on fixed pairs of noise and noise level, lower is better, after `steps` steps
     sensitivity:       see `Sensitivity`
     seconds_per_step, seconds_per_picture: of the fit, and of one picture at `picture_steps` denoising steps
     peak_memory_bytes: on cuda of the device, elsewhere of the whole process, loading included

@@ -41,7 +41,7 @@ class Defaults:
     seeds: tuple[int, ...] = (0,)
     backbone: str = "critters"
     method: str = "hiper"
-    preset: str = "default"
+    preset: str = "auto"
     options: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -80,8 +80,7 @@ class Job:
 
     def resolved_options(self) -> Any:
         """Return the method's options; OptionError for one that cannot be."""
-        method = get_method(self.method)
-        return resolve(method.options_type, method.presets, self.preset, self.options)
+        return get_method(self.method).options_for(self.backbone, self.preset, **self.options)
 
 
 @dataclass(frozen=True, kw_only=True)

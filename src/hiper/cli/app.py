@@ -59,6 +59,7 @@ from hiper.cli.options import (
 )
 from hiper.cli.requests import EditRequest, FitRequest, Hardware, Learnt, session
 from hiper.cli.system_app import backbones, doctor, selfcheck
+from hiper.cli.tuning_app import tune
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -74,6 +75,7 @@ app.command()(batch)
 app.command()(doctor)
 app.command()(selfcheck)
 app.command()(sweep)
+app.command()(tune)
 
 DEFAULT_DEMO_FOLDER = Path("demo")
 
@@ -116,7 +118,7 @@ def fit(
     captioner: Captioner = None,
     backbone: Backbone = "critters",
     method: MethodName = "hiper",
-    preset: Preset = "default",
+    preset: Preset = "auto",
     option: MethodOption = None,
     mask: Mask = None,
     seed: FitSeed = None,
@@ -249,7 +251,7 @@ def run(
     captioner: Captioner = None,
     backbone: Backbone = "critters",
     method: MethodName = "hiper",
-    preset: Preset = "default",
+    preset: Preset = "auto",
     option: MethodOption = None,
     mask: Mask = None,
     frame: Frame = None,

@@ -13,6 +13,8 @@ from hiper.backbones.declared import Declared, declarations
 from hiper.cli.fit_job import load_model
 from hiper.cli.progress import progress
 from hiper.cli.requests import Hardware, Session
+from hiper.methods.hiper import HiPer
+from hiper.methods.presets import EVIDENCE
 
 if TYPE_CHECKING:
     from hiper.sensitivity import Sensitivity
@@ -28,12 +30,17 @@ def backbones(session: Session, measured: Sequence[str], hardware: Hardware) -> 
         "embedded": list(EMBEDDED),
         "pipelines": pipeline_names(),
         "families": [asdict(each) for each in declarations().values()],
-        "models": [asdict(each) for each in found if isinstance(each, Model)],
+        "models": [_recorded(each) for each in found if isinstance(each, Model)],
         "unusable": [asdict(each) for each in found if isinstance(each, Unusable)],
         "sensitivity": {name: {**asdict(each), "ratio": each.ratio} for name, each in figures.items()},
         "licences": dict(LICENCES),
     }
     session.console.result(record, [*_model_lines(found), *_figure_lines(figures), *_family_lines()])
+
+
+def _recorded(model: Model) -> dict[str, object]:
+    preset = HiPer().suited(model.name)
+    return {**asdict(model), "preset": preset, "evidence": EVIDENCE[preset]}
 
 
 def _measure(session: Session, name: str, hardware: Hardware) -> Sensitivity:
@@ -56,10 +63,12 @@ def _model_lines(found: Sequence[Model | Unusable]) -> Iterator[str]:
 def _described(model: Model) -> list[str]:
     stored = ", ".join(f"{count / 1e6:.1f} M {dtype}" for dtype, count in sorted(model.parameters.items()))
     half, full = (size(width * model.denoiser) for width in (2, 4))
+    preset = HiPer().suited(model.name)
     return [
         f"{model.declared.pipeline}, licence: {model.licence or 'see its page'}",
         f"text table: {model.rows or 'any number of'} rows of {model.width} numbers; tail: {model.declared.placement}",
         f"weights: {size(model.bytes)} ({stored})",
+        f"preset of a fit: {preset}, {EVIDENCE[preset]}",
         f"in a fit: the denoiser alone, {half} in bfloat16 or {full} in float32, and what a step computes",
     ]
 

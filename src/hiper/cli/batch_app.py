@@ -46,7 +46,7 @@ def batch(
     ] = 0,
     backbone: Backbone = "critters",
     method: MethodName = "hiper",
-    preset: Preset = "default",
+    preset: Preset = "auto",
     option: MethodOption = None,
     retry: Annotated[bool, typer.Option("--retry", help="Only the jobs that failed before.")] = False,
     together: Annotated[

@@ -87,11 +87,10 @@ def prepare(session: Session, request: FitRequest, hardware: Hardware) -> Plan:
         allow_truncated=request.allow_truncated,
     )
     from hiper.methods import get_method
-    from hiper.methods.options import resolve
     from hiper.seeds import RANDOM, resolve_seed
 
     method = get_method(request.method)
-    options: Any = resolve(method.options_type, method.presets, request.preset, request.options)
+    options: Any = method.options_for(request.backbone, request.preset, **request.options)
     for note in subject.notes:
         session.console.note(note)
     if options.as_mapping().get("seed") == RANDOM:

@@ -52,7 +52,12 @@ Backbone = Annotated[
 MethodName = Annotated[
     str, typer.Option("--method", metavar="NAME", help="How to learn; see `hiper methods`.")
 ]
-Preset = Annotated[str, typer.Option(metavar="NAME", help="default or paper.")]
+Preset = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME", help="default, paper, ..., or what hiper tune wrote; auto: what suits the model."
+    ),
+]
 MethodOption = Annotated[
     list[str] | None,
     typer.Option("-o", "--option", metavar="NAME=VALUE", help="An option of the method; may be repeated."),

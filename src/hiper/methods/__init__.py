@@ -61,7 +61,8 @@ def fit(
 ) -> Artifact:
     """Learn one subject and return what was learnt.
 
-    method, preset: a way to learn and one of its settings; `options` are the values that differ from it.
+    method, preset: a way to learn and one of its settings, by name, or a file that `hiper tune` wrote. `default` was
+    tuned on the embedded model; `auto` is what suits the model at hand. `options` are the values that differ from it.
     callback: called with a `StepRecord` after every window of steps.
     checkpoint: where a long fit saves itself, and whether it continues from there.
     should_stop: asked after every window; a signal number stops and saves the fit.
@@ -70,7 +71,7 @@ def fit(
     checkpoint of another job, Interrupted after `should_stop`. The backbone is afterwards what it was.
     """
     chosen = get_method(method)
-    resolved = chosen.options(preset, **options)
+    resolved = chosen.options_for(backbone.id, preset, **options)
     chosen.check(backbone)
     return chosen.fit(
         backbone, subject, resolved, callback=callback, checkpoint=checkpoint, should_stop=should_stop

@@ -11,15 +11,20 @@ from typing import ClassVar, Generic, Protocol, TypeVar
 from torch import Tensor
 
 from hiper.artifact import Artifact
+from hiper.backbones import EMBEDDED
 from hiper.backbones.base import Backbone, Samples, StepCallback
 from hiper.checkpoint import CheckpointFile
 from hiper.conditioning import Conditioning
 from hiper.errors import OptionError
 from hiper.fitting import Callback, StopRequest
 from hiper.methods.options import Options, resolve
+from hiper.methods.presets import AUTO, preset_file, tell_of_other_model
 from hiper.subject import Subject
 
 O = TypeVar("O", bound=Options)  # noqa: E741
+
+UNTUNED = ("published", "paper")
+"""Presets for a model that a method was not tuned on; a method's first one counts."""
 
 PromptEncoder = Callable[[str], Conditioning]
 
@@ -72,9 +77,37 @@ class Method(ABC, Generic[O]):
     needs: ClassVar[frozenset[str]] = frozenset({"rows"})
     editing: ClassVar[frozenset[str]] = frozenset()
 
-    def options(self, preset: str = "default", **values: object) -> O:
-        """Build this method's options; OptionError tells an unknown name or a value out of range."""
-        return resolve(self.options_type, self.presets, preset, values)
+    def options(self, preset: str = "default", /, **values: object) -> O:
+        """Build this method's options from a preset, of its own or a file's, and the values that differ from it.
+
+        OptionError for an unknown name, a value out of range, a damaged file and one of another method.
+        """
+        found = None if preset in self.presets else preset_file(preset)
+        if found is None:
+            return resolve(self.options_type, self.presets, preset, values)
+        if found.method != self.name:
+            raise OptionError(f"preset {preset!r} is for method {found.method}, not {self.name}")
+        return resolve(self.options_type, self.presets, self.untuned, {**found.options, **values})
+
+    def options_for(self, backbone: str, preset: str = AUTO, /, **values: object) -> O:
+        """Build the options for a model of that name; `auto` is the preset that suits it.
+
+        Warns (HiperWarning) of a preset's file that was tuned on another model.
+        """
+        if preset == AUTO:
+            preset = self.suited(backbone)
+        elif preset not in self.presets:
+            tell_of_other_model(preset, backbone)
+        return self.options(preset, **values)
+
+    def suited(self, backbone: str) -> str:
+        """Return the preset of a model of that name: what was tuned on the embedded one goes to no other."""
+        return "default" if backbone in EMBEDDED else self.untuned
+
+    @property
+    def untuned(self) -> str:
+        """The preset for models that nobody tuned the method on."""
+        return next((name for name in UNTUNED if name in self.presets), "default")
 
     def check(self, backbone: Backbone) -> None:
         """Refuse a backbone that lacks what the method needs."""

@@ -27,15 +27,18 @@ from hiper.conditioning import (
     Initial,
     Placement,
     initial_tail,
+    keep_norms,
     lengthened,
     place_tail,
     tail_notes,
+    take_tail,
 )
 from hiper.errors import ArtifactError, HiperError, HiperWarning, OptionError
 from hiper.fitting import (
     Callback,
     Fitted,
     Keep,
+    Project,
     Recipe,
     Schedule,
     StopRequest,
@@ -57,26 +60,29 @@ from hiper.subject import Subject
 TAIL, NEGATIVE = "tail", "negative"
 """Names of the tensors; the second one, which no fit makes, follows the negative prompt."""
 
+_PUBLISHED: Mapping[str, object] = {
+    "steps": 1000,
+    "batch": 1,
+    "learning_rate": 5e-3,
+    "schedule": "constant",
+    "sampling": "uniform",
+}
+
 # Options that a preset does not name have the defaults below, which are the paper's.
 PRESETS: Mapping[str, Mapping[str, object]] = {
     "default": {
-        "steps": 200,
-        "batch": 4,
-        "learning_rate": 5e-2,
+        "steps": 40,
+        "batch": 1,
+        "learning_rate": 0.15,
+        "unit": "rows",
+        "norm": "kept",
         "schedule": "cosine",
         "sampling": "stratified",
+        "t_min": 0.5,
         "guidance": None,
     },
-    "paper": {
-        "steps": 1000,
-        "batch": 1,
-        "learning_rate": 5e-3,
-        "schedule": "constant",
-        "sampling": "uniform",
-        "guidance": 7.5,
-        "edit_steps": 50,
-        "scheduler": "ddim",
-    },
+    "published": {**_PUBLISHED, "guidance": None},
+    "paper": {**_PUBLISHED, "guidance": 7.5, "edit_steps": 50, "scheduler": "ddim"},
 }
 
 
@@ -87,7 +93,7 @@ class HiPerOptions(Options):
 
     steps: Annotated[int, Spec("optimisation steps", low=1, high=1_000_000)]
     batch: Annotated[int, Spec("noise levels per step", low=1, high=1024)]
-    learning_rate: Annotated[float, Spec("Adam's step size, in units of the text rows", low=1e-8, high=10)]
+    learning_rate: Annotated[float, Spec("Adam's step size, in `unit`", low=1e-8, high=10)]
     schedule: Annotated[Schedule, Spec("course of the learning rate: constant, or cosine down to 0")]
     sampling: Annotated[Sampling, Spec("noise levels: uniform, or stratified over the batch")]
     tail: Annotated[int, Spec("rows that are learnt", low=1, high=64)] = 5
@@ -102,6 +108,14 @@ class HiPerOptions(Options):
         Initial,
         Spec("the tail before it is learnt: the caption's last rows, zeros, random rows, or padding-mean"),
     ] = "caption"
+    unit: Annotated[
+        Literal["numbers", "rows"],
+        Spec("of the learning rate: numbers, or the caption's last rows, by their root mean square"),
+    ] = "numbers"
+    norm: Annotated[
+        Literal["free", "kept"],
+        Spec("lengths of the rows: free, or kept at those of the caption's last rows"),
+    ] = "free"
     t_min: Annotated[float, Spec("lowest noise level, 0 clean to 1 noise", low=0, high=1)] = 0.0
     t_max: Annotated[float, Spec("highest noise level, 0 clean to 1 noise", low=0, high=1)] = 1.0
     keep: Annotated[Keep, Spec("the last tail, or the best on a fixed batch")] = "last"
@@ -260,7 +274,7 @@ class _Begun:
         turn = Turn(
             objective=objective,
             parameters={TAIL: tail.requires_grad_()},
-            recipe=_recipe(backbone, options),
+            recipe=_recipe(backbone, options, take_tail(caption, options.tail)),
             generator=random,
         )
         return cls(
@@ -317,15 +331,23 @@ def _objective(
     )
 
 
-def _recipe(backbone: Backbone, options: HiPerOptions) -> Recipe:
+def _recipe(backbone: Backbone, options: HiPerOptions, own: Tensor) -> Recipe:
+    """own: the caption's last rows [tail, embed], by which a learnt row is measured."""
+    unit = float(own.square().mean().sqrt()) if options.unit == "rows" else 1.0
     return Recipe(
         steps=options.steps,
-        learning_rate=options.learning_rate,
+        learning_rate=options.learning_rate * unit,
         schedule=options.schedule,
         keep=options.keep,
         loss_scale=loss_scale(backbone),
         window=window(backbone),
+        project=_norm_keeper(own) if options.norm == "kept" else None,
     )
+
+
+def _norm_keeper(own: Tensor) -> Project:
+    norms = torch.linalg.vector_norm(own, dim=1, keepdim=True)
+    return lambda parameters: keep_norms(parameters[TAIL], norms)
 
 
 def _artifact(

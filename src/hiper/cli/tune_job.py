@@ -1,0 +1,68 @@
+"""`hiper tune`: from one picture to a preset; what a stopped search has tried is kept beside it."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+from hiper import files
+from hiper.cli.fit_job import load_model, prepare
+from hiper.cli.progress import progress
+from hiper.cli.requests import FitRequest, Hardware, Session
+from hiper.errors import HiperWarning, OptionError
+
+
+def tune(
+    session: Session, request: FitRequest, hardware: Hardware, out: str, evaluations: int, *, overwrite: bool
+) -> None:
+    """Search settings and write them under the name or path `out`."""
+    from hiper.methods import get_method
+    from hiper.methods.presets import preset_path
+
+    if out in get_method(request.method).presets:
+        raise OptionError(f"--out is {out!r}, which is a preset of the method's own; choose another name")
+    path = preset_path(out)
+    files.check_writable(path, overwrite=overwrite)
+    plan = prepare(session, request, hardware)
+    with files.lock(path), progress(quiet=session.console.quiet) as report:
+        backbone = load_model(request.backbone, hardware, report)
+        from hiper.tuning import tune as search
+
+        tried = path.with_name(f"{path.name}.tries")
+        job = {
+            "backbone": backbone.weights_sha256(),
+            "image": plan.subject.sha256,
+            "caption": plan.subject.caption,
+        }
+
+        def keep(tries: Mapping[str, float]) -> None:
+            report("fits tried", len(tries), 0)
+            record = {"job": job, "tries": dict(tries)}
+            files.atomic_write(tried, json.dumps(record).encode(), overwrite=True)
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", HiperWarning)  # a bad try is what a search is for
+            found = search(
+                backbone,
+                plan.subject,
+                evaluations=evaluations,
+                seed=plan.options.seed,
+                known=_known(tried, job),
+                on_try=keep,
+                should_stop=session.stop.requested,
+            )
+        found.save(path, overwrite=overwrite)
+        tried.unlink(missing_ok=True)
+    lines = [f"{path}: {', '.join(f'{name} {value}' for name, value in found.options.items())}"]
+    session.console.result({"preset": str(path), **vars(found)}, [*lines, f"hiper fit ... --preset {out}"])
+
+
+def _known(path: Path, job: Mapping[str, str]) -> dict[str, float]:
+    """Return the tries of a stopped search for the same picture on the same model."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return dict(record["tries"]) if isinstance(record, dict) and record.get("job") == job else {}

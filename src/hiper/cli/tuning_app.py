@@ -1,0 +1,69 @@
+"""The command that finds settings for a model of one's own."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from hiper.cli.arguments import method_options, whole
+from hiper.cli.options import (
+    Backbone,
+    Caption,
+    Device,
+    Dtype,
+    FitSeed,
+    Json,
+    Memory,
+    Overwrite,
+    Picture,
+    Quantise,
+    Quiet,
+    Resolution,
+)
+from hiper.cli.requests import FitRequest, Hardware, session
+
+
+def tune(
+    image: Picture,
+    caption: Caption,
+    out: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="What --preset will take: a name, or a file that ends in .json."),
+    ],
+    backbone: Backbone = "critters",
+    evaluations: Annotated[
+        int,
+        typer.Option(
+            parser=whole(4, 10_000), metavar="N", help="Noise levels a fit sees when step sizes are tried."
+        ),
+    ] = 48,
+    seed: FitSeed = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    quantise: Quantise = None,
+    memory: Memory = "auto",
+    resolution: Resolution = None,
+    overwrite: Overwrite = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Find the step size, batch and length of fits on a model, from one picture."""
+    from hiper.cli.tune_job import tune as job
+
+    request = FitRequest(
+        backbone=backbone,
+        image=image,
+        caption=caption,
+        captioner=None,
+        mask=None,
+        frame=None,
+        background="white",
+        allow_truncated=False,
+        method="hiper",
+        preset="auto",
+        options=method_options([], seed),
+    )
+    hardware = Hardware(device=device, dtype=dtype, quantise=quantise, memory=memory, resolution=resolution)
+    with session(json=json, quiet=quiet) as here:
+        job(here, request, hardware, out, evaluations, overwrite=overwrite)

@@ -1,0 +1,93 @@
+"""Presets from files, which `hiper tune` writes, and why a preset suits a model.
+
+Settings tuned on one model say nothing of another: none goes to a model that it was not tuned on, unless the user
+names it, and then it is told.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hiper.errors import HiperWarning, OptionError
+from hiper.files import atomic_write, cache_dir, make_folder
+
+AUTO = "auto"
+"""In the place of a preset's name: the one that suits the model."""
+
+SCHEMA = 1
+ENDING = ".json"
+
+EVIDENCE = {
+    "default": "tuned on this model, and measured on subjects kept apart (docs/fewer-steps.md)",
+    "published": "the paper's recipe; nobody has measured another one on this model (hiper tune does)",
+}
+"""Preset of method hiper -> why it is a model's own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PresetFile:
+    """What was tuned, on the model of which name, the options that were found, and the figures they rest on."""
+
+    method: str
+    backbone: str
+    options: Mapping[str, Any]
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+    def save(self, path: Path, *, overwrite: bool) -> None:
+        """Write the file; OutputError as `atomic_write`."""
+        record = {"hiper_preset": SCHEMA, **vars(self)}
+        atomic_write(path, f"{json.dumps(record, indent=1)}\n".encode(), overwrite=overwrite)
+
+    @classmethod
+    def load(cls, path: Path) -> PresetFile:
+        """Read what `save` wrote; OptionError for anything else."""
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise OptionError(f"preset {str(path)!r} cannot be read: {error.strerror}") from error
+        except (ValueError, RecursionError) as error:
+            raise _damaged(path) from error
+        kinds = {"method": str, "backbone": str, "options": dict, "evidence": dict}
+        if not isinstance(record, dict) or record.pop("hiper_preset", None) != SCHEMA:
+            raise _damaged(path)
+        if record.keys() != kinds.keys() or not all(isinstance(record[k], kind) for k, kind in kinds.items()):
+            raise _damaged(path)
+        return cls(**record)
+
+
+def preset_path(name: str) -> Path:
+    """Return where a preset lies: at a path that ends in .json, or by its plain name in hiper's cache folder.
+
+    OptionError for a name that is neither.
+    """
+    if name.endswith(ENDING):
+        return Path(name)
+    if Path(name).name != name:
+        raise OptionError(f"preset is {name!r}; allowed are a plain name, or a file that ends in {ENDING}")
+    return make_folder(cache_dir() / "presets") / f"{name}{ENDING}"
+
+
+def preset_file(name: str) -> PresetFile | None:
+    """Read the preset of that name or path; None for a plain name that nobody has tuned."""
+    path = preset_path(name)
+    return PresetFile.load(path) if name.endswith(ENDING) or path.exists() else None
+
+
+def tell_of_other_model(preset: str, backbone: str) -> None:
+    """Warn (HiperWarning) when the preset of that name or path was tuned on another model than `backbone`."""
+    found = preset_file(preset)
+    if found is not None and found.backbone != backbone:
+        warnings.warn(
+            f"preset {preset!r} was tuned on {found.backbone}, not on {backbone}; hiper tune finds this model's own",
+            HiperWarning,
+            stacklevel=4,
+        )
+
+
+def _damaged(path: Path) -> OptionError:
+    return OptionError(f"{str(path)!r} is damaged, or no preset; hiper tune writes one")

@@ -1,0 +1,74 @@
+"""The comparison of remedies: its arms, what they cost, its figure, and a small run of all of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+from benchmarks import remedies
+from benchmarks.remedies import DRAWN, IDEAS, PAPER, cost, count
+
+from hiper.backbones.sd import SdBackbone
+from hiper.bench.arms import parse_arm
+
+FLOPS = {"step": 20, "forward": 10}
+
+
+def test_no_two_ideas_share_an_arm() -> None:
+    arms = [parse_arm(arm).text for some in IDEAS.values() for arm in some]
+    assert len(set(arms)) == len(arms)
+
+
+def test_the_default_preset_costs_a_twentieth_of_the_papers() -> None:
+    spent = {name: cost(parse_arm(name), FLOPS) for name in ("hiper", "hiper:paper")}
+    assert spent["hiper:paper"] == 1000 * 20 + 16 * 10
+    assert spent["hiper"] is not None
+    assert spent["hiper"] * 20 <= spent["hiper:paper"]
+
+
+def test_what_a_level_costs_does_not_depend_on_the_batch() -> None:
+    one, four = (cost(parse_arm(f"hiper,steps={20 // n},batch={n}"), FLOPS) for n in (1, 4))
+    assert one == four
+    assert cost(parse_arm(f"none,{DRAWN}"), FLOPS) is None
+
+
+def test_a_step_costs_less_than_two_forward_passes_and_more_than_one(sd1: SdBackbone) -> None:
+    """The gradient of the rows: one product for each of the forward pass's, from the first text on."""
+    flops = count(sd1)
+    assert flops["forward"] < flops["step"] < 2 * flops["forward"]
+
+
+@pytest.mark.slow
+def test_a_run_writes_table_and_figure_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paper = f"hiper:paper,steps=2,{DRAWN.replace('12', '2')}"
+    ideas = {"the paper": [paper], "default": [paper.replace(":paper", "").replace("=2,", "=1,", 1)]}
+    monkeypatch.setattr(remedies, "IDEAS", ideas)
+    monkeypatch.setattr(remedies, "PAPER", paper)
+    monkeypatch.setattr(remedies, "CURVES", 2)
+    out, figure = tmp_path / "found.json", tmp_path / "figure.svg"
+    command = [
+        "--folder",
+        str(tmp_path / "run"),
+        "--subjects",
+        "2",
+        "--out",
+        str(out),
+        "--figure",
+        str(figure),
+    ]
+    remedies.main(command)
+    first = json.loads(out.read_text())
+    theirs, own = first["arms"]
+    assert theirs["share_of_paper"] == 1 > own["share_of_paper"]
+    assert own["minus_paper"]["colour_distance"]["subjects"] == 2
+    assert theirs["minus_paper"]["colour_distance"] is None
+    assert ET.fromstring(figure.read_text()).tag.endswith("svg")
+    assert "fitted" in capsys.readouterr().out
+    remedies.main(command)
+    assert json.loads(out.read_text()) == first
+    assert "fitted" not in capsys.readouterr().out
+    assert paper != PAPER
