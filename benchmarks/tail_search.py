@@ -193,7 +193,8 @@ def _gradient(
 def _orthogonal(momentum: Tensor) -> Tensor:
     """All singular values set to one, then as long as a step of Adam (Muon)."""
     left, _, right = torch.linalg.svd(momentum, full_matrices=False)
-    return left @ right * momentum.shape[2] ** 0.5
+    orthogonal: Tensor = left @ right * momentum.shape[2] ** 0.5
+    return orthogonal
 
 
 def behind(captions: Tensor, tails: Tensor) -> Tensor:

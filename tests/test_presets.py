@@ -13,7 +13,7 @@ import hiper
 from hiper.backbones.sd import SdBackbone
 from hiper.errors import HiperWarning, OptionError
 from hiper.methods import get_method, method_names
-from hiper.methods.presets import PresetFile
+from hiper.methods.presets import PresetFile, suited, untuned
 from hiper.subject import Subject
 from tests import tiny
 
@@ -44,10 +44,10 @@ def test_what_was_tuned_on_the_embedded_model_goes_to_no_other() -> None:
 @pytest.mark.parametrize("name", method_names())
 def test_every_method_has_a_preset_for_other_models(name: str) -> None:
     method = get_method(name)
-    assert method.suited("critters") == "default"
-    assert method.suited("my/model") in ("published", "paper")
+    assert suited("critters", method.presets) == "default"
+    assert suited("my/model", method.presets) in ("published", "paper")
     target = {"target": "a cat"} if method.per_sentence else {}
-    assert method.options_for("my/model", **target) == method.options(method.untuned, **target)
+    assert method.options_for("my/model", **target) == method.options(untuned(method.presets), **target)
 
 
 def test_a_fit_takes_the_models_own_preset(sd1: SdBackbone) -> None:

@@ -13,8 +13,7 @@ from hiper.backbones.declared import Declared, declarations
 from hiper.cli.fit_job import load_model
 from hiper.cli.progress import progress
 from hiper.cli.requests import Hardware, Session
-from hiper.methods.hiper import HiPer
-from hiper.methods.presets import EVIDENCE
+from hiper.methods.presets import EVIDENCE, suited
 
 if TYPE_CHECKING:
     from hiper.sensitivity import Sensitivity
@@ -39,7 +38,7 @@ def backbones(session: Session, measured: Sequence[str], hardware: Hardware) -> 
 
 
 def _recorded(model: Model) -> dict[str, object]:
-    preset = HiPer().suited(model.name)
+    preset = suited(model.name, EVIDENCE)
     return {**asdict(model), "preset": preset, "evidence": EVIDENCE[preset]}
 
 
@@ -63,7 +62,7 @@ def _model_lines(found: Sequence[Model | Unusable]) -> Iterator[str]:
 def _described(model: Model) -> list[str]:
     stored = ", ".join(f"{count / 1e6:.1f} M {dtype}" for dtype, count in sorted(model.parameters.items()))
     half, full = (size(width * model.denoiser) for width in (2, 4))
-    preset = HiPer().suited(model.name)
+    preset = suited(model.name, EVIDENCE)
     return [
         f"{model.declared.pipeline}, licence: {model.licence or 'see its page'}",
         f"text table: {model.rows or 'any number of'} rows of {model.width} numbers; tail: {model.declared.placement}",

@@ -19,11 +19,13 @@ def tune(
 ) -> None:
     """Search settings and write them under the name or path `out`."""
     from hiper.methods import get_method
-    from hiper.methods.presets import preset_path
+    from hiper.methods.presets import ENDING, preset_path
 
     if out in get_method(request.method).presets:
         raise OptionError(f"--out is {out!r}, which is a preset of the method's own; choose another name")
     path = preset_path(out)
+    if not out.endswith(ENDING):
+        files.make_folder(path.parent)
     files.check_writable(path, overwrite=overwrite)
     plan = prepare(session, request, hardware)
     with files.lock(path), progress(quiet=session.console.quiet) as report:

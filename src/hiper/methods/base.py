@@ -11,20 +11,16 @@ from typing import ClassVar, Generic, Protocol, TypeVar
 from torch import Tensor
 
 from hiper.artifact import Artifact
-from hiper.backbones import EMBEDDED
 from hiper.backbones.base import Backbone, Samples, StepCallback
 from hiper.checkpoint import CheckpointFile
 from hiper.conditioning import Conditioning
 from hiper.errors import OptionError
 from hiper.fitting import Callback, StopRequest
 from hiper.methods.options import Options, resolve
-from hiper.methods.presets import AUTO, preset_file, tell_of_other_model
+from hiper.methods.presets import AUTO, preset_file, suited, tell_of_other_model, untuned
 from hiper.subject import Subject
 
 O = TypeVar("O", bound=Options)  # noqa: E741
-
-UNTUNED = ("published", "paper")
-"""Presets for a model that a method was not tuned on; a method's first one counts."""
 
 PromptEncoder = Callable[[str], Conditioning]
 
@@ -87,7 +83,7 @@ class Method(ABC, Generic[O]):
             return resolve(self.options_type, self.presets, preset, values)
         if found.method != self.name:
             raise OptionError(f"preset {preset!r} is for method {found.method}, not {self.name}")
-        return resolve(self.options_type, self.presets, self.untuned, {**found.options, **values})
+        return resolve(self.options_type, self.presets, untuned(self.presets), {**found.options, **values})
 
     def options_for(self, backbone: str, preset: str = AUTO, /, **values: object) -> O:
         """Build the options for a model of that name; `auto` is the preset that suits it.
@@ -95,19 +91,10 @@ class Method(ABC, Generic[O]):
         Warns (HiperWarning) of a preset's file that was tuned on another model.
         """
         if preset == AUTO:
-            preset = self.suited(backbone)
+            preset = suited(backbone, self.presets)
         elif preset not in self.presets:
             tell_of_other_model(preset, backbone)
         return self.options(preset, **values)
-
-    def suited(self, backbone: str) -> str:
-        """Return the preset of a model of that name: what was tuned on the embedded one goes to no other."""
-        return "default" if backbone in EMBEDDED else self.untuned
-
-    @property
-    def untuned(self) -> str:
-        """The preset for models that nobody tuned the method on."""
-        return next((name for name in UNTUNED if name in self.presets), "default")
 
     def check(self, backbone: Backbone) -> None:
         """Refuse a backbone that lacks what the method needs."""

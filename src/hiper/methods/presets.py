@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hiper.backbones import EMBEDDED
 from hiper.errors import HiperWarning, OptionError
-from hiper.files import atomic_write, cache_dir, make_folder
+from hiper.files import atomic_write, cache_dir
 
 AUTO = "auto"
 """In the place of a preset's name: the one that suits the model."""
+
+UNTUNED = ("published", "paper")
+"""Presets for a model that a method was not tuned on; the first one that a method has counts."""
 
 SCHEMA = 1
 ENDING = ".json"
@@ -60,6 +64,17 @@ class PresetFile:
         return cls(**record)
 
 
+def suited(backbone: str, presets: Collection[str]) -> str:
+    """Return which of a method's presets suits a model of that name: what was tuned on the embedded one goes to no
+    other."""
+    return "default" if backbone in EMBEDDED else untuned(presets)
+
+
+def untuned(presets: Collection[str]) -> str:
+    """Return which of a method's presets is for models that nobody tuned it on."""
+    return next((name for name in UNTUNED if name in presets), "default")
+
+
 def preset_path(name: str) -> Path:
     """Return where a preset lies: at a path that ends in .json, or by its plain name in hiper's cache folder.
 
@@ -69,7 +84,7 @@ def preset_path(name: str) -> Path:
         return Path(name)
     if Path(name).name != name:
         raise OptionError(f"preset is {name!r}; allowed are a plain name, or a file that ends in {ENDING}")
-    return make_folder(cache_dir() / "presets") / f"{name}{ENDING}"
+    return cache_dir() / "presets" / f"{name}{ENDING}"
 
 
 def preset_file(name: str) -> PresetFile | None:
