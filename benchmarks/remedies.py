@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 import hiper
 from hiper.attempts import Outcome
@@ -31,6 +30,7 @@ from hiper.bench.runner import run
 from hiper.bench.suites import SuiteSpec, open_suite
 from hiper.bench.svg import COLOURS, FAINT, GRID, Axis, dot, drawing, line, text
 from hiper.conditioning import place_tail, take_tail
+from hiper.counting import counting
 from hiper.files import atomic_write, make_folder
 from hiper.methods import get_method
 from hiper.methods.denoising import EVALUATIONS
@@ -101,11 +101,11 @@ def count(backbone: Backbone) -> dict[str, int]:
     found = {}
     with backbone.fitting():
         for name in ("step", "forward"):
-            with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(name == "step"):
+            with counting() as counter, torch.set_grad_enabled(name == "step"):
                 predicted = backbone.predict(latents, t, place_tail(told, tail, "replace"))
                 if name == "step":
                     torch.autograd.backward(predicted.square().mean())
-            found[name] = counter.get_total_flops()
+            found[name] = counter.work().flops
     return found
 
 

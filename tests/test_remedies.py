@@ -34,10 +34,10 @@ def test_what_a_level_costs_does_not_depend_on_the_batch() -> None:
     assert cost(parse_arm(f"none,{DRAWN}"), FLOPS) is None
 
 
-def test_a_step_costs_less_than_two_forward_passes_and_more_than_one(sd1: SdBackbone) -> None:
-    """The gradient of the rows: one product for each of the forward pass's, from the first text on."""
+def test_a_step_costs_less_than_a_forward_pass_and_all_gradients(sd1: SdBackbone) -> None:
+    """No gradient of a weight: two products less of three for each of the forward pass's, but for attention's."""
     flops = count(sd1)
-    assert flops["forward"] < flops["step"] < 2 * flops["forward"]
+    assert flops["forward"] < flops["step"] < 2.5 * flops["forward"]
 
 
 @pytest.mark.slow

@@ -36,7 +36,7 @@ estimate_app = typer.Typer(
 @estimate_app.command()
 def fit(
     backbone: Backbone = "critters",
-    preset: Preset = "default",
+    preset: Preset = "auto",
     option: MethodOption = None,
     device: Device = None,
     dtype: Dtype = None,

@@ -38,7 +38,7 @@ def estimate_fit(
     """Print what a fit by method hiper will take."""
     from hiper.methods import get_method
 
-    options = get_method("hiper").options(preset, **values)
+    options = get_method("hiper").options_for(name, preset, **values)
     with progress(quiet=session.console.quiet) as report:
         backbone = _loaded(name, hardware, report)
         from hiper.estimate import estimate_fit as estimated
