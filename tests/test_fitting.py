@@ -142,6 +142,23 @@ def test_keep_best_returns_the_best_of_the_evaluated_tails() -> None:
     assert best.loss_after == pytest.approx(Bowl().evaluate(best.parameters))
 
 
+def test_the_mean_is_that_of_the_second_half() -> None:
+    ends = [run(steps=steps).parameters["x"] for steps in range(11, 21)]
+    assert torch.allclose(run(keep="mean").parameters["x"], torch.stack(ends).mean(0), atol=1e-6)
+    assert torch.equal(run(keep="mean", window=7).parameters["x"], run(keep="mean").parameters["x"])
+
+
+def test_a_window_that_is_undone_leaves_no_trace_in_the_mean() -> None:
+    assert run(Bowl(spoil=nan_at(15)), keep="mean").parameters["x"].isfinite().all()
+
+
+def test_a_projected_mean_is_where_it_may_be() -> None:
+    recipe = Recipe(steps=20, learning_rate=0.1, keep="mean", project=unit_length)
+    fitted = optimise(Bowl(), {"x": torch.tensor(START, requires_grad=True)}, recipe, generator(7))
+    assert float(fitted.parameters["x"].norm()) == pytest.approx(1, abs=1e-6)
+    assert fitted.loss_after == pytest.approx(Bowl().evaluate(fitted.parameters))
+
+
 def test_a_parameter_without_gradient_stops_the_fit() -> None:
     class Blind(Bowl):
         def loss(self, parameters: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
@@ -208,7 +225,7 @@ def stop_after(calls: int) -> Callable[[], int | None]:
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
-@pytest.mark.parametrize("keep", ["last", "best"])
+@pytest.mark.parametrize("keep", ["last", "best", "mean"])
 def test_a_stopped_fit_resumes_to_the_same_bits(tmp_path: Path, schedule: Schedule, keep: Keep) -> None:
     whole = run(schedule=schedule, keep=keep)
     path = tmp_path / "fit.checkpoint"

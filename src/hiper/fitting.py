@@ -24,7 +24,7 @@ from hiper.errors import FitError, HiperError, HiperWarning, Interrupted
 from hiper.optimiser import Adam, Snapshot
 
 Schedule = Literal["constant", "cosine"]
-Keep = Literal["last", "best"]
+Keep = Literal["last", "best", "mean"]
 
 TRIES = 3
 _NOTHING = Snapshot({}, {}, {}, updates=0)
@@ -64,10 +64,12 @@ class Objective(Protocol):
 class Recipe:
     """How to minimise.
 
+    keep: the last parameters, the best of ten on the fixed batch, or the mean over the second half of the steps, which
+        lets a constant step size forget the noise of its last steps (Polyak and Juditsky, 1992).
     loss_scale: a power of two that keeps float16 gradients from underflow.
     window: steps between two looks at the loss; looking makes the processor wait for an accelerator.
     undo: keep what it takes to undo a window, three copies of all that is learnt; else one that is not finite
-        is a FitError at once. Not together with keep="best".
+        is a FitError at once. Only together with keep="last".
     project: called after every update, to bring the parameters back, in place, to where they may be.
     """
 
@@ -217,7 +219,7 @@ class _Run:
         self._loss_before = self._best_loss = math.inf
         self._good = self._before = self._adam.snapshot() if recipe.undo else _NOTHING
         self._losses: list[Tensor] = []
-        self._best = self._good.parameters
+        self._best = self._best_before = self._good.parameters
         self._seen_gradient = self._undone = False
 
     @property
@@ -251,6 +253,7 @@ class _Run:
     def begin_window(self) -> None:
         """Note where to go back to."""
         self._losses = []
+        self._best_before = self._best
         if self.recipe.undo:
             self._before = self._adam.snapshot()
 
@@ -265,6 +268,8 @@ class _Run:
         self._adam.update(recipe.loss_scale)
         if recipe.project is not None:
             recipe.project(self._parameters)
+        if recipe.keep == "mean":
+            self._average(step - recipe.steps // 2)
         self._losses.append(loss.detach())
 
     def end_window(self) -> float:
@@ -282,6 +287,14 @@ class _Run:
             self._undo(loss)
         return loss
 
+    def _average(self, count: int) -> None:
+        """Take one more update into the mean, which stands in the place of the best; `count` are in it already."""
+        if count >= 0:
+            self._best = {
+                name: torch.lerp(self._best[name].to(now.device), now.detach(), 1 / (count + 1))
+                for name, now in self._parameters.items()
+            }
+
     def _check_gradient(self) -> None:
         gradients = [parameter.grad for parameter in self._parameters.values()]
         if not any(gradient is not None and bool(gradient.any()) for gradient in gradients):
@@ -298,6 +311,7 @@ class _Run:
                 " rate or use dtype=float32, and go on from an earlier checkpoint or anew"
             )
         self._adam.restore(self._good)
+        self._best = self._best_before
         self._halvings, self._failures, self._undone = self._halvings + 1, self._failures + 1, True
         if self._failures == TRIES:
             self.save()
@@ -351,6 +365,8 @@ class _Run:
     def finish(self) -> Fitted:
         """Measure the result and warn when nothing was gained."""
         self.save()
+        if self.recipe.keep == "mean":
+            self._take_mean()
         loss_after = self._objective.evaluate(self._parameters)
         parameters: Mapping[str, Tensor] = self._parameters
         if self.recipe.keep == "best":
@@ -371,6 +387,13 @@ class _Run:
             loss_after=loss_after,
             seconds=self.seconds,
         )
+
+    def _take_mean(self) -> None:
+        with torch.no_grad():
+            for name, parameter in self._parameters.items():
+                parameter.copy_(self._best[name])
+        if self.recipe.project is not None:
+            self.recipe.project(self._parameters)
 
 
 def _decay(schedule: Schedule, done: float) -> float:

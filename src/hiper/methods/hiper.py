@@ -118,7 +118,9 @@ class HiPerOptions(Options):
     ] = "free"
     t_min: Annotated[float, Spec("lowest noise level, 0 clean to 1 noise", low=0, high=1)] = 0.0
     t_max: Annotated[float, Spec("highest noise level, 0 clean to 1 noise", low=0, high=1)] = 1.0
-    keep: Annotated[Keep, Spec("the last tail, or the best on a fixed batch")] = "last"
+    keep: Annotated[
+        Keep, Spec("the last tail, the best on a fixed batch, or the mean over the second half of the steps")
+    ] = "last"
     mask: Annotated[bool, Spec("weight the loss with the subject's mask, if it has one")] = True
     square: Annotated[Literal["crop", "pad"], Spec("how a picture becomes square")] = "crop"
     seed: Annotated[int, Spec("of all randomness; -1 draws one", low=-1)] = 0
