@@ -1,8 +1,8 @@
 """Compare many ways to learn a tail, cheaply: by the denoising loss of the TRUE edited scenes, without drawing any.
 
-    python benchmarks/tail_search.py [--subjects 6] [--only NAME ...] [--out FILE.json]
+    python benchmarks/tail_search.py [--subjects 6] [--strength 0.8] [--only NAME ...] [--out FILE.json]
 
-A way is worth what its tail, at strength 0.8 behind each edit's caption, lowers the loss of the true answer, below
+A way is worth what its tail, at some strength behind each edit's caption, lowers the loss of the true answer, below
 that of the caption alone: mean over the edits and six noise levels, the same noise for all ways. The spelled-out
 caption says what could be reached. Subjects are of the tuning split; all are fitted at a time, by Adam written out
 here, so that what hiper does not offer can be tried as well. What is there is not made again.
@@ -30,7 +30,9 @@ from hiper.files import atomic_write
 from hiper.images import fit_square
 from hiper.seeds import generator
 
-TAIL, STRENGTH, CHUNK = 5, 0.8, 24
+TAIL, CHUNK = 5, 24
+REFERENCE = "cosine"
+"""The way that the others change one thing of."""
 LEVELS = (960, 880, 760, 620, 460, 300)
 
 
@@ -58,7 +60,8 @@ class Way:
 
 
 WAYS: Mapping[str, Way] = {
-    "default": Way(),
+    "cosine": Way(),
+    "default": Way(cosine=False, averaged=0.5),
     "paper's step size": Way(rate=0.005, cosine=False, kept=False, low=0),
     "all noise levels": Way(low=0),
     "heavier noise only": Way(low=0.65),
@@ -70,7 +73,6 @@ WAYS: Mapping[str, Way] = {
     "4 levels a step": Way(batch=4, rate=0.3),
     "mirrored noise": Way(mirrored=True),
     "levels in a sequence": Way(spread="sequence"),
-    "constant, mean of the last half": Way(cosine=False, averaged=0.5),
     "short memory of the scale (0.9)": Way(decay=0.9),
     "one scale per row": Way(update="row-adam"),
     "orthogonal updates (Muon)": Way(update="muon"),
@@ -197,10 +199,10 @@ def _orthogonal(momentum: Tensor) -> Tensor:
     return orthogonal
 
 
-def behind(captions: Tensor, tails: Tensor) -> Tensor:
-    """Put each subject's tail, at the strength of an edit, behind the captions of its edits."""
+def behind(captions: Tensor, tails: Tensor, strength: float) -> Tensor:
+    """Put each subject's tail behind the captions of its edits."""
     edits = len(captions) // len(tails)
-    return torch.cat([captions[:, :-TAIL], STRENGTH * tails.repeat_interleave(edits, 0)], dim=1)
+    return torch.cat([captions[:, :-TAIL], strength * tails.repeat_interleave(edits, 0)], dim=1)
 
 
 def start_of(backbone: Backbone, seen: Scenes, way: Way) -> Tensor:
@@ -208,7 +210,7 @@ def start_of(backbone: Backbone, seen: Scenes, way: Way) -> Tensor:
     own = seen.rows[:, -TAIL:]
     if way.start == "caption":
         return own
-    tails = learn(backbone, seen, WAYS["default"], own)
+    tails = learn(backbone, seen, WAYS[REFERENCE], own)
     return (tails.sum(0, keepdim=True) - tails) / (len(tails) - 1)
 
 
@@ -217,31 +219,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--backbone", default="critters")
     parser.add_argument("--subjects", type=int, default=6)
+    parser.add_argument("--strength", type=float, default=0.8)
     parser.add_argument("--only", nargs="+", choices=list(WAYS), default=list(WAYS))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/tail_search.json"))
     given = parser.parse_args(arguments)
     backbone = hiper.load_backbone(given.backbone)
     seen = scenes(backbone, [f"{number:03}" for number in range(given.subjects)])
-    job = {"split": "tuning", "subjects": given.subjects, "weights": backbone.weights_sha256()}
+    job = {
+        "split": "tuning",
+        "subjects": given.subjects,
+        "strength": given.strength,
+        "weights": backbone.weights_sha256(),
+    }
     record = json.loads(given.out.read_text()) if given.out.exists() else {}
     found: dict[str, list[float]] = record["losses"] if record.get("job") == job else {}
     with backbone.fitting():
         for name, rows in {"caption alone": seen.captions, "spelled out": seen.spelled_out}.items():
             found[name] = found.get(name) or truth_loss(backbone, seen, rows)
-        for name in dict.fromkeys(["default", *given.only]):
+        for name in dict.fromkeys([REFERENCE, *given.only]):
             if name in found:
                 continue
             tails = learn(backbone, seen, WAYS[name], start_of(backbone, seen, WAYS[name]))
-            found[name] = truth_loss(backbone, seen, behind(seen.captions, tails))
+            found[name] = truth_loss(backbone, seen, behind(seen.captions, tails, given.strength))
             atomic_write(given.out, f"{json.dumps({'job': job, 'losses': found})}\n".encode(), overwrite=True)
             print(gain(name, found), flush=True)
     print("\n".join(["", *(gain(name, found) for name in sorted(found, key=lambda each: sum(found[each])))]))
 
 
 def gain(name: str, found: Mapping[str, Sequence[float]]) -> str:
-    """Return a line: the gain over the caption alone, and the loss to the default with its standard error."""
+    """Return a line: the gain over the caption alone, and over the reference, paired, with its standard error."""
     own = [1000 * (a - b) for a, b in zip(found["caption alone"], found[name], strict=True)]
-    less = [1000 * (a - b) for a, b in zip(found.get("default", found[name]), found[name], strict=True)]
+    less = [1000 * (a - b) for a, b in zip(found.get(REFERENCE, found[name]), found[name], strict=True)]
     error = statistics.stdev(less) / len(less) ** 0.5 if len(less) > 1 else math.nan
     return f"| {name} | {statistics.mean(own):.1f} | {statistics.mean(less):+.1f} ± {error:.1f} |"
 

@@ -8,7 +8,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 from benchmarks import remedies
-from benchmarks.remedies import DRAWN, IDEAS, PAPER, cost, count
+from benchmarks.remedies import IDEAS, PAPER, cost, count
 
 from hiper.backbones.sd import SdBackbone
 from hiper.bench.arms import parse_arm
@@ -31,7 +31,7 @@ def test_the_default_preset_costs_a_twentieth_of_the_papers() -> None:
 def test_what_a_level_costs_does_not_depend_on_the_batch() -> None:
     one, four = (cost(parse_arm(f"hiper,steps={20 // n},batch={n}"), FLOPS) for n in (1, 4))
     assert one == four
-    assert cost(parse_arm(f"none,{DRAWN}"), FLOPS) is None
+    assert cost(parse_arm("none"), FLOPS) is None
 
 
 def test_a_step_costs_less_than_a_forward_pass_and_all_gradients(sd1: SdBackbone) -> None:
@@ -44,8 +44,8 @@ def test_a_step_costs_less_than_a_forward_pass_and_all_gradients(sd1: SdBackbone
 def test_a_run_writes_table_and_figure_and_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    paper = f"hiper:paper,steps=2,{DRAWN.replace('12', '2')}"
-    ideas = {"the paper": [paper], "default": [paper.replace(":paper", "").replace("=2,", "=1,", 1)]}
+    paper = "hiper:paper,steps=2,guidance=none,edit_steps=2,scheduler=none"
+    ideas = {"the paper": [paper], "default": ["hiper,steps=1,edit_steps=2"]}
     monkeypatch.setattr(remedies, "IDEAS", ideas)
     monkeypatch.setattr(remedies, "PAPER", paper)
     monkeypatch.setattr(remedies, "CURVES", 2)

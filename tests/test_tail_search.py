@@ -67,7 +67,7 @@ def test_an_orthogonal_update_moves_all_directions_alike(sd1: SdBackbone, seen: 
 
 def test_a_tail_stands_behind_the_captions_of_its_own_subject(seen: Scenes) -> None:
     own = torch.stack([torch.full((TAIL, seen.rows.shape[2]), value) for value in (1.0, 2.0)])
-    rows = behind(seen.captions, own)
+    rows = behind(seen.captions, own, 0.8)
     assert torch.equal(rows[:, :-TAIL], seen.captions[:, :-TAIL])
     assert rows[:, -1, 0].tolist() == pytest.approx([0.8] * 4 + [1.6] * 4)
 
@@ -80,7 +80,7 @@ def test_a_comparison_goes_on_where_it_was_stopped(
     common = ["--backbone", str(model_folder), "--subjects", "2", "--out", str(out), "--only"]
     main([*common, "20 levels"])
     first = json.loads(out.read_text())["losses"]
-    assert list(first) == ["caption alone", "spelled out", "default", "20 levels"]
+    assert list(first) == ["caption alone", "spelled out", "cosine", "20 levels"]
     capsys.readouterr()
     main([*common, "20 levels", "from the others' mean"])
     losses = json.loads(out.read_text())["losses"]

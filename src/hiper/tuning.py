@@ -19,7 +19,8 @@ from hiper.methods.presets import PresetFile
 from hiper.subject import Subject
 
 RULES: Mapping[str, object] = {
-    "schedule": "cosine",
+    "schedule": "constant",
+    "keep": "mean",
     "sampling": "stratified",
     "unit": "rows",
     "norm": "kept",
