@@ -393,7 +393,8 @@ from tests import tiny
 folder, checkpoint, picture = sys.argv[1:]
 hiper.fit(
     hiper.load_backbone(folder, device="cpu"), hiper.Subject.open(picture, caption="a standing dog"),
-    checkpoint=hiper.CheckpointFile(path=Path(checkpoint), every_seconds=0), steps=12, batch=4, learning_rate=0.05, sampling="stratified",
+    checkpoint=hiper.CheckpointFile(path=Path(checkpoint), every_seconds=0), steps=12,
+    batch=4, learning_rate=0.05, sampling="stratified",
     callback=lambda record: time.sleep(0.05),
 )
 """
