@@ -68,12 +68,13 @@ class Size:
 
 def sd14() -> nn.Module:
     """860 M parameters; diffusers' defaults but for the width of the text."""
-    return UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
+    unet: nn.Module = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
+    return unet
 
 
 def sdxl() -> nn.Module:
     """2.6 B parameters; unet/config.json of stabilityai/stable-diffusion-xl-base-1.0."""
-    return UNet2DConditionModel(
+    unet: nn.Module = UNet2DConditionModel(
         sample_size=128,
         block_out_channels=(320, 640, 1280),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
@@ -86,11 +87,13 @@ def sdxl() -> nn.Module:
         addition_time_embed_dim=256,
         projection_class_embeddings_input_dim=2816,
     )
+    return unet
 
 
 def flux() -> nn.Module:
     """11.9 B parameters; transformer/config.json of black-forest-labs/FLUX.1-dev."""
-    return FluxTransformer2DModel(guidance_embeds=True)
+    transformer: nn.Module = FluxTransformer2DModel(guidance_embeds=True)
+    return transformer
 
 
 def call_sd(unet: Any, side: int, rows: Tensor) -> Tensor:
