@@ -146,6 +146,16 @@ def test_an_exception_while_fitting_restores_everything(sd1: SdBackbone) -> None
     assert sd1.weights_sha256() == before
 
 
+def test_parked_weights_come_back_while_another_model_is_built() -> None:
+    module = torch.nn.Linear(3, 4)
+    before = module.weight.detach().clone()
+    away = parked([module], torch.device("cpu"))
+    away.__enter__()
+    with torch.device("meta"):
+        away.__exit__(None, None, None)
+    assert torch.equal(module.weight, before)
+
+
 def test_parking_keeps_the_memory_format_and_every_dtype() -> None:
     from hiper.backbones.parking import parked
 

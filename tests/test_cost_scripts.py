@@ -107,6 +107,7 @@ def test_every_arm_scales_all_that_it_does(sd1: Any) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:the fit did not lower the loss")  # of two steps on random weights
 def test_a_comparison_goes_on_and_keeps_what_was_extrapolated_apart(
     sd1: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

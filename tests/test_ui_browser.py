@@ -78,6 +78,7 @@ def choose_subject(visit: Visit) -> None:
 
 def learn_forever(visit: Visit) -> None:
     visit.button("Give me an example picture").click()
+    expect(visit.page.get_by_label("What the picture shows", exact=True)).not_to_have_value("")
     visit.set("How to learn", Steps=LONG)
     visit.button("Learn this subject").click()
     visit.shows(f"of {LONG}, about")

@@ -63,7 +63,7 @@ def _fitted(sd1: Any, subject: hiper.Subject, path: Path, at: tuple[int, ...], s
 
 
 def test_previews_do_not_change_the_fit(sd1: Any, subject: hiper.Subject, tmp_path: Path) -> None:
-    plain = hiper.fit(sd1, subject, steps=12)
+    plain = hiper.fit(sd1, subject, preset="default", steps=12)
     artifact, steps, shown = _fitted(sd1, subject, tmp_path / "fit", (3, 6, 9))
     assert torch.equal(artifact.tensors["tail"], plain.tensors["tail"])
     assert steps == list(range(1, 13))

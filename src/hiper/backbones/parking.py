@@ -71,7 +71,8 @@ def _parked_on_disk(module: nn.Module) -> Iterator[None]:
         finally:
             file.seek(0)
             for weight, (shape, stride) in zip(weights, layouts, strict=True):
-                weight.data = torch.empty_strided(shape, stride, dtype=weight.dtype).copy_(
+                # the device by name: a model may be dropped while another one is built under torch.device("meta")
+                weight.data = torch.empty_strided(shape, stride, dtype=weight.dtype, device="cpu").copy_(
                     _read(file, weight, shape)
                 )
 
@@ -90,7 +91,7 @@ def _write(file: IO[bytes], weights: Sequence[Tensor]) -> None:
 
 
 def _read(file: IO[bytes], like: Tensor, shape: torch.Size) -> Tensor:
-    weight = torch.empty(shape, dtype=like.dtype)
+    weight = torch.empty(shape, dtype=like.dtype, device="cpu")
     read = file.readinto(_bytes_of(weight))  # type: ignore[attr-defined]
     assert read == weight.nbytes
     return weight

@@ -7,6 +7,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from hiper.errors import OptionError
+from hiper.methods.presets import AUTO
 from hiper.nearest import suggestion
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def fit(
     subject: Subject,
     *,
     method: str = "hiper",
-    preset: str = "default",
+    preset: str = AUTO,
     callback: Callback | None = None,
     checkpoint: CheckpointFile | None = None,
     should_stop: StopRequest | None = None,
@@ -61,8 +62,8 @@ def fit(
 ) -> Artifact:
     """Learn one subject and return what was learnt.
 
-    method, preset: a way to learn and one of its settings, by name, or a file that `hiper tune` wrote. `default` was
-    tuned on the embedded model; `auto` is what suits the model at hand. `options` are the values that differ from it.
+    method, preset: a way to learn and one of its settings, by name, or a file that `hiper tune` wrote. `auto` is what
+    suits the model at hand: `default` was tuned on the embedded one. `options` are the values that differ from it.
     callback: called with a `StepRecord` after every window of steps.
     checkpoint: where a long fit saves itself, and whether it continues from there.
     should_stop: asked after every window; a signal number stops and saves the fit.

@@ -114,10 +114,11 @@ def learn_page(*, embedded: bool) -> LearnPage:
                 previews = gr.Checkbox(
                     label="Show previews while learning", info="Costs a little time, changes nothing else."
                 )
-                preset = gr.Dropdown(list(HiPer.presets), value="default", label="Preset")
-                steps = _number("steps", "Steps")
-                rows = _number("tail", "Rows")
-                rate = _number("learning_rate", "Learning rate", precision=None)
+                suited = "default" if embedded else untuned(HiPer.presets)
+                preset = gr.Dropdown(list(HiPer.presets), value=suited, label="Preset")
+                steps = _number("steps", "Steps", suited)
+                rows = _number("tail", "Rows", suited)
+                rate = _number("learning_rate", "Learning rate", suited, precision=None)
                 seed = gr.Number(0, label="Seed of the fit", precision=0, info="-1 draws one.")
         with gr.Column(scale=5, min_width=300):
             _heading("2. Learning")
@@ -275,11 +276,11 @@ def library_page() -> LibraryPage:
     return LibraryPage(shelf=shelf, empty=empty, upload=upload)
 
 
-def _number(name: str, label: str, precision: int | None = 0) -> Any:
-    """A number that an option of the method takes, at first the default preset's."""
+def _number(name: str, label: str, preset: str, precision: int | None = 0) -> Any:
+    """A number that an option of the method takes, at first the preset's."""
     spec = _OPTIONS[name][1]
     info = f"{spec.text[0].upper()}{spec.text[1:]}."
-    return gr.Number(preset_value("default", name), label=label, info=info, precision=precision)
+    return gr.Number(preset_value(preset, name), label=label, info=info, precision=precision)
 
 
 def preset_value(preset: str, name: str) -> Any:
