@@ -14,6 +14,7 @@ from transformers import CLIPConfig, CLIPImageProcessorPil
 
 from hiper.backbones import load_backbone
 from hiper.backbones.base import UNET_SCHEDULERS
+from hiper.backbones.parking import parked
 from hiper.backbones.sd import SdBackbone
 from hiper.errors import BackboneError, HiperError
 from hiper.seeds import generator
@@ -157,8 +158,6 @@ def test_parked_weights_come_back_while_another_model_is_built() -> None:
 
 
 def test_parking_keeps_the_memory_format_and_every_dtype() -> None:
-    from hiper.backbones.parking import parked
-
     module = torch.nn.Sequential(torch.nn.Conv2d(4, 4, 3), torch.nn.LayerNorm(4)).to(torch.bfloat16)
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     before = [(weight.clone(), weight.stride()) for weight in module.parameters()]

@@ -10,6 +10,7 @@ import gradio as gr
 
 from hiper.methods.hiper import HiPer, HiPerOptions
 from hiper.methods.options import specs
+from hiper.methods.presets import untuned
 from hiper.ui import markup
 
 MAX_STRENGTH = 2.0
