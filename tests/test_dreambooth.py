@@ -42,7 +42,9 @@ def subject() -> Subject:
 
 @pytest.fixture(scope="module")
 def learnt(sd1: SdBackbone, subject: Subject) -> dict[str, Artifact]:
-    return {method: hiper.fit(sd1, subject, method=method, **QUICK) for method in (FULL, LORA)}
+    return {
+        method: hiper.fit(sd1, subject, method=method, preset="default", **QUICK) for method in (FULL, LORA)
+    }
 
 
 def plain_steps(
@@ -200,7 +202,9 @@ def test_the_class_s_loss_stands_beside_the_subject_s(sd1: SdBackbone, subject: 
 def test_a_prior_of_weight_0_is_no_prior(
     sd1: SdBackbone, subject: Subject, learnt: dict[str, Artifact]
 ) -> None:
-    artifact = hiper.fit(sd1, subject, method=FULL, class_images=2, prior_weight=0.0, **QUICK)
+    artifact = hiper.fit(
+        sd1, subject, method=FULL, class_images=2, prior_weight=0.0, preset="default", **QUICK
+    )
     for name, weight in learnt[FULL].tensors.items():
         assert torch.equal(artifact.tensors[name], weight)
 
@@ -209,7 +213,7 @@ def test_the_prior_changes_what_is_learnt(
     sd1: SdBackbone, subject: Subject, learnt: dict[str, Artifact]
 ) -> None:
     before = sd1.weights_sha256()
-    artifact = hiper.fit(sd1, subject, method=FULL, class_images=2, **QUICK)
+    artifact = hiper.fit(sd1, subject, method=FULL, class_images=2, preset="default", **QUICK)
     name = "unet.conv_in.weight"
     assert not torch.equal(artifact.tensors[name], learnt[FULL].tensors[name])
     assert sd1.weights_sha256() == before
@@ -219,7 +223,7 @@ def test_the_prior_changes_what_is_learnt(
 def test_half_precision_learns_in_float32(subject: Subject, method: str) -> None:
     backbone = SdBackbone.from_pipeline(tiny.pipeline("sd1").to(torch.bfloat16))
     before = backbone.weights_sha256()
-    artifact = hiper.fit(backbone, subject, method=method, **QUICK)
+    artifact = hiper.fit(backbone, subject, method=method, preset="default", **QUICK)
     name = next(name for name in artifact.tensors if "lora_B" in name or name == "unet.conv_in.weight")
     learnt = artifact.tensors[name]
     assert not torch.equal(learnt, learnt.to(torch.bfloat16).float())
@@ -232,7 +236,7 @@ def test_weights_that_leave_the_finite_numbers_end_in_words(subject: Subject) ->
     with torch.no_grad():
         pipe.unet.conv_out.bias.fill_(torch.nan)
     with pytest.raises(FitError, match="left the finite numbers around step 1"):
-        hiper.fit(SdBackbone.from_pipeline(pipe), subject, method=FULL, **QUICK)
+        hiper.fit(SdBackbone.from_pipeline(pipe), subject, method=FULL, preset="default", **QUICK)
 
 
 @pytest.mark.parametrize("method", [FULL, LORA])
@@ -252,7 +256,7 @@ def test_a_model_with_adapters_of_its_own_is_refused(subject: Subject) -> None:
     pipe = tiny.pipeline()
     pipe.unet.add_adapter(LoraConfig(r=2, target_modules=["to_k"]), adapter_name="theirs")
     with pytest.raises(BackboneError, match="has adapters of its own; merge them first"):
-        hiper.fit(SdBackbone.from_pipeline(pipe), subject, method=LORA, **QUICK)
+        hiper.fit(SdBackbone.from_pipeline(pipe), subject, method=LORA, preset="default", **QUICK)
     assert list(pipe.unet.peft_config) == ["theirs"]
 
 

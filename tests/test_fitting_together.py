@@ -58,7 +58,7 @@ def rows(artifact: Artifact) -> Tensor:
 def test_together_is_what_each_is_alone(backbone: SdBackbone) -> None:
     """But for rounding, which grows from step to step."""
     for i, artifact in enumerate(fitted(backbone, requests(0, 1, 2), 3)):
-        alone = hiper.fit(backbone, subject(i), seed=i, **QUICK)
+        alone = hiper.fit(backbone, subject(i), preset="default", seed=i, **QUICK)
         way = rows(alone) - backbone.encode(CAPTIONS[i]).rows[0, -5:]
         assert (rows(alone) - rows(artifact)).norm() < 1e-4 * way.norm()
         assert artifact.figures["loss_after"] == pytest.approx(alone.figures["loss_after"], rel=1e-6)
@@ -113,7 +113,9 @@ def test_every_loss_and_gradient_is_its_own(backbone: SdBackbone) -> None:
 def test_sentences_of_different_lengths_are_asked_in_calls_of_their_own(sd1: SdBackbone) -> None:
     some = [*requests(0, 1, placement="append", tail=3), *requests(2, placement="append", tail=5)]
     for i, artifact in enumerate(fitted(sd1, some, 4)):
-        alone = hiper.fit(sd1, subject(i), seed=i, **QUICK, placement="append", tail=5 if i == 2 else 3)
+        alone = hiper.fit(
+            sd1, subject(i), preset="default", seed=i, **QUICK, placement="append", tail=5 if i == 2 else 3
+        )
         assert (rows(alone) - rows(artifact)).norm() < 1e-3 * rows(alone).norm()
 
 
@@ -146,7 +148,7 @@ def test_a_signal_stops_all(sd1: SdBackbone) -> None:
 
 
 def test_methods_that_share_no_step_fit_one_by_one(sd1: SdBackbone) -> None:
-    alone = hiper.fit(sd1, subject(1), seed=1, **QUICK)
+    alone = hiper.fit(sd1, subject(1), preset="default", seed=1, **QUICK)
     assert torch.equal(rows(fitted(sd1, requests(0, 1), 1)[1]), rows(alone))
 
 

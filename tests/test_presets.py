@@ -52,8 +52,8 @@ def test_every_method_has_a_preset_for_other_models(name: str) -> None:
 
 def test_a_fit_takes_the_models_own_preset(sd1: SdBackbone) -> None:
     subject = Subject.from_image(tiny.picture(), caption="a standing dog")
-    assert hiper.fit(sd1, subject, preset="auto", steps=3).options["norm"] == "free"
-    assert hiper.fit(sd1, subject, steps=3).options["norm"] == "kept"
+    assert hiper.fit(sd1, subject, steps=3).options["norm"] == "free"
+    assert hiper.fit(sd1, subject, preset="default", steps=3).options["norm"] == "kept"
 
 
 def test_a_file_is_a_preset(file: Path) -> None:
