@@ -25,6 +25,8 @@ ARGUMENTS = (
 )
 PATIENCE = 120_000.0
 """Milliseconds after which a test gives up waiting."""
+SETTLING = 500.0
+"""Milliseconds that the page gets after a number was filled in."""
 expect.set_options(timeout=PATIENCE)
 
 
@@ -93,8 +95,13 @@ class Visit:
             field = self.page.get_by_label(label.replace("_", " "), exact=True)
             if not field.is_visible():
                 self.page.get_by_role("button", name=section).click()
+            expect(field).not_to_have_value("")  # the page fills it in a moment after it appears
             field.fill(str(value))
             field.press("Tab")
+            self.page.wait_for_timeout(SETTLING)  # a page still settling puts the old number back
+            if field.input_value() != str(value):
+                field.fill(str(value))
+                field.press("Tab")
 
     def shows(self, text: str) -> None:
         expect(self.page.get_by_text(text).first).to_be_visible()
