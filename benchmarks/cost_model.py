@@ -127,23 +127,20 @@ def call_flux(transformer: Any, side: int, rows: Tensor) -> Tensor:
     return output
 
 
+def _sd_size(build: Callable[[], nn.Module], embed: int) -> Size:
+    return Size(
+        build=build,
+        length=77,
+        embed=embed,
+        call=call_sd,
+        text=("attn2.to_k", "attn2.to_v"),
+        cross=("attn2",),
+    )
+
+
 SIZES: Mapping[str, Size] = {
-    "sd14": Size(
-        build=sd14,
-        length=77,
-        embed=768,
-        call=call_sd,
-        text=("attn2.to_k", "attn2.to_v"),
-        cross=("attn2",),
-    ),
-    "sdxl": Size(
-        build=sdxl,
-        length=77,
-        embed=2048,
-        call=call_sd,
-        text=("attn2.to_k", "attn2.to_v"),
-        cross=("attn2",),
-    ),
+    "sd14": _sd_size(sd14, embed=768),
+    "sdxl": _sd_size(sdxl, embed=2048),
     "flux": Size(
         build=flux,
         length=512,
