@@ -13,10 +13,12 @@ from dataclasses import fields
 from pathlib import Path
 
 import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
+from transformers import CLIPTextModel
 
 from hiper.critters.training.assemble import assemble
-from hiper.critters.training.data import pictures
+from hiper.critters.training.data import details, pictures
 from hiper.critters.training.recipe import Recipe
 from hiper.critters.training.text import train_text_encoder
 from hiper.critters.training.tokenizer import build_tokenizer
@@ -32,6 +34,9 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, required=True, help="folder for pictures, checkpoints and weights"
     )
+    parser.add_argument(
+        "--start", type=Path, help="diffusers folder to go on from: its denoiser is trained, the rest kept"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     for field in fields(Recipe):
         if isinstance(field.default, (int, float)):
@@ -39,24 +44,34 @@ def main() -> None:
                 f"--{field.name.replace('_', '-')}", type=type(field.default), default=field.default
             )
     arguments = vars(parser.parse_args())
-    folder, device = arguments.pop("out"), torch.device(arguments.pop("device"))
-    run(Recipe(**arguments), folder, device)
+    folder, device, start = (
+        arguments.pop("out"), torch.device(arguments.pop("device")), arguments.pop("start")
+    )  # fmt: skip
+    run(Recipe(**arguments), folder, device, start)
 
 
-def run(recipe: Recipe, folder: Path, device: torch.device) -> Path:
-    """All stages; returns the folder of the finished weights."""
+def run(recipe: Recipe, folder: Path, device: torch.device, start: Path | None = None) -> Path:
+    """All stages, or only the denoiser's where there is a folder to start from; returns the weights' folder."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tokenizer()
-    encoder = train_text_encoder(recipe, tokenizer, folder, device)
     images = pictures(folder, recipe.scenes)
-    vae = train_vae(recipe, images, folder, device)
+    if start is None:
+        encoder = train_text_encoder(recipe, tokenizer, folder, device)
+        vae, unet = train_vae(recipe, images, folder, device), None
+    else:
+        encoder = CLIPTextModel.from_pretrained(start, subfolder="text_encoder", dtype=torch.float32).eval()
+        vae = AutoencoderKL.from_pretrained(start, subfolder="vae", torch_dtype=torch.float32).to(device)
+        unet = UNet2DConditionModel.from_pretrained(start, subfolder="unet", torch_dtype=torch.float32)
     stored = folder / "latents.safetensors"
     if not stored.exists():
         latents = encode(vae, images, device) * vae.config.scaling_factor
         partial = stored.with_suffix(".partial")
         save_file({"latents": latents.half().contiguous()}, partial)
         partial.replace(stored)
-    unet = train_unet(recipe, load_file(stored)["latents"], encoder, tokenizer, folder, device)
+    where = details(folder, recipe.scenes)
+    unet = train_unet(
+        recipe, load_file(stored)["latents"], where, encoder, tokenizer, folder, device, start=unet
+    )
     fresh = build_tokenizer()  # the other one remembers how it padded
     return assemble(recipe, fresh, encoder, vae, unet, folder / "weights")
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageChops
 
+from hiper.critters.drawing import draw_animal
 from hiper.critters.render import SIZE, render
-from hiper.critters.world import draw_scene
+from hiper.critters.world import Scene, draw_scene
 
 Pictures = NDArray[np.uint8]
 CHUNK = 500
@@ -19,21 +23,48 @@ CHUNK = 500
 
 def pictures(folder: Path, count: int) -> Pictures:
     """[count, height, width, 3] 8-bit pictures of the scenes 0 to count - 1, from ``folder/pictures.npy``."""
-    path, progress = folder / "pictures.npy", folder / "pictures.done"
-    shape = (count, SIZE, SIZE, 3)
+    return _stored(folder, "pictures", (count, SIZE, SIZE, 3), _render_chunk)
+
+
+def details(folder: Path, count: int) -> Pictures:
+    """[count, height, width, 2] where the animals and where their eyes and collars are, 0 to 255."""
+    return _stored(folder, "details", (count, SIZE, SIZE, 2), _detail_chunk)
+
+
+def _stored(folder: Path, name: str, shape: tuple[int, ...], make: Callable[[range], Pictures]) -> Pictures:
+    path, progress = folder / f"{name}.npy", folder / f"{name}.done"
     done = int(progress.read_text()) if progress.exists() and path.exists() else 0
     array = np.lib.format.open_memmap(
         path, mode="r+" if done else "w+", dtype=np.uint8, shape=None if done else shape
     )
-    chunks = [range(start, min(start + CHUNK, count)) for start in range(done, count, CHUNK)]
+    chunks = [range(start, min(start + CHUNK, shape[0])) for start in range(done, shape[0], CHUNK)]
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
-        for seeds, chunk in zip(chunks, pool.map(_render_chunk, chunks), strict=True):
+        for seeds, chunk in zip(chunks, pool.map(make, chunks), strict=True):
             array[seeds.start : seeds.stop] = chunk
             array.flush()
             progress.write_text(str(seeds.stop))
-            print(f"pictures: {seeds.stop}/{count}", flush=True)
+            print(f"{name}: {seeds.stop}/{shape[0]}", flush=True)
     return array
 
 
 def _render_chunk(seeds: range) -> Pictures:
     return np.stack([np.asarray(render(draw_scene(seed))) for seed in seeds])
+
+
+def _detail_chunk(seeds: range) -> Pictures:
+    return np.stack([_details(draw_scene(seed)) for seed in seeds])
+
+
+def _details(scene: Scene) -> Pictures:
+    """Eyes and collar are where the animal changes when both are given another colour."""
+    animal = draw_animal(scene, 2 * SIZE)
+    who = replace(
+        scene.identity,
+        eyes="blue" if scene.identity.eyes != "blue" else "brown",
+        collar="red" if scene.identity.collar != "red" else "blue",
+    )
+    other = draw_animal(replace(scene, identity=who), 2 * SIZE)
+    changed = ImageChops.difference(animal.image, other.image).convert("L").point(lambda v: 255 if v else 0)
+    return np.stack(
+        [np.asarray(mask.resize((SIZE, SIZE), Image.Resampling.BOX)) for mask in (animal.mask, changed)], -1
+    )

@@ -37,5 +37,10 @@ class Recipe:
     noise_bias: float = 0.7
     """Noise levels are drawn as u ** noise_bias, u uniform: below 1 favours heavy noise, where words decide."""
 
+    animal_weight: float = 1.0
+    """Added weight of errors on the animal, relative to the background's 1."""
+    detail_weight: float = 5.0
+    """Added weight of errors on eyes and collar."""
+
     train_timesteps: int = 1000
     prediction_type: str = "v_prediction"

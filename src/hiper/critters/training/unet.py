@@ -9,10 +9,12 @@ import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
+from torch.nn import functional
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from hiper.critters.captions import training_caption
 from hiper.critters.render import SIZE
+from hiper.critters.training.data import Pictures
 from hiper.critters.training.loop import train
 from hiper.critters.training.recipe import Recipe
 from hiper.critters.training.text import tokens
@@ -48,16 +50,28 @@ def noise_scheduler(recipe: Recipe) -> DDPMScheduler:
     )
 
 
+def _importance(recipe: Recipe, details: Pictures, side: int) -> Tensor:
+    """[batch, 1, side, side] 1 or more: an eye is a hundredth of the picture and as much of an identity as a coat."""
+    where = functional.adaptive_avg_pool2d(torch.from_numpy(details).permute(0, 3, 1, 2).float() / 255, side)
+    return 1 + recipe.animal_weight * where[:, :1] + recipe.detail_weight * where[:, 1:]
+
+
 def train_unet(
     recipe: Recipe,
     latents: Tensor,
+    details: Pictures,
     encoder: CLIPTextModel,
     tokenizer: CLIPTokenizer,
     folder: Path,
     device: torch.device,
+    *,
+    start: UNet2DConditionModel | None = None,
 ) -> UNet2DConditionModel:
-    """Train on scaled latents [scenes, channels, height, width] with a fresh caption at every visit."""
-    unet = build_unet(recipe).to(device)
+    """Train on scaled latents [scenes, channels, height, width] with a fresh caption at every visit.
+
+    `details` (see `data.details`) says where errors weigh more; `start` is a denoiser to go on from.
+    """
+    unet = (start or build_unet(recipe)).to(device)
     if device.type == "cpu":
         unet.set_attn_processor(
             AttnProcessor()
@@ -85,7 +99,8 @@ def train_unet(
             with torch.no_grad():
                 rows = encoder(tokens(tokenizer, captions).to(device)).last_hidden_state
             predicted = unet(noisy.to(device), t.to(device), rows).sample
-        error: Tensor = (predicted.float() - target.to(device)).square().mean()
+        weight = _importance(recipe, details[index.numpy()], x.shape[-1]).to(device)
+        error: Tensor = ((predicted.float() - target.to(device)).square() * weight).mean() / weight.mean()
         return error
 
     train(
