@@ -92,9 +92,15 @@ def test_the_demo_shows_that_a_tail_carries_an_unseen_animal(tmp_path: Path) -> 
     with Image.open(report.sheet) as sheet:
         assert sheet.width > 4 * 200
         assert sheet.height > len(EDITS) * 200
-    figures = {name: value for name, value in report.figures.items() if isinstance(value, float)}
-    assert figures["mean, with the tail"] < 0.8 * figures["mean, without the tail"]
-    assert figures["mean, true answer through the VAE"] < figures["mean, with the tail"]
+    reports = [report] + [
+        run_demo(tmp_path / str(seed), seed=seed, overwrite=False, progress=lambda *_: None)
+        for seed in (1, 2)
+    ]
+    floor, mine, ceiling = (
+        sum(float(each.figures[f"mean, {name}"]) for each in reports)
+        for name in ("without the tail", "with the tail", "true answer through the VAE")
+    )
+    assert ceiling < mine < 0.8 * floor  # of several animals: without a tail, one may be hit by chance
     assert {"fit", "edit"} == set(stages)
     assert Artifact.load(tmp_path / "tail.safetensors").caption == report.figures["caption"]
     with pytest.raises(hiper.UserError, match="overwrite"):
