@@ -5,14 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from hiper.critters.render import render, subject_mask
 from hiper.critters.training.__main__ import run
+from hiper.critters.training.data import details
 from hiper.critters.training.loop import train
 from hiper.critters.training.recipe import Recipe
+from hiper.critters.world import draw_scene
 
 TINY = Recipe(
     scenes=12,
@@ -66,3 +71,31 @@ def test_the_recipe_ends_in_a_folder_that_plain_diffusers_runs(tmp_path: Path) -
     assert picture.shape == (1, 64, 64, 3)
     again = run(replace(TINY, unet_steps=2), tmp_path, torch.device("cpu"))
     assert again == folder
+
+
+@pytest.mark.slow
+def test_a_training_goes_on_from_a_folder(tmp_path: Path) -> None:
+    first = run(TINY, tmp_path / "first", torch.device("cpu"))
+    untouched = run(replace(TINY, unet_steps=0), tmp_path / "second", torch.device("cpu"), first)
+    trained = run(TINY, tmp_path / "third", torch.device("cpu"), first)
+    for part in ("text_encoder/model", "vae/diffusion_pytorch_model", "unet/diffusion_pytorch_model"):
+        before, same, after = (
+            load_file(folder / f"{part}.safetensors") for folder in (first, untouched, trained)
+        )
+        assert all(torch.equal(before[key], same[key]) for key in before)
+        assert all(torch.equal(before[key], after[key]) for key in before) == (not part.startswith("unet"))
+
+
+def test_details_are_where_the_picture_changes_with_eyes_and_collar(tmp_path: Path) -> None:
+    count = 12
+    for seed, found in enumerate(details(tmp_path, count)):
+        scene = replace(draw_scene(seed), style="drawing", background="studio")
+        animal, own = found[..., 0] > 127, np.asarray(subject_mask(scene)) > 127
+        assert (animal & own).sum() > 0.94 * (animal | own).sum()  # pixels at the rim may differ
+        pictures = []
+        for eyes, collar in (("black", "red"), ("blue", "green")):
+            who = replace(scene.identity, eyes=eyes, collar=collar)
+            pictures.append(np.asarray(render(replace(scene, identity=who)), float))
+        changed = np.abs(pictures[0] - pictures[1]).sum(-1)
+        assert changed.any()
+        assert changed[found[..., 1] > 0].sum() > 0.94 * changed.sum()

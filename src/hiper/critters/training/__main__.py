@@ -1,6 +1,6 @@
 """Train the embedded model from scratch with one command.
 
-    python -m hiper.critters.training --out DIR [--device cuda] [--scenes N] [--vae-steps N] [--unet-steps N] ...
+    python -m hiper.critters.training --out DIR [--start FOLDER] [--device cuda] [--scenes N] [--unet-steps N] ...
 
 Everything lands in DIR: the pictures, a checkpoint per stage, and ``DIR/weights``, an ordinary diffusers folder. Run
 the same command again after a kill and it goes on from the last checkpoint.
@@ -13,9 +13,8 @@ from dataclasses import fields
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTextModel
 
 from hiper.critters.training.assemble import assemble
 from hiper.critters.training.data import details, pictures
@@ -44,9 +43,8 @@ def main() -> None:
                 f"--{field.name.replace('_', '-')}", type=type(field.default), default=field.default
             )
     arguments = vars(parser.parse_args())
-    folder, device, start = (
-        arguments.pop("out"), torch.device(arguments.pop("device")), arguments.pop("start")
-    )  # fmt: skip
+    folder, start = arguments.pop("out"), arguments.pop("start")
+    device = torch.device(arguments.pop("device"))
     run(Recipe(**arguments), folder, device, start)
 
 
@@ -59,9 +57,8 @@ def run(recipe: Recipe, folder: Path, device: torch.device, start: Path | None =
         encoder = train_text_encoder(recipe, tokenizer, folder, device)
         vae, unet = train_vae(recipe, images, folder, device), None
     else:
-        encoder = CLIPTextModel.from_pretrained(start, subfolder="text_encoder", dtype=torch.float32).eval()
-        vae = AutoencoderKL.from_pretrained(start, subfolder="vae", torch_dtype=torch.float32).to(device)
-        unet = UNet2DConditionModel.from_pretrained(start, subfolder="unet", torch_dtype=torch.float32)
+        parts = StableDiffusionPipeline.from_pretrained(start, dtype=torch.float32, local_files_only=True)
+        encoder, vae, unet = parts.text_encoder, parts.vae.to(device), parts.unet
     stored = folder / "latents.safetensors"
     if not stored.exists():
         latents = encode(vae, images, device) * vae.config.scaling_factor

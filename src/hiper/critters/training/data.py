@@ -1,4 +1,7 @@
-"""The training pictures, rendered once into a memory-mapped array; a killed rendering goes on where it stopped."""
+"""The training pictures, and where their details are, each rendered once into a memory-mapped array.
+
+A killed rendering goes on where it stopped.
+"""
 
 from __future__ import annotations
 

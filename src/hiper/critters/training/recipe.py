@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Sizes and durations of the four trainings; the defaults are those of the weights in the package."""
+    """Sizes and durations of the four trainings; the defaults are those of the weights in the package.
+
+    Their denoiser has gone on from there (docs/critters.md): its first `unet_steps` had no weights on details.
+    """
 
     seed: int = 0
     scenes: int = 48_000
