@@ -45,6 +45,8 @@ def main() -> None:
     arguments = vars(parser.parse_args())
     folder, start = arguments.pop("out"), arguments.pop("start")
     device = torch.device(arguments.pop("device"))
+    if start is not None and not (start / "model_index.json").is_file():
+        parser.error(f"--start {str(start)!r} has no model_index.json; name a diffusers folder")
     run(Recipe(**arguments), folder, device, start)
 
 
