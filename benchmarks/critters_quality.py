@@ -3,7 +3,8 @@
     python benchmarks/critters_quality.py [--count 500] [--training 48000] [--out benchmarks/critters_quality.json]
 
 autoencoder: PSNR of fresh pictures. captions: how often the attribute reader finds what a bare caption names. words:
-how often the identity reader finds what a full caption spells out, of what it can read in the world's own picture.
+how often the identity reader finds what a full caption spells out, of what is legible in the world's own picture; words
+in the world: the same in the world's pictures of other animals of those words, the most that can be reached.
 memory: distance from a sample to the nearest training picture, beside that of a fresh picture of the world.
 padding: how far a picture moves when the last rows alone are another sentence's, beside another seed's picture.
 Default sampler, steps and guidance throughout. The reader's own figures come first: nothing is better known than they.
@@ -15,6 +16,7 @@ import argparse
 import json
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +67,7 @@ def psnr(backbone: Backbone, pictures: Sequence[Image.Image]) -> float:
 
 
 def followed(kind: Kind, scenes: Sequence[Scene], pictures: Sequence[Image.Image]) -> Shares:
-    """Share of pictures in which each attribute is read as meant, of those where it can be read in the truth."""
+    """Share of pictures in which each attribute is read as meant, of those where it is legible in the truth."""
     reader = load_reader(kind)
     found = reader.read(pictures)
     legible = reader.read([render(scene) for scene in scenes])
@@ -74,11 +76,17 @@ def followed(kind: Kind, scenes: Sequence[Scene], pictures: Sequence[Image.Image
         hits = [
             mine.values[name] == true_values(scene, kind)[name]
             for mine, world, scene in zip(found, legible, scenes, strict=True)
-            if world.values[name] == true_values(scene, kind)[name]
+            if world.legible.get(name) == true_values(scene, kind)[name]
         ]
         shares[name] = round(statistics.mean(hits), 3)
         shares[f"{name} (n)"] = len(hits)
     return shares
+
+
+def twin(scene: Scene, other: Scene) -> Scene:
+    """Another animal in another view, of which a full caption says the same: the marks of `other`, for instance."""
+    words = {name: getattr(scene.identity, name) for name in FIELDS["identity"]}
+    return replace(scene, identity=replace(other.identity, **words), view=other.view)
 
 
 def nearest(pictures: Sequence[Image.Image], training: torch.Tensor) -> float:
@@ -131,6 +139,8 @@ def main() -> None:
     tell("captions", followed("caption", scenes, bare))
     full = draw(backbone, [backbone.encode(full_caption(scene)) for scene in scenes])
     tell("words", followed("identity", scenes, full))
+    twins = [twin(scene, draw_scene(FIRST + count + number)) for number, scene in enumerate(scenes)]
+    tell("words in the world", followed("identity", scenes, [render(scene) for scene in twins]))
     tell("captions with words", followed("caption", scenes, full))
     training = torch.cat([_small([render(draw_scene(i))]) for i in range(arguments.training)])
     tell("memory", {"samples": nearest(bare, training), "fresh pictures": nearest(truths, training)})

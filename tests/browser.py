@@ -25,8 +25,6 @@ ARGUMENTS = (
 )
 PATIENCE = 120_000.0
 """Milliseconds after which a test gives up waiting."""
-SETTLING = 500.0
-"""Milliseconds that the page gets after a number was filled in."""
 expect.set_options(timeout=PATIENCE)
 
 
@@ -98,10 +96,6 @@ class Visit:
             expect(field).not_to_have_value("")  # the page fills it in a moment after it appears
             field.fill(str(value))
             field.press("Tab")
-            self.page.wait_for_timeout(SETTLING)  # a page still settling puts the old number back
-            if field.input_value() != str(value):
-                field.fill(str(value))
-                field.press("Tab")
 
     def shows(self, text: str) -> None:
         expect(self.page.get_by_text(text).first).to_be_visible()

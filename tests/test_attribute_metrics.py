@@ -38,10 +38,15 @@ def test_the_unchanged_source_is_no_edit() -> None:
 
 
 def test_what_the_true_answer_does_not_show_is_not_counted() -> None:
-    true = {"primary": "red", "secondary": "white", "collar": "blue"}
+    true = {"primary": "red", "secondary": "white", "collar": "blue", "eyes": "green"}
     legible = {"primary": "red", "secondary": "black", "collar": "blue"}
-    found = {"primary": "red", "secondary": "white", "collar": "none"}
-    assert identity_match(found, legible, true) == {"primary": 1.0, "secondary": None, "collar": 0.0}
+    found = {"primary": "red", "secondary": "white", "collar": "none", "eyes": "green"}
+    assert identity_match(found, legible, true) == {
+        "primary": 1.0,
+        "secondary": None,
+        "collar": 0.0,
+        "eyes": None,
+    }
 
 
 def test_the_distance_of_grey_levels_is_their_lightness() -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 from hiper.bench.base import Case, Metric, Scores, Suite, Truth
 from hiper.critters import world
 from hiper.critters.captions import bare_caption, full_caption, species_caption
-from hiper.critters.reader import AttributeReader, Kind, load_reader, true_values
+from hiper.critters.reader import AttributeReader, Kind, Reading, load_reader, true_values
 from hiper.critters.render import SIZE, render, subject_mask
 from hiper.critters.world import Scene, draw_scene
 from hiper.errors import OptionError
@@ -124,11 +124,11 @@ class CrittersSuite(Suite):
             raise TypeError("a case of another suite")
         picture = picture.resize((SIZE, SIZE), Image.Resampling.BOX)
         truth = case.truth
-        found = self._read("caption", picture)
+        found = self._read("caption", picture).values
         source, target = true_values(case.before, "caption"), true_values(case.after, "caption")
         identity = attributes.identity_match(
-            self._read("identity", picture),
-            self._read("identity", truth.image),
+            self._read("identity", picture).values,
+            self._read("identity", truth.image).legible,
             true_values(case.after, "identity"),
         )
         return {
@@ -144,8 +144,8 @@ class CrittersSuite(Suite):
     def _readers(self) -> Mapping[Kind, AttributeReader]:
         return {"caption": load_reader("caption"), "identity": load_reader("identity")}
 
-    def _read(self, kind: Kind, picture: Image.Image) -> Mapping[str, str]:
-        return self._readers[kind].read([picture])[0].values
+    def _read(self, kind: Kind, picture: Image.Image) -> Reading:
+        return self._readers[kind].read([picture])[0]
 
 
 def _edited(before: Scene, kind: str, rng: np.random.Generator) -> Scene:

@@ -41,9 +41,10 @@ def source_leak(found: Values, source: Values, target: Values) -> float:
 def identity_match(found: Values, legible: Values, true: Values) -> dict[str, float | None]:
     """Per attribute of identity 1 when `found` is the `true` value, else 0: higher is better.
 
-    legible: what the same reader sees in the true answer. None where it is wrong there (the colour of a pencil sketch,
-    the second colour of a plain coat): nobody could be right by more than luck.
+    legible: what the same reader surely sees in the true answer. None where that is wrong or missing (the colour of
+    a pencil sketch, the eyes of a sleeper): nobody could be right by more than luck.
     """
     return {
-        name: float(found[name] == value) if legible[name] == value else None for name, value in true.items()
+        name: float(found[name] == value) if legible.get(name) == value else None
+        for name, value in true.items()
     }

@@ -40,9 +40,12 @@ def build(studio: Studio) -> gr.Blocks:
             with gr.Tab("Library", id="library"):
                 library = library_page()
         everything = [*_parts(learn), *_parts(draw), *_parts(library), choice, names, drawn, tabs]
+        drawing_shows = [
+            draw.start, draw.search, draw.stop, draw.status, draw.gallery, draw.compare, draw.archive, drawn
+        ]  # fmt: skip
         shelf = Shelf(studio, library, draw, choice=choice, names=names, tabs=tabs)
         _wire_learning(Learning(studio, learn, shelf), learn, everything)
-        _wire_drawing(Drawing(studio, draw, choice=choice, drawn=drawn), draw, choice, drawn, everything)
+        _wire_drawing(Drawing(studio, draw, choice=choice, drawn=drawn), draw, choice, drawn, drawing_shows)
         learn.go_on.click(lambda: gr.update(selected="draw"), None, tabs, **_AT_ONCE, **_QUIET)
         library.shelf.select(shelf.choose, [names], everything, **_AT_ONCE, **_QUIET)
         library.upload.upload(shelf.bring, [library.upload], everything, **_AT_ONCE, **_QUIET)
@@ -70,20 +73,27 @@ def _wire_learning(learning: Learning, page: LearnPage, everything: list[Any]) -
     began = page.start.click(learning.began, None, everything, **_AT_ONCE, **_QUIET)
     running = began.then(learning.learn, inputs, everything, **_AT_ONCE, **_QUIET)
     running.failure(learning.idle, None, everything, **_AT_ONCE, **_QUIET)
-    page.preset.input(learning.preset_chosen, [page.preset], everything, **_AT_ONCE, **_QUIET)
+    numbers = [page.steps, page.rows, page.rate]
+    page.preset.input(learning.preset_chosen, [page.preset], numbers, **_AT_ONCE, **_QUIET)
     page.stop.click(learning.stop, None, everything, **_AT_ONCE, **_QUIET)
 
 
-def _wire_drawing(drawing: Drawing, page: DrawPage, choice: Any, drawn: Any, everything: list[Any]) -> None:
+def _wire_drawing(drawing: Drawing, page: DrawPage, choice: Any, drawn: Any, shows: list[Any]) -> None:
     for button, searching in ((page.start, False), (page.search, True)):
-        began = button.click(drawing.began, None, everything, **_AT_ONCE, **_QUIET)
-        job = began.then(
-            drawing.handler(searching=searching), drawing.inputs, everything, **_AT_ONCE, **_QUIET
-        )
-        job.failure(drawing.idle, None, everything, **_AT_ONCE, **_QUIET)
-    page.stop.click(drawing.stop, None, everything, **_AT_ONCE, **_QUIET)
-    page.gallery.select(drawing.compare, [choice, drawn], everything, **_AT_ONCE, **_QUIET)
+        began = button.click(drawing.began, None, shows, **_AT_ONCE, **_QUIET)
+        job = began.then(drawing.handler(searching=searching), drawing.inputs, shows, **_AT_ONCE, **_QUIET)
+        job.failure(drawing.idle, None, shows, **_AT_ONCE, **_QUIET)
+    page.stop.click(drawing.stop, None, shows, **_AT_ONCE, **_QUIET)
+    page.gallery.select(drawing.compare, [choice, drawn], shows, **_AT_ONCE, **_QUIET)
+
+
+_TYPED = {
+    LearnPage: {"preset", "steps", "rows", "rate", "seed", "previews"},
+    DrawPage: {"sentences", "images", "seed", "negative", "candidates"},
+    LibraryPage: set[str](),
+}
+"""What a person fills in and no handler changes: as an output it could be put back while it is filled in."""
 
 
 def _parts(page: LearnPage | DrawPage | LibraryPage) -> list[Any]:
-    return [getattr(page, each.name) for each in fields(page)]
+    return [getattr(page, each.name) for each in fields(page) if each.name not in _TYPED[type(page)]]
