@@ -24,7 +24,7 @@ from hiper.critters.training.loop import train
 from hiper.critters.training.recipe import Recipe
 from hiper.critters.world import Scene, draw_scene
 
-BATCH, RATE, STEPS = 64, 2e-3, 2400
+BATCH, RATE, STEPS = 64, 2e-3, 6000
 FRESH = 4 * 10**9
 """First seed of the pictures a reader is examined on."""
 
@@ -57,7 +57,8 @@ def train_reader(
     def loss(step: int, generator: torch.Generator) -> Tensor:
         index = torch.randint(len(images), (BATCH,), generator=generator).sort().values
         x = torch.from_numpy(images[index.numpy()]).permute(0, 3, 1, 2).float() / 127.5 - 1
-        x = blurred(x, generator).to(device)
+        mirrored = torch.rand(len(x), 1, 1, 1, generator=generator) < 0.5
+        x = blurred(torch.where(mirrored, x.flip(-1), x), generator).to(device)
         with torch.autocast(device.type, torch.bfloat16):
             logits = reader(x)
         parts = [F.cross_entropy(logits[name].float(), truth[name][index].to(device)) for name in logits]
