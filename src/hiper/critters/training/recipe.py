@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Sizes and durations of the four trainings; the defaults are those of the weights in the package.
+    """Sizes and durations of the trainings; the defaults are those of the weights in the package.
 
-    Their denoiser has gone on from there (docs/critters.md): its first `unet_steps` had no weights on details.
+    Their denoiser came to as many steps in three parts (docs/critters.md), the first of which had no weights on details.
     """
 
     seed: int = 0
@@ -31,7 +31,7 @@ class Recipe:
 
     unet_channels: tuple[int, ...] = (64, 128, 160)
     unet_heads: int = 2
-    unet_steps: int = 4_800
+    unet_steps: int = 18_800
     unet_batch: int = 32
     unet_rate: float = 2e-3
     caption_dropout: float = 0.1
@@ -40,9 +40,9 @@ class Recipe:
     noise_bias: float = 0.7
     """Noise levels are drawn as u ** noise_bias, u uniform: below 1 favours heavy noise, where words decide."""
 
-    animal_weight: float = 1.0
+    animal_weight: float = 3.0
     """Added weight of errors on the animal, relative to the background's 1."""
-    detail_weight: float = 5.0
+    detail_weight: float = 7.0
     """Added weight of errors on eyes and collar."""
 
     train_timesteps: int = 1000
