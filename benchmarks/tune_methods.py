@@ -57,8 +57,8 @@ SPACES: Mapping[str, Mapping[str, Draw]] = {
         "rank": one_of(2, 4, 8, 16),
     },
     "hiper": {
-        "learning_rate": log_uniform(1e-2, 2e-1),
-        "steps": one_of(50, 100, 200),
+        "learning_rate": log_uniform(3e-2, 3e-1),
+        "steps": one_of(40, 80, 160),
         "strength": uniform(0.6, 1.1),
     },
     "imagic": {
