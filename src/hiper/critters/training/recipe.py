@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class Recipe:
     """Sizes and durations of the trainings; the defaults are those of the weights in the package.
 
-    Their denoiser came to as many steps in three parts (docs/critters.md), the first of which had no weights on details.
+    Their denoiser came to as many steps in three parts (docs/critters.md), the first without weights on details.
     """
 
     seed: int = 0
