@@ -12,6 +12,7 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+import hiper
 from hiper.critters.render import render, subject_mask
 from hiper.critters.training.__main__ import run
 from hiper.critters.training.data import details
@@ -31,6 +32,9 @@ TINY = Recipe(
     unet_channels=(16, 16),
     unet_steps=2,
     unet_batch=2,
+    tail_pairs=4,
+    tail_steps=2,
+    tail_batch=2,
 )
 
 
@@ -69,6 +73,9 @@ def test_the_recipe_ends_in_a_folder_that_plain_diffusers_runs(tmp_path: Path) -
     pipe.set_progress_bar_config(disable=True)
     picture = pipe("a sitting cat", num_inference_steps=1, output_type="np").images
     assert picture.shape == (1, 64, 64, 3)
+    encoder = hiper.load_backbone(folder).tail_encoder
+    assert encoder is not None
+    assert encoder.guess(torch.zeros(1, 10, 16, 16)).shape == (TINY.tail, TINY.text_width)
     again = run(replace(TINY, unet_steps=2), tmp_path, torch.device("cpu"))
     assert again == folder
 

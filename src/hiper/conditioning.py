@@ -21,7 +21,7 @@ from hiper.seeds import generator
 Placement = Literal["replace", "append", "after-words", "random"]
 PLACEMENTS: tuple[Placement, ...] = get_args(Placement)
 
-Initial = Literal["caption", "zeros", "random", "padding-mean"]
+Initial = Literal["caption", "zeros", "random", "padding-mean", "guess"]
 
 END_OF_SENTENCE = "(the end mark)"
 
@@ -65,12 +65,19 @@ def take_tail(conditioning: Conditioning, count: int) -> Tensor:
     return torch.cat([rows * (1 + 0.01 * i) for i in reversed(range(rounds))])[-count:].clone()
 
 
-def initial_tail(conditioning: Conditioning, count: int, initial: Initial, random: torch.Generator) -> Tensor:
+def initial_tail(
+    conditioning: Conditioning,
+    count: int,
+    initial: Initial,
+    random: torch.Generator,
+    guessed: Tensor | None = None,
+) -> Tensor:
     """Return a new float32 tensor [tail, embed], where a fit starts from.
 
     caption: the caption's own last rows (the paper); zeros; random: of random directions, as long as those rows;
     padding-mean: the mean of the caption's padding, `count` times. Rows that start alike stay alike, for the denoiser
-    does not see their order: zeros and padding-mean learn one row that counts `count` times.
+    does not see their order: zeros and padding-mean learn one row that counts `count` times. guess: the directions
+    of `guessed` [any, embed], as long as those rows; what it has too few stay the caption's own.
 
     OptionError for padding-mean of a caption that leaves no padding.
     """
@@ -81,6 +88,12 @@ def initial_tail(conditioning: Conditioning, count: int, initial: Initial, rando
         return random_rows(own, random)
     if initial == "caption":
         return own
+    if initial == "guess":
+        assert guessed is not None
+        taken = min(count, len(guessed))
+        rows = torch.cat([own[: count - taken], guessed[:taken].to(own)])
+        keep_norms(rows, torch.linalg.vector_norm(own, dim=1, keepdim=True))
+        return rows
     if conditioning.words >= conditioning.length:
         raise OptionError("initial is 'padding-mean', but the caption leaves no padding; shorten the caption")
     return conditioning.rows[0, conditioning.words :].detach().float().mean(0).expand(count, -1).clone()

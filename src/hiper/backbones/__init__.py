@@ -178,6 +178,7 @@ def _class_for(pipeline: str, what: str) -> Any:
 
 def _from_folder(folder: Path, name: str, revision: str, guidance: float | None, how: Loading) -> Backbone:
     from hiper.backbones.weights import check_components, read_index
+    from hiper.tail_encoder import FILE, TailEncoder
 
     if not folder.is_dir():
         raise BackboneError(
@@ -193,6 +194,8 @@ def _from_folder(folder: Path, name: str, revision: str, guidance: float | None,
             stacklevel=4,
         )
     backbone: Backbone = kind.from_folder(folder, name=name, revision=revision, guidance=guidance, how=how)
+    if (folder / FILE).is_file():
+        backbone.tail_encoder = TailEncoder.load(folder / FILE, backbone.latent_shape, backbone.embed)
     return backbone
 
 

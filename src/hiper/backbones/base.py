@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from hiper.conditioning import Conditioning, Placement
 from hiper.errors import OptionError
 from hiper.nearest import suggestion
+from hiper.tail_encoder import TailEncoder
 
 Scheduler = Literal["ddim", "dpm++", "dpm++-karras", "unipc", "unipc-karras", "euler", "pndm", "flow-euler"]
 UNET_SCHEDULERS: tuple[Scheduler, ...] = (
@@ -93,6 +94,7 @@ class Backbone(ABC):
     size_multiple:    what a picture's sides are multiples of, in pixels
     quantised:        how the denoiser's weights are packed, "nf4" or "int8"; "" where they are not
     denoiser_name:    the library's name of the denoiser, by which others load what belongs to it
+    tail_encoder:     guesses a tail from a picture's latents, where the model's folder has one
     takes_turns:      text encoders and all the rest are never in the device's memory together
     offers:           what a method may ask for in its `needs`:
                       "rows" (all), "trajectory" (`step` goes up and down between noise levels), "vocabulary"
@@ -117,6 +119,7 @@ class Backbone(ABC):
     size_multiple: int = 8
     placement: Placement = "replace"
     quantised: str = ""
+    tail_encoder: TailEncoder | None = None
     denoiser_name: ClassVar[str]
     offers: frozenset[str] = frozenset({"rows"})
 

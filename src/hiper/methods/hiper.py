@@ -80,6 +80,7 @@ PRESETS: Mapping[str, Mapping[str, object]] = {
         "keep": "mean",
         "sampling": "stratified",
         "t_min": 0.5,
+        "initial": None,
         "guidance": None,
     },
     "published": {**_PUBLISHED, "guidance": None},
@@ -106,8 +107,11 @@ class HiPerOptions(Options):
         ),
     ] = None
     initial: Annotated[
-        Initial,
-        Spec("the tail before it is learnt: the caption's last rows, zeros, random rows, or padding-mean"),
+        Initial | None,
+        Spec(
+            "the tail before it is learnt: the caption's last rows, zeros, random rows, padding-mean, or what the"
+            " model's tail encoder guesses; none: guess where the model has one, else caption"
+        ),
     ] = "caption"
     unit: Annotated[
         Literal["numbers", "rows"],
@@ -273,7 +277,7 @@ class _Begun:
         for note in tail_notes(caption, options.tail, _placement(options), options.seed):
             warnings.warn(f"caption: {note}", HiperWarning, stacklevel=4)
         objective = _objective(backbone, subject, caption, options, random)
-        tail = initial_tail(caption, options.tail, options.initial, random)
+        tail = _first_tail(backbone, caption, objective.latents, options, random)
         turn = Turn(
             objective=objective,
             parameters={TAIL: tail.requires_grad_()},
@@ -306,6 +310,20 @@ def _ended(begun: Outcome[_Begun], fitted: Outcome[Fitted] | None) -> Outcome[Ar
 def _placement(options: HiPerOptions) -> Placement:
     assert options.placement is not None
     return options.placement
+
+
+def _first_tail(
+    backbone: Backbone, caption: Conditioning, latents: Tensor, options: HiPerOptions, random: torch.Generator
+) -> Tensor:
+    assert options.initial is not None
+    if options.initial != "guess":
+        return initial_tail(caption, options.tail, options.initial, random)
+    if backbone.tail_encoder is None:
+        raise OptionError(
+            f"initial is 'guess', but {backbone.id} has no tail encoder; allowed are caption, zeros, random and"
+            " padding-mean"
+        )
+    return initial_tail(caption, options.tail, "guess", random, backbone.tail_encoder.guess(latents))
 
 
 def _objective(

@@ -61,6 +61,7 @@ def settled(options: O, backbone: Backbone) -> O:
     """Fill in what was left to the model, and draw a seed where one is to be drawn."""
     own: dict[str, Any] = {
         "placement": backbone.placement,
+        "initial": "guess" if backbone.tail_encoder is not None else "caption",
         "guidance": backbone.default_guidance,
         "edit_steps": backbone.default_steps,
         "scheduler": backbone.schedulers[0],

@@ -14,15 +14,15 @@ from pathlib import Path
 
 import torch
 from diffusers import StableDiffusionPipeline
-from safetensors.torch import load_file, save_file
 
 from hiper.critters.training.assemble import assemble
 from hiper.critters.training.data import details, pictures
 from hiper.critters.training.recipe import Recipe
+from hiper.critters.training.tail import add_tail_encoder
 from hiper.critters.training.text import train_text_encoder
 from hiper.critters.training.tokenizer import build_tokenizer
 from hiper.critters.training.unet import train_unet
-from hiper.critters.training.vae import encode, train_vae
+from hiper.critters.training.vae import stored_latents, train_vae
 
 
 def main() -> None:
@@ -34,7 +34,9 @@ def main() -> None:
         "--out", type=Path, required=True, help="folder for pictures, checkpoints and weights"
     )
     parser.add_argument(
-        "--start", type=Path, help="diffusers folder to go on from: its denoiser is trained, the rest kept"
+        "--start",
+        type=Path,
+        help="diffusers folder to go on from: its denoiser is trained, its encoders kept",
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     for field in fields(Recipe):
@@ -51,7 +53,7 @@ def main() -> None:
 
 
 def run(recipe: Recipe, folder: Path, device: torch.device, start: Path | None = None) -> Path:
-    """All stages, or only the denoiser's where there is a folder to start from; returns the weights' folder."""
+    """All stages, or the last two where there is a folder to start from; returns the weights' folder."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tokenizer()
     images = pictures(folder, recipe.scenes)
@@ -61,18 +63,13 @@ def run(recipe: Recipe, folder: Path, device: torch.device, start: Path | None =
     else:
         parts = StableDiffusionPipeline.from_pretrained(start, dtype=torch.float32, local_files_only=True)
         encoder, vae, unet = parts.text_encoder, parts.vae.to(device), parts.unet
-    stored = folder / "latents.safetensors"
-    if not stored.exists():
-        latents = encode(vae, images, device) * vae.config.scaling_factor
-        partial = stored.with_suffix(".partial")
-        save_file({"latents": latents.half().contiguous()}, partial)
-        partial.replace(stored)
     where = details(folder, recipe.scenes)
-    unet = train_unet(
-        recipe, load_file(stored)["latents"], where, encoder, tokenizer, folder, device, start=unet
-    )
+    latents = stored_latents(folder / "latents.safetensors", vae, images, device)
+    unet = train_unet(recipe, latents, where, encoder, tokenizer, folder, device, start=unet)
     fresh = build_tokenizer()  # the other one remembers how it padded
-    return assemble(recipe, fresh, encoder, vae, unet, folder / "weights")
+    weights = assemble(recipe, fresh, encoder, vae, unet, folder / "weights")
+    add_tail_encoder(recipe, latents, folder, weights, device)
+    return weights
 
 
 if __name__ == "__main__":

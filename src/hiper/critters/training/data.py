@@ -22,6 +22,8 @@ from hiper.critters.world import Scene, draw_scene
 
 Pictures = NDArray[np.uint8]
 CHUNK = 500
+COUNTERPARTS = 7 * 10**9
+"""Added to a seed: scenes that no other training, test or suite draws from."""
 
 
 def pictures(folder: Path, count: int) -> Pictures:
@@ -32,6 +34,22 @@ def pictures(folder: Path, count: int) -> Pictures:
 def details(folder: Path, count: int) -> Pictures:
     """[count, height, width, 2] where the animals and where their eyes and collars are, 0 to 255."""
     return _stored(folder, "details", (count, SIZE, SIZE, 2), _detail_chunk)
+
+
+def counterpart(seed: int) -> Scene:
+    """The scene of another seed with this one's animal in it: the same identity, all else drawn anew."""
+    scene, other = draw_scene(seed), draw_scene(COUNTERPARTS + seed)
+    return replace(other, species=scene.species, identity=scene.identity)
+
+
+def counterparts(folder: Path, count: int) -> Pictures:
+    """[count, height, width, 3] 8-bit pictures of the counterparts of the scenes 0 to count - 1."""
+    return _stored(folder, "counterparts", (count, SIZE, SIZE, 3), _counterpart_chunk)
+
+
+def counterpart_details(folder: Path, count: int) -> Pictures:
+    """[count, height, width, 2], as `details`."""
+    return _stored(folder, "counterpart-details", (count, SIZE, SIZE, 2), _counterpart_detail_chunk)
 
 
 def _stored(folder: Path, name: str, shape: tuple[int, ...], make: Callable[[range], Pictures]) -> Pictures:
@@ -52,6 +70,14 @@ def _stored(folder: Path, name: str, shape: tuple[int, ...], make: Callable[[ran
 
 def _render_chunk(seeds: range) -> Pictures:
     return np.stack([np.asarray(render(draw_scene(seed))) for seed in seeds])
+
+
+def _counterpart_chunk(seeds: range) -> Pictures:
+    return np.stack([np.asarray(render(counterpart(seed))) for seed in seeds])
+
+
+def _counterpart_detail_chunk(seeds: range) -> Pictures:
+    return np.stack([_details(counterpart(seed)) for seed in seeds])
 
 
 def _detail_chunk(seeds: range) -> Pictures:

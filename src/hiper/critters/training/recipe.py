@@ -45,5 +45,12 @@ class Recipe:
     detail_weight: float = 7.0
     """Added weight of errors on eyes and collar."""
 
+    tail: int = 5
+    """Rows that the tail encoder guesses."""
+    tail_pairs: int = 24_000
+    tail_steps: int = 2_400
+    tail_batch: int = 32
+    tail_rate: float = 2e-3
+
     train_timesteps: int = 1000
     prediction_type: str = "v_prediction"

@@ -50,8 +50,8 @@ def noise_scheduler(recipe: Recipe) -> DDPMScheduler:
     )
 
 
-def _importance(recipe: Recipe, details: Pictures, side: int) -> Tensor:
-    """[batch, 1, side, side] 1 or more: an eye is a hundredth of the picture and as much of an identity as a coat."""
+def importance(recipe: Recipe, details: Pictures, side: int) -> Tensor:
+    """[batch, 1, side, side], 1 or more: an eye is a hundredth of the picture and as much of an identity as a coat."""
     where = functional.adaptive_avg_pool2d(torch.from_numpy(details).permute(0, 3, 1, 2).float() / 255, side)
     return 1 + recipe.animal_weight * where[:, :1] + recipe.detail_weight * where[:, 1:]
 
@@ -99,7 +99,7 @@ def train_unet(
             with torch.no_grad():
                 rows = encoder(tokens(tokenizer, captions).to(device)).last_hidden_state
             predicted = unet(noisy.to(device), t.to(device), rows).sample
-        weight = _importance(recipe, details[index.numpy()], x.shape[-1]).to(device)
+        weight = importance(recipe, details[index.numpy()], x.shape[-1]).to(device)
         error: Tensor = ((predicted.float() - target.to(device)).square() * weight).mean() / weight.mean()
         return error
 

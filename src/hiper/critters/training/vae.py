@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hiper.critters.render import SIZE
@@ -81,3 +82,13 @@ def encode(vae: AutoencoderKL, pictures: Pictures, device: torch.device) -> Tens
                 vae.encode(_tensor(pictures[start : start + 64]).to(device)).latent_dist.mean.float().cpu()
             )
     return torch.cat(parts)
+
+
+def stored_latents(path: Path, vae: AutoencoderKL, pictures: Pictures, device: torch.device) -> Tensor:
+    """[count, channels, height, width] scaled, half precision; computed once and kept at `path`."""
+    if not path.exists():
+        latents = encode(vae, pictures, device) * vae.config.scaling_factor
+        partial = path.with_suffix(".partial")
+        save_file({"latents": latents.half().contiguous()}, partial)
+        partial.replace(path)
+    return load_file(path)["latents"]
