@@ -46,20 +46,22 @@ SLOTS = 8
 _RAISED = "schedule=cosine,learning_rate=0.1"
 _HEAVY = f"{_RAISED},t_min=0.5"
 _KEPT = "schedule=cosine,t_min=0.5,unit=rows,norm=kept,learning_rate=0.15"
+_MEAN = "hiper,initial=caption"
 IDEAS: Mapping[str, Sequence[str]] = {
     "the paper": [f"hiper:paper,steps={steps},{DRAWN}" for steps in (50, 200)] + [PAPER],
     "+ step size 0.1, cosine": [f"hiper:paper,{_RAISED},steps={steps},{DRAWN}" for steps in (20, 40, 80)],
     "+ heavy noise only": [f"hiper:paper,{_HEAVY},steps={steps},{DRAWN}" for steps in (20, 40, 80)],
     "+ rows keep their length": [f"hiper:paper,{_KEPT},steps={steps},{DRAWN}" for steps in (20, 40, 80)],
-    "+ mean of the second half (default)": [f"hiper,steps={steps}" for steps in (10, 20, 40, 80)],
-    "default, 4 levels a step": [f"hiper,batch=4,steps={steps},learning_rate=0.3" for steps in (5, 10)],
+    "+ mean of the second half": [f"{_MEAN},learning_rate=0.15,steps={steps}" for steps in (10, 20, 40, 80)],
+    "+ a guessed start (default)": ["hiper,steps=1"] + [f"hiper,steps={steps}" for steps in (10, 20, 40, 80)],
+    "4 levels a step": [f"{_MEAN},batch=4,learning_rate=0.3,steps={steps}" for steps in (5, 10)],
     "strength": [f"hiper,strength={strength}" for strength in (0.6, 1.0)],
     "the paper, drawn its own way": ["hiper:paper"],
     "yardsticks": ["none", "truth"],
 }
-CURVES = 5
+CURVES = 6
 """The first so many ideas are lines of the figure."""
-METRICS = ("colour_distance", "edit_success", "picture_distance", "source_leak")
+METRICS = ("colour_distance", "edit_success", "primary", "secondary", "pattern", "collar", "eyes")
 
 
 def fit_missing(
@@ -93,7 +95,7 @@ def _save(outcome: Outcome[hiper.Artifact], path: Path) -> None:
 
 
 def count(backbone: Backbone) -> dict[str, int]:
-    """Count the FLOPs of one noise level: `step`, with its gradient, and `forward`, without."""
+    """Count the FLOPs of one noise level, `step` with its gradient and `forward` without, and of a `guess`."""
     told = backbone.encode("a dog")
     tail = take_tail(told, 5).requires_grad_()
     latents = torch.randn(1, *backbone.latent_shape, generator=generator(0))
@@ -106,15 +108,23 @@ def count(backbone: Backbone) -> dict[str, int]:
                 if name == "step":
                     torch.autograd.backward(predicted.square().mean())
             found[name] = counter.work().flops
+    if backbone.tail_encoder is not None:
+        with counting() as counter:
+            backbone.tail_encoder.guess(latents)
+        found["guess"] = counter.work().flops
     return found
 
 
 def cost(arm: Arm, flops: Mapping[str, int]) -> int | None:
-    """FLOPs of a fit: its steps, and the fixed batch before and after; None for an arm that fits nothing."""
+    """FLOPs of a fit: its steps, the fixed batch before and after, and the guess that it may start from.
+
+    None for an arm that fits nothing.
+    """
     if arm.yardstick is not None:
         return None
     levels = int(arm.options["steps"]) * int(arm.options["batch"])
-    return levels * flops["step"] + 2 * EVALUATIONS * flops["forward"]
+    guess = 0 if arm.options.get("initial") == "caption" else flops.get("guess", 0)
+    return levels * flops["step"] + 2 * EVALUATIONS * flops["forward"] + guess
 
 
 def table(report: Report, arms: Mapping[str, str], flops: Mapping[str, int]) -> list[dict[str, Any]]:

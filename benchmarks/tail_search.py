@@ -14,13 +14,17 @@ import argparse
 import json
 import math
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from PIL import ImageOps
+from torch import Tensor, nn
 
 import hiper
 from hiper.backbones.base import Backbone
@@ -28,6 +32,7 @@ from hiper.bench.critters_suite import CrittersSuite
 from hiper.conditioning import Conditioning
 from hiper.files import atomic_write
 from hiper.images import fit_square
+from hiper.methods.denoising import mask_weight
 from hiper.seeds import generator
 
 TAIL, CHUNK = 5, 24
@@ -38,17 +43,21 @@ LEVELS = (960, 880, 760, 620, 460, 300)
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
-    """How a tail is learnt. levels: noise levels seen in all; low: lowest noise level, of 0 to 1.
+    """How a tail is learnt. levels: noise levels seen in all; low, high: of 0 to 1, between which they lie.
 
     spread: "drawn" levels, or a low-discrepancy "sequence" over the steps; mirrored: every second noise is minus the
     one before, at the same level; averaged: share of the steps, the last ones, whose mean is kept; start: the caption's
-    own rows, or the mean of the other subjects' tails
+    own rows, the mean of the other subjects' tails, or what the model's tail encoder guesses; masked: the error counts
+    on the animal alone; turned: every second step sees the picture mirrored (augmentation); ranges: so many ranges of
+    noise levels have rows of their own, each learnt from as many levels (NeTI, arXiv:2305.15391); layers: so has every
+    layer of cross-attention (P+, arXiv:2303.09522)
     """
 
     levels: int = 40
     batch: int = 1
     rate: float = 0.15
     low: float = 0.5
+    high: float = 1.0
     cosine: bool = True
     kept: bool = True
     spread: Literal["drawn", "sequence"] = "drawn"
@@ -56,7 +65,11 @@ class Way:
     averaged: float = 0.0
     decay: float = 0.999
     update: Literal["adam", "row-adam", "muon"] = "adam"
-    start: Literal["caption", "mean"] = "caption"
+    start: Literal["caption", "mean", "guess"] = "caption"
+    masked: bool = False
+    turned: bool = False
+    ranges: int = 1
+    layers: bool = False
 
 
 WAYS: Mapping[str, Way] = {
@@ -77,14 +90,30 @@ WAYS: Mapping[str, Way] = {
     "one scale per row": Way(update="row-adam"),
     "orthogonal updates (Muon)": Way(update="muon"),
     "from the others' mean": Way(start="mean"),
+    "the error on the animal alone": Way(masked=True),
+    "mirrored pictures": Way(turned=True),
+    "rows for each of 2 ranges of noise": Way(ranges=2),
+    "the same, 80 levels": Way(ranges=2, levels=80),
+    "rows for each layer": Way(layers=True),
+    "the guess alone": Way(start="guess", levels=1, rate=0),
+    "from the guess": Way(start="guess"),
+    "from the guess, a fifth of the step size": Way(start="guess", rate=0.03),
+    "the same, constant, mean of the second half": Way(start="guess", rate=0.03, cosine=False, averaged=0.5),
+    "the same, 20 levels": Way(start="guess", rate=0.03, cosine=False, averaged=0.5, levels=20),
+    "the same, 80 levels ": Way(start="guess", rate=0.03, cosine=False, averaged=0.5, levels=80),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scenes:
-    """Latents and text rows: of the sources [subjects, ...], and of their edits [subjects x edits, ...]."""
+    """Latents and text rows: of the sources [subjects, ...], and of their edits [subjects x edits, ...].
+
+    turned, weight: latents of the mirrored sources, and where the animals are in the sources, of mean 1.
+    """
 
     latents: Tensor
+    turned: Tensor
+    weight: Tensor
     rows: Tensor
     edited: Tensor
     captions: Tensor
@@ -106,8 +135,12 @@ def scenes(backbone: Backbone, subjects: Sequence[str]) -> Scenes:
         return torch.cat([backbone.encode(each).rows for each in captions])
 
     truths = [case.truth for case in edits if case.truth is not None]
+    sources = [some[0].source for some in cases]
+    masks = [some[0].truth.source_mask for some in cases if some[0].truth is not None]
     return Scenes(
-        latents=latents([some[0].source for some in cases]),
+        latents=latents(sources),
+        turned=latents([ImageOps.mirror(each) for each in sources]),
+        weight=torch.cat([mask_weight(mask, backbone, "crop") for mask in masks]),
         rows=rows([some[0].source_caption for some in cases]),
         edited=latents([truth.image for truth in truths]),
         captions=rows([case.target_caption for case in edits]),
@@ -115,18 +148,46 @@ def scenes(backbone: Backbone, subjects: Sequence[str]) -> Scenes:
     )
 
 
-def losses(backbone: Backbone, latents: Tensor, rows: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-    """Mean squared error of each batch entry [batch]."""
+def losses(
+    backbone: Backbone, latents: Tensor, rows: Tensor, noise: Tensor, t: Tensor, weight: Tensor | None = None
+) -> Tensor:
+    """Mean squared error of each batch entry [batch]; rows [batch, 1 or cross-attention layers, length, embed]."""
     diffused = backbone.diffuse(latents, noise, t)
-    predicted = backbone.predict(diffused.noisy, t, Conditioning(rows=rows, words=1, prompt=""))
-    return (predicted - diffused.target).square().flatten(1).mean(1)
+    with told_by_layer(backbone, rows) if rows.shape[1] > 1 else nullcontext():
+        predicted = backbone.predict(diffused.noisy, t, Conditioning(rows=rows[:, 0], words=1, prompt=""))
+    error = (predicted - diffused.target).square()
+    return (error if weight is None else error * weight).flatten(1).mean(1)
 
 
-def truth_loss(backbone: Backbone, seen: Scenes, rows: Tensor) -> list[float]:
-    """Return the loss of each subject's true answers under `rows` [subjects x edits, length, embed]."""
-    total = torch.zeros(len(rows))
+def cross_attention(backbone: Backbone) -> list[nn.Module]:
+    """Return the layers that look at the text, in the order of their names."""
+    return [module for name, module in backbone.denoiser.named_modules() if name.endswith("attn2")]
+
+
+@contextmanager
+def told_by_layer(backbone: Backbone, rows: Tensor) -> Iterator[None]:
+    """Let every layer of cross-attention see rows of its own: [batch, layers, length, embed]."""
+    layers = cross_attention(backbone)
+    hooks = [
+        layer.register_forward_pre_hook(
+            lambda _, given, named, own=own: (given, {**named, "encoder_hidden_states": own}),
+            with_kwargs=True,
+        )
+        for layer, own in zip(layers, rows.unbind(1), strict=True)
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def truth_loss(backbone: Backbone, seen: Scenes, told: Callable[[int], Tensor]) -> list[float]:
+    """Return the loss of each subject's true answers; told: from a noise level to the edits' rows, see `losses`."""
+    total = torch.zeros(len(seen.edited))
     with torch.no_grad():
         for number, level in enumerate(LEVELS):
+            rows = told(level)
             noise = torch.randn(seen.edited.shape, generator=generator(number))
             for i in range(0, len(rows), CHUNK):
                 part = slice(i, i + CHUNK)
@@ -160,34 +221,52 @@ class Draw:
 
 
 def learn(backbone: Backbone, seen: Scenes, way: Way, start: Tensor) -> Tensor:
-    """Return the tails [subjects, tail, embed] that the way comes to from `start`."""
-    tails, norms = start.clone(), seen.rows[:, -TAIL:].norm(dim=2, keepdim=True)
+    """Return the tails [subjects, 1 or layers, tail, embed] that the way comes to.
+
+    start: [subjects, tail, embed].
+    """
+    layers = len(cross_attention(backbone)) if way.layers else 1
+    tails = start[:, None].repeat(1, layers, 1, 1)
+    norms = seen.rows[:, None, -TAIL:].norm(dim=-1, keepdim=True)
     first, second, past = torch.zeros_like(tails), torch.zeros_like(tails), []
     draws = [Draw(way, subject, seen.latents.shape[1:]) for subject in range(len(tails))]
     steps = way.levels // way.batch
     for step in range(steps):
-        gradient = _gradient(backbone, seen, way, tails, [draw.next() for draw in draws])
+        gradient = _gradient(backbone, seen, way, step, tails, [draw.next() for draw in draws])
         first = 0.9 * first + 0.1 * gradient
-        square = gradient.square().mean(2, keepdim=True) if way.update == "row-adam" else gradient.square()
+        square = gradient.square().mean(-1, keepdim=True) if way.update == "row-adam" else gradient.square()
         second = way.decay * second + (1 - way.decay) * square
         scale = (second / (1 - way.decay ** (step + 1))).sqrt() + 1e-12
         move = _orthogonal(first) if way.update == "muon" else first / (1 - 0.9 ** (step + 1)) / scale
         tails = tails - way.rate * (0.5 * (1 + math.cos(math.pi * step / steps)) if way.cosine else 1) * move
         if way.kept:
-            tails = tails / tails.norm(dim=2, keepdim=True) * norms
+            tails = tails / tails.norm(dim=-1, keepdim=True) * norms
         past.append(tails)
     return torch.stack(past[-max(1, round(way.averaged * steps)) :]).mean(0)
 
 
 def _gradient(
-    backbone: Backbone, seen: Scenes, way: Way, tails: Tensor, drawn: Sequence[tuple[Tensor, Tensor]]
+    backbone: Backbone,
+    seen: Scenes,
+    way: Way,
+    step: int,
+    tails: Tensor,
+    drawn: Sequence[tuple[Tensor, Tensor]],
 ) -> Tensor:
     own = tails.clone().requires_grad_()
-    rows = torch.cat([seen.rows[:, :-TAIL], own], dim=1).repeat_interleave(way.batch, 0)
-    places = torch.cat([places for _, places in drawn])
-    t = ((way.low + places * (1 - way.low)) * backbone.timesteps).long().clamp(max=backbone.timesteps - 1)
-    latents = seen.latents.repeat_interleave(way.batch, 0)
-    loss = losses(backbone, latents, rows, torch.cat([noise for noise, _ in drawn]), t).sum() / way.batch
+    rows = behind(seen.rows, own, 1.0).repeat_interleave(way.batch, 0)
+    places = way.low + torch.cat([places for _, places in drawn]) * (way.high - way.low)
+    t = (places * backbone.timesteps).long().clamp(max=backbone.timesteps - 1)
+    latents = seen.turned if way.turned and step % 2 else seen.latents
+    error = losses(
+        backbone,
+        latents.repeat_interleave(way.batch, 0),
+        rows,
+        torch.cat([noise for noise, _ in drawn]),
+        t,
+        seen.weight.repeat_interleave(way.batch, 0) if way.masked else None,
+    )
+    loss = error.sum() / way.batch
     (gradient,) = torch.autograd.grad(loss, own)
     return gradient
 
@@ -195,14 +274,24 @@ def _gradient(
 def _orthogonal(momentum: Tensor) -> Tensor:
     """All singular values set to one, then as long as a step of Adam (Muon)."""
     left, _, right = torch.linalg.svd(momentum, full_matrices=False)
-    orthogonal: Tensor = left @ right * momentum.shape[2] ** 0.5
+    orthogonal: Tensor = left @ right * momentum.shape[-1] ** 0.5
     return orthogonal
 
 
 def behind(captions: Tensor, tails: Tensor, strength: float) -> Tensor:
-    """Put each subject's tail behind the captions of its edits."""
-    edits = len(captions) // len(tails)
-    return torch.cat([captions[:, :-TAIL], strength * tails.repeat_interleave(edits, 0)], dim=1)
+    """Put each subject's tail [subjects, layers, tail, embed] behind the captions [subjects x edits, length, embed]."""
+    edits, layers = len(captions) // len(tails), tails.shape[1]
+    heads = captions[:, None, :-TAIL].expand(-1, layers, -1, -1)
+    return torch.cat([heads, strength * tails.repeat_interleave(edits, 0)], dim=2)
+
+
+def told_by_level(backbone: Backbone, seen: Scenes, way: Way, strength: float) -> Callable[[int], Tensor]:
+    """Learn, in each range of noise levels by itself, and return what stands behind the edits' captions at a level."""
+    start, width = start_of(backbone, seen, way), (way.high - way.low) / way.ranges
+    lows = [way.low + i * width for i in range(way.ranges)]
+    parts = [replace(way, low=low, high=low + width, levels=way.levels // way.ranges) for low in lows]
+    rows = [behind(seen.captions, learn(backbone, seen, part, start), strength) for part in parts]
+    return lambda level: rows[max(0, bisect_right(lows, level / backbone.timesteps) - 1)]
 
 
 def start_of(backbone: Backbone, seen: Scenes, way: Way) -> Tensor:
@@ -210,7 +299,12 @@ def start_of(backbone: Backbone, seen: Scenes, way: Way) -> Tensor:
     own = seen.rows[:, -TAIL:]
     if way.start == "caption":
         return own
-    tails = learn(backbone, seen, WAYS[REFERENCE], own)
+    if way.start == "guess":
+        assert backbone.tail_encoder is not None
+        guessed = torch.stack([backbone.tail_encoder.guess(each[None]) for each in seen.latents])
+        rows: Tensor = guessed / guessed.norm(dim=2, keepdim=True) * own.norm(dim=2, keepdim=True)
+        return rows
+    tails = learn(backbone, seen, WAYS[REFERENCE], own)[:, 0]
     return (tails.sum(0, keepdim=True) - tails) / (len(tails) - 1)
 
 
@@ -220,10 +314,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--backbone", default="critters")
     parser.add_argument("--subjects", type=int, default=6)
     parser.add_argument("--strength", type=float, default=0.8)
-    parser.add_argument("--only", nargs="+", choices=list(WAYS), default=list(WAYS))
+    parser.add_argument("--only", nargs="+", choices=list(WAYS), help="default: all that the model allows")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/tail_search.json"))
     given = parser.parse_args(arguments)
     backbone = hiper.load_backbone(given.backbone)
+    able = [name for name, way in WAYS.items() if way.start != "guess" or backbone.tail_encoder is not None]
+    names = [name for name in given.only or able if name in able]
     seen = scenes(backbone, [f"{number:03}" for number in range(given.subjects)])
     job = {
         "split": "tuning",
@@ -235,15 +331,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found: dict[str, list[float]] = record["losses"] if record.get("job") == job else {}
     with backbone.fitting():
         for name, rows in {"caption alone": seen.captions, "spelled out": seen.spelled_out}.items():
-            found[name] = found.get(name) or truth_loss(backbone, seen, rows)
-        for name in dict.fromkeys([REFERENCE, *given.only]):
+            found[name] = found.get(name) or truth_loss(backbone, seen, partial(_same, rows[:, None]))
+        for name in dict.fromkeys([REFERENCE, *names]):
             if name in found:
                 continue
-            tails = learn(backbone, seen, WAYS[name], start_of(backbone, seen, WAYS[name]))
-            found[name] = truth_loss(backbone, seen, behind(seen.captions, tails, given.strength))
+            found[name] = truth_loss(
+                backbone, seen, told_by_level(backbone, seen, WAYS[name], given.strength)
+            )
             atomic_write(given.out, f"{json.dumps({'job': job, 'losses': found})}\n".encode(), overwrite=True)
             print(gain(name, found), flush=True)
     print("\n".join(["", *(gain(name, found) for name in sorted(found, key=lambda each: sum(found[each])))]))
+
+
+def _same(rows: Tensor, level: int) -> Tensor:
+    return rows
 
 
 def gain(name: str, found: Mapping[str, Sequence[float]]) -> str:

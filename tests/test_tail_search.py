@@ -8,10 +8,24 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks.tail_search import TAIL, WAYS, Draw, Scenes, Way, behind, learn, main, scenes
+from benchmarks.tail_search import (
+    TAIL,
+    WAYS,
+    Draw,
+    Scenes,
+    Way,
+    behind,
+    cross_attention,
+    learn,
+    losses,
+    main,
+    scenes,
+    told_by_level,
+)
 from torch import Tensor
 
 from hiper.backbones.sd import SdBackbone
+from hiper.seeds import generator
 
 SHAPE = (4, 8, 8)
 
@@ -22,7 +36,7 @@ def seen(sd1: SdBackbone) -> Scenes:
 
 
 def tails(backbone: SdBackbone, seen: Scenes, way: Way) -> Tensor:
-    return learn(backbone, seen, way, seen.rows[:, -TAIL:])
+    return learn(backbone, seen, way, seen.rows[:, -TAIL:])[:, 0]
 
 
 def test_mirrored_noise_sums_to_nothing_at_one_level() -> None:
@@ -67,9 +81,40 @@ def test_an_orthogonal_update_moves_all_directions_alike(sd1: SdBackbone, seen: 
 
 def test_a_tail_stands_behind_the_captions_of_its_own_subject(seen: Scenes) -> None:
     own = torch.stack([torch.full((TAIL, seen.rows.shape[2]), value) for value in (1.0, 2.0)])
-    rows = behind(seen.captions, own, 0.8)
+    rows = behind(seen.captions, own[:, None], 0.8)[:, 0]
     assert torch.equal(rows[:, :-TAIL], seen.captions[:, :-TAIL])
     assert rows[:, -1, 0].tolist() == pytest.approx([0.8] * 4 + [1.6] * 4)
+
+
+def test_rows_for_each_layer_alike_do_what_one_tail_does(sd1: SdBackbone, seen: Scenes) -> None:
+    """The one tail's gradient is the sum of those of the layers' rows."""
+    count = len(cross_attention(sd1))
+    rows = behind(seen.rows, seen.rows[:, None, -TAIL:], 1.0)
+    noise, t = torch.randn(seen.latents.shape, generator=generator(0)), torch.full((len(rows),), 700)
+    one = rows.clone().requires_grad_()
+    own = rows.repeat(1, count, 1, 1).requires_grad_()
+    errors = [losses(sd1, seen.latents, each, noise, t) for each in (one, own)]
+    assert torch.allclose(errors[0], errors[1])
+    gradients = [torch.autograd.grad(e.sum(), r)[0] for e, r in zip(errors, (one, own), strict=True)]
+    assert torch.allclose(gradients[0][:, 0], gradients[1].sum(1), rtol=1e-3, atol=1e-6)
+    assert not torch.allclose(gradients[1][:, 0], gradients[1][:, 1])
+
+
+def test_ranges_of_noise_have_rows_of_their_own(sd1: SdBackbone, seen: Scenes) -> None:
+    told = told_by_level(sd1, seen, Way(levels=4, ranges=2), 1.0)
+    low, high = told(620), told(960)
+    assert torch.equal(low, told(300))
+    assert torch.equal(low[:, :, :-TAIL], high[:, :, :-TAIL])
+    alone = learn(sd1, seen, Way(levels=2, high=0.75), seen.rows[:, -TAIL:])
+    assert torch.allclose(low, behind(seen.captions, alone, 1.0))
+    assert not torch.allclose(low, high)
+
+
+def test_the_weight_and_the_mirror_change_what_is_learnt(sd1: SdBackbone, seen: Scenes) -> None:
+    plain = tails(sd1, seen, Way(levels=2))
+    for way in (Way(levels=2, masked=True), Way(levels=2, turned=True)):
+        assert not torch.allclose(tails(sd1, seen, way), plain)
+    assert torch.allclose(seen.weight.mean((1, 2, 3)), torch.ones(2))
 
 
 @pytest.mark.slow

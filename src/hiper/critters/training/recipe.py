@@ -48,6 +48,8 @@ class Recipe:
     tail: int = 5
     """Rows that the tail encoder guesses."""
     tail_pairs: int = 24_000
+    tail_sight_steps: int = 2_500
+    tail_sight_batch: int = 64
     tail_steps: int = 2_400
     tail_batch: int = 32
     tail_rate: float = 2e-3

@@ -1,0 +1,119 @@
+"""The tail encoder, trained through the frozen denoiser: from one picture of an animal to another of the same one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionPipeline
+from diffusers.models.attention_processor import AttnProcessor
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hiper.critters.captions import bare_caption
+from hiper.critters.reader import FIELDS
+from hiper.critters.training.data import counterpart, counterpart_details, counterparts
+from hiper.critters.training.loop import train
+from hiper.critters.training.readers import labels
+from hiper.critters.training.recipe import Recipe
+from hiper.critters.training.text import tokens
+from hiper.critters.training.unet import importance, noise_scheduler
+from hiper.critters.training.vae import stored_latents
+from hiper.critters.world import draw_scene
+from hiper.tail_encoder import FILE, TailEncoder
+
+
+def add_tail_encoder(
+    recipe: Recipe, sources: Tensor, folder: Path, weights: Path, device: torch.device
+) -> None:
+    """Train one for the model in `weights` and put it there, fp16.
+
+    sources: latents [scenes, channels, side, side] of the scenes 0, 1, ... It sees those, and what the denoiser makes
+    of its rows is compared with each scene's counterpart, whose bare caption stands before them. They are as long as
+    the caption's own last rows, times a factor from 0.8, the strength of an edit, to 1.
+    """
+    parts = StableDiffusionPipeline.from_pretrained(weights, dtype=torch.float32, local_files_only=True)
+    unet = parts.unet.to(device).requires_grad_(False)
+    unet.set_attn_processor(AttnProcessor())  # see train_unet
+    encoder, scheduler = parts.text_encoder.to(device).requires_grad_(False), noise_scheduler(recipe)
+    pairs = min(recipe.tail_pairs, len(sources))
+    pictures = counterparts(folder, pairs)
+    targets = stored_latents(folder / "counterparts.safetensors", parts.vae.to(device), pictures, device)
+    details = counterpart_details(folder, pairs)
+    captions = [bare_caption(counterpart(seed)) for seed in range(pairs)]
+    torch.manual_seed(recipe.seed + 5)
+    model = TailEncoder(sources.shape[1], sources.shape[-1], recipe.tail, recipe.text_width).to(device)
+    _learn_to_see(recipe, model, sources, folder, device)
+
+    def loss(step: int, generator: torch.Generator) -> Tensor:
+        count = recipe.tail_batch
+        index = torch.randint(pairs, (count,), generator=generator)
+        x = targets[index].float()
+        noise = torch.randn(x.shape, generator=generator)
+        stratum = (torch.arange(count) + torch.rand(count, generator=generator)) / count
+        t = (stratum**recipe.noise_bias * recipe.train_timesteps).long()
+        strength = 0.8 + 0.2 * torch.rand(count, 1, 1, generator=generator)
+        noisy = scheduler.add_noise(x, noise, t)
+        target = scheduler.get_velocity(x, noise, t) if recipe.prediction_type == "v_prediction" else noise
+        words = tokens(parts.tokenizer, [captions[i] for i in index.tolist()]).to(device)
+        with torch.autocast(device.type, torch.bfloat16):
+            with torch.no_grad():
+                told = encoder(words).last_hidden_state.float()
+            head, own = told[:, : -recipe.tail], told[:, -recipe.tail :]
+            rows = model(_mirrored(sources[index], generator).to(device)).float()
+            rows = rows * (own.norm(dim=2, keepdim=True) / rows.norm(dim=2, keepdim=True))
+            told = torch.cat([head, rows * strength.to(device)], 1)
+            predicted = unet(noisy.to(device), t.to(device), told).sample
+        weight = importance(recipe, details[index.numpy()], x.shape[-1]).to(device)
+        error: Tensor = ((predicted.float() - target.to(device)).square() * weight).mean() / weight.mean()
+        return error
+
+    train(
+        "tail-encoder",
+        model,
+        loss,
+        steps=recipe.tail_steps,
+        rate=recipe.tail_rate,
+        seed=recipe.seed + 5,
+        folder=folder,
+        ema=0.99,
+    )
+    state = {name: weight.detach().cpu().half().contiguous() for name, weight in model.state_dict().items()}
+    save_file(state, weights / FILE)
+
+
+def _learn_to_see(
+    recipe: Recipe, model: TailEncoder, sources: Tensor, folder: Path, device: torch.device
+) -> None:
+    """Train all but the last layer to tell identities apart, which costs little: the denoiser is not asked."""
+    truth = labels([draw_scene(seed) for seed in range(len(sources))], "identity")
+    sizes = [len(values) for values in FIELDS["identity"].values()]
+    heads = nn.Linear(model.hidden.out_features, sum(sizes))
+
+    def loss(step: int, generator: torch.Generator) -> Tensor:
+        index = torch.randint(len(sources), (recipe.tail_sight_batch,), generator=generator)
+        with torch.autocast(device.type, torch.bfloat16):
+            said = heads(model.seen(_mirrored(sources[index], generator).to(device)))
+        errors = [
+            functional.cross_entropy(some, true[index].to(device))
+            for true, some in zip(truth.values(), said.float().split(sizes, 1), strict=True)
+        ]
+        return torch.stack(errors).sum()
+
+    train(
+        "tail-encoder-sight",
+        nn.ModuleList([model, heads]).to(device),
+        loss,
+        steps=recipe.tail_sight_steps,
+        rate=recipe.tail_rate,
+        seed=recipe.seed + 6,
+        folder=folder,
+        ema=0.99,
+    )
+
+
+def _mirrored(latents: Tensor, generator: torch.Generator) -> Tensor:
+    """Turn half of them round, float32: the other side of an animal is the same animal."""
+    turned = torch.rand(len(latents), 1, 1, 1, generator=generator) < 0.5
+    return torch.where(turned, latents.flip(3), latents).float()
