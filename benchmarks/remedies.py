@@ -46,15 +46,15 @@ SLOTS = 8
 _RAISED = "schedule=cosine,learning_rate=0.1"
 _HEAVY = f"{_RAISED},t_min=0.5"
 _KEPT = "schedule=cosine,t_min=0.5,unit=rows,norm=kept,learning_rate=0.15"
-_MEAN = "hiper,initial=caption"
+_MEAN = "hiper,initial=caption,t_min=0.5,learning_rate=0.15"
 IDEAS: Mapping[str, Sequence[str]] = {
     "the paper": [f"hiper:paper,steps={steps},{DRAWN}" for steps in (50, 200)] + [PAPER],
     "+ step size 0.1, cosine": [f"hiper:paper,{_RAISED},steps={steps},{DRAWN}" for steps in (20, 40, 80)],
     "+ heavy noise only": [f"hiper:paper,{_HEAVY},steps={steps},{DRAWN}" for steps in (20, 40, 80)],
     "+ rows keep their length": [f"hiper:paper,{_KEPT},steps={steps},{DRAWN}" for steps in (20, 40, 80)],
-    "+ mean of the second half": [f"{_MEAN},learning_rate=0.15,steps={steps}" for steps in (10, 20, 40, 80)],
+    "+ mean of the second half": [f"{_MEAN},steps={steps}" for steps in (10, 20, 40, 80)],
     "+ a guessed start (default)": ["hiper,steps=1"] + [f"hiper,steps={steps}" for steps in (10, 20, 40, 80)],
-    "4 levels a step": [f"{_MEAN},batch=4,learning_rate=0.3,steps={steps}" for steps in (5, 10)],
+    "4 levels a step": [f"hiper,batch=4,learning_rate=0.16,steps={steps}" for steps in (5, 10)],
     "strength": [f"hiper,strength={strength}" for strength in (0.6, 1.0)],
     "the paper, drawn its own way": ["hiper:paper"],
     "yardsticks": ["none", "truth"],
