@@ -33,6 +33,8 @@ TINY = Recipe(
     unet_steps=2,
     unet_batch=2,
     tail_pairs=4,
+    tail_sight_steps=2,
+    tail_sight_batch=4,
     tail_steps=2,
     tail_batch=2,
 )

@@ -103,7 +103,7 @@ def _learn_to_see(
 
     train(
         "tail-encoder-sight",
-        nn.ModuleList([model, heads]).to(device),
+        nn.ModuleList([model.stem, model.blocks, model.hidden, heads]).to(device),
         loss,
         steps=recipe.tail_sight_steps,
         rate=recipe.tail_rate,
