@@ -74,7 +74,7 @@ class Way:
 
 WAYS: Mapping[str, Way] = {
     "cosine": Way(),
-    "default": Way(cosine=False, averaged=0.5),
+    "constant, mean of the second half": Way(cosine=False, averaged=0.5),
     "paper's step size": Way(rate=0.005, cosine=False, kept=False, low=0),
     "all noise levels": Way(low=0),
     "heavier noise only": Way(low=0.65),
@@ -93,14 +93,14 @@ WAYS: Mapping[str, Way] = {
     "the error on the animal alone": Way(masked=True),
     "mirrored pictures": Way(turned=True),
     "rows for each of 2 ranges of noise": Way(ranges=2),
-    "the same, 80 levels": Way(ranges=2, levels=80),
+    "rows for each of 2 ranges, 80 levels": Way(ranges=2, levels=80),
     "rows for each layer": Way(layers=True),
     "the guess alone": Way(start="guess", levels=1, rate=0),
     "from the guess": Way(start="guess"),
     "from the guess, a fifth of the step size": Way(start="guess", rate=0.03),
-    "the same, constant, mean of the second half": Way(start="guess", rate=0.03, cosine=False, averaged=0.5),
-    "the same, 20 levels": Way(start="guess", rate=0.03, cosine=False, averaged=0.5, levels=20),
-    "the same, 80 levels ": Way(start="guess", rate=0.03, cosine=False, averaged=0.5, levels=80),
+    "guess, a fifth, mean of the second half": Way(start="guess", rate=0.03, cosine=False, averaged=0.5),
+    "guess, a fifth, mean, 20 levels": Way(start="guess", rate=0.03, cosine=False, averaged=0.5, levels=20),
+    "guess, a fifth, mean, 80 levels": Way(start="guess", rate=0.03, cosine=False, averaged=0.5, levels=80),
 }
 
 
