@@ -29,7 +29,7 @@ from torch import Tensor, nn
 import hiper
 from hiper.backbones.base import Backbone
 from hiper.bench.critters_suite import CrittersSuite
-from hiper.conditioning import Conditioning
+from hiper.conditioning import Conditioning, initial_tail
 from hiper.files import atomic_write
 from hiper.images import fit_square
 from hiper.methods.denoising import mask_weight
@@ -300,10 +300,16 @@ def start_of(backbone: Backbone, seen: Scenes, way: Way) -> Tensor:
     if way.start == "caption":
         return own
     if way.start == "guess":
-        assert backbone.tail_encoder is not None
-        guessed = torch.stack([backbone.tail_encoder.guess(each[None]) for each in seen.latents])
-        rows: Tensor = guessed / guessed.norm(dim=2, keepdim=True) * own.norm(dim=2, keepdim=True)
-        return rows
+        encoder = backbone.tail_encoder
+        assert encoder is not None
+        captions = [Conditioning(rows=each[None], words=1, prompt="") for each in seen.rows]
+        guesses = [encoder.guess(each[None]) for each in seen.latents]
+        return torch.stack(
+            [
+                initial_tail(caption, TAIL, "guess", generator(0), guess)
+                for caption, guess in zip(captions, guesses, strict=True)
+            ]
+        )
     tails = learn(backbone, seen, WAYS[REFERENCE], own)[:, 0]
     return (tails.sum(0, keepdim=True) - tails) / (len(tails) - 1)
 
@@ -319,7 +325,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     backbone = hiper.load_backbone(given.backbone)
     able = [name for name, way in WAYS.items() if way.start != "guess" or backbone.tail_encoder is not None]
-    names = [name for name in given.only or able if name in able]
+    names = given.only or able
+    if unable := sorted(set(names).difference(able)):
+        parser.error(f"{given.backbone} has no tail encoder, which is needed by {', '.join(unable)}")
     seen = scenes(backbone, [f"{number:03}" for number in range(given.subjects)])
     job = {
         "split": "tuning",

@@ -316,14 +316,15 @@ def _first_tail(
     backbone: Backbone, caption: Conditioning, latents: Tensor, options: HiPerOptions, random: torch.Generator
 ) -> Tensor:
     assert options.initial is not None
-    if options.initial != "guess":
-        return initial_tail(caption, options.tail, options.initial, random)
-    if backbone.tail_encoder is None:
-        raise OptionError(
-            f"initial is 'guess', but {backbone.id} has no tail encoder; allowed are caption, zeros, random and"
-            " padding-mean"
-        )
-    return initial_tail(caption, options.tail, "guess", random, backbone.tail_encoder.guess(latents))
+    guessed = None
+    if options.initial == "guess":
+        if backbone.tail_encoder is None:
+            raise OptionError(
+                f"initial is 'guess', but {backbone.id} has no tail encoder; allowed are caption, zeros, random and"
+                " padding-mean"
+            )
+        guessed = backbone.tail_encoder.guess(latents)
+    return initial_tail(caption, options.tail, options.initial, random, guessed)
 
 
 def _objective(

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -28,12 +29,12 @@ COUNTERPARTS = 7 * 10**9
 
 def pictures(folder: Path, count: int) -> Pictures:
     """[count, height, width, 3] 8-bit pictures of the scenes 0 to count - 1, from ``folder/pictures.npy``."""
-    return _stored(folder, "pictures", (count, SIZE, SIZE, 3), _render_chunk)
+    return _stored(folder, "pictures", (count, SIZE, SIZE, 3), partial(_render_chunk, draw_scene))
 
 
 def details(folder: Path, count: int) -> Pictures:
     """[count, height, width, 2] where the animals and where their eyes and collars are, 0 to 255."""
-    return _stored(folder, "details", (count, SIZE, SIZE, 2), _detail_chunk)
+    return _stored(folder, "details", (count, SIZE, SIZE, 2), partial(_detail_chunk, draw_scene))
 
 
 def counterpart(seed: int) -> Scene:
@@ -44,12 +45,13 @@ def counterpart(seed: int) -> Scene:
 
 def counterparts(folder: Path, count: int) -> Pictures:
     """[count, height, width, 3] 8-bit pictures of the counterparts of the scenes 0 to count - 1."""
-    return _stored(folder, "counterparts", (count, SIZE, SIZE, 3), _counterpart_chunk)
+    return _stored(folder, "counterparts", (count, SIZE, SIZE, 3), partial(_render_chunk, counterpart))
 
 
 def counterpart_details(folder: Path, count: int) -> Pictures:
     """[count, height, width, 2], as `details`."""
-    return _stored(folder, "counterpart-details", (count, SIZE, SIZE, 2), _counterpart_detail_chunk)
+    make = partial(_detail_chunk, counterpart)
+    return _stored(folder, "counterpart-details", (count, SIZE, SIZE, 2), make)
 
 
 def _stored(folder: Path, name: str, shape: tuple[int, ...], make: Callable[[range], Pictures]) -> Pictures:
@@ -68,20 +70,12 @@ def _stored(folder: Path, name: str, shape: tuple[int, ...], make: Callable[[ran
     return array
 
 
-def _render_chunk(seeds: range) -> Pictures:
-    return np.stack([np.asarray(render(draw_scene(seed))) for seed in seeds])
+def _render_chunk(scene: Callable[[int], Scene], seeds: range) -> Pictures:
+    return np.stack([np.asarray(render(scene(seed))) for seed in seeds])
 
 
-def _counterpart_chunk(seeds: range) -> Pictures:
-    return np.stack([np.asarray(render(counterpart(seed))) for seed in seeds])
-
-
-def _counterpart_detail_chunk(seeds: range) -> Pictures:
-    return np.stack([_details(counterpart(seed)) for seed in seeds])
-
-
-def _detail_chunk(seeds: range) -> Pictures:
-    return np.stack([_details(draw_scene(seed)) for seed in seeds])
+def _detail_chunk(scene: Callable[[int], Scene], seeds: range) -> Pictures:
+    return np.stack([_details(scene(seed)) for seed in seeds])
 
 
 def _details(scene: Scene) -> Pictures:

@@ -37,6 +37,12 @@ def labels(scenes: list[Scene], kind: Kind) -> dict[str, Tensor]:
     }
 
 
+def mirrored(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Turn half of a batch [batch, channels, height, width] round: the other side of an animal is the same animal."""
+    turned = torch.rand(len(x), 1, 1, 1, generator=generator) < 0.5
+    return torch.where(turned, x.flip(-1), x)
+
+
 def blurred(x: Tensor, generator: torch.Generator) -> Tensor:
     """Soften and grain a batch [batch, 3, height, width]: what is read later comes out of an autoencoder."""
     side = int(torch.randint(SIZE // 2, SIZE + 1, (1,), generator=generator))
@@ -57,8 +63,7 @@ def train_reader(
     def loss(step: int, generator: torch.Generator) -> Tensor:
         index = torch.randint(len(images), (BATCH,), generator=generator).sort().values
         x = torch.from_numpy(images[index.numpy()]).permute(0, 3, 1, 2).float() / 127.5 - 1
-        mirrored = torch.rand(len(x), 1, 1, 1, generator=generator) < 0.5
-        x = blurred(torch.where(mirrored, x.flip(-1), x), generator).to(device)
+        x = blurred(mirrored(x, generator), generator).to(device)
         with torch.autocast(device.type, torch.bfloat16):
             logits = reader(x)
         parts = [F.cross_entropy(logits[name].float(), truth[name][index].to(device)) for name in logits]

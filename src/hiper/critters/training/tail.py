@@ -15,10 +15,10 @@ from hiper.critters.captions import bare_caption
 from hiper.critters.reader import FIELDS
 from hiper.critters.training.data import counterpart, counterpart_details, counterparts
 from hiper.critters.training.loop import train
-from hiper.critters.training.readers import labels
+from hiper.critters.training.readers import labels, mirrored
 from hiper.critters.training.recipe import Recipe
 from hiper.critters.training.text import tokens
-from hiper.critters.training.unet import importance, noise_scheduler
+from hiper.critters.training.unet import denoising_error, noise_scheduler
 from hiper.critters.training.vae import stored_latents
 from hiper.critters.world import draw_scene
 from hiper.tail_encoder import FILE, TailEncoder
@@ -49,25 +49,20 @@ def add_tail_encoder(
     def loss(step: int, generator: torch.Generator) -> Tensor:
         count = recipe.tail_batch
         index = torch.randint(pairs, (count,), generator=generator)
-        x = targets[index].float()
-        noise = torch.randn(x.shape, generator=generator)
-        stratum = (torch.arange(count) + torch.rand(count, generator=generator)) / count
-        t = (stratum**recipe.noise_bias * recipe.train_timesteps).long()
-        strength = 0.8 + 0.2 * torch.rand(count, 1, 1, generator=generator)
-        noisy = scheduler.add_noise(x, noise, t)
-        target = scheduler.get_velocity(x, noise, t) if recipe.prediction_type == "v_prediction" else noise
-        words = tokens(parts.tokenizer, [captions[i] for i in index.tolist()]).to(device)
-        with torch.autocast(device.type, torch.bfloat16):
+
+        def predict(noisy: Tensor, t: Tensor) -> Tensor:
+            strength = 0.8 + 0.2 * torch.rand(count, 1, 1, generator=generator)
+            words = tokens(parts.tokenizer, [captions[i] for i in index.tolist()]).to(device)
             with torch.no_grad():
                 told = encoder(words).last_hidden_state.float()
             head, own = told[:, : -recipe.tail], told[:, -recipe.tail :]
-            rows = model(_mirrored(sources[index], generator).to(device)).float()
+            rows = model(mirrored(sources[index], generator).float().to(device)).float()
             rows = rows * (own.norm(dim=2, keepdim=True) / rows.norm(dim=2, keepdim=True))
-            told = torch.cat([head, rows * strength.to(device)], 1)
-            predicted = unet(noisy.to(device), t.to(device), told).sample
-        weight = importance(recipe, details[index.numpy()], x.shape[-1]).to(device)
-        error: Tensor = ((predicted.float() - target.to(device)).square() * weight).mean() / weight.mean()
-        return error
+            predicted: Tensor = unet(noisy, t, torch.cat([head, rows * strength.to(device)], 1)).sample
+            return predicted
+
+        x = targets[index].float()
+        return denoising_error(recipe, scheduler, x, details[index.numpy()], generator, device, predict)
 
     train(
         "tail-encoder",
@@ -94,7 +89,7 @@ def _learn_to_see(
     def loss(step: int, generator: torch.Generator) -> Tensor:
         index = torch.randint(len(sources), (recipe.tail_sight_batch,), generator=generator)
         with torch.autocast(device.type, torch.bfloat16):
-            said = heads(model.seen(_mirrored(sources[index], generator).to(device)))
+            said = heads(model.seen(mirrored(sources[index], generator).float().to(device)))
         errors = [
             functional.cross_entropy(some, true[index].to(device))
             for true, some in zip(truth.values(), said.float().split(sizes, 1), strict=True)
@@ -111,9 +106,3 @@ def _learn_to_see(
         folder=folder,
         ema=0.99,
     )
-
-
-def _mirrored(latents: Tensor, generator: torch.Generator) -> Tensor:
-    """Turn half of them round, float32: the other side of an animal is the same animal."""
-    turned = torch.rand(len(latents), 1, 1, 1, generator=generator) < 0.5
-    return torch.where(turned, latents.flip(3), latents).float()

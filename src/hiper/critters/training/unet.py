@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +51,33 @@ def noise_scheduler(recipe: Recipe) -> DDPMScheduler:
     )
 
 
-def importance(recipe: Recipe, details: Pictures, side: int) -> Tensor:
+def denoising_error(
+    recipe: Recipe,
+    scheduler: DDPMScheduler,
+    x: Tensor,
+    details: Pictures,
+    generator: torch.Generator,
+    device: torch.device,
+    predict: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
+    """Mean squared error of `predict(noisy, t)` for clean latents x [batch, channels, side, side], a scalar.
+
+    Noise levels are stratified over the batch; errors weigh as much as `_importance` says of `details`.
+    """
+    count = len(x)
+    noise = torch.randn(x.shape, generator=generator)
+    stratum = (torch.arange(count) + torch.rand(count, generator=generator)) / count
+    t = (stratum**recipe.noise_bias * recipe.train_timesteps).long()
+    noisy = scheduler.add_noise(x, noise, t)
+    target = scheduler.get_velocity(x, noise, t) if recipe.prediction_type == "v_prediction" else noise
+    with torch.autocast(device.type, torch.bfloat16):
+        predicted = predict(noisy.to(device), t.to(device))
+    weight = _importance(recipe, details, x.shape[-1]).to(device)
+    error: Tensor = ((predicted.float() - target.to(device)).square() * weight).mean() / weight.mean()
+    return error
+
+
+def _importance(recipe: Recipe, details: Pictures, side: int) -> Tensor:
     """[batch, 1, side, side], 1 or more: an eye is a hundredth of the picture and as much of an identity as a coat."""
     where = functional.adaptive_avg_pool2d(torch.from_numpy(details).permute(0, 3, 1, 2).float() / 255, side)
     return 1 + recipe.animal_weight * where[:, :1] + recipe.detail_weight * where[:, 1:]
@@ -89,19 +116,15 @@ def train_unet(
             else training_caption(scenes[i], rng, identity_share=recipe.identity_share)
             for i in index.tolist()
         ]  # fmt: skip
-        x = latents[index].float()
-        noise = torch.randn(x.shape, generator=generator)
-        stratum = (torch.arange(count) + torch.rand(count, generator=generator)) / count
-        t = (stratum**recipe.noise_bias * recipe.train_timesteps).long()
-        noisy = scheduler.add_noise(x, noise, t)
-        target = scheduler.get_velocity(x, noise, t) if recipe.prediction_type == "v_prediction" else noise
-        with torch.autocast(device.type, torch.bfloat16):
+
+        def predict(noisy: Tensor, t: Tensor) -> Tensor:
             with torch.no_grad():
                 rows = encoder(tokens(tokenizer, captions).to(device)).last_hidden_state
-            predicted = unet(noisy.to(device), t.to(device), rows).sample
-        weight = importance(recipe, details[index.numpy()], x.shape[-1]).to(device)
-        error: Tensor = ((predicted.float() - target.to(device)).square() * weight).mean() / weight.mean()
-        return error
+            predicted: Tensor = unet(noisy, t, rows).sample
+            return predicted
+
+        x = latents[index].float()
+        return denoising_error(recipe, scheduler, x, details[index.numpy()], generator, device, predict)
 
     train(
         "unet",
