@@ -25,7 +25,7 @@ from hiper.edit_settings import EditSettings
 from hiper.fitting import LOOKS_FOR_BEST, Turn
 from hiper.images import fit_square
 from hiper.methods import get_method
-from hiper.methods.denoising import EVALUATIONS
+from hiper.methods.denoising import AT_ONCE, EVALUATIONS
 from hiper.methods.hiper import HiPer, HiPerOptions
 from hiper.reading import MIN_SIDE
 from hiper.seeds import generator
@@ -124,6 +124,8 @@ def estimate_fit(backbone: Backbone, options: HiPerOptions) -> Estimate:
     preparing = _seconds(partial(_prepared, backbone, subject), backbone.device)
     one = method.turn(backbone, subject, replace(options, batch=1))
     turn = method.turn(backbone, subject, options)
+    at_once = max(options.batch, AT_ONCE)
+    looking = method.turn(backbone, subject, replace(options, batch=at_once))
     looks = 2 + (LOOKS_FOR_BEST if options.keep == "best" else 0)
     begun = time.perf_counter()
     with backbone.fitting():
@@ -131,8 +133,8 @@ def estimate_fit(backbone: Backbone, options: HiPerOptions) -> Estimate:
         step = _Call(one=partial(_step, one), all=partial(_step, turn), size=options.batch).part(
             "step", options.steps, backbone.device
         )
-        look = _Call(one=partial(_look, one), all=partial(_look, turn), size=options.batch).part(
-            "look at the loss", looks * EVALUATIONS / options.batch, backbone.device
+        look = _Call(one=partial(_look, one), all=partial(_look, looking), size=at_once).part(
+            "look at the loss", looks * EVALUATIONS / at_once, backbone.device
         )
     parts = (
         Part(name="read the picture and the weights", times=1, work=None, seconds=preparing),

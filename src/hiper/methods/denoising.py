@@ -20,6 +20,8 @@ from hiper.seeds import generator as new_generator
 
 EVALUATIONS = 8
 """Few: twice so many forward passes are what a short fit costs beside its steps."""
+AT_ONCE = 2
+"""Noise levels in a call of an evaluation, at least: what guidance asks of the denoiser when drawing."""
 _EVALUATION_SEED = 2303_08767
 
 
@@ -60,11 +62,11 @@ class Denoising:
         """Return the error on 8 fixed pairs of noise and noise level, spread over the range."""
         noise = torch.randn(EVALUATIONS, *self.latents.shape[1:], generator=new_generator(_EVALUATION_SEED))
         t = spread_levels(EVALUATIONS, self.bounds)
+        at_once = max(self.batch, AT_ONCE)
         with torch.no_grad():
             errors = [
-                self._error(parameters, noise[i : i + self.batch], t[i : i + self.batch])
-                * len(t[i : i + self.batch])
-                for i in range(0, EVALUATIONS, self.batch)
+                self._error(parameters, some, levels) * len(levels)
+                for some, levels in zip(noise.split(at_once), t.split(at_once), strict=True)
             ]
         return float(torch.stack(errors).sum() / EVALUATIONS)
 
