@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from hiper.backbones import load_backbone
 from hiper.backbones.base import Backbone
 from hiper.bench.arms import Arm, arm_names, check_suite, parse_arm, parse_arms
 from hiper.bench.base import Case, Suite
@@ -20,6 +21,7 @@ from hiper.errors import Interrupted, OptionError
 from hiper.images import fit_square
 from hiper.methods import get_method
 from hiper.methods.hiper import HiPer
+from hiper.methods.trajectory import walk_steps, walks_by
 from hiper.seeds import generator
 from hiper.subject import Subject
 from tests import tiny
@@ -173,6 +175,24 @@ def test_settings_that_the_model_cannot_have(sd1: Backbone) -> None:
     assert drawing_settings(parse_arm("none,edit_steps=3,scheduler=euler"), sd1).steps == 3
     sd1_steps = sd1.timesteps
     assert drawing_settings(parse_arm(f"none,edit_steps={sd1_steps}"), sd1).steps == sd1_steps
+
+
+@pytest.mark.filterwarnings("ignore:method ddim-inversion draws the same picture")
+@pytest.mark.parametrize("method", ["sdedit", "ddim-inversion"])
+def test_methods_that_walk_draw_by_what_they_walk_by(suite: Suite, tmp_path: Path, method: str) -> None:
+    model = load_backbone("critters")
+    assert model.schedulers[0] != walks_by(model)
+    arm = parse_arm(f"{method},edit_steps=3")
+    drawn = Easel(model, Fits(tmp_path, suite, model, lambda: None), lambda: None).draw(
+        arm, case(suite), SEEDS
+    )
+    subject = Subject.from_image(case(suite).source, caption=case(suite).source_caption)
+    options = get_method(method).options(edit_steps=3)
+    artifact = get_method(method).fit(model, subject, options)
+    by_hand = edit(model, artifact, case(suite).target_caption, seeds=SEEDS)
+    assert [image.tobytes() for image in drawn.images] == [image.tobytes() for image in by_hand.images]
+    assert drawn.settings == {**drawn.settings, "scheduler": "ddim", "steps": 3}
+    assert drawing_settings(parse_arm(method), model).steps == walk_steps(model) != model.default_steps
 
 
 # what they draw

@@ -25,6 +25,7 @@ from hiper.images import fit_square
 from hiper.methods import get_method
 from hiper.methods.hiper import TAIL
 from hiper.methods.options import Value
+from hiper.methods.trajectory import walk_steps, walks_by
 from hiper.seeds import generator
 
 BATCH = 4
@@ -88,7 +89,7 @@ class Easel:
         begun = time.perf_counter()
         result = edit(
             self._backbone,
-            replace(artifact, edit=_own_edit(arm, artifact)),
+            replace(artifact, edit=_own_edit(arm, artifact, self._backbone)),
             case.target_caption,
             seeds=seeds,
             batch_size=BATCH,
@@ -151,19 +152,25 @@ class Easel:
 
 def drawing_settings(arm: Arm, backbone: Backbone) -> EditSettings:
     """Return what the arm draws with on this model; OptionError where the model cannot."""
-    return resolve_settings(_own_settings(arm), backbone, [])
+    return resolve_settings(_own_settings(arm, backbone), backbone, [])
 
 
-def _own_settings(arm: Arm) -> dict[str, Value]:
-    """What the arm says of drawing, in the words of `Artifact.edit`; what it leaves to the model is not there."""
-    return {name: arm.options[option] for name, option in _SETTINGS.items() if option in arm.options}
+def _own_settings(arm: Arm, backbone: Backbone) -> dict[str, Value]:
+    """What the arm says of drawing, in the words of `Artifact.edit`, and what its method walks by.
+
+    What it leaves to the model is not there.
+    """
+    said = {name: arm.options[option] for name, option in _SETTINGS.items() if option in arm.options}
+    if arm.yardstick is None and "trajectory" in get_method(arm.method).needs:
+        return {"scheduler": walks_by(backbone), "steps": walk_steps(backbone), **said}
+    return said
 
 
-def _own_edit(arm: Arm, artifact: Artifact) -> dict[str, Value]:
+def _own_edit(arm: Arm, artifact: Artifact, backbone: Backbone) -> dict[str, Value]:
     """The artifact's settings, but the arm's own where fits are shared among arms of other settings."""
     shared = get_method(arm.method).editing
     kept = {name: value for name, value in artifact.edit.items() if _SETTINGS.get(name) not in shared}
-    return {**kept, **_own_settings(arm)}
+    return {**kept, **_own_settings(arm, backbone)}
 
 
 def strange_rows(rows: Tensor, subject: str) -> Tensor:

@@ -63,10 +63,11 @@ class Denoising:
         noise = torch.randn(EVALUATIONS, *self.latents.shape[1:], generator=new_generator(_EVALUATION_SEED))
         t = spread_levels(EVALUATIONS, self.bounds)
         at_once = max(self.batch, AT_ONCE)
+        still = {name: parameter.detach() for name, parameter in parameters.items()}
         with torch.no_grad():
             errors = [
-                self._error(parameters, some, levels) * len(levels)
-                for some, levels in zip(noise.split(at_once), t.split(at_once), strict=True)
+                self._error(still, some, levels) * len(levels)
+                for some, levels in zip(torch.split(noise, at_once), torch.split(t, at_once), strict=True)
             ]
         return float(torch.stack(errors).sum() / EVALUATIONS)
 

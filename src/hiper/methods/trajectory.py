@@ -44,12 +44,19 @@ def walks_by(backbone: Backbone) -> Scheduler:
     return "ddim" if "ddim" in backbone.schedulers else backbone.schedulers[0]
 
 
+def walk_steps(backbone: Backbone) -> int:
+    """Return how many steps a walk takes unless told otherwise."""
+    return backbone.default_steps if walks_by(backbone) == backbone.schedulers[0] else WALK_STEPS
+
+
 def settled_to_walk(options: W, backbone: Backbone) -> W:
     """See `settled`; what was left to the model is the sampler that it walks by, and as many steps as that needs."""
-    walk = walks_by(backbone)
-    steps = backbone.default_steps if walk == backbone.schedulers[0] else WALK_STEPS
     return settled(
-        replace(options, scheduler=options.scheduler or walk, edit_steps=options.edit_steps or steps),
+        replace(
+            options,
+            scheduler=options.scheduler or walks_by(backbone),
+            edit_steps=options.edit_steps or walk_steps(backbone),
+        ),
         backbone,
     )
 

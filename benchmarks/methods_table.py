@@ -1,0 +1,265 @@
+"""Every method of this package on the same subjects, edits, seeds and sampler: what it draws, and what it costs.
+
+    python -m benchmarks.methods_table --folder DIR [--subjects 100] [--heavy 50] [--seeds 2] [--jobs 2]
+                                       [--out benchmarks/methods_table.json]
+
+Subjects are the first of the test split, whose order is a random draw's. Methods whose fits are heavy see `--heavy` of
+them, the others all. Differences are from HiPer's default preset, over the cells that both have, with 95 % intervals
+over subjects. `identity` is the share of the five attributes of a subject's looks that a picture has right. What a
+method costs is measured on one subject with nothing else drawn by this program: seconds of a fit and of four pictures,
+and what was counted in them. Everything lies in DIR, and the same command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from benchmarks.remedies import DRAWN, fit_missing
+
+import hiper
+from hiper.backbones.base import Backbone
+from hiper.bench.arms import Arm, parse_arm
+from hiper.bench.base import Case, Suite
+from hiper.bench.records import Cell
+from hiper.bench.report import Report, build_report
+from hiper.bench.runner import run
+from hiper.bench.statistics import difference, gap_closed, mean
+from hiper.bench.suites import SuiteSpec, open_suite
+from hiper.counting import Work, counting
+from hiper.engines import EngineSettings
+from hiper.errors import HiperWarning
+from hiper.files import atomic_write, make_folder
+from hiper.methods import get_method
+
+HIPER = "hiper"
+CAPTION = "hiper,initial=caption,learning_rate=0.15,t_min=0.5"
+PAPER = f"hiper:paper,{DRAWN}"
+LIGHT = ("none", "truth", "source", HIPER, CAPTION, "sdedit", "ddim-inversion")
+HEAVY = (PAPER, "textual-inversion", "dreambooth", "dreambooth-lora", "imagic", "null-text")
+LOOKS = ("primary", "secondary", "pattern", "collar", "eyes")
+METRICS = ("edit_success", "preservation", "source_leak", "colour_distance", "picture_distance", *LOOKS)
+COUNTS = ("steps", "weight_steps")
+"""Options that say how many steps of a kind a fit makes; every other part of it is made once."""
+STRIDE = 10
+"""Subjects after which all heavy arms are equally far."""
+PICTURES = 4
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Processor seconds of a piece of work."""
+    begun = time.process_time()
+    work()
+    return round(time.process_time() - begun, 2)
+
+
+def counted(work: Callable[[], object]) -> Work:
+    """Do it once and count."""
+    with counting() as counter:
+        work()
+    return counter.work()
+
+
+def fit_of(arm: Arm, backbone: Backbone, case: Case, **counts: int) -> Callable[[], hiper.Artifact]:
+    """Return an arm's fit of a case, with some of its numbers of steps set."""
+    method = get_method(arm.method)
+    target: dict[str, Any] = {"target": case.target_caption} if method.per_sentence else {}
+    subject = hiper.Subject.from_image(case.source, caption=case.source_caption)
+    options = method.options(arm.preset, **{**arm.changes, **counts, **target})
+    return partial(method.fit, backbone, subject, options)
+
+
+def fit_work(arm: Arm, backbone: Backbone, case: Case) -> tuple[int, int]:
+    """FLOPs of a fit and its most bytes: from fits of one and two steps of a kind, for steps are alike."""
+    steps = {name: int(arm.options[name]) for name in COUNTS if name in arm.options}
+    once = dict.fromkeys(steps, 1)
+    work = counted(fit_of(arm, backbone, case, **once))
+    flops = work.flops
+    for name, count in steps.items():
+        more = counted(fit_of(arm, backbone, case, **{**once, name: 2}))
+        flops += (count - 1) * (more.flops - work.flops)
+    return flops, work.peak
+
+
+def cost(arm: Arm, backbone: Backbone, case: Case) -> dict[str, Any]:
+    """What a fit and an edit of four pictures take on one subject."""
+    made: list[hiper.Artifact] = []
+    fit_seconds = timed(lambda: made.append(fit_of(arm, backbone, case)()))
+    edit = partial(hiper.edit, backbone, made[0], case.target_caption, seeds=range(PICTURES))
+    edit_seconds = timed(edit)
+    fit_flops, fit_peak = fit_work(arm, backbone, case)
+    drawn = counted(edit)
+    return {
+        "fit_seconds": fit_seconds,
+        "edit_seconds": edit_seconds,
+        "fit_flops": fit_flops,
+        "edit_flops": drawn.flops,
+        "fit_peak_bytes": fit_peak,
+        "edit_peak_bytes": drawn.peak,
+        "artifact_bytes": len(made[0].to_bytes()),
+        "per_sentence": get_method(arm.method).per_sentence,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def costs(arms: Sequence[Arm], backbone: Backbone, suite: Suite, path: Path) -> dict[str, Any]:
+    """Measure the arms that are not written down in `path` yet."""
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    case = suite.cases(suite.subjects()[0])[0]
+    fit_of(parse_arm(HIPER), backbone, case, steps=2)()  # the first call of everything is slow
+    for arm in arms:
+        if arm.yardstick is None and arm.text not in found:
+            found[arm.text] = cost(arm, backbone, case)
+            print(json.dumps({"arm": arm.text, **found[arm.text]}), flush=True)
+            write(path, found)
+    return found
+
+
+def identity(cell: Cell) -> float | None:
+    """Share of the looks that are right, of those that can be told; None where none can."""
+    known = [value for name in LOOKS if (value := cell.scores.get(name)) is not None]
+    return sum(known) / len(known) if known else None
+
+
+def scored(report: Report, metric: str, *arms: str) -> dict[str, list[tuple[float, ...]]]:
+    """Subject -> the scores of the arms side by side, of the cells that all of them have."""
+    rows: dict[str, list[tuple[float, ...]]] = {}
+    for key, first in report.cells[arms[0]].items():
+        cells = [first, *(report.cells[arm][key] for arm in arms[1:] if key in report.cells[arm])]
+        values = [identity(cell) if metric == "identity" else cell.scores.get(metric) for cell in cells]
+        known = tuple(value for value in values if value is not None)
+        if len(known) == len(arms):
+            rows.setdefault(key[0], []).append(known)
+    return rows
+
+
+def rows(report: Report, arms: Sequence[str], spent: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One row per arm: what it cost, its means, its differences from HiPer's default, and the gap it closes."""
+    found = []
+    for arm in arms:
+        figures: dict[str, Any] = {"arm": arm, "cost": spent.get(arm), "scores": {}}
+        for metric in ("identity", *METRICS):
+            own, both = mean(scored(report, metric, arm)), difference(scored(report, metric, arm, HIPER))
+            figures["scores"][metric] = {
+                "mean": own and asdict(own),
+                "minus_hiper": (both and arm != HIPER and asdict(both)) or None,
+            }
+        closed = gap_closed(scored(report, "colour_distance", "none", arm, "truth"), "lower")
+        figures["gap_closed"] = closed and asdict(closed)
+        found.append(figures)
+    return found
+
+
+def drawn_table(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What was drawn, as Markdown."""
+    heads = [
+        "method",
+        "pictures",
+        "edit succeeds",
+        "identity",
+        "less HiPer's",
+        "colour distance",
+        "less HiPer's",
+    ]
+    heads += ["gap closed, %", *LOOKS, "rest preserved", "source leak"]
+    lines = [heads, ["---"] * len(heads)]
+    for row in found:
+        scores = row["scores"]
+        plain = {metric: _mean(scores[metric]["mean"]) for metric in scores}
+        lines.append(
+            [
+                f"`{row['arm']}`",
+                str(scores["edit_success"]["mean"]["cells"]),
+                plain["edit_success"],
+                plain["identity"],
+                _interval(scores["identity"]["minus_hiper"], "+.2f"),
+                plain["colour_distance"],
+                _interval(scores["colour_distance"]["minus_hiper"], "+.2f"),
+                _interval(row["gap_closed"], ".0f"),
+                *(plain[each] for each in LOOKS),
+                plain["preservation"],
+                plain["source_leak"],
+            ]
+        )
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def cost_table(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What it cost, as Markdown."""
+    heads = ["method", "fit, s", "TFLOP", "MB beside the weights", "four pictures, s", "TFLOP", "file, KB"]
+    heads += ["a fit serves"]
+    lines = [heads, ["---"] * len(heads)]
+    for row in found:
+        if row["cost"] is not None:
+            spent = row["cost"]
+            lines.append(
+                [
+                    f"`{row['arm']}`",
+                    f"{spent['fit_seconds']:.3g}",
+                    f"{spent['fit_flops'] / 1e12:.3g}",
+                    f"{spent['fit_peak_bytes'] / 1e6:.0f}",
+                    f"{spent['edit_seconds']:.2g}",
+                    f"{spent['edit_flops'] / 1e12:.2g}",
+                    f"{spent['artifact_bytes'] / 1e3:.3g}",
+                    "one sentence" if spent["per_sentence"] else "all",
+                ]
+            )
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def _mean(found: Mapping[str, Any] | None) -> str:
+    return "" if found is None else f"{found['value']:.2f}"
+
+
+def _interval(found: Mapping[str, Any] | None, form: str) -> str:
+    if not found:
+        return ""
+    if found["low"] is None:
+        return f"{found['value']:{form}}"
+    return f"{found['value']:{form}} [{found['low']:{form}}, {found['high']:{form}}]"
+
+
+def write(path: Path, record: object) -> None:
+    """Write all of it, or nothing."""
+    atomic_write(path, f"{json.dumps(record, indent=1)}\n".encode(), overwrite=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure the costs, draw, score; print the tables, and write JSON where asked."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--split", choices=("tuning", "test"), default="test")
+    parser.add_argument("--subjects", type=int, default=100)
+    parser.add_argument("--heavy", type=int, default=50)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args(arguments)
+    warnings.simplefilter("ignore", HiperWarning)
+    spec = SuiteSpec(name="critters", split=given.split)
+    suite, backbone = open_suite(spec), hiper.load_backbone("critters")
+    arms = [parse_arm(each) for each in (*LIGHT, *HEAVY)]
+    spent = costs(arms, backbone, suite, make_folder(given.folder) / "costs.json")
+    engine = EngineSettings(workers=given.jobs)
+    fit_missing(backbone, suite, [parse_arm(PAPER)], suite.subjects()[: given.heavy], given.folder)
+    for limit in (*range(STRIDE, given.heavy, STRIDE), given.heavy):
+        run(spec, "critters", [*LIGHT, *HEAVY], given.folder, seeds=given.seeds, limit=limit, engine=engine)
+        print(f"{limit} subjects by all arms", flush=True)
+    run(spec, "critters", LIGHT, given.folder, seeds=given.seeds, limit=given.subjects, engine=engine)
+    found = rows(build_report(given.folder), [arm.text for arm in arms], spent)
+    print("\n".join([*drawn_table(found), "", *cost_table(found)]))
+    if given.out:
+        facts = {name: getattr(given, name) for name in ("split", "subjects", "heavy", "seeds")}
+        write(given.out, {**facts, "weights": backbone.weights_sha256(), "arms": found})
+
+
+if __name__ == "__main__":
+    main()
