@@ -4,7 +4,8 @@
 
 A try is the mean over the tuning split's first subjects and their four edits, one picture each. A picture scores its
 colour distance to the true answer; one whose edit failed scores that of the sentence alone, so that a copy of the
-source wins nothing. The first try of a method is its default preset, the others are drawn from its space by a seed.
+source wins nothing. The first try of a method is its default preset of then, which `defaults` in FILE has, the others
+are drawn from its space by a seed.
 Tries go round the methods in turn, each is written down at once, and the same command goes on where it was stopped.
 """
 
@@ -149,17 +150,21 @@ def tune(backbone: Backbone, methods: Sequence[str], trials: int, subjects: int,
     """Make the tries that are not written down in `out` yet."""
     suite = CrittersSuite(split="tuning")
     names, floor = suite.subjects()[:subjects], alone(backbone, suite)
-    tries: list[dict[str, Any]] = json.loads(out.read_text())["tries"] if out.exists() else []
+    record: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
+    tries: list[dict[str, Any]] = record.setdefault("tries", [])
+    defaults: dict[str, Any] = record.setdefault("defaults", {})
     done = {(each["method"], each["trial"]) for each in tries}
     for trial in range(trials):
         for method in methods:
             if (method, trial) in done:
                 continue
             options = options_of(method, trial)
+            if trial == 0:
+                defaults[method] = get_method(method).presets["default"]
             found = attempt(backbone, suite, names, floor, method, options)
             tries.append({"method": method, "trial": trial, "options": options, **found})
             print(json.dumps(tries[-1]), flush=True)
-            record = {"split": "tuning", "subjects": len(names), "backbone": backbone.id, "tries": tries}
+            record |= {"split": "tuning", "subjects": len(names), "backbone": backbone.id}
             atomic_write(out, f"{json.dumps(record, indent=1)}\n".encode(), overwrite=True)
 
 
