@@ -50,9 +50,9 @@ class Dreambooth(Method[DreamboothOptions]):
     options_type = DreamboothOptions
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "default": {
-            "steps": 50,
+            "steps": 200,
             "batch": 4,
-            "learning_rate": 1e-4,
+            "learning_rate": 2.1e-4,
             "schedule": "cosine",
             "sampling": "stratified",
         },

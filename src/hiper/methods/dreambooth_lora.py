@@ -52,9 +52,10 @@ class DreamboothLora(Method[DreamboothLoraOptions]):
     options_type = DreamboothLoraOptions
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "default": {
-            "steps": 100,
+            "steps": 50,
             "batch": 4,
-            "learning_rate": 1e-3,
+            "learning_rate": 3.3e-3,
+            "rank": 8,
             "schedule": "cosine",
             "sampling": "stratified",
         },

@@ -61,12 +61,12 @@ class Imagic(Method[ImagicOptions]):
         "default": {
             "steps": 100,
             "batch": 4,
-            "learning_rate": 2e-2,
+            "learning_rate": 3.8e-2,
             "schedule": "cosine",
             "sampling": "stratified",
             "weight_steps": 60,
-            "weight_learning_rate": 5e-5,
-            "strength": 0.4,
+            "weight_learning_rate": 1.8e-4,
+            "strength": 0.07,
         },
         # on Stable Diffusion; eta 0.7
         "paper": {

@@ -62,7 +62,7 @@ class NullText(Method[NullTextOptions]):
     editing: ClassVar[frozenset[str]] = frozenset({"strength", "scheduler"})
     options_type = NullTextOptions
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
-        "default": {"strength": 0.8},
+        "default": {"strength": 0.78, "guidance": 3.51},
         "paper": {"strength": 1.0, "edit_steps": 50, "guidance": 7.5},
     }
 

@@ -59,7 +59,7 @@ class Sdedit(Method[SdeditOptions]):
     editing: ClassVar[frozenset[str]] = frozenset(EDITING)
     options_type = SdeditOptions
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
-        "default": {"strength": 0.7},
+        "default": {"strength": 0.75, "guidance": 3.46},
         "paper": {"strength": 0.6, "edit_steps": 50, "guidance": 7.5},
     }
 

@@ -65,9 +65,10 @@ class TextualInversion(Method[TextualInversionOptions]):
     options_type = TextualInversionOptions
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "default": {
-            "steps": 300,
+            "steps": 400,
             "batch": 4,
-            "learning_rate": 2e-2,
+            "learning_rate": 1.3e-2,
+            "vectors": 2,
             "schedule": "cosine",
             "sampling": "stratified",
         },
