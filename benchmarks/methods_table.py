@@ -7,9 +7,8 @@ Subjects are the first of the test split, whose order is a random draw's. Method
 them, the others all. Differences are from HiPer's default preset, over the cells that both have, with 95 % intervals
 over subjects. `identity` is the share of the five attributes of a subject's looks that a picture has right. What a
 method costs is measured on one subject with nothing else drawn by this program: processor seconds of a fit and of four
-pictures, and what was counted in them. Everything lies in DIR, and the same command goes on where it was stopped; cells
-that were drawn elsewhere count when their JSON lies there, with DIR/run.json and DIR/costs.json:
-`tar xf benchmarks/methods_table.tar.xz -C DIR`.
+pictures, and what was counted in them. Everything lies in DIR, the costs in DIR/costs.json, and the same command
+goes on where it was stopped.
 """
 
 from __future__ import annotations
