@@ -20,6 +20,7 @@ from hiper.counting import Work, counting
 from hiper.edit_settings import resolve_settings
 from hiper.estimate import Estimate, Part, estimate_edit, estimate_fit
 from hiper.methods import get_method
+from hiper.methods.denoising import AT_ONCE
 from hiper.seeds import generator
 from tests import tiny, tiny_families
 from tests.conftest import Cli
@@ -142,7 +143,7 @@ def test_every_family_is_estimated(name: str) -> None:
     backbone = wrap(tiny_families.pipeline(name))
     backbone.resize(tiny_families.SIDE)
     before = backbone.weights_sha256()
-    fit = estimate_fit(backbone, get_method("hiper").options(steps=3, batch=2))
+    fit = estimate_fit(backbone, get_method("hiper").options(steps=3, batch=AT_ONCE))
     edit = estimate_edit(backbone, resolve_settings({}, backbone, []), images=2, batch_size=2)
     for found in (fit, edit):
         assert found.seconds is not None
