@@ -25,6 +25,8 @@ ARGUMENTS = (
 )
 PATIENCE = 120_000.0
 """Milliseconds after which a test gives up waiting."""
+SETTLED, TRIES = 300.0, 5
+"""Milliseconds after which a number that was typed stays, and how often it is typed at most."""
 expect.set_options(timeout=PATIENCE)
 
 
@@ -94,8 +96,13 @@ class Visit:
             if not field.is_visible():
                 self.page.get_by_role("button", name=section).click()
             expect(field).not_to_have_value("")  # the page fills it in a moment after it appears
-            field.fill(str(value))
-            field.press("Tab")
+            for _ in range(TRIES):  # and, on a busy computer, once more over what was typed by then
+                field.fill(str(value))
+                field.press("Tab")
+                self.page.wait_for_timeout(SETTLED)
+                if field.input_value() == str(value):
+                    break
+            expect(field).to_have_value(str(value))
 
     def shows(self, text: str) -> None:
         expect(self.page.get_by_text(text).first).to_be_visible()
