@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -24,21 +23,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks.against_the_paper import timed, write
 from benchmarks.remedies import DRAWN, fit_missing
 
 import hiper
 from hiper.backbones.base import Backbone
 from hiper.bench.arms import Arm, parse_arm
 from hiper.bench.base import Case, Suite
+from hiper.bench.critters_suite import IDENTITY
 from hiper.bench.records import Cell
-from hiper.bench.report import Report, build_report
+from hiper.bench.report import Report, build_report, common
 from hiper.bench.runner import run
 from hiper.bench.statistics import difference, gap_closed, mean
 from hiper.bench.suites import SuiteSpec, open_suite
 from hiper.counting import Work, counting
 from hiper.engines import EngineSettings
 from hiper.errors import HiperWarning
-from hiper.files import atomic_write, make_folder
+from hiper.files import make_folder
 from hiper.methods import get_method
 
 HIPER = "hiper"
@@ -48,20 +49,12 @@ CAPTION = "hiper,initial=caption,learning_rate=0.15,t_min=0.5"
 PAPER = f"hiper:paper,{DRAWN}"
 LIGHT = ("none", "truth", "source", HIPER, TRIED, CAPTION, "sdedit", "ddim-inversion")
 HEAVY = (PAPER, "textual-inversion", "dreambooth", "dreambooth-lora", "imagic", "null-text")
-LOOKS = ("primary", "secondary", "pattern", "collar", "eyes")
-METRICS = ("edit_success", "preservation", "source_leak", "colour_distance", "picture_distance", *LOOKS)
+METRICS = ("edit_success", "preservation", "source_leak", "colour_distance", "picture_distance", *IDENTITY)
 COUNTS = ("steps", "weight_steps")
 """Options that say how many steps of a kind a fit makes; every other part of it is made once."""
 STRIDE = 10
 """Subjects after which all heavy arms are equally far."""
 PICTURES = 4
-
-
-def timed(work: Callable[[], object]) -> float:
-    """Processor seconds of a piece of work."""
-    begun = time.process_time()
-    work()
-    return round(time.process_time() - begun, 2)
 
 
 def counted(work: Callable[[], object]) -> Work:
@@ -95,14 +88,14 @@ def fit_work(arm: Arm, backbone: Backbone, case: Case) -> tuple[int, int]:
 def cost(arm: Arm, backbone: Backbone, case: Case) -> dict[str, Any]:
     """What a fit and an edit of four pictures take on one subject."""
     made: list[hiper.Artifact] = []
-    fit_seconds = timed(lambda: made.append(fit_of(arm, backbone, case)()))
+    fitting = timed(lambda: made.append(fit_of(arm, backbone, case)()))
     edit = partial(hiper.edit, backbone, made[0], case.target_caption, seeds=range(PICTURES))
-    edit_seconds = timed(edit)
+    editing = timed(edit)
     fit_flops, fit_peak = fit_work(arm, backbone, case)
     drawn = counted(edit)
     return {
-        "fit_seconds": fit_seconds,
-        "edit_seconds": edit_seconds,
+        "fit_seconds": round(fitting["processor_seconds"], 2),
+        "edit_seconds": round(editing["processor_seconds"], 2),
         "fit_flops": fit_flops,
         "edit_flops": drawn.flops,
         "fit_peak_bytes": fit_peak,
@@ -128,20 +121,16 @@ def costs(arms: Sequence[Arm], backbone: Backbone, suite: Suite, path: Path) -> 
 
 def identity(cell: Cell) -> float | None:
     """Share of the looks that are right, of those that can be told; None where none can."""
-    known = [value for name in LOOKS if (value := cell.scores.get(name)) is not None]
+    known = [value for name in IDENTITY if (value := cell.scores.get(name)) is not None]
     return sum(known) / len(known) if known else None
 
 
 def scored(report: Report, metric: str, *arms: str) -> dict[str, list[tuple[float, ...]]]:
     """Subject -> the scores of the arms side by side, of the cells that all of them have."""
-    rows: dict[str, list[tuple[float, ...]]] = {}
-    for key, first in report.cells[arms[0]].items():
-        cells = [first, *(report.cells[arm][key] for arm in arms[1:] if key in report.cells[arm])]
-        values = [identity(cell) if metric == "identity" else cell.scores.get(metric) for cell in cells]
-        known = tuple(value for value in values if value is not None)
-        if len(known) == len(arms):
-            rows.setdefault(key[0], []).append(known)
-    return rows
+    return common(
+        [report.cells[arm] for arm in arms],
+        identity if metric == "identity" else lambda cell: cell.scores.get(metric),
+    )
 
 
 def rows(report: Report, arms: Sequence[str], spent: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -172,7 +161,7 @@ def drawn_table(found: Sequence[Mapping[str, Any]]) -> list[str]:
         "colour distance",
         "less HiPer's",
     ]
-    heads += ["gap closed, %", *LOOKS, "rest preserved", "source leak"]
+    heads += ["gap closed, %", *IDENTITY, "rest preserved", "source leak"]
     lines = [heads, ["---"] * len(heads)]
     for row in found:
         scores = row["scores"]
@@ -187,7 +176,7 @@ def drawn_table(found: Sequence[Mapping[str, Any]]) -> list[str]:
                 plain["colour_distance"],
                 _interval(scores["colour_distance"]["minus_hiper"], "+.2f"),
                 _interval(row["gap_closed"], ".0f"),
-                *(plain[each] for each in LOOKS),
+                *(plain[each] for each in IDENTITY),
                 plain["preservation"],
                 plain["source_leak"],
             ]
@@ -228,11 +217,6 @@ def _interval(found: Mapping[str, Any] | None, form: str) -> str:
     if found["low"] is None:
         return f"{found['value']:{form}}"
     return f"{found['value']:{form}} [{found['low']:{form}}, {found['high']:{form}}]"
-
-
-def write(path: Path, record: object) -> None:
-    """Write all of it, or nothing."""
-    atomic_write(path, f"{json.dumps(record, indent=1)}\n".encode(), overwrite=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -30,14 +30,13 @@ from hiper.artifact import Artifact
 from hiper.backbones.base import Backbone
 from hiper.bench.arms import Arm, parse_arm
 from hiper.bench.base import Case, Suite
-from hiper.bench.critters_suite import CrittersSuite
+from hiper.bench.critters_suite import IDENTITY, CrittersSuite
 from hiper.bench.fits import Fits
 from hiper.bench.statistics import Estimate, Rows, difference, mean
 from hiper.files import atomic_write
 from hiper.images import png_bytes
 from hiper.metrics.picture_distance import picture_distance
 
-IDENTITY = ("primary", "secondary", "pattern", "collar", "eyes")
 MARGINS = {
     "edit_success": 0.05,
     "preservation": 0.05,

@@ -25,7 +25,7 @@ from hiper.edit_settings import EditSettings
 from hiper.fitting import LOOKS_FOR_BEST, Turn
 from hiper.images import fit_square
 from hiper.methods import get_method
-from hiper.methods.denoising import AT_ONCE, EVALUATIONS
+from hiper.methods.denoising import EVALUATIONS, looked_at_once
 from hiper.methods.hiper import HiPer, HiPerOptions
 from hiper.reading import MIN_SIDE
 from hiper.seeds import generator
@@ -124,7 +124,7 @@ def estimate_fit(backbone: Backbone, options: HiPerOptions) -> Estimate:
     preparing = _seconds(partial(_prepared, backbone, subject), backbone.device)
     one = method.turn(backbone, subject, replace(options, batch=1))
     turn = method.turn(backbone, subject, options)
-    at_once = max(options.batch, AT_ONCE)
+    at_once = looked_at_once(options.batch)
     looking = method.turn(backbone, subject, replace(options, batch=at_once))
     looks = 2 + (LOOKS_FOR_BEST if options.keep == "best" else 0)
     begun = time.perf_counter()

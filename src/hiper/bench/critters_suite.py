@@ -37,7 +37,8 @@ KINDS: Mapping[str, tuple[str, ...]] = {
 }
 """Kind of edit -> the attributes it changes; two at once are drawn from the three."""
 _VALUES = {"pose": world.POSES, "background": world.BACKGROUNDS, "style": world.STYLES}
-_IDENTITY = ("primary", "secondary", "pattern", "collar", "eyes")
+IDENTITY = ("primary", "secondary", "pattern", "collar", "eyes")
+"""Metrics of a subject's looks."""
 
 METRICS: Mapping[str, Metric] = {
     "edit_success": Metric(
@@ -51,7 +52,7 @@ METRICS: Mapping[str, Metric] = {
     ),
     **{
         name: Metric(text=f"{name} of the identity is right", better="higher", unit="share", low=0, high=1)
-        for name in _IDENTITY
+        for name in IDENTITY
     },
     "picture_distance": Metric(
         text="the whole picture, to the true answer", better="lower", unit="CIE76", low=0, high=None

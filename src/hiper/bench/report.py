@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -141,7 +141,7 @@ def _compare(
     run: Run, cells: Mapping[str, Mapping[Key, Cell]], arm: str, reference: str | None, metric: str
 ) -> Comparison:
     def rows(*arms: str) -> dict[str, list[tuple[float, ...]]]:
-        return _common([cells[each] for each in arms], metric)
+        return common([cells[each] for each in arms], lambda cell: cell.scores.get(metric))
 
     has_gap = FLOOR in cells and CEILING in cells
     better = run.metrics[metric].better
@@ -153,11 +153,13 @@ def _compare(
     )
 
 
-def _common(arms: Sequence[Mapping[Key, Cell]], metric: str) -> dict[str, list[tuple[float, ...]]]:
+def common(
+    arms: Sequence[Mapping[Key, Cell]], score: Callable[[Cell], float | None]
+) -> dict[str, list[tuple[float, ...]]]:
     """Subject -> the scores of all arms side by side, of the cells that every arm has a score for."""
     rows: dict[str, list[tuple[float, ...]]] = {}
     for key in arms[0]:
-        values = [arm[key].scores.get(metric) if key in arm else None for arm in arms]
+        values = [score(arm[key]) if key in arm else None for arm in arms]
         known = tuple(value for value in values if value is not None)
         if len(known) == len(arms):
             rows.setdefault(key[0], []).append(known)

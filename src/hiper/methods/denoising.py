@@ -25,6 +25,11 @@ AT_ONCE = 4
 _EVALUATION_SEED = 2303_08767
 
 
+def looked_at_once(batch: int) -> int:
+    """Return how many noise levels an evaluation takes in a call, where a step takes `batch`."""
+    return max(batch, AT_ONCE)
+
+
 @final
 @dataclass(frozen=True, kw_only=True)
 class Denoising:
@@ -62,7 +67,8 @@ class Denoising:
         """Return the error on 8 fixed pairs of noise and noise level, spread over the range."""
         noise = torch.randn(EVALUATIONS, *self.latents.shape[1:], generator=new_generator(_EVALUATION_SEED))
         t = spread_levels(EVALUATIONS, self.bounds)
-        at_once = max(self.batch, AT_ONCE)
+        at_once = looked_at_once(self.batch)
+        # torch's FLOP counter cannot follow leaves that ask for a gradient where none is recorded
         still = {name: parameter.detach() for name, parameter in parameters.items()}
         with torch.no_grad():
             errors = [
