@@ -1,14 +1,14 @@
 """Every method of this package on the same subjects, edits, seeds and sampler: what it draws, and what it costs.
 
-    python -m benchmarks.methods_table --folder DIR [--subjects 100] [--heavy 50] [--seeds 2] [--jobs 2]
-                                       [--out benchmarks/methods_table.json]
+    python -m benchmarks.methods_table --folder DIR [--subjects 100] [--heavy 50] [--per-sentence 50] [--seeds 2]
+                                       [--jobs 2] [--out benchmarks/methods_table.json]
 
 Subjects are the first of the test split, whose order is a random draw's. Methods whose fits are heavy see `--heavy` of
-them, the others all. Differences are from HiPer's default preset, over the cells that both have, with 95 % intervals
-over subjects. `identity` is the share of the five attributes of a subject's looks that a picture has right. What a
-method costs is measured on one subject with nothing else drawn by this program: processor seconds of a fit and of four
-pictures, and what was counted in them. Everything lies in DIR, the costs in DIR/costs.json, and the same command
-goes on where it was stopped.
+them, those that fit every sentence `--per-sentence`, the others all. Differences are from HiPer's default preset, over
+the cells that both have, with 95 % intervals over subjects. `identity` is the share of the five attributes of a
+subject's looks that a picture has right. What a method costs is measured on one subject with nothing else drawn by this
+program: processor seconds of a fit and of four pictures, and what was counted in them. Everything lies in DIR, the
+costs in DIR/costs.json, and the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -47,13 +47,15 @@ TRIED = "hiper,learning_rate=0.062,strength=0.67"
 """The best of as many tries as every other method had, by colour distance (tune_methods.json)."""
 CAPTION = "hiper,initial=caption,learning_rate=0.15,t_min=0.5"
 PAPER = f"hiper:paper,{DRAWN}"
-LIGHT = ("none", "truth", "source", HIPER, TRIED, CAPTION, "sdedit", "ddim-inversion")
-HEAVY = (PAPER, "textual-inversion", "dreambooth", "dreambooth-lora", "imagic", "null-text")
+LIGHT = ("none", "truth", "source", HIPER, "sdedit", "ddim-inversion")
+HEAVY = (TRIED, CAPTION, PAPER, "textual-inversion", "dreambooth", "dreambooth-lora", "null-text")
+PER_SENTENCE = ("imagic",)
+ARMS = (*LIGHT, *HEAVY, *PER_SENTENCE)
 METRICS = ("edit_success", "preservation", "source_leak", "colour_distance", "picture_distance", *IDENTITY)
 COUNTS = ("steps", "weight_steps")
 """Options that say how many steps of a kind a fit makes; every other part of it is made once."""
 STRIDE = 10
-"""Subjects after which all heavy arms are equally far."""
+"""Subjects after which all arms of a kind are equally far."""
 PICTURES = 4
 
 
@@ -226,6 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--split", choices=("tuning", "test"), default="test")
     parser.add_argument("--subjects", type=int, default=100)
     parser.add_argument("--heavy", type=int, default=50)
+    parser.add_argument("--per-sentence", type=int, default=50)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--out", type=Path)
@@ -233,7 +236,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     warnings.simplefilter("ignore", HiperWarning)
     spec = SuiteSpec(name="critters", split=given.split)
     suite, backbone = open_suite(spec), hiper.load_backbone("critters")
-    arms = [parse_arm(each) for each in (*LIGHT, *HEAVY)]
+    arms = [parse_arm(each) for each in ARMS]
     spent = costs(arms, backbone, suite, make_folder(given.folder) / "costs.json")
     engine = EngineSettings(workers=given.jobs)
     paper = parse_arm(PAPER)
@@ -249,14 +252,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ],
         given.folder,
     )
-    for limit in (*range(STRIDE, given.heavy, STRIDE), given.heavy):
-        run(spec, "critters", [*LIGHT, *HEAVY], given.folder, seeds=given.seeds, limit=limit, engine=engine)
-        print(f"{limit} subjects by all arms", flush=True)
-    run(spec, "critters", LIGHT, given.folder, seeds=given.seeds, limit=given.subjects, engine=engine)
+    done = 0
+    for seen, some in ((given.per_sentence, ARMS), (given.heavy, (*LIGHT, *HEAVY)), (given.subjects, LIGHT)):
+        for limit in (*range(done + STRIDE, seen, STRIDE), seen):
+            run(spec, "critters", some, given.folder, seeds=given.seeds, limit=limit, engine=engine)
+            print(f"{limit} subjects by {len(some)} arms", flush=True)
+        done = seen
     found = rows(build_report(given.folder), [arm.text for arm in arms], spent)
     print("\n".join([*drawn_table(found), "", *cost_table(found)]))
     if given.out:
-        facts = {name: getattr(given, name) for name in ("split", "subjects", "heavy", "seeds")}
+        facts = {
+            name: getattr(given, name) for name in ("split", "subjects", "heavy", "per_sentence", "seeds")
+        }
         write(given.out, {**facts, "weights": backbone.weights_sha256(), "arms": found})
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import hiper
 from hiper.backbones.sd import SdBackbone
+from hiper.conditioning import Conditioning
 from hiper.errors import ArtifactError, HiperWarning, OptionError
 from hiper.methods.ddim_inversion import TRAJECTORY
 from hiper.methods.null_text import NULLS
@@ -158,6 +159,29 @@ def test_the_seed_decides_the_noise_of_sdedit_alone(sd1: SdBackbone, subject: Su
     with pytest.warns(HiperWarning, match="draws the same picture for every seed"):
         first, second = hiper.edit(sd1, inverted, SENTENCE, seeds=[1, 2]).images
     assert first.tobytes() == second.tobytes()
+    assert first is not second
+
+
+def test_one_picture_is_drawn_where_the_seed_decides_nothing(
+    sd1: SdBackbone, subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inverted = hiper.fit(sd1, subject, method="ddim-inversion", edit_steps=2, guidance=2.0)
+    batches: list[int] = []
+    predict = sd1.predict
+
+    def counted(noisy: Tensor, t: Tensor, told: Conditioning) -> Tensor:
+        batches.append(len(noisy))
+        return predict(noisy, t, told)
+
+    monkeypatch.setattr(sd1, "predict", counted)
+    with pytest.warns(HiperWarning, match="draws the same picture for every seed"):
+        hiper.edit(sd1, inverted, SENTENCE, seeds=[1, 2, 3])
+    assert set(batches) == {1}
+    with pytest.warns(HiperWarning, match="draws the same picture for every seed"):
+        first, second = hiper.edit(
+            sd1, inverted, SENTENCE, seeds=[1, 2], negative_prompt=["a cat", "a red house"]
+        ).images
+    assert first.tobytes() != second.tobytes()
 
 
 def test_the_whole_way_is_the_pipeline_s_own_sampling(sd2: SdBackbone, subject: Subject) -> None:

@@ -132,7 +132,7 @@ def descent_from(
                 HiperWarning,
                 stacklevel=5,
             )
-        return path[number : number + 1].expand(len(seeds), -1, -1, -1)
+        return path[number : number + 1]
 
     return Descent(
         backbone=backbone,

@@ -104,7 +104,8 @@ class Descent:
     """Draws from a point on the way to noise instead of from pure noise.
 
     strength: how far up it begins, 0 at the picture itself, 1 at the noisiest level
-    start:    from seeds, a noise level and its number to latents [batch, c, h, w] there
+    start:    from seeds, a noise level and its number to latents there, [batch, c, h, w], or [1, c, h, w] where the
+              seeds make no difference: then one picture is drawn for all that have the same negative prompt
     steps:    the only number of steps it can take, None for any
     negative: takes the place of the negative prompts, which must be empty then
     """
@@ -131,19 +132,23 @@ class Descent:
     ) -> Samples:
         """See `Backbone.sample`."""
         self._check(negatives, steps, scheduler, (height, width))
-        told = expanded(positive, len(seeds))
-        plain = expanded(stacked(negatives), len(seeds))
         path = levels(self.backbone.timesteps, steps)
         top = round(self.strength * steps)
         latents = self.start(seeds, path[top], top)
+        count = max(len(latents), len(negatives))
+        latents = latents.expand(count, -1, -1, -1)
+        told, plain = expanded(positive, count), expanded(stacked(negatives), count)
         for done, number in enumerate(range(top, 0, -1), start=1):
-            untold = plain if self.negative is None else expanded(self.negative(number), len(seeds))
+            untold = plain if self.negative is None else expanded(self.negative(number), count)
             with torch.no_grad():
                 predicted = guided(self.backbone, latents, path[number], told, untold, guidance)
                 latents = self.backbone.step(latents, predicted, path[number], path[number - 1])
             if callback is not None:
                 callback(steps - top + done, steps)
-        return Samples(images=self.backbone.decode(latents), flagged=(False,) * len(seeds))
+        images = self.backbone.decode(latents)
+        if count < len(seeds):
+            images = [images[0].copy() for _ in seeds]
+        return Samples(images=images, flagged=(False,) * len(seeds))
 
     def _check(
         self, negatives: Sequence[Conditioning], steps: int, scheduler: str, size: tuple[int, int]
