@@ -2,13 +2,15 @@
 
     python -m benchmarks.methods_table --folder DIR [--subjects 100] [--heavy 50] [--per-sentence 50] [--seeds 2]
                                        [--jobs 2] [--out benchmarks/methods_table.json]
+                                       [--sheet docs/images/methods.png]
 
 Subjects are the first of the test split, whose order is a random draw's. Methods whose fits are heavy see `--heavy` of
-them, those that fit every sentence `--per-sentence`, the others all. Differences are from HiPer's default preset, over
-the cells that both have, with 95 % intervals over subjects. `identity` is the share of the five attributes of a
-subject's looks that a picture has right. What a method costs is measured on one subject with nothing else drawn by this
-program: processor seconds of a fit and of four pictures, and what was counted in them. Everything lies in DIR, the
-costs in DIR/costs.json, and the same command goes on where it was stopped.
+them, those that fit every sentence `--per-sentence`, the others all. Differences are from HiPer's default preset and
+from the paper's, over the cells that both have, with 95 % intervals over subjects. `identity` is the share of the five
+attributes of a subject's looks that a picture has right. What a method costs is measured on one subject with nothing
+else drawn by this program: processor seconds of a fit and of four pictures, and what was counted in them. Everything
+lies in DIR, the costs in DIR/costs.json, and the same command goes on where it was stopped. The sheet shows the first
+eight subjects, one edit of each.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ from typing import Any
 
 import torch
 from benchmarks.against_the_paper import timed, write
+from benchmarks.critters_pictures import grid
 from benchmarks.remedies import DRAWN, fit_missing
+from PIL import Image
 
 import hiper
 from hiper.backbones.base import Backbone
@@ -57,6 +61,23 @@ COUNTS = ("steps", "weight_steps")
 STRIDE = 10
 """Subjects after which all arms of a kind are equally far."""
 PICTURES = 4
+SHEET = {
+    "source": "source",
+    "truth": "true answer",
+    "none": "sentence alone",
+    HIPER: "HiPer",
+    CAPTION: "from the caption",
+    PAPER: "the paper's fit",
+    "textual-inversion": "Textual Inversion",
+    "dreambooth": "DreamBooth",
+    "dreambooth-lora": "its LoRA",
+    "imagic": "Imagic",
+    "null-text": "null-text",
+    "ddim-inversion": "DDIM inversion",
+    "sdedit": "SDEdit",
+}
+"""Arms on the sheet, and what stands below their pictures."""
+SHEET_ROWS = 8
 
 
 def counted(work: Callable[[], object]) -> Work:
@@ -136,20 +157,35 @@ def scored(report: Report, metric: str, *arms: str) -> dict[str, list[tuple[floa
 
 
 def rows(report: Report, arms: Sequence[str], spent: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One row per arm: what it cost, its means, its differences from HiPer's default, and the gap it closes."""
+    """One row per arm: what it cost, its means, its differences from HiPer's, and the gap it closes."""
     found = []
     for arm in arms:
         figures: dict[str, Any] = {"arm": arm, "cost": spent.get(arm), "scores": {}}
         for metric in ("identity", *METRICS):
-            own, both = mean(scored(report, metric, arm)), difference(scored(report, metric, arm, HIPER))
+            own = mean(scored(report, metric, arm))
+            less = {
+                each: difference(scored(report, metric, arm, each)) for each in (HIPER, PAPER) if each != arm
+            }
             figures["scores"][metric] = {
                 "mean": own and asdict(own),
-                "minus_hiper": (both and arm != HIPER and asdict(both)) or None,
+                "minus": {each: asdict(both) for each, both in less.items() if both},
             }
         closed = gap_closed(scored(report, "colour_distance", "none", arm, "truth"), "lower")
         figures["gap_closed"] = closed and asdict(closed)
         found.append(figures)
     return found
+
+
+def sheet(report: Report, folder: Path) -> Image.Image:
+    """One row per subject, from the first on, each with the next edit; the sentence stands below the true answer."""
+    run, pictures, labels = report.run, [], []
+    for number, (subject, edits) in enumerate([*run.subjects.items()][:SHEET_ROWS]):
+        edit, seed = edits[number % len(edits)], run.identity.seed
+        for arm, label in SHEET.items():
+            picture = run.paths(folder, arm, subject)[edit, seed].with_suffix(".png")
+            pictures.append(Image.open(picture).convert("RGB"))
+            labels.append(report.cells[arm][subject, edit, seed].prompt if arm == "truth" else label)
+    return grid(pictures, len(SHEET), labels)
 
 
 def drawn_table(found: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -160,8 +196,10 @@ def drawn_table(found: Sequence[Mapping[str, Any]]) -> list[str]:
         "edit succeeds",
         "identity",
         "less HiPer's",
+        "less the paper's",
         "colour distance",
         "less HiPer's",
+        "less the paper's",
     ]
     heads += ["gap closed, %", *IDENTITY, "rest preserved", "source leak"]
     lines = [heads, ["---"] * len(heads)]
@@ -174,9 +212,9 @@ def drawn_table(found: Sequence[Mapping[str, Any]]) -> list[str]:
                 str(scores["edit_success"]["mean"]["cells"]),
                 plain["edit_success"],
                 plain["identity"],
-                _interval(scores["identity"]["minus_hiper"], "+.2f"),
+                *(_interval(scores["identity"]["minus"].get(each), "+.2f") for each in (HIPER, PAPER)),
                 plain["colour_distance"],
-                _interval(scores["colour_distance"]["minus_hiper"], "+.2f"),
+                *(_interval(scores["colour_distance"]["minus"].get(each), "+.2f") for each in (HIPER, PAPER)),
                 _interval(row["gap_closed"], ".0f"),
                 *(plain[each] for each in IDENTITY),
                 plain["preservation"],
@@ -232,6 +270,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--sheet", type=Path)
     given = parser.parse_args(arguments)
     warnings.simplefilter("ignore", HiperWarning)
     spec = SuiteSpec(name="critters", split=given.split)
@@ -258,13 +297,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
             run(spec, "critters", some, given.folder, seeds=given.seeds, limit=limit, engine=engine)
             print(f"{limit} subjects by {len(some)} arms", flush=True)
         done = seen
-    found = rows(build_report(given.folder), [arm.text for arm in arms], spent)
+    report = build_report(given.folder)
+    found = rows(report, [arm.text for arm in arms], spent)
     print("\n".join([*drawn_table(found), "", *cost_table(found)]))
     if given.out:
         facts = {
             name: getattr(given, name) for name in ("split", "subjects", "heavy", "per_sentence", "seeds")
         }
         write(given.out, {**facts, "weights": backbone.weights_sha256(), "arms": found})
+    if given.sheet:
+        sheet(report, given.folder).save(given.sheet, optimize=True)
 
 
 if __name__ == "__main__":
