@@ -50,7 +50,7 @@ HIPER = "hiper"
 TRIED = "hiper,learning_rate=0.062,strength=0.67"
 """The best of as many tries as every other method had, by colour distance (tune_methods.json)."""
 CAPTION = "hiper,initial=caption,learning_rate=0.15,t_min=0.5"
-PAPER = f"hiper:paper,{DRAWN}"
+PAPER = parse_arm(f"hiper:paper,{DRAWN}").text
 LIGHT = ("none", "truth", "source", HIPER, "sdedit", "ddim-inversion")
 HEAVY = (TRIED, CAPTION, PAPER, "textual-inversion", "dreambooth", "dreambooth-lora", "null-text")
 PER_SENTENCE = ("imagic",)
