@@ -53,28 +53,27 @@ CAPTION = "hiper,initial=caption,learning_rate=0.15,t_min=0.5"
 PAPER = parse_arm(f"hiper:paper,{DRAWN}").text
 LIGHT = ("none", "truth", "source", HIPER, "sdedit", "ddim-inversion")
 HEAVY = (TRIED, CAPTION, PAPER, "textual-inversion", "dreambooth", "dreambooth-lora", "null-text")
-PER_SENTENCE = ("imagic",)
-ARMS = (*LIGHT, *HEAVY, *PER_SENTENCE)
 METRICS = ("edit_success", "preservation", "source_leak", "colour_distance", "picture_distance", *IDENTITY)
 COUNTS = ("steps", "weight_steps")
 """Options that say how many steps of a kind a fit makes; every other part of it is made once."""
 PICTURES = 4
-SHEET = {
+LABELS = {
     "source": "source",
     "truth": "true answer",
     "none": "sentence alone",
     HIPER: "HiPer",
-    CAPTION: "from the caption",
-    PAPER: "the paper's fit",
+    TRIED: "HiPer, best of eight tries",
+    CAPTION: "HiPer from the caption",
+    PAPER: "HiPer, the paper's fit",
     "textual-inversion": "Textual Inversion",
     "dreambooth": "DreamBooth",
-    "dreambooth-lora": "its LoRA",
+    "dreambooth-lora": "DreamBooth, LoRA",
     "imagic": "Imagic",
-    "null-text": "null-text",
+    "null-text": "null-text inversion",
     "ddim-inversion": "DDIM inversion",
     "sdedit": "SDEdit",
 }
-"""Arms on the sheet, and what stands below their pictures."""
+"""What arms are called, in the order of the tables and of a row of the sheet."""
 SHEET_ROWS = 8
 
 
@@ -179,74 +178,63 @@ def sheet(report: Report, folder: Path) -> Image.Image:
     run, pictures, labels = report.run, [], []
     for number, (subject, edits) in enumerate([*run.subjects.items()][:SHEET_ROWS]):
         edit, seed = edits[number % len(edits)], run.identity.seed
-        for arm, label in SHEET.items():
+        for arm, label in LABELS.items():
             picture = run.paths(folder, arm, subject)[edit, seed].with_suffix(".png")
             pictures.append(Image.open(picture).convert("RGB"))
             labels.append(report.cells[arm][subject, edit, seed].prompt if arm == "truth" else label)
-    return grid(pictures, len(SHEET), labels)
+    return grid(pictures, len(LABELS), labels)
 
 
 def drawn_table(found: Sequence[Mapping[str, Any]]) -> list[str]:
     """What was drawn, as Markdown."""
-    heads = [
-        "method",
-        "pictures",
-        "edit succeeds",
-        "identity",
-        "less HiPer's",
-        "less the paper's",
-        "colour distance",
-        "less HiPer's",
-        "less the paper's",
-    ]
-    heads += ["gap closed, %", *IDENTITY, "rest preserved", "source leak"]
-    lines = [heads, ["---"] * len(heads)]
+    less = ("less HiPer's", "less the paper's fit")
+    heads = ["", "pictures", "edit succeeds", "identity", *less, "colour distance", *less, "gap closed, %"]
+    lines = []
     for row in found:
         scores = row["scores"]
-        plain = {metric: _mean(scores[metric]["mean"]) for metric in scores}
-        lines.append(
-            [
-                f"`{row['arm']}`",
-                str(scores["edit_success"]["mean"]["cells"]),
-                plain["edit_success"],
-                plain["identity"],
-                *(_interval(scores["identity"]["minus"].get(each), "+.2f") for each in (HIPER, PAPER)),
-                plain["colour_distance"],
-                *(_interval(scores["colour_distance"]["minus"].get(each), "+.2f") for each in (HIPER, PAPER)),
-                _interval(row["gap_closed"], ".0f"),
-                *(plain[each] for each in IDENTITY),
-                plain["preservation"],
-                plain["source_leak"],
-            ]
-        )
-    return [f"| {' | '.join(line)} |" for line in lines]
+        line = [str(scores["edit_success"]["mean"]["cells"]), _mean(scores["edit_success"])]
+        for metric in ("identity", "colour_distance"):
+            minus = scores[metric]["minus"]
+            line += [_mean(scores[metric]), *(_interval(minus.get(each), "+.2f") for each in (HIPER, PAPER))]
+        lines.append([LABELS[row["arm"]], *line, _interval(row["gap_closed"], ".0f")])
+    return _markdown(heads, lines)
+
+
+def looks_table(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What was drawn in detail, as Markdown."""
+    shown = (*IDENTITY, "preservation", "source_leak", "picture_distance")
+    heads = ["", *IDENTITY, "rest preserved", "source leak", "picture distance"]
+    return _markdown(
+        heads, [[LABELS[row["arm"]], *(_mean(row["scores"][each]) for each in shown)] for row in found]
+    )
 
 
 def cost_table(found: Sequence[Mapping[str, Any]]) -> list[str]:
     """What it cost, as Markdown."""
-    heads = ["method", "fit, s", "TFLOP", "MB beside the weights", "four pictures, s", "TFLOP", "file, KB"]
-    heads += ["a fit serves"]
-    lines = [heads, ["---"] * len(heads)]
-    for row in found:
-        if row["cost"] is not None:
-            spent = row["cost"]
-            lines.append(
-                [
-                    f"`{row['arm']}`",
-                    f"{spent['fit_seconds']:.3g}",
-                    f"{spent['fit_flops'] / 1e12:.3g}",
-                    f"{spent['fit_peak_bytes'] / 1e6:.0f}",
-                    f"{spent['edit_seconds']:.2g}",
-                    f"{spent['edit_flops'] / 1e12:.2g}",
-                    f"{spent['artifact_bytes'] / 1e3:.3g}",
-                    "one sentence" if spent["per_sentence"] else "all",
-                ]
-            )
-    return [f"| {' | '.join(line)} |" for line in lines]
+    heads = ["", "fit, s", "GFLOP", "MB beside the weights", "four pictures, s", "GFLOP", "file, KB"]
+    lines = [
+        [
+            LABELS[row["arm"]],
+            f"{spent['fit_seconds']:.3g}",
+            f"{spent['fit_flops'] / 1e9:,.0f}",
+            f"{spent['fit_peak_bytes'] / 1e6:.0f}",
+            f"{spent['edit_seconds']:.2g}",
+            f"{spent['edit_flops'] / 1e9:.0f}",
+            f"{spent['artifact_bytes'] / 1e3:,.0f}",
+            "one sentence" if spent["per_sentence"] else "all",
+        ]
+        for row in found
+        if (spent := row["cost"]) is not None
+    ]
+    return _markdown([*heads, "a fit serves"], lines)
 
 
-def _mean(found: Mapping[str, Any] | None) -> str:
-    return "" if found is None else f"{found['value']:.2f}"
+def _markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(line)} |" for line in (heads, ["---"] * len(heads), *lines)]
+
+
+def _mean(score: Mapping[str, Any]) -> str:
+    return "" if score["mean"] is None else f"{score['mean']['value']:.2f}"
 
 
 def _interval(found: Mapping[str, Any] | None, form: str) -> str:
@@ -254,7 +242,8 @@ def _interval(found: Mapping[str, Any] | None, form: str) -> str:
         return ""
     if found["low"] is None:
         return f"{found['value']:{form}}"
-    return f"{found['value']:{form}} [{found['low']:{form}}, {found['high']:{form}}]"
+    bounds = form.removeprefix("+")
+    return f"{found['value']:{form}} [{found['low']:{bounds}}, {found['high']:{bounds}}]"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -273,28 +262,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     warnings.simplefilter("ignore", HiperWarning)
     spec = SuiteSpec(name="critters", split=given.split)
     suite, backbone = open_suite(spec), hiper.load_backbone("critters")
-    arms = [parse_arm(each) for each in ARMS]
-    spent = costs(arms, backbone, suite, make_folder(given.folder) / "costs.json")
+    spent = costs(
+        [parse_arm(each) for each in LABELS], backbone, suite, make_folder(given.folder) / "costs.json"
+    )
     engine = EngineSettings(workers=given.jobs)
     paper = parse_arm(PAPER)
-    cells = len(suite.cases(suite.subjects()[0])) * given.seeds
-    fit_missing(
-        backbone,
-        suite,
-        [paper],
-        [
-            name
-            for name in suite.subjects()[: given.heavy]
-            if len([*(given.folder / "cells" / paper.slug / name).glob("*.json")]) < cells
-        ],
-        given.folder,
-    )
-    for seen, some in ((given.per_sentence, ARMS), (given.heavy, (*LIGHT, *HEAVY)), (given.subjects, LIGHT)):
+    fit_missing(backbone, suite, [paper], suite.subjects()[: given.heavy], given.folder)
+    for seen, some in (
+        (given.per_sentence, [*LABELS]),
+        (given.heavy, [*LIGHT, *HEAVY]),
+        (given.subjects, LIGHT),
+    ):
         run(spec, "critters", some, given.folder, seeds=given.seeds, limit=seen, engine=engine)
         print(f"{seen} subjects by {len(some)} arms", flush=True)
     report = build_report(given.folder)
-    found = rows(report, [arm.text for arm in arms], spent)
-    print("\n".join([*drawn_table(found), "", *cost_table(found)]))
+    found = rows(report, [*LABELS], spent)
+    print("\n".join([*drawn_table(found), "", *looks_table(found), "", *cost_table(found)]))
     if given.out:
         facts = {
             name: getattr(given, name) for name in ("split", "subjects", "heavy", "per_sentence", "seeds")
