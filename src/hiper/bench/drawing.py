@@ -25,7 +25,6 @@ from hiper.images import fit_square
 from hiper.methods import get_method
 from hiper.methods.hiper import TAIL
 from hiper.methods.options import Value
-from hiper.methods.trajectory import walk_steps, walks_by
 from hiper.seeds import generator
 
 BATCH = 4
@@ -156,14 +155,12 @@ def drawing_settings(arm: Arm, backbone: Backbone) -> EditSettings:
 
 
 def _own_settings(arm: Arm, backbone: Backbone) -> dict[str, Value]:
-    """What the arm says of drawing, in the words of `Artifact.edit`, and what its method walks by.
+    """What the arm says of drawing, or else its method, in the words of `Artifact.edit`.
 
-    What it leaves to the model is not there.
+    What both leave to the model is not there.
     """
-    said = {name: arm.options[option] for name, option in _SETTINGS.items() if option in arm.options}
-    if arm.yardstick is None and "trajectory" in get_method(arm.method).needs:
-        return {"scheduler": walks_by(backbone), "steps": walk_steps(backbone), **said}
-    return said
+    said = {**get_method(arm.method).draws_by(backbone), **arm.options}
+    return {name: said[option] for name, option in _SETTINGS.items() if option in said}
 
 
 def _own_edit(arm: Arm, artifact: Artifact, backbone: Backbone) -> dict[str, Value]:

@@ -16,7 +16,7 @@ from hiper.checkpoint import CheckpointFile
 from hiper.conditioning import Conditioning
 from hiper.errors import OptionError
 from hiper.fitting import Callback, StopRequest
-from hiper.methods.options import Options, resolve
+from hiper.methods.options import Options, Value, resolve
 from hiper.methods.presets import AUTO, preset_file, suited, tell_of_other_model, untuned
 from hiper.subject import Subject
 
@@ -104,6 +104,11 @@ class Method(ABC, Generic[O]):
                 f"method {self.name} needs {', '.join(missing)}, which {backbone.id} does not offer;"
                 " choose another method or backbone"
             )
+
+    def draws_by(self, backbone: Backbone) -> Mapping[str, Value]:
+        """Return what an edit has to draw by where its options leave that to the model: `guidance`, `edit_steps`,
+        `scheduler`. What is not there is the model's own."""
+        return {}
 
     @abstractmethod
     def fit(

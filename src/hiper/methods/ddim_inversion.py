@@ -21,7 +21,7 @@ from hiper.backbones.base import Backbone
 from hiper.checkpoint import CheckpointFile
 from hiper.errors import HiperWarning
 from hiper.fitting import Callback, StepRecord, StopRequest
-from hiper.methods.base import Applied, Method
+from hiper.methods.base import Applied
 from hiper.methods.jobs import JobOptions, picture_latents
 from hiper.methods.jobs import artifact as artifact_of
 from hiper.methods.options import Spec
@@ -29,12 +29,12 @@ from hiper.methods.trajectory import (
     NOTHING_MINIMISED,
     Descent,
     Negative,
+    Walking,
     check_latents,
     check_strength,
     climb,
     plain_encoder,
     raise_if_stopped,
-    settled_to_walk,
 )
 from hiper.seeds import generator
 from hiper.subject import Subject
@@ -53,13 +53,12 @@ class DdimInversionOptions(JobOptions):
 
 
 @final
-class DdimInversion(Method[DdimInversionOptions]):
+class DdimInversion(Walking[DdimInversionOptions]):
     """The artifact is the path: latents [steps + 1, c, h, w] from the picture up to noise, led by the caption."""
 
     name: ClassVar[str] = "ddim-inversion"
     learns: ClassVar[str] = "the picture's path to noise"
     paper: ClassVar[str] = "arXiv:2010.02502"
-    needs: ClassVar[frozenset[str]] = frozenset({"rows", "trajectory"})
     editing: ClassVar[frozenset[str]] = frozenset({"strength", "guidance", "scheduler"})
     options_type = DdimInversionOptions
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
@@ -78,7 +77,7 @@ class DdimInversion(Method[DdimInversionOptions]):
         should_stop: StopRequest | None = None,
     ) -> Artifact:
         begun = time.monotonic()
-        options = settled_to_walk(options, backbone)
+        options = self.settled(options, backbone)
         path = inverted(backbone, subject, options, begun, callback, should_stop)
         return artifact_of(
             self.name,

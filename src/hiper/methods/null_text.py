@@ -23,12 +23,12 @@ from hiper.checkpoint import CheckpointFile, Identity, Progress, TrainingState
 from hiper.conditioning import Conditioning
 from hiper.errors import ArtifactError, FitError, Interrupted
 from hiper.fitting import Callback, StepRecord, StopRequest
-from hiper.methods.base import Applied, Method
+from hiper.methods.base import Applied
 from hiper.methods.ddim_inversion import TRAJECTORY, descent_from, inverted
 from hiper.methods.jobs import JobOptions, identity, loss_scale
 from hiper.methods.jobs import artifact as artifact_of
 from hiper.methods.options import Spec
-from hiper.methods.trajectory import levels, mixed, plain_encoder, settled_to_walk
+from hiper.methods.trajectory import Walking, levels, mixed, plain_encoder
 from hiper.subject import Subject
 
 NULLS = "nulls"
@@ -52,13 +52,12 @@ class NullTextOptions(JobOptions):
 
 
 @final
-class NullText(Method[NullTextOptions]):
+class NullText(Walking[NullTextOptions]):
     """The artifact is the path [steps + 1, c, h, w] and the fitted rows [steps, length, embed], noisiest first."""
 
     name: ClassVar[str] = "null-text"
     learns: ClassVar[str] = "the path to noise, and the empty sentence's rows for each step"
     paper: ClassVar[str] = "arXiv:2211.09794"
-    needs: ClassVar[frozenset[str]] = frozenset({"rows", "trajectory"})
     editing: ClassVar[frozenset[str]] = frozenset({"strength", "scheduler"})
     options_type = NullTextOptions
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
@@ -77,7 +76,7 @@ class NullText(Method[NullTextOptions]):
         should_stop: StopRequest | None = None,
     ) -> Artifact:
         begun = time.monotonic()
-        options = settled_to_walk(options, backbone)
+        options = self.settled(options, backbone)
         path = inverted(backbone, subject, options, begun, None, should_stop)
         who = identity(self.name, backbone, subject, options, self.editing) if checkpoint else {}
         told, empty = backbone.encode(subject.caption), backbone.encode_negative("")

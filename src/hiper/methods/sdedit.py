@@ -19,18 +19,18 @@ from hiper.artifact import Artifact
 from hiper.backbones.base import Backbone
 from hiper.checkpoint import CheckpointFile
 from hiper.fitting import Callback, StepRecord, StopRequest
-from hiper.methods.base import Applied, Method
+from hiper.methods.base import Applied
 from hiper.methods.jobs import EDITING, JobOptions, picture_latents
 from hiper.methods.jobs import artifact as artifact_of
 from hiper.methods.options import Spec
 from hiper.methods.trajectory import (
     NOTHING_MINIMISED,
     Descent,
+    Walking,
     check_latents,
     check_strength,
     plain_encoder,
     raise_if_stopped,
-    settled_to_walk,
 )
 from hiper.seeds import generator
 from hiper.subject import Subject
@@ -49,13 +49,12 @@ class SdeditOptions(JobOptions):
 
 
 @final
-class Sdedit(Method[SdeditOptions]):
+class Sdedit(Walking[SdeditOptions]):
     """The artifact is the picture's latents."""
 
     name: ClassVar[str] = "sdedit"
     learns: ClassVar[str] = "nothing; it keeps the picture's latents"
     paper: ClassVar[str] = "arXiv:2108.01073"
-    needs: ClassVar[frozenset[str]] = frozenset({"rows", "trajectory"})
     editing: ClassVar[frozenset[str]] = frozenset(EDITING)
     options_type = SdeditOptions
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
@@ -75,7 +74,7 @@ class Sdedit(Method[SdeditOptions]):
     ) -> Artifact:
         raise_if_stopped(should_stop)
         begun = time.monotonic()
-        options = settled_to_walk(options, backbone)
+        options = self.settled(options, backbone)
         latents = picture_latents(backbone, subject, options, generator(options.seed))
         seconds = time.monotonic() - begun
         if callback is not None:

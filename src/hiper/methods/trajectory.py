@@ -5,10 +5,10 @@ DDIM (arXiv:2010.02502, eq. 12) for models of noise or v, Euler's steps for flow
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TypeVar, final
+from typing import Any, ClassVar, TypeVar, final
 
 import torch
 from torch import Tensor
@@ -18,8 +18,9 @@ from hiper.backbones.base import Backbone, Samples, Scheduler, StepCallback
 from hiper.conditioning import Conditioning, expanded, lost_notes, stacked
 from hiper.errors import ArtifactError, Interrupted, OptionError
 from hiper.fitting import StopRequest
-from hiper.methods.base import PromptEncoder
+from hiper.methods.base import Method, PromptEncoder
 from hiper.methods.jobs import JobOptions, settled
+from hiper.methods.options import Value
 
 W = TypeVar("W", bound=JobOptions)
 
@@ -49,16 +50,20 @@ def walk_steps(backbone: Backbone) -> int:
     return backbone.default_steps if walks_by(backbone) == backbone.schedulers[0] else WALK_STEPS
 
 
-def settled_to_walk(options: W, backbone: Backbone) -> W:
-    """See `settled`; what was left to the model is the sampler that it walks by, and as many steps as that needs."""
-    return settled(
-        replace(
-            options,
-            scheduler=options.scheduler or walks_by(backbone),
-            edit_steps=options.edit_steps or walk_steps(backbone),
-        ),
-        backbone,
-    )
+class Walking(Method[W]):
+    """A method whose edits start on the way to noise and walk back, by the sampler whose steps the model can take."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"rows", "trajectory"})
+
+    def draws_by(self, backbone: Backbone) -> Mapping[str, Value]:
+        """See `Method`."""
+        return {"scheduler": walks_by(backbone), "edit_steps": walk_steps(backbone)}
+
+    def settled(self, options: W, backbone: Backbone) -> W:
+        """See `jobs.settled`; what was left to the model is what `draws_by` says."""
+        own = self.draws_by(backbone)
+        left: dict[str, Any] = {name: own[name] for name in own if getattr(options, name) is None}
+        return settled(replace(options, **left), backbone)
 
 
 def climb(backbone: Backbone, latents: Tensor, told: Conditioning, steps: int) -> Iterator[Tensor]:
