@@ -51,6 +51,8 @@ TRIED = "hiper,learning_rate=0.062,strength=0.67"
 """The best of as many tries as every other method had, by colour distance (tune_methods.json)."""
 CAPTION = "hiper,initial=caption,learning_rate=0.15,t_min=0.5"
 PAPER = parse_arm(f"hiper:paper,{DRAWN}").text
+REFERENCES = (HIPER, CAPTION, PAPER)
+"""Arms from which all others' differences are told; that from the second one is in the JSON alone."""
 LIGHT = ("none", "truth", "source", HIPER, "sdedit", "ddim-inversion")
 HEAVY = (TRIED, CAPTION, PAPER, "textual-inversion", "dreambooth", "dreambooth-lora", "null-text")
 METRICS = ("edit_success", "preservation", "source_leak", "colour_distance", "picture_distance", *IDENTITY)
@@ -160,9 +162,7 @@ def rows(report: Report, arms: Sequence[str], spent: Mapping[str, Any]) -> list[
         figures: dict[str, Any] = {"arm": arm, "cost": spent.get(arm), "scores": {}}
         for metric in ("identity", *METRICS):
             own = mean(scored(report, metric, arm))
-            less = {
-                each: difference(scored(report, metric, arm, each)) for each in (HIPER, PAPER) if each != arm
-            }
+            less = {each: difference(scored(report, metric, arm, each)) for each in REFERENCES if each != arm}
             figures["scores"][metric] = {
                 "mean": own and asdict(own),
                 "minus": {each: asdict(both) for each, both in less.items() if both},
