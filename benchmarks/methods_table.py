@@ -2,7 +2,7 @@
 
     python -m benchmarks.methods_table --folder DIR [--subjects 100] [--heavy 50] [--per-sentence 50] [--seeds 2]
                                        [--jobs 2] [--out benchmarks/methods_table.json]
-                                       [--sheet docs/images/methods.png]
+                                       [--sheet docs/images/methods.webp]
 
 Subjects are the first of the test split, whose order is a random draw's. Methods whose fits are heavy see `--heavy` of
 them, those that fit every sentence `--per-sentence`, the others all. Differences are from HiPer's default preset and
@@ -284,7 +284,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         }
         write(given.out, {**facts, "weights": backbone.weights_sha256(), "arms": found})
     if given.sheet:
-        sheet(report, given.folder).save(given.sheet, optimize=True)
+        sheet(report, given.folder).save(given.sheet)
 
 
 if __name__ == "__main__":
