@@ -196,7 +196,7 @@ def drawn_table(found: Sequence[Mapping[str, Any]]) -> list[str]:
         for metric in ("identity", "colour_distance"):
             minus = scores[metric]["minus"]
             line += [_mean(scores[metric]), *(_interval(minus.get(each), "+.2f") for each in (HIPER, PAPER))]
-        lines.append([LABELS[row["arm"]], *line, _interval(row["gap_closed"], ".0f")])
+        lines.append([LABELS[row["arm"]], *line, _interval(row["gap_closed"], "z.0f")])
     return _markdown(heads, lines)
 
 
