@@ -37,6 +37,7 @@ from hiper.bench.base import Case, Suite
 from hiper.bench.critters_suite import IDENTITY
 from hiper.bench.records import Cell
 from hiper.bench.report import Report, build_report, common
+from hiper.bench.report_tables import table_lines
 from hiper.bench.runner import run
 from hiper.bench.statistics import difference, gap_closed, mean
 from hiper.bench.suites import SuiteSpec, open_suite
@@ -197,16 +198,15 @@ def drawn_table(found: Sequence[Mapping[str, Any]]) -> list[str]:
             minus = scores[metric]["minus"]
             line += [_mean(scores[metric]), *(_interval(minus.get(each), "+.2f") for each in (HIPER, PAPER))]
         lines.append([LABELS[row["arm"]], *line, _interval(row["gap_closed"], "z.0f")])
-    return _markdown(heads, lines)
+    return table_lines([heads, *lines])
 
 
 def looks_table(found: Sequence[Mapping[str, Any]]) -> list[str]:
     """What was drawn in detail, as Markdown."""
     shown = (*IDENTITY, "preservation", "source_leak", "picture_distance")
     heads = ["", *IDENTITY, "rest preserved", "source leak", "picture distance"]
-    return _markdown(
-        heads, [[LABELS[row["arm"]], *(_mean(row["scores"][each]) for each in shown)] for row in found]
-    )
+    lines = [[LABELS[row["arm"]], *(_mean(row["scores"][each]) for each in shown)] for row in found]
+    return table_lines([heads, *lines])
 
 
 def cost_table(found: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -226,11 +226,7 @@ def cost_table(found: Sequence[Mapping[str, Any]]) -> list[str]:
         for row in found
         if (spent := row["cost"]) is not None
     ]
-    return _markdown([*heads, "a fit serves"], lines)
-
-
-def _markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(line)} |" for line in (heads, ["---"] * len(heads), *lines)]
+    return table_lines([[*heads, "a fit serves"], *lines])
 
 
 def _mean(score: Mapping[str, Any]) -> str:
@@ -266,8 +262,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         [parse_arm(each) for each in LABELS], backbone, suite, make_folder(given.folder) / "costs.json"
     )
     engine = EngineSettings(workers=given.jobs)
-    paper = parse_arm(PAPER)
-    fit_missing(backbone, suite, [paper], suite.subjects()[: given.heavy], given.folder)
+    fit_missing(backbone, suite, [parse_arm(PAPER)], suite.subjects()[: given.heavy], given.folder)
     for seen, some in (
         (given.per_sentence, [*LABELS]),
         (given.heavy, [*LIGHT, *HEAVY]),

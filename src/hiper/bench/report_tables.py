@@ -57,13 +57,15 @@ def markdown(report: Report) -> str:
     lines += [f"- {name}: {_inert(value)}" for name, value in facts(report).items()]
     lines += [f"- **note**: {_inert(note)}" for note in report.notes]
     for table in tables(report):
-        lines += ["", f"## {_inert(table.title)}", "", _inert(table.text), "", *_lines(table)]
+        lines += ["", f"## {_inert(table.title)}", "", _inert(table.text), ""]
+        lines += table_lines([[_inert(cell) for cell in row] for row in table.rows])
     return "\n".join(lines) + "\n"
 
 
-def _lines(table: Table) -> list[str]:
-    head, *rows = ([_inert(cell) for cell in row] for row in table.rows)
-    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
+def table_lines(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return a table as lines of Markdown; the first row is its head."""
+    head, *rest = rows
+    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rest)]
 
 
 def summary_csv(report: Report) -> str:
