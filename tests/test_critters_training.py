@@ -16,8 +16,10 @@ import hiper
 from hiper.critters.render import render, subject_mask
 from hiper.critters.training.__main__ import run
 from hiper.critters.training.data import details
+from hiper.critters.training.enlarge import start_from
 from hiper.critters.training.loop import train
 from hiper.critters.training.recipe import Recipe
+from hiper.critters.training.vae import build_vae
 from hiper.critters.world import draw_scene
 
 TINY = Recipe(
@@ -26,9 +28,13 @@ TINY = Recipe(
     text_layers=1,
     text_steps=2,
     text_batch=4,
-    vae_channels=(8, 8, 8),
+    vae_channels=(16, 16, 16),
     vae_steps=2,
     vae_batch=2,
+    enlarge_scenes=4,
+    enlarge_batch=2,
+    enlarge_decoder_steps=2,
+    enlarge_encoder_steps=2,
     unet_channels=(16, 16),
     unet_steps=2,
     unet_batch=2,
@@ -74,7 +80,7 @@ def test_the_recipe_ends_in_a_folder_that_plain_diffusers_runs(tmp_path: Path) -
     pipe = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
     picture = pipe("a sitting cat", num_inference_steps=1, output_type="np").images
-    assert picture.shape == (1, 64, 64, 3)
+    assert picture.shape == (1, 128, 128, 3)
     encoder = hiper.load_backbone(folder).tail_encoder
     assert encoder is not None
     assert encoder.guess(torch.zeros(1, 10, 16, 16)).shape == (TINY.tail, TINY.text_width)
@@ -93,6 +99,16 @@ def test_a_training_goes_on_from_a_folder(tmp_path: Path) -> None:
         )
         assert all(torch.equal(before[key], same[key]) for key in before)
         assert all(torch.equal(before[key], after[key]) for key in before) == (not part.startswith("unet"))
+
+
+def test_an_enlarged_encoder_starts_from_the_latents_of_the_halved_picture() -> None:
+    small = build_vae(TINY).requires_grad_(False)
+    large = start_from(TINY, small).requires_grad_(False)
+    picture = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    doubled = picture.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    expected = small.encode(picture).latent_dist.mean
+    torch.testing.assert_close(large.encode(doubled).latent_dist.mean, expected, atol=1e-4, rtol=1e-4)
+    assert large.decode(expected).sample.shape == doubled.shape
 
 
 def test_details_are_where_the_picture_changes_with_eyes_and_collar(tmp_path: Path) -> None:

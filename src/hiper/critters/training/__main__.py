@@ -1,6 +1,7 @@
 """Train the embedded model from scratch with one command.
 
     python -m hiper.critters.training --out DIR [--start FOLDER] [--device cuda] [--scenes N] [--unet-steps N] ...
+    python -m hiper.critters.training --out DIR --enlarge FOLDER     # one more level for that model's autoencoder alone
 
 Everything lands in DIR: the pictures, a checkpoint per stage, and ``DIR/weights``, an ordinary diffusers folder. Run
 the same command again after a kill and it goes on from the last checkpoint.
@@ -9,6 +10,7 @@ the same command again after a kill and it goes on from the last checkpoint.
 from __future__ import annotations
 
 import argparse
+import shutil
 from dataclasses import fields
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from diffusers import StableDiffusionPipeline
 
 from hiper.critters.training.assemble import assemble
 from hiper.critters.training.data import details, pictures
+from hiper.critters.training.enlarge import enlarge
 from hiper.critters.training.recipe import Recipe
 from hiper.critters.training.tail import add_tail_encoder
 from hiper.critters.training.text import train_text_encoder
@@ -38,6 +41,11 @@ def main() -> None:
         type=Path,
         help="diffusers folder to go on from: its denoiser is trained, its encoders kept",
     )
+    parser.add_argument(
+        "--enlarge",
+        type=Path,
+        help="diffusers folder whose autoencoder gets one more level; nothing else is trained",
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     for field in fields(Recipe):
         if isinstance(field.default, (int, float)):
@@ -45,30 +53,48 @@ def main() -> None:
                 f"--{field.name.replace('_', '-')}", type=type(field.default), default=field.default
             )
     arguments = vars(parser.parse_args())
-    folder, start = arguments.pop("out"), arguments.pop("start")
+    folder, start, small = arguments.pop("out"), arguments.pop("start"), arguments.pop("enlarge")
     device = torch.device(arguments.pop("device"))
-    if start is not None and not (start / "model_index.json").is_file():
-        parser.error(f"--start {str(start)!r} has no model_index.json; name a diffusers folder")
-    run(Recipe(**arguments), folder, device, start)
+    for name, model in (("--start", start), ("--enlarge", small)):
+        if model is not None and not (model / "model_index.json").is_file():
+            parser.error(f"{name} {str(model)!r} has no model_index.json; name a diffusers folder")
+    if small is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        enlarge_model(Recipe(**arguments), small, folder, device)
+    else:
+        run(Recipe(**arguments), folder, device, start)
 
 
 def run(recipe: Recipe, folder: Path, device: torch.device, start: Path | None = None) -> Path:
     """All stages, or the last two where there is a folder to start from; returns the weights' folder."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tokenizer()
-    images = pictures(folder, recipe.scenes)
     if start is None:
+        images = pictures(folder, recipe.scenes)
         encoder = train_text_encoder(recipe, tokenizer, folder, device)
         vae, unet = train_vae(recipe, images, folder, device), None
     else:
         parts = StableDiffusionPipeline.from_pretrained(start, dtype=torch.float32, local_files_only=True)
         encoder, vae, unet = parts.text_encoder, parts.vae.to(device), parts.unet
+        images = pictures(folder, recipe.scenes, vae.config.sample_size)
     where = details(folder, recipe.scenes)
     latents = stored_latents(folder / "latents.safetensors", vae, images, device)
     unet = train_unet(recipe, latents, where, encoder, tokenizer, folder, device, start=unet)
     fresh = build_tokenizer()  # the other one remembers how it padded
     weights = assemble(recipe, fresh, encoder, vae, unet, folder / "weights")
     add_tail_encoder(recipe, latents, folder, weights, device)
+    return enlarge_model(recipe, weights, folder, device) if start is None else weights
+
+
+def enlarge_model(recipe: Recipe, small: Path, folder: Path, device: torch.device) -> Path:
+    """Copy the model in `small` with an autoencoder of one more level to ``folder/weights-128``, which is returned."""
+    parts = StableDiffusionPipeline.from_pretrained(small, dtype=torch.float32, local_files_only=True)
+    for part in (parts.vae, parts.unet, parts.text_encoder):
+        part.to(device).eval().requires_grad_(False)
+    vae = enlarge(recipe, parts, folder, device)
+    weights = folder / f"weights-{vae.config.sample_size}"
+    shutil.copytree(small, weights, dirs_exist_ok=True)
+    vae.cpu().half().save_pretrained(weights / "vae")
     return weights
 
 

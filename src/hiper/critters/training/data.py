@@ -27,14 +27,20 @@ COUNTERPARTS = 7 * 10**9
 """Added to a seed: scenes that no other training, test or suite draws from."""
 
 
-def pictures(folder: Path, count: int) -> Pictures:
-    """[count, height, width, 3] 8-bit pictures of the scenes 0 to count - 1, from ``folder/pictures.npy``."""
-    return _stored(folder, "pictures", (count, SIZE, SIZE, 3), partial(_render_chunk, draw_scene))
+def pictures(folder: Path, count: int, size: int = SIZE) -> Pictures:
+    """[count, size, size, 3] 8-bit pictures of the scenes 0 to count - 1, from ``folder/pictures.npy``."""
+    make = partial(_render_chunk, draw_scene, size)
+    return _stored(folder, _name("pictures", size), (count, size, size, 3), make)
 
 
-def details(folder: Path, count: int) -> Pictures:
-    """[count, height, width, 2] where the animals and where their eyes and collars are, 0 to 255."""
-    return _stored(folder, "details", (count, SIZE, SIZE, 2), partial(_detail_chunk, draw_scene))
+def details(folder: Path, count: int, size: int = SIZE) -> Pictures:
+    """[count, size, size, 2] where the animals and where their eyes and collars are, 0 to 255."""
+    make = partial(_detail_chunk, draw_scene, size)
+    return _stored(folder, _name("details", size), (count, size, size, 2), make)
+
+
+def _name(kind: str, size: int) -> str:
+    return kind if size == SIZE else f"{kind}-{size}"
 
 
 def counterpart(seed: int) -> Scene:
@@ -45,12 +51,12 @@ def counterpart(seed: int) -> Scene:
 
 def counterparts(folder: Path, count: int) -> Pictures:
     """[count, height, width, 3] 8-bit pictures of the counterparts of the scenes 0 to count - 1."""
-    return _stored(folder, "counterparts", (count, SIZE, SIZE, 3), partial(_render_chunk, counterpart))
+    return _stored(folder, "counterparts", (count, SIZE, SIZE, 3), partial(_render_chunk, counterpart, SIZE))
 
 
 def counterpart_details(folder: Path, count: int) -> Pictures:
     """[count, height, width, 2], as `details`."""
-    make = partial(_detail_chunk, counterpart)
+    make = partial(_detail_chunk, counterpart, SIZE)
     return _stored(folder, "counterpart-details", (count, SIZE, SIZE, 2), make)
 
 
@@ -70,24 +76,24 @@ def _stored(folder: Path, name: str, shape: tuple[int, ...], make: Callable[[ran
     return array
 
 
-def _render_chunk(scene: Callable[[int], Scene], seeds: range) -> Pictures:
-    return np.stack([np.asarray(render(scene(seed))) for seed in seeds])
+def _render_chunk(scene: Callable[[int], Scene], size: int, seeds: range) -> Pictures:
+    return np.stack([np.asarray(render(scene(seed), size)) for seed in seeds])
 
 
-def _detail_chunk(scene: Callable[[int], Scene], seeds: range) -> Pictures:
-    return np.stack([_details(scene(seed)) for seed in seeds])
+def _detail_chunk(scene: Callable[[int], Scene], size: int, seeds: range) -> Pictures:
+    return np.stack([_details(scene(seed), size) for seed in seeds])
 
 
-def _details(scene: Scene) -> Pictures:
+def _details(scene: Scene, size: int) -> Pictures:
     """Eyes and collar are where the animal changes when both are given another colour."""
-    animal = draw_animal(scene, 2 * SIZE)
+    animal = draw_animal(scene, 2 * size)
     who = replace(
         scene.identity,
         eyes="blue" if scene.identity.eyes != "blue" else "brown",
         collar="red" if scene.identity.collar != "red" else "blue",
     )
-    other = draw_animal(replace(scene, identity=who), 2 * SIZE)
+    other = draw_animal(replace(scene, identity=who), 2 * size)
     changed = ImageChops.difference(animal.image, other.image).convert("L").point(lambda v: 255 if v else 0)
     return np.stack(
-        [np.asarray(mask.resize((SIZE, SIZE), Image.Resampling.BOX)) for mask in (animal.mask, changed)], -1
+        [np.asarray(mask.resize((size, size), Image.Resampling.BOX)) for mask in (animal.mask, changed)], -1
     )

@@ -67,6 +67,12 @@ def train(
             parameter.copy_(average[key])
 
 
+def mixed_precision(device: torch.device) -> torch.autocast:
+    """Bfloat16 where the device multiplies in it, else nothing: without AVX-512 a CPU takes twenty times as long."""
+    fast = device.type != "cpu" or torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "AVX2")
+    return torch.autocast(device.type, torch.bfloat16, enabled=fast)
+
+
 class _Optimizers:
     """Muon (torch.optim.Muon) for weights between two layers, AdamW for all others.
 

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from hiper.critters.reader import FIELDS, SIZE, AttributeReader, Kind, to_input, true_values
 from hiper.critters.render import render
 from hiper.critters.training.data import Pictures, pictures
-from hiper.critters.training.loop import train
+from hiper.critters.training.loop import mixed_precision, train
 from hiper.critters.training.recipe import Recipe
 from hiper.critters.world import Scene, draw_scene
 
@@ -64,7 +64,7 @@ def train_reader(
         index = torch.randint(len(images), (BATCH,), generator=generator).sort().values
         x = torch.from_numpy(images[index.numpy()]).permute(0, 3, 1, 2).float() / 127.5 - 1
         x = blurred(mirrored(x, generator), generator).to(device)
-        with torch.autocast(device.type, torch.bfloat16):
+        with mixed_precision(device):
             logits = reader(x)
         parts = [F.cross_entropy(logits[name].float(), truth[name][index].to(device)) for name in logits]
         return torch.stack(parts).sum()

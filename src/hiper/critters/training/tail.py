@@ -14,7 +14,7 @@ from torch.nn import functional
 from hiper.critters.captions import bare_caption
 from hiper.critters.reader import FIELDS
 from hiper.critters.training.data import counterpart, counterpart_details, counterparts
-from hiper.critters.training.loop import train
+from hiper.critters.training.loop import mixed_precision, train
 from hiper.critters.training.readers import labels, mirrored
 from hiper.critters.training.recipe import Recipe
 from hiper.critters.training.text import tokens
@@ -88,7 +88,7 @@ def _learn_to_see(
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
         index = torch.randint(len(sources), (recipe.tail_sight_batch,), generator=generator)
-        with torch.autocast(device.type, torch.bfloat16):
+        with mixed_precision(device):
             said = heads(model.seen(mirrored(sources[index], generator).float().to(device)))
         errors = [
             functional.cross_entropy(some, true[index].to(device))

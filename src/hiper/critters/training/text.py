@@ -13,7 +13,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from hiper.critters import world
 from hiper.critters.captions import training_caption
-from hiper.critters.training.loop import train
+from hiper.critters.training.loop import mixed_precision, train
 from hiper.critters.training.recipe import Recipe
 from hiper.critters.training.tokenizer import LENGTH
 from hiper.critters.world import Scene
@@ -109,7 +109,7 @@ def train_text_encoder(
         captions = [training_caption(scene, rng, identity_share=recipe.identity_share) for scene in batch]
         vectors = torch.stack([scene_vector(scene) for scene in batch])
         ids = tokens(tokenizer, captions)[:, :LONGEST]
-        with torch.autocast(device.type, torch.bfloat16):
+        with mixed_precision(device):
             value: Tensor = model(ids.to(device), vectors.to(device))
         return value
 

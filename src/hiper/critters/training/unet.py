@@ -16,7 +16,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from hiper.critters.captions import training_caption
 from hiper.critters.render import SIZE
 from hiper.critters.training.data import Pictures
-from hiper.critters.training.loop import train
+from hiper.critters.training.loop import mixed_precision, train
 from hiper.critters.training.recipe import Recipe
 from hiper.critters.training.text import tokens
 from hiper.critters.world import draw_scene
@@ -70,7 +70,7 @@ def denoising_error(
     t = (stratum**recipe.noise_bias * recipe.train_timesteps).long()
     noisy = scheduler.add_noise(x, noise, t)
     target = scheduler.get_velocity(x, noise, t) if recipe.prediction_type == "v_prediction" else noise
-    with torch.autocast(device.type, torch.bfloat16):
+    with mixed_precision(device):
         predicted = predict(noisy.to(device), t.to(device))
     weight = _importance(recipe, details, x.shape[-1]).to(device)
     error: Tensor = ((predicted.float() - target.to(device)).square() * weight).mean() / weight.mean()

@@ -12,27 +12,30 @@ from torch import Tensor
 
 from hiper.critters.render import SIZE
 from hiper.critters.training.data import Pictures
-from hiper.critters.training.loop import train
+from hiper.critters.training.loop import mixed_precision, train
 from hiper.critters.training.recipe import Recipe
 
 
-def build_vae(recipe: Recipe) -> AutoencoderKL:
-    """An untrained autoencoder of SD's class."""
-    levels = len(recipe.vae_channels)
+def build_vae(
+    recipe: Recipe, channels: tuple[int, ...] | None = None, sample_size: int = SIZE
+) -> AutoencoderKL:
+    """An untrained autoencoder of SD's class; `channels` a level, those of the recipe where none are given."""
+    channels = channels or recipe.vae_channels
+    levels = len(channels)
     torch.manual_seed(recipe.seed + 1)
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * levels,
         up_block_types=("UpDecoderBlock2D",) * levels,
-        block_out_channels=recipe.vae_channels,
+        block_out_channels=channels,
         latent_channels=recipe.latent_channels,
         layers_per_block=1,
         norm_num_groups=8,
-        sample_size=SIZE,
+        sample_size=sample_size,
         mid_block_add_attention=False,
     )
 
 
-def _tensor(pictures: Pictures) -> Tensor:
+def picture_tensor(pictures: Pictures) -> Tensor:
     """[count, height, width, 3] bytes -> [count, 3, height, width] in [-1, 1]."""
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
 
@@ -43,10 +46,15 @@ _WEIGHTS = torch.tensor([1.0, 2.0, 2.0])
 """Colour errors count double: they are small in RGB, learnt last, and half of an identity."""
 
 
-def reconstruction_error(x: Tensor, y: Tensor) -> Tensor:
-    """Absolute plus squared error along brightness and colour axes; both [batch, 3, height, width]."""
+def reconstruction_error(x: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Absolute plus squared error along brightness and colour axes; both [batch, 3, height, width].
+
+    `weight` [batch, 1, height, width] says how much each pixel's error counts, relative to the others'.
+    """
     axes = (_LUMA_CHROMA * _WEIGHTS[:, None]).to(x.device)
     error = torch.einsum("kc,bchw->bkhw", axes, y - x)
+    if weight is not None:
+        return ((error.abs() + error.square()) * weight).mean() / weight.mean()
     return error.abs().mean() + error.square().mean()
 
 
@@ -56,8 +64,8 @@ def train_vae(recipe: Recipe, pictures: Pictures, folder: Path, device: torch.de
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
         index = torch.randint(len(pictures), (recipe.vae_batch,), generator=generator).numpy()
-        x = _tensor(pictures[np.sort(index)]).to(device)
-        with torch.autocast(device.type, torch.bfloat16):
+        x = picture_tensor(pictures[np.sort(index)]).to(device)
+        with mixed_precision(device):
             posterior = vae.encode(x).latent_dist
             noise = torch.randn(posterior.mean.shape, generator=generator).to(device)
             y = vae.decode(posterior.mean + posterior.std * noise).sample.float()
@@ -77,9 +85,11 @@ def encode(vae: AutoencoderKL, pictures: Pictures, device: torch.device) -> Tens
     """[count, channels, height, width] float32 posterior means, not scaled, on the CPU."""
     parts = []
     for start in range(0, len(pictures), 64):
-        with torch.autocast(device.type, torch.bfloat16):
+        with mixed_precision(device):
             parts.append(
-                vae.encode(_tensor(pictures[start : start + 64]).to(device)).latent_dist.mean.float().cpu()
+                vae.encode(picture_tensor(pictures[start : start + 64]).to(device))
+                .latent_dist.mean.float()
+                .cpu()
             )
     return torch.cat(parts)
 
