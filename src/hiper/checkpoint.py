@@ -1,7 +1,8 @@
 """What a killed fit needs to go on as if nothing had happened: one safetensors blob, no pickle.
 
-Tensors: parameters, Adam's two moments and the state of the random generator. Header: where the fit
-stands, and the identity of the job, which must be the same on resuming.
+Tensors: parameters, Adam's two moments, the same of the last good state, to which a window that is not finite goes
+back, and the state of the random generator. Header: where the fit stands, and the key of the fit, which must be the
+same on resuming.
 """
 
 from __future__ import annotations
@@ -19,13 +20,19 @@ from torch import Tensor
 from hiper import files
 from hiper.errors import ResumeError
 
-FORMAT = 1
+FORMAT = 2
 Identity = Mapping[str, str | int | float | bool]
+_STATE = ("parameters", "first_moments", "second_moments", "best")
+_GROUPS = (*_STATE, *(f"good_{name}" for name in _STATE))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Numbers of a fit: steps done, Adam's own count, halvings of the rate, losses, seconds spent."""
+    """Numbers of a fit: steps done, Adam's own count, halvings of the rate, losses, seconds spent.
+
+    failures, undone: windows undone since the last good one, and whether the last one was
+    averaged: updates in the mean; good_updates, good_averaged: both counts in the last good state
+    """
 
     step: int
     updates: int
@@ -33,11 +40,19 @@ class Progress:
     loss_before: float
     best_loss: float
     seconds: float
+    failures: int = 0
+    undone: bool = False
+    averaged: int = 0
+    good_updates: int = 0
+    good_averaged: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingState:
-    """A fit between two steps. All tensors are float32 on the CPU, `random` is uint8 [state]."""
+    """A fit between two windows. All tensors are float32 on the CPU, `random` is uint8 [state].
+
+    best: the best parameters so far, or their mean; good_*: the last good state, empty where nothing is ever undone
+    """
 
     progress: Progress
     parameters: Mapping[str, Tensor]
@@ -46,17 +61,17 @@ class TrainingState:
     best: Mapping[str, Tensor]
     random: Tensor
     identity: Identity = field(default_factory=dict)
+    good_parameters: Mapping[str, Tensor] = field(default_factory=dict)
+    good_first_moments: Mapping[str, Tensor] = field(default_factory=dict)
+    good_second_moments: Mapping[str, Tensor] = field(default_factory=dict)
+    good_best: Mapping[str, Tensor] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
         """Serialise to one safetensors blob."""
-        groups = {
-            "parameter": self.parameters,
-            "first_moment": self.first_moments,
-            "second_moment": self.second_moments,
-            "best": self.best,
-        }
         tensors = {
-            f"{group}.{name}": t.contiguous() for group, named in groups.items() for name, t in named.items()
+            f"{group}.{name}": tensor.contiguous()
+            for group in _GROUPS
+            for name, tensor in getattr(self, group).items()
         }
         header = {
             "hiper.checkpoint": str(FORMAT),
@@ -79,18 +94,16 @@ class TrainingState:
         if header.get("hiper.checkpoint") != str(FORMAT):
             raise ResumeError(f"{path} is not a checkpoint of this release of hiper; remove it to start anew")
 
-        def group(prefix: str) -> dict[str, Tensor]:
-            return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+        def group(name: str) -> dict[str, Tensor]:
+            prefix = f"{name}."
+            return {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}
 
         try:
             return cls(
                 progress=Progress(**json.loads(header["hiper.progress"])),
-                parameters=group("parameter."),
-                first_moments=group("first_moment."),
-                second_moments=group("second_moment."),
-                best=group("best."),
                 random=tensors["random"],
                 identity=dict(json.loads(header["hiper.identity"])),
+                **{each: group(each) for each in _GROUPS},
             )
         except (KeyError, ValueError, TypeError, RecursionError) as error:
             raise ResumeError(f"{path} is damaged; remove it to start anew") from error

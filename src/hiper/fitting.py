@@ -21,13 +21,12 @@ from torch import Tensor
 from hiper.attempts import Outcome, attempt
 from hiper.checkpoint import CheckpointFile, Identity, Progress, TrainingState
 from hiper.errors import FitError, HiperError, HiperWarning, Interrupted
-from hiper.optimiser import Adam, Snapshot
+from hiper.optimiser import Adam, Snapshot, on_cpu
 
 Schedule = Literal["constant", "cosine"]
 Keep = Literal["last", "best", "mean"]
 
 TRIES = 3
-_NOTHING = Snapshot({}, {}, {}, updates=0)
 LOOKS_FOR_BEST = 10
 """How often keep="best" looks at the loss on the way."""
 
@@ -64,8 +63,8 @@ class Objective(Protocol):
 class Recipe:
     """How to minimise.
 
-    keep: the last parameters, the best of ten on the fixed batch, or the mean over the second half of the steps, which
-        lets a constant step size forget the noise of its last steps (Polyak and Juditsky, 1992).
+    keep: the last parameters, the best of ten on the fixed batch, or the mean over those steps of the second half that
+        were not undone, which lets a constant step size forget the noise of its last steps (Polyak and Juditsky, 1992).
     loss_scale: a power of two that keeps float16 gradients from underflow.
     window: steps between two looks at the loss; looking makes the processor wait for an accelerator.
     undo: keep what it takes to undo a window, three copies of all that is learnt; else one that is not finite
@@ -199,6 +198,18 @@ class _Group:
         return [self._ended.get(i) or attempt(run.finish) for i, run in enumerate(self._runs)]
 
 
+@dataclass(frozen=True)
+class _Point:
+    """Where a run can go back to: parameters and moments, the mean there, and how many updates are in that."""
+
+    adam: Snapshot
+    mean: Mapping[str, Tensor]
+    averaged: int
+
+
+_NOWHERE = _Point(Snapshot({}, {}, {}, updates=0), {}, averaged=0)
+
+
 class _Run:
     """One optimisation under way; `TrainingState` says what of it survives a kill."""
 
@@ -214,12 +225,12 @@ class _Run:
         self._objective, self._parameters, self.recipe = objective, dict(parameters), recipe
         self._generator, self._identity, self._checkpoint = generator, identity, checkpoint
         self._adam = Adam(self._parameters, recipe.learning_rate)
-        self.step = self._halvings = self._failures = 0
+        self.step = self._halvings = self._failures = self._averaged = 0
         self._earlier, self._begun, self._saved = 0.0, time.monotonic(), time.monotonic()
         self._loss_before = self._best_loss = math.inf
-        self._good = self._before = self._adam.snapshot() if recipe.undo else _NOTHING
         self._losses: list[Tensor] = []
-        self._best = self._best_before = self._good.parameters
+        self._best: Mapping[str, Tensor] = self._adam.snapshot().parameters if recipe.undo else {}
+        self._good = self._before = self._point()
         self._seen_gradient = self._undone = False
 
     @property
@@ -236,10 +247,21 @@ class _Run:
         self._adam.restore(
             Snapshot(state.parameters, state.first_moments, state.second_moments, updates=progress.updates)
         )
-        self._good, self._best = self._adam.snapshot() if self.recipe.undo else _NOTHING, state.best
+        self._best, self._averaged = state.best, progress.averaged
+        moments = state.good_first_moments, state.good_second_moments
+        good = Snapshot(state.good_parameters, *moments, updates=progress.good_updates)
+        self._good = _Point(good, state.good_best, averaged=progress.good_averaged)
         self.step, self._halvings, self._earlier = progress.step, progress.halvings, progress.seconds
+        self._failures, self._undone = progress.failures, progress.undone
         self._loss_before, self._best_loss = progress.loss_before, progress.best_loss
+        self._seen_gradient = progress.step > 0
         self._generator.set_state(state.random)
+
+    def _point(self) -> _Point:
+        if not self.recipe.undo:
+            return _NOWHERE
+        mean = self._best if self.recipe.keep == "mean" else {}
+        return _Point(self._adam.snapshot(), mean, averaged=self._averaged)
 
     def advance(self, count: int) -> float:
         """Make a window of `count` steps and return its mean loss; undo it if anything is not finite."""
@@ -253,9 +275,7 @@ class _Run:
     def begin_window(self) -> None:
         """Note where to go back to."""
         self._losses = []
-        self._best_before = self._best
-        if self.recipe.undo:
-            self._before = self._adam.snapshot()
+        self._before = self._point()
 
     def update(self, loss: Tensor) -> None:
         """Make one step, once the gradient of `loss`, times the loss scale, is there."""
@@ -268,8 +288,8 @@ class _Run:
         self._adam.update(recipe.loss_scale)
         if recipe.project is not None:
             recipe.project(self._parameters)
-        if recipe.keep == "mean":
-            self._average(step - recipe.steps // 2)
+        if recipe.keep == "mean" and step >= recipe.steps // 2:
+            self._average()
         self._losses.append(loss.detach())
 
     def end_window(self) -> float:
@@ -287,13 +307,13 @@ class _Run:
             self._undo(loss)
         return loss
 
-    def _average(self, count: int) -> None:
-        """Take one more update into the mean, which stands in the place of the best; `count` are in it already."""
-        if count >= 0:
-            self._best = {
-                name: torch.lerp(self._best[name].to(now.device), now.detach(), 1 / (count + 1))
-                for name, now in self._parameters.items()
-            }
+    def _average(self) -> None:
+        """Take one more update into the mean, which stands in the place of the best."""
+        self._averaged += 1
+        self._best = {
+            name: torch.lerp(self._best[name].to(now.device), now.detach(), 1 / self._averaged)
+            for name, now in self._parameters.items()
+        }
 
     def _check_gradient(self) -> None:
         gradients = [parameter.grad for parameter in self._parameters.values()]
@@ -310,10 +330,12 @@ class _Run:
                 f"the fit left the finite numbers around step {self.step} (last loss: {loss}); lower the learning"
                 " rate or use dtype=float32, and go on from an earlier checkpoint or anew"
             )
-        self._adam.restore(self._good)
-        self._best = self._best_before
+        self._adam.restore(self._good.adam)
+        if self.recipe.keep == "mean":
+            self._best, self._averaged = self._good.mean, self._good.averaged
         self._halvings, self._failures, self._undone = self._halvings + 1, self._failures + 1, True
         if self._failures == TRIES:
+            self._failures = 0  # whoever goes on from here, at the smaller rate, has as many tries again
             self.save()
             kept = (
                 f"; the last good state is in {self._checkpoint.path}" if self._checkpoint is not None else ""
@@ -340,7 +362,7 @@ class _Run:
         """Write the checkpoint, if there is one."""
         if self._checkpoint is None:
             return
-        now = self._adam.snapshot()
+        now, good = self._adam.snapshot(), self._good.adam
         progress = Progress(
             step=self.step,
             updates=now.updates,
@@ -348,14 +370,23 @@ class _Run:
             loss_before=self._loss_before,
             best_loss=self._best_loss,
             seconds=self.seconds,
+            failures=self._failures,
+            undone=self._undone,
+            averaged=self._averaged,
+            good_updates=good.updates,
+            good_averaged=self._good.averaged,
         )
         self._checkpoint.save(
             TrainingState(
                 progress=progress,
-                parameters=_on_cpu(now.parameters),
-                first_moments=_on_cpu(now.first_moments),
-                second_moments=_on_cpu(now.second_moments),
-                best=_on_cpu(self._best),
+                parameters=on_cpu(now.parameters),
+                first_moments=on_cpu(now.first_moments),
+                second_moments=on_cpu(now.second_moments),
+                best=on_cpu(self._best),
+                good_parameters=on_cpu(good.parameters),
+                good_first_moments=on_cpu(good.first_moments),
+                good_second_moments=on_cpu(good.second_moments),
+                good_best=on_cpu(self._good.mean),
                 random=self._generator.get_state(),
                 identity=self._identity,
             )
@@ -365,7 +396,7 @@ class _Run:
     def finish(self) -> Fitted:
         """Measure the result and warn when nothing was gained."""
         self.save()
-        if self.recipe.keep == "mean":
+        if self._averaged:
             self._take_mean()
         loss_after = self._objective.evaluate(self._parameters)
         parameters: Mapping[str, Tensor] = self._parameters
@@ -382,7 +413,7 @@ class _Run:
                 stacklevel=2,
             )
         return Fitted(
-            parameters=_on_cpu(parameters),
+            parameters=on_cpu(parameters),
             loss_before=self._loss_before,
             loss_after=loss_after,
             seconds=self.seconds,
@@ -399,7 +430,3 @@ class _Run:
 def _decay(schedule: Schedule, done: float) -> float:
     """Return the factor on the learning rate after the fraction `done` of all steps."""
     return 1.0 if schedule == "constant" else 0.5 * (1.0 + math.cos(math.pi * done))
-
-
-def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}

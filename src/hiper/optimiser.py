@@ -19,6 +19,11 @@ class Snapshot:
     updates: int
 
 
+def on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return copies on the CPU, without gradients."""
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+
+
 class Adam:
     """`torch.optim.Adam` with the paper's constants, whose state can be copied and put back."""
 
