@@ -32,7 +32,7 @@ from hiper.bench.arms import Arm, parse_arm
 from hiper.bench.base import Case, Suite
 from hiper.bench.critters_suite import IDENTITY, CrittersSuite
 from hiper.bench.fits import Fits
-from hiper.bench.statistics import Estimate, Rows, difference, mean
+from hiper.bench.statistics import FEWEST, Estimate, Rows, difference, mean
 from hiper.files import atomic_write
 from hiper.images import png_bytes
 from hiper.metrics.picture_distance import picture_distance
@@ -156,8 +156,10 @@ def as_good(found: Mapping[str, Estimate]) -> bool:
 
 def _worst(name: str, gained: Estimate) -> float:
     end = gained.high if name in LOWER_IS_BETTER else gained.low
-    if end is None:
+    if end is None and gained.subjects < FEWEST:
         return float("inf")
+    if end is None:  # all subjects agree
+        end = gained.value
     return end if name in LOWER_IS_BETTER else -end
 
 

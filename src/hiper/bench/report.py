@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hiper.bench.records import Cell, Run
-from hiper.bench.statistics import Estimate, Summary, difference, gap_closed, summarise
+from hiper.bench.statistics import FEWEST, INTERVALS, Estimate, Summary, difference, gap_closed, summarise
 from hiper.errors import OptionError
 from hiper.nearest import suggestion
 
@@ -70,6 +70,7 @@ class Report:
             "expected": self.expected,
             "missing": self.missing,
             "reference": self.reference,
+            "intervals": INTERVALS,
             "metrics": {name: asdict(metric) for name, metric in self.run.metrics.items()},
             "arms": [asdict(row) for row in self.rows],
             "edits": [asdict(row) for row in self.rows_by_edit],
@@ -178,6 +179,7 @@ def _notes(
         ),
         "the suite has no metrics: pictures were drawn, and nothing was scored": not run.metrics,
         "no arm is the method hiper, so none is compared with; name one (--reference)": reference is None,
+        f"{len(run.subjects)} subjects, so no intervals: they take {FEWEST}": len(run.subjects) < FEWEST,
         f"the safety checker blackened {flagged} pictures": flagged > 0,
         "the cells were drawn by different releases of hiper or its libraries": len(versions) > 1,
     }

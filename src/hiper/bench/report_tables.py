@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from hiper.bench.base import Metric
 from hiper.bench.report import CEILING, FLOOR, Report, Row
-from hiper.bench.statistics import Estimate, Summary
+from hiper.bench.statistics import INTERVALS, Estimate, Summary
 
 ARROWS = {"higher": "↑", "lower": "↓"}
 EMPTY = "–"
@@ -131,10 +131,7 @@ def _differences(report: Report) -> Table:
         for arm in report.run.arms
         if arm != report.reference and report.run.metrics
     ]
-    text = (
-        "Over the cells that both arms have (same subject, edit and seed), with 95 % intervals from"
-        " drawing subjects with replacement."
-    )
+    text = f"Over the cells that both arms have (same subject, edit and seed), with {INTERVALS}."
     return Table(title=f"Difference from {report.reference}", text=text, rows=[head, *rows])
 
 

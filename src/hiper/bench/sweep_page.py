@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 
 from hiper.bench.report_tables import ARROWS, facts, shown_estimate
+from hiper.bench.statistics import INTERVALS
 from hiper.bench.sweep_figures import option_figure, trade_off_figure
 from hiper.bench.sweep_report import Curve, Point, SweepReport
 from hiper.files import atomic_write, make_folder, safe_slug
@@ -16,8 +17,8 @@ from hiper.pages import document, table
 PAGE, RECORD, TRADE_OFF = "sweep.html", "sweep.json", "trade-off.svg"
 
 _LEGEND = (
-    "Means with 95 % intervals from drawing subjects with replacement; differences from the base are paired (same"
-    " subject, edit and seed). Each option is compared over the cells that all of its values have."
+    f"Means with {INTERVALS}; differences from the base are paired (same subject, edit and seed)."
+    " Each option is compared over the cells that all of its values have."
 )
 
 

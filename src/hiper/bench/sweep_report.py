@@ -9,7 +9,7 @@ from pathlib import Path
 from hiper.bench.base import Metric
 from hiper.bench.records import Cell
 from hiper.bench.report import CEILING, Key, Report, build_report
-from hiper.bench.statistics import Estimate, difference, mean
+from hiper.bench.statistics import INTERVALS, Estimate, difference, mean
 from hiper.bench.sweeps import Sweep, base_arm, floor_arm
 from hiper.errors import OptionError
 from hiper.nearest import suggestion
@@ -79,6 +79,7 @@ class SweepReport:
             "identity": asdict(self.report.run.identity),
             "base": self.base,
             "axes": asdict(self.axes),
+            "intervals": INTERVALS,
             "missing": self.report.missing,
             "curves": [asdict(curve) for curve in self.curves],
         }
