@@ -201,7 +201,7 @@ def test_other_predictions_are_refused(folder: Path) -> None:
     config = folder / "scheduler" / "scheduler_config.json"
     table = json.loads(config.read_text())
     config.write_text(json.dumps({**table, "prediction_type": "sample"}))
-    assert "predicts 'sample'; allowed are epsilon and v_prediction" in refused(folder)
+    assert "'sample'; allowed are epsilon and v_prediction" in refused(folder)
 
 
 def test_a_user_s_own_pipeline_of_another_class_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ import safetensors.torch
 import torch
 import transformers
 from diffusers import StableDiffusionPipeline
+from torch import Tensor
 
 from hiper.backbones import load_backbone, single_file, wrap
 from hiper.backbones.single_file_parts import Clip, Vae
 from hiper.errors import BackboneError
 from tests import tiny
-from tests.original_layout import export, millions
+from tests.original_layout import export, export_xl, millions
+from tests.test_single_file_xl import small as small_xl
 
 WIDTH = 64
 
@@ -106,7 +109,7 @@ def test_without_a_vocabulary_the_remedy_is_told(hub_cache: Path, tmp_path: Path
 @pytest.mark.usefixtures("vocabulary")
 def test_sd2_must_say_what_it_predicts(tmp_path: Path) -> None:
     path = saved(small(2), 2, tmp_path / "model.safetensors")
-    assert "put model.yaml beside it" in refused(path)
+    assert "model.yaml beside it" in refused(path)
     yaml = path.with_suffix(".yaml")
     yaml.write_text('model:\n  params:\n    parameterization: "v"\n')
     assert load_backbone(path, device="cpu").resolution == 768
@@ -117,7 +120,7 @@ def test_sd2_must_say_what_it_predicts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "shape", "words"),
     [
-        ("conditioner.embedders.0.x", (1,), "holds no model.diffusion_model.* weights"),
+        ("conditioner.embedders.0.x", (1,), "holds a text encoder alone"),
         ("conditioner.embedders.0.model.ln_final.bias", (1,), "is the refiner of Stable Diffusion XL"),
         ("double_blocks.0.img_attn.qkv.weight", (1,), "is a FLUX.1 checkpoint"),
         ("model.diffusion_model.joint_blocks.0.x", (1,), "is a Stable Diffusion 3 checkpoint"),
@@ -125,14 +128,104 @@ def test_sd2_must_say_what_it_predicts(tmp_path: Path) -> None:
         ("cap_embedder.0.weight", (1,), "give the model's folder in diffusers format, or its Hub id"),
         ("lora_unet_down_blocks.alpha", (1,), "is a LoRA"),
         ("weight", (1,), "holds no model.diffusion_model.* weights"),
+        ("hiper.tail", (1,), "what hiper fit wrote"),
+        ("control_model.input_blocks.0.0.weight", (1,), "is a ControlNet"),
+        ("emb_params", (1,), "is a textual inversion"),
+        ("lora_te_text_model.hada_w1_a", (1,), "is a LoRA"),
+        ("embedder.model.visual.proj", (1,), "is an unCLIP variant"),
         ("model.diffusion_model.input_blocks.0.0.weight", (4, 9, 3, 3), "takes 9 latent channels"),
-        ("model.diffusion_model.input_blocks.0.0.weight", (4, 4, 3, 3), "token_embedding.weight is missing"),
+        ("model.diffusion_model.input_blocks.0.0.weight", (4, 4, 3, 3), "no text encoder and no autoencoder"),
     ],
 )
 def test_other_files_are_refused(name: str, shape: tuple[int, ...], words: str, tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
     safetensors.torch.save_file({name: torch.zeros(shape)}, path)
     assert words in refused(path)
+
+
+def old(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.replace("transformer.text_model.", "transformer."): t for name, t in tensors.items()}
+
+
+def averaged_too(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return tensors | averaged_alone(tensors)
+
+
+def in_float8(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k: v.to(torch.float8_e4m3fn) if v.dtype == torch.float32 else v for k, v in tensors.items()}
+
+
+@pytest.mark.usefixtures("vocabulary")
+@pytest.mark.parametrize("change", [old, averaged_too, in_float8])
+def test_other_ways_to_save_it_are_read(
+    change: Callable[[dict[str, Tensor]], dict[str, Tensor]], tmp_path: Path
+) -> None:
+    pipe, path = small(1), tmp_path / "model.safetensors"
+    safetensors.torch.save_file(change(export(pipe, 1)), path)
+    if change is in_float8:
+        for part in (pipe.unet, pipe.vae, pipe.text_encoder):
+            part.load_state_dict({k: v.float() for k, v in in_float8(part.state_dict()).items()})
+    loaded = load_backbone(path, device="cpu", local_only=True)
+    assert loaded.weights_sha256() == wrap(pipe).weights_sha256()
+
+
+def averaged_alone(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """As ldm names them: without dots."""
+    return {
+        "model_ema." + name.removeprefix("model.").replace(".", ""): tensor.clone()
+        for name, tensor in tensors.items()
+        if name.startswith("model.diffusion_model.")
+    }
+
+
+def without(*prefixes: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
+    return lambda tensors: {k: v for k, v in tensors.items() if not k.startswith(prefixes)}
+
+
+def only(prefix: str, renamed: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
+    return lambda tensors: {
+        renamed + name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
+
+
+DENOISER, TEXTS = "model.diffusion_model.", ("cond_stage_model.", "conditioner.")
+PARTS: dict[str, tuple[Callable[[dict[str, Tensor]], dict[str, Tensor]], str]] = {
+    "no autoencoder": (without("first_stage_model."), "holds no autoencoder (VAE); take the checkpoint"),
+    "no text encoder": (without(*TEXTS), "holds no text encoder; take the checkpoint"),
+    "ComfyUI's denoiser alone": (only(DENOISER, DENOISER), "no text encoder and no autoencoder (VAE)"),
+    "a bare denoiser": (only(DENOISER, ""), "holds a denoiser alone"),
+    "an autoencoder": (only("first_stage_model.", ""), "holds an autoencoder (VAE) alone"),
+    "averaged weights alone": (averaged_alone, "holds averaged weights"),
+    "scaled weights": (
+        lambda tensors: {**tensors, DENOISER + "out.2.scale_weight": torch.ones(1)},
+        "holds scaled or packed weights",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def whole() -> dict[str, dict[str, Tensor]]:
+    return {"sd1": export(small(1), 1), "sd2": export(small(2), 2), "sdxl": export_xl(small_xl())}
+
+
+@pytest.mark.parametrize("version", ["sd1", "sd2", "sdxl"])
+@pytest.mark.parametrize("case", PARTS)
+def test_what_is_missing_is_told_with_the_remedy(
+    case: str, version: str, whole: dict[str, dict[str, Tensor]], tmp_path: Path
+) -> None:
+    change, words = PARTS[case]
+    path = tmp_path / "part.safetensors"
+    safetensors.torch.save_file(change(whole[version]), path)
+    assert words in refused(path)
+
+
+@pytest.mark.parametrize("part", ["unet", "vae"])
+def test_a_component_in_diffusers_layout_is_told(part: str, tmp_path: Path) -> None:
+    getattr(tiny.pipeline(), part).save_pretrained(tmp_path)
+    words = {"unet": "denoiser alone, in the layout of diffusers", "vae": "an autoencoder (VAE) alone"}
+    assert words[part] in refused(tmp_path / "diffusion_pytorch_model.safetensors")
 
 
 def test_a_truncated_file_is_damaged(tmp_path: Path) -> None:

@@ -190,7 +190,7 @@ VARIANTS: dict[str, tuple[Callable[[dict[str, Tensor]], dict[str, Tensor]], str]
     "denoiser alone": (without("conditioner.embedders.0"), f"{single_file_xl.CLIP}embeddings"),
     "no second encoder": (without(OPEN_CLIP), f"{OPEN_CLIP}token_embedding.weight is missing"),
     "no added embedding": (without("label_emb"), f"{UNET}label_emb.0.0.weight is missing"),
-    "no picture encoder": (without("first_stage_model"), "is missing"),
+    "no picture encoder": (without("first_stage_model"), "holds no autoencoder (VAE)"),
     "odd shape": (
         lambda whole: {**whole, OPEN_CLIP + "token_embedding.weight": torch.zeros(4)},
         "a weight has an impossible shape",

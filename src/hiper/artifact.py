@@ -22,6 +22,7 @@ from torch import Tensor
 
 from hiper.artifact_header import PREFIX, TEXTS, UNKNOWN_SEED, Value, decode, encode
 from hiper.artifact_header import SCHEMA as SCHEMA
+from hiper.backbones.prediction import MODELSPEC, OPTION, Prediction, parse_prediction
 from hiper.errors import ArtifactError, HiperWarning
 from hiper.files import atomic_write
 from hiper.tensor_file import MAX_HEADER, ROWS, WEIGHTS, Limits, TensorFile, foreign_kind
@@ -85,6 +86,11 @@ class Artifact:
     def embed(self) -> int | None:
         """Width of the rows: numbers per token; None for a method that learns something else."""
         return next(iter(self.tensors.values())).shape[1] if self.method in TAILS else None
+
+    @property
+    def prediction_type(self) -> Prediction | None:
+        """What the model predicted in the fit; None for a flow, and in files of earlier releases."""
+        return parse_prediction(self.extra.get(MODELSPEC, ""))
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write the file atomically and return its path; OutputError as in `files.atomic_write`."""
@@ -227,10 +233,16 @@ def check_family(artifact: Artifact, backbone: Backbone) -> None:
 
 
 def check_compatible(artifact: Artifact, backbone: Backbone) -> None:
-    """Refuse another family or width (ArtifactError); warn of another checkpoint of the family."""
+    """Refuse another family, width or prediction (ArtifactError); warn of another checkpoint of the family."""
     check_family(artifact, backbone)
     distance = fingerprint_distance(artifact.fingerprint, backbone.fingerprint())
-    if not distance <= FINGERPRINT_TOLERANCE:
+    if distance <= FINGERPRINT_TOLERANCE:
+        if artifact.prediction_type not in (None, backbone.objective):
+            raise ArtifactError(
+                f"fitted on {artifact.backbone} as a model that predicts {artifact.prediction_type}, but {backbone.id}"
+                f" was loaded as one that predicts {backbone.objective}; state {OPTION} what it predicts, or fit again"
+            )
+    else:
         warnings.warn(
             f"fitted on {artifact.backbone}, whose weights differ from those of {backbone.id}: the subject"
             " may come out less alike; fit again on this model if it does",

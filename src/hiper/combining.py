@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hiper.artifact import FINGERPRINT_TOLERANCE, Artifact, fingerprint_distance
 from hiper.artifact_header import PARTS, UNKNOWN_SEED, Value
+from hiper.backbones.prediction import prediction_entry
 from hiper.conditioning import Placement, averaged, side_by_side
 from hiper.edit_settings import check_number, resolve_strength
 from hiper.errors import ArtifactError, HiperWarning, OptionError
@@ -102,7 +103,7 @@ def _joined(
         tensors=tensors,
         figures={},
         created=max(part["created"] for part in parts),  # not now: the same parts make the same file
-        extra={PARTS: json.dumps(parts, ensure_ascii=False)},
+        extra={**prediction_entry(first.prediction_type), PARTS: json.dumps(parts, ensure_ascii=False)},
     )
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hiper.artifact import Artifact
 from hiper.artifact_header import UNKNOWN_SEED
+from hiper.backbones.prediction import prediction_entry
 from hiper.errors import ArtifactError
 from hiper.subject import clean_text
 from hiper.tensor_file import MAX_BYTES, foreign_kind, read_capped
@@ -101,5 +102,5 @@ def _artifact(tail: Tensor, backbone: Backbone, caption: str, source: str) -> Ar
         versions={},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         thumbnail="",
-        extra={"hiper.imported_from": source},
+        extra={"hiper.imported_from": source, **prediction_entry(backbone.objective)},
     )

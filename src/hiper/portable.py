@@ -11,13 +11,14 @@ from weakref import WeakKeyDictionary
 from hiper.artifact import Artifact
 from hiper.artifact_header import PARTS, encode
 from hiper.backbones import EMBEDDED
+from hiper.backbones.prediction import MODELSPEC
 
 
 def portable(artifact: Artifact) -> Artifact:
     """Return a copy without a path of this computer, the picture's thumbnail and other tools' header entries."""
     name = public_name(artifact.backbone, artifact.revision)
-    parts = {key: text for key, text in artifact.extra.items() if key == PARTS}
-    return replace(artifact, backbone=name, thumbnail="", extra=parts)
+    kept = {key: text for key, text in artifact.extra.items() if key in (PARTS, MODELSPEC)}
+    return replace(artifact, backbone=name, thumbnail="", extra=kept)
 
 
 def content_sha256(artifact: Artifact) -> str:

@@ -66,6 +66,7 @@ def load_backbone(
     quantise: str | None = None,
     memory: str = "auto",
     resolution: int | None = None,
+    prediction_type: str | None = None,
 ) -> Backbone:
     """Load a model: the embedded "critters", a diffusers folder, one .safetensors file, or a Hub id.
 
@@ -81,6 +82,8 @@ def load_backbone(
     computes activations twice instead of keeping them. "balanced" keeps all on the device; "auto" lets them take turns
     where the text encoders are large (see `Loading`). What is learnt and drawn is the same, bit for bit.
     resolution: side in pixels of the pictures that are fitted and drawn; None is the checkpoint's own.
+    prediction_type: "epsilon" or "v_prediction", what a diffusion model predicts whose files do not say it. Files that
+    say otherwise are refused.
 
     BackboneError says in one line why a model cannot be had. Remote code is never run, pickles never read.
     """
@@ -93,6 +96,7 @@ def load_backbone(
         quantise=quantise,
         memory=memory,
         recompute=memory == "low",
+        prediction_type=prediction_type,
     )
     backbone = _found(str(name_or_path), how, revision, local_only)
     if resolution is not None:
@@ -202,6 +206,7 @@ def _from_folder(folder: Path, name: str, revision: str, guidance: float | None,
 def _from_file(path: Path, how: Loading, *, network: bool) -> Backbone:
     from hiper.backbones.sd import SdBackbone
     from hiper.backbones.sdxl import SdxlBackbone
+    from hiper.backbones.single_file_contents import check_contents
     from hiper.backbones.single_file_xl import is_xl
     from hiper.backbones.weights import PICKLES, read_header
 
@@ -214,6 +219,7 @@ def _from_file(path: Path, how: Loading, *, network: bool) -> Backbone:
             f"{path} is a single file, which is not quantised; load the model's diffusers folder"
         )
     header = read_header(path)
+    check_contents(path, header)
     kind = SdxlBackbone if is_xl(header) else SdBackbone
     return kind.from_single_file(path, header, how=how, network=network)
 

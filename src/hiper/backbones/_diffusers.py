@@ -15,8 +15,11 @@ import diffusers
 import PIL.Image
 import torch
 import transformers
+from diffusers.loaders.single_file_utils import create_diffusers_clip_model_from_ldm
+from safetensors import safe_open
 from torch import Tensor
 
+from hiper.backbones.prediction import OPTION, Statement, Target, agree
 from hiper.backbones.schedules import Epsilon, Flow, Schedule, Velocity
 from hiper.errors import BackboneError
 
@@ -60,15 +63,17 @@ def load_folder(folder: Path, pipeline: str, dtype: torch.dtype, variant: str | 
         raise BackboneError(f"{folder} cannot be loaded as a {pipeline}: {first_line(error)}") from error
 
 
-def load_single_file(path: Path, config: Path, pipeline: str, dtype: torch.dtype) -> Pipeline:
+def load_single_file(
+    path: Path, config: Path, pipeline: str, dtype: torch.dtype, **components: Any
+) -> Pipeline:
     """Load one checkpoint file with the configuration in the folder `config`; nothing is fetched.
 
-    pipeline: diffusers' name of its class.
+    pipeline: diffusers' name of its class; components: those that are there already.
     """
     try:
         with quiet():
             pipe = getattr(diffusers, pipeline).from_single_file(
-                str(path), config=str(config), dtype=dtype, local_files_only=True
+                str(path), config=str(config), dtype=dtype, local_files_only=True, **components
             )
     except NotImplementedError as error:  # a weight that was left without data is moved
         raise BackboneError(
@@ -78,6 +83,28 @@ def load_single_file(path: Path, config: Path, pipeline: str, dtype: torch.dtype
         raise BackboneError(f"{path} cannot be loaded as a {pipeline}: {first_line(error)}") from error
     _check_whole(pipe, path)
     return pipe
+
+
+def load_old_clip(path: Path, config: Path, dtype: torch.dtype, *, prefix: str, renamed: str) -> Any:
+    """Load the text encoder of a checkpoint that names it as transformers did before 4.1.
+
+    prefix: of its tensors' names; renamed: the prefix that diffusers knows.
+    """
+    with safe_open(path, framework="pt") as file:
+        tensors = {
+            renamed + name.removeprefix(prefix): file.get_tensor(name)
+            for name in file.keys()  # noqa: SIM118
+            if name.startswith(prefix)
+        }
+    with quiet():
+        return create_diffusers_clip_model_from_ldm(
+            transformers.CLIPTextModel,
+            checkpoint=tensors,
+            subfolder="text_encoder",
+            config=str(config),
+            torch_dtype=dtype,
+            local_files_only=True,
+        )
 
 
 def _check_whole(pipe: Pipeline, path: Path) -> None:
@@ -107,24 +134,77 @@ def sampler(name: str, config: Any) -> Any:
         return SCHEDULERS[name](config)
 
 
-def diffusion_schedule(pipe: Pipeline, name: str) -> Schedule:
-    """Return what an epsilon or v model was trained with; BackboneError for another objective.
+def state_prediction(pipe: Pipeline, model: str, given: str | None) -> Target:
+    """Let a loaded pipeline predict what its folder and the user agree on.
 
-    Whatever sampler the folder ships: not every one of them knows the training targets.
+    Args:
+        pipe: Its scheduler is replaced where only the user says what the model predicts.
+        model: Its name, for messages.
+        given: The user's word; None for none.
+
+    Raises:
+        BackboneError: The folder says otherwise.
     """
+    config = pipe.scheduler.config
+    is_default = "prediction_type" in config.get("_use_default_values", ())
+    target = agree(
+        model,
+        (
+            Statement(source=OPTION, prediction=given),
+            Statement(
+                source="scheduler/scheduler_config.json",
+                prediction=None if is_default else config.get("prediction_type"),
+                zero_terminal=config.get("rescale_betas_zero_snr") is True,
+            ),
+        ),
+    )
+    if is_default and target.prediction is not None:
+        with quiet():
+            pipe.scheduler = type(pipe.scheduler).from_config(config, prediction_type=target.prediction)
+    return target
+
+
+def diffusion_schedule(pipe: Pipeline, name: str) -> Schedule:
+    """Return what an epsilon or v model was trained with, whatever sampler the folder ships.
+
+    Not every sampler knows the training targets, so they are those of DDPM on the sampler's noise levels.
+
+    Raises:
+        BackboneError: The model has another objective, or other noise levels.
+    """
+    config = pipe.scheduler.config
+    continuous = config.get("use_flow_sigmas") or config.get("timestep_type") == "continuous"
+    if "beta_schedule" not in config or continuous:
+        raise BackboneError(
+            f"{name} has a {type(pipe.scheduler).__name__}, of a model trained on other noise levels (EDM, a flow);"
+            " allowed are models trained on the levels of DDPM"
+        )
     with quiet():
-        scheduler = diffusers.DDPMScheduler.from_config(pipe.scheduler.config)
-    known = {kind.objective: kind for kind in (Epsilon, Velocity)}
-    objective = str(scheduler.config.prediction_type)
-    if objective not in known:
-        raise BackboneError(f"{name} predicts {objective!r}; allowed are {' and '.join(known)}")
+        scheduler = diffusers.DDPMScheduler.from_config(config)
+    stated = Statement(
+        source="its scheduler",
+        prediction=str(scheduler.config.prediction_type),
+        zero_terminal=bool(scheduler.config.rescale_betas_zero_snr),
+    )
+    kind = Velocity if agree(name, [stated]).prediction == Velocity.objective else Epsilon
     products = scheduler.alphas_cumprod.to(device_of(pipe))
-    return known[objective](products**0.5, (1 - products) ** 0.5)
+    return kind(products**0.5, (1 - products) ** 0.5)
 
 
-def flow_schedule(pipe: Pipeline) -> Schedule:
-    """Return what a flow model was trained with."""
-    return Flow(int(pipe.scheduler.config.num_train_timesteps), device_of(pipe))
+def flow_schedule(pipe: Pipeline, name: str) -> Schedule:
+    """Return what a flow model was trained with.
+
+    Raises:
+        BackboneError: Its scheduler is of a model that was trained otherwise.
+    """
+    config = pipe.scheduler.config
+    kind = type(pipe.scheduler).__name__
+    if not (kind.startswith("FlowMatch") or config.get("prediction_type") == "flow_prediction"):
+        raise BackboneError(
+            f"{name} has a {kind}, of a model that is no flow; allowed are schedulers that are named FlowMatch..."
+            " or predict flow_prediction"
+        )
+    return Flow(int(config.num_train_timesteps), device_of(pipe))
 
 
 def dtype_of(module: Any) -> torch.dtype:

@@ -8,7 +8,9 @@ from hiper.backbones import _diffusers
 from hiper.backbones.base import FLOW_SCHEDULERS
 from hiper.backbones.packing import PATCH
 from hiper.backbones.pipeline import PipelineBackbone
+from hiper.backbones.prediction import OPTION
 from hiper.backbones.schedules import Schedule
+from hiper.errors import BackboneError
 
 
 class FlowBackbone(PipelineBackbone):
@@ -17,7 +19,15 @@ class FlowBackbone(PipelineBackbone):
     schedulers = FLOW_SCHEDULERS
 
     def _make_schedule(self) -> Schedule:
-        return _diffusers.flow_schedule(self._pipe)
+        return _diffusers.flow_schedule(self._pipe, self.id)
+
+    @classmethod
+    def _state_prediction(cls, pipe: _diffusers.Pipeline, name: str, stated: str | None) -> None:
+        if stated is not None:
+            raise BackboneError(
+                f"{name} is a {cls.pipeline_name}, which predicts a flow; leave out {OPTION}, which is for models"
+                " of noise or v"
+            )
 
     def _sigma(self, t: Tensor) -> Tensor:
         """Share of noise at the levels t [batch]: the time that most flow transformers are told."""

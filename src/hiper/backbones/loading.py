@@ -8,6 +8,7 @@ from importlib.util import find_spec
 
 import torch
 
+from hiper.backbones.prediction import resolve_prediction
 from hiper.errors import BackboneError, OptionError
 from hiper.nearest import suggestion
 
@@ -26,6 +27,7 @@ class Loading:
     quantise: "nf4" (arXiv:2305.14314) or "int8" (arXiv:2208.07339), the denoiser's weights in 4 or 8 bits
     memory:   "low" parks the text encoders except while they encode, and all else while they do; "auto" does so for
               large text encoders on an accelerator
+    prediction_type: what a diffusion model predicts, as the user says; "epsilon" or "v_prediction", or another spelling
     recompute: a fit keeps few of the denoiser's activations and computes the others anew on the way back
     """
 
@@ -34,9 +36,11 @@ class Loading:
     quantise: str | None = None
     memory: str = "auto"
     recompute: bool = False
+    prediction_type: str | None = None
 
     def __post_init__(self) -> None:
         _check("memory", self.memory, MEMORY)
+        object.__setattr__(self, "prediction_type", resolve_prediction(self.prediction_type))
         if self.quantise is None:
             return
         _check("quantise", self.quantise, QUANTISE)

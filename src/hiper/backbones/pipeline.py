@@ -23,6 +23,7 @@ from hiper.backbones import _attention, _diffusers, _lora, _splicing
 from hiper.backbones.base import Backbone, Diffused, Samples, StepCallback, Watch, check_scheduler
 from hiper.backbones.loading import Loading
 from hiper.backbones.parking import frozen, parked
+from hiper.backbones.prediction import assume_epsilon
 from hiper.backbones.schedules import Schedule
 from hiper.backbones.texts_once import texts_projected_once
 from hiper.backbones.turns import Turns
@@ -84,6 +85,7 @@ class PipelineBackbone(Backbone):
         """Load a diffusers folder; BackboneError names the file that is missing or damaged."""
         how = how.settled(text_encoder_bytes(folder))
         pipe = _diffusers.load_folder(folder, cls.pipeline_name, how.dtype, check_weights(folder))
+        cls._state_prediction(pipe, name, how.prediction_type)
         if how.quantise is not None:
             from hiper.backbones._bitsandbytes import quantise
 
@@ -93,6 +95,12 @@ class PipelineBackbone(Backbone):
             backbone.quantised = how.quantise
             backbone.offers = backbone.offers - {"weights"}  # packed weights cannot be learnt
         return backbone
+
+    @classmethod
+    def _state_prediction(cls, pipe: _diffusers.Pipeline, name: str, stated: str | None) -> None:
+        """Let the pipeline predict what its folder and the user agree on; BackboneError where they do not."""
+        if _diffusers.state_prediction(pipe, name, stated).prediction is None:
+            assume_epsilon(name, doubtful=True)
 
     @classmethod
     def _settled(

@@ -14,11 +14,13 @@ from hiper.backbones.base import UNET_SCHEDULERS
 from hiper.backbones.embeddings import paired
 from hiper.backbones.loading import Loading
 from hiper.backbones.pipeline import PipelineBackbone
+from hiper.backbones.prediction import OPTION, assume_epsilon
 from hiper.backbones.schedules import Schedule
 from hiper.backbones.single_file_parts import Header
 from hiper.backbones.vocabulary import copy_vocabulary
 from hiper.backbones.words import clip_words, spelled
 from hiper.conditioning import Conditioning
+from hiper.errors import BackboneError
 
 _FAMILIES = {768: "sd1", 1024: "sd2"}
 
@@ -53,13 +55,34 @@ class SdBackbone(PipelineBackbone):
     @classmethod
     def from_single_file(cls, path: Path, header: Header, *, how: Loading, network: bool) -> SdBackbone:
         """Load one .safetensors checkpoint; `network` allows to fetch the vocabulary, nothing else."""
-        layout = single_file.describe(path, header)
+        layout = single_file.describe(path, header, how.prediction_type)
         with TemporaryDirectory(prefix="hiper-config-") as name:
             config = Path(name)
             single_file.write_config(layout, config)
             copy_vocabulary(config / "tokenizer", network=network)
-            pipe = _diffusers.load_single_file(path, config, cls.pipeline_name, how.dtype)
+            components = {}
+            if single_file.is_old(header):
+                components["text_encoder"] = _diffusers.load_old_clip(
+                    path,
+                    config,
+                    how.dtype,
+                    prefix=single_file.OLD_CLIP_V1,
+                    renamed=single_file.CLIP_V1,
+                )
+            pipe = _diffusers.load_single_file(path, config, cls.pipeline_name, how.dtype, **components)
         return cls._settled(pipe, how, name=str(path), revision="", guidance=None)
+
+    @classmethod
+    def _state_prediction(cls, pipe: _diffusers.Pipeline, name: str, stated: str | None) -> None:
+        """SD 1 predicts the noise, which its folders often do not say; SD 2 comes in both kinds."""
+        if _diffusers.state_prediction(pipe, name, stated).prediction is not None:
+            return
+        if _FAMILIES.get(int(pipe.unet.config.cross_attention_dim)) == "sd2":
+            raise BackboneError(
+                f"{name} is of SD 2.x, and scheduler/scheduler_config.json does not say what it predicts; state"
+                f" {OPTION} v_prediction (models of 768 pixels) or epsilon (of 512)"
+            )
+        assume_epsilon(name)
 
     def _make_schedule(self) -> Schedule:
         return _diffusers.diffusion_schedule(self._pipe, self.id)

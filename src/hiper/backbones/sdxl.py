@@ -52,7 +52,7 @@ class SdxlBackbone(PipelineBackbone):
     @classmethod
     def from_single_file(cls, path: Path, header: Header, *, how: Loading, network: bool) -> SdxlBackbone:
         """Load one .safetensors checkpoint; `network` allows to fetch the vocabulary, nothing else."""
-        layout = single_file_xl.describe(path, header)
+        layout = single_file_xl.describe(path, header, how.prediction_type)
         with TemporaryDirectory(prefix="hiper-config-") as name:
             config = Path(name)
             single_file_xl.write_config(layout, config)

@@ -7,41 +7,37 @@ tell: the number of heads (8 in v1, heads of 64 channels in v2) and, for v2, wha
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from hiper.backbones.prediction import (
+    OPTION,
+    Prediction,
+    agree,
+    assume_epsilon,
+    file_statements,
+    yaml_files,
+)
 from hiper.backbones.single_file_parts import (
-    ALLOWED,
     UNET,
     Clip,
     Header,
-    Prediction,
     Vae,
-    check_channels,
     read_clip,
     read_open_clip,
     read_vae,
     reading,
     scheduler_config,
     shape,
-    told_prediction,
     write_files,
 )
 from hiper.errors import BackboneError
 
 CLIP_V1 = "cond_stage_model.transformer.text_model."
+OLD_CLIP_V1 = "cond_stage_model.transformer."
+"""Of files from before transformers 4.1 gave the model its prefix."""
 CLIP_V2 = "cond_stage_model.model."
-
-_OTHERS = {
-    "joint_blocks.": "Stable Diffusion 3",
-    "double_stream_modulation_img.": "FLUX.2",
-    "double_blocks.": "FLUX.1",
-    "cap_embedder.": "Z-Image or Lumina 2",
-    "transformer_blocks.0.img_mlp.": "Qwen-Image",
-}
-"""The first tensors by which other families are known, bare or behind `UNET`; FLUX.2 has FLUX.1's as well."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +46,7 @@ class Layout:
 
     version: Literal[1, 2]
     prediction: Prediction
+    zero_terminal: bool = False
     unet_channels: tuple[int, ...]
     linear_projection: bool
     vae: Vae
@@ -61,19 +58,35 @@ class Layout:
         return 96 if self.version == 2 and self.prediction == "v_prediction" else 64
 
 
-def describe(path: Path, header: Header) -> Layout:
-    """Read the layout off a checkpoint's header; BackboneError when it is not a whole SD 1.x or 2.x model."""
+def describe(path: Path, header: Header, stated: str | None = None) -> Layout:
+    """Read the layout off a whole checkpoint's header.
+
+    Args:
+        path: The checkpoint; what lies beside it may say what it predicts.
+        header: Its table of tensors.
+        stated: What the user says that it predicts.
+
+    Raises:
+        BackboneError: It is not a whole SD 1.x or 2.x model, or nobody says what it predicts, or two disagree.
+    """
     with reading(path, "Stable Diffusion 1.x or 2.x"):
-        return _described(path, header)
+        return _described(path, header, stated)
 
 
-def _described(path: Path, header: Header) -> Layout:
-    _refuse_others(path, header)
+def is_old(header: Header) -> bool:
+    """Say whether the text encoder of an SD 1 file has no `text_model.` in its names."""
+    return OLD_CLIP_V1 + "embeddings.token_embedding.weight" in header
+
+
+def _described(path: Path, header: Header, stated: str | None) -> Layout:
     version: Literal[1, 2] = 2 if CLIP_V2 + "token_embedding.weight" in header else 1
+    text = _text(header, version)
+    target = agree(str(path), file_statements(path, header, stated))
     return Layout(
         version=version,
-        text=_text(header, version),
-        prediction=_prediction(path, header, version),
+        text=text,
+        prediction=target.prediction or _unstated(path, version),
+        zero_terminal=target.zero_terminal,
         unet_channels=tuple(
             shape(header, f"{UNET}input_blocks.{n}.0.out_layers.3.weight")[0] for n in (1, 4, 7, 10)
         ),
@@ -84,39 +97,21 @@ def _described(path: Path, header: Header) -> Layout:
 
 def _text(header: Header, version: int) -> Clip:
     if version == 1:
-        return read_clip(header, CLIP_V1)
+        return read_clip(header, OLD_CLIP_V1 if is_old(header) else CLIP_V1)
     whole = read_open_clip(header, CLIP_V2)
     # SD 2 reads the last but one layer of its encoder: the last is left out
     return replace(whole, layers=whole.layers - 1)
 
 
-def _refuse_others(path: Path, header: Header) -> None:
-    for mark, family in _OTHERS.items():
-        if any(name.startswith((mark, UNET + mark)) for name in header):
-            raise BackboneError(
-                f"{path} is a {family} checkpoint; {ALLOWED}; give the model's folder in diffusers format,"
-                " or its Hub id"
-            )
-    if any("lora" in name for name in header):
-        raise BackboneError(f"{path} is a LoRA; {ALLOWED}")
-    check_channels(path, header)
-
-
-def _prediction(path: Path, header: Header, version: int) -> Prediction:
-    """SD 1 predicts the noise; SD 2 comes in both kinds, told by a ModelSpec entry or the usual .yaml."""
-    told = told_prediction(header)
-    if told is not None:
-        return told
-    yaml = path.with_suffix(".yaml")
-    if yaml.is_file():
-        is_v = re.search(r"parameterization:\s*[\"']?v\b", yaml.read_text(encoding="utf-8"))
-        return "v_prediction" if is_v else "epsilon"
-    if version == 2:
+def _unstated(path: Path, version: int) -> Prediction:
+    """SD 1 predicts the noise, and ldm's .yaml leaves that away; SD 2 comes in both kinds."""
+    if version == 2 and not yaml_files(path):
         raise BackboneError(
-            f"{path} is of SD 2.x, whose files do not say what they predict; put {yaml.name} beside it with"
-            ' the line parameterization: "v" (models of 768 pixels) or parameterization: "eps" (of 512)'
+            f"{path} is of SD 2.x, whose files do not say what they predict; state {OPTION} v_prediction (models of"
+            f" 768 pixels) or epsilon (of 512), or put {path.stem}.yaml beside it with the line"
+            ' parameterization: "v" or "eps"'
         )
-    return "epsilon"
+    return assume_epsilon(str(path))
 
 
 def write_config(layout: Layout, folder: Path) -> None:
@@ -126,7 +121,9 @@ def write_config(layout: Layout, folder: Path) -> None:
         "unet/config.json": _unet(layout),
         "vae/config.json": layout.vae.config(cells=layout.sample_size, scaling=0.18215),
         "text_encoder/config.json": layout.text.config("CLIPTextModel"),
-        "scheduler/scheduler_config.json": scheduler_config(layout.prediction),
+        "scheduler/scheduler_config.json": scheduler_config(
+            layout.prediction, zero_terminal=layout.zero_terminal
+        ),
         "tokenizer/tokenizer_config.json": layout.text.tokenizer(),
     }
     write_files(files, folder)

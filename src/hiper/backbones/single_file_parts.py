@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from hiper.backbones.prediction import Prediction
 from hiper.errors import BackboneError
 
 UNET = "model.diffusion_model."
@@ -19,7 +20,6 @@ VAE = "first_stage_model."
 ALLOWED = "allowed are whole checkpoints of Stable Diffusion 1.x, 2.x and XL"
 
 Header = Mapping[str, Any]
-Prediction = Literal["epsilon", "v_prediction"]
 
 
 @contextmanager
@@ -46,25 +46,6 @@ def shape(header: Header, name: str) -> list[int]:
 def count(header: Header, prefix: str) -> int:
     """Return how many names there are right behind a prefix, up to the next dot."""
     return len({name[len(prefix) :].split(".")[0] for name in header if name.startswith(prefix)})
-
-
-def check_channels(path: Path, header: Header) -> None:
-    """Refuse a denoiser that is missing, or that takes more than four latent channels."""
-    if UNET + "input_blocks.0.0.weight" not in header:
-        raise BackboneError(f"{path} holds no {UNET}* weights; {ALLOWED}")
-    channels = shape(header, UNET + "input_blocks.0.0.weight")[1]
-    if channels != 4:
-        raise BackboneError(
-            f"{path} takes {channels} latent channels (inpainting, depth or the like); {ALLOWED} with 4"
-        )
-
-
-def told_prediction(header: Header) -> Prediction | None:
-    """Return what the file's ModelSpec entry says that the model predicts, None without one."""
-    told = header.get("__metadata__", {}).get("modelspec.prediction_type", "")
-    if not told:
-        return None
-    return "v_prediction" if told.startswith("v") else "epsilon"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,8 +155,14 @@ def read_vae(header: Header) -> Vae:
     )
 
 
-def scheduler_config(prediction: Prediction) -> dict[str, Any]:
-    """Return the schedule that all Stable Diffusion models up to XL were trained with."""
+def scheduler_config(prediction: Prediction, *, zero_terminal: bool) -> dict[str, Any]:
+    """Return the schedule that all Stable Diffusion models up to XL were trained with.
+
+    Args:
+        prediction: What the denoiser predicts.
+        zero_terminal: The last noise level is noise alone, and sampling starts there (arXiv:2305.08891, section 3).
+    """
+    ending = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"} if zero_terminal else {}
     return {
         "_class_name": "DDIMScheduler",
         "num_train_timesteps": 1000,
@@ -186,6 +173,7 @@ def scheduler_config(prediction: Prediction) -> dict[str, Any]:
         "set_alpha_to_one": False,
         "steps_offset": 1,
         "prediction_type": prediction,
+        **ending,
     }
 
 

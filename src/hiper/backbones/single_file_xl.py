@@ -1,6 +1,6 @@
 """Describe a single-file checkpoint of Stable Diffusion XL, as `single_file` does those of 1.x and 2.x.
 
-What shapes do not tell: heads have 64 channels, and a model predicts the noise unless the file says otherwise.
+What shapes do not tell: heads have 64 channels, and a model predicts the noise unless somebody says otherwise.
 """
 
 from __future__ import annotations
@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hiper.backbones.prediction import Prediction, agree, assume_epsilon, file_statements
 from hiper.backbones.single_file_parts import (
     ALLOWED,
     UNET,
     Clip,
     Header,
-    Prediction,
     Vae,
-    check_channels,
     count,
     read_clip,
     read_open_clip,
@@ -24,7 +23,6 @@ from hiper.backbones.single_file_parts import (
     reading,
     scheduler_config,
     shape,
-    told_prediction,
     write_files,
 )
 from hiper.errors import BackboneError
@@ -33,12 +31,6 @@ CLIP = "conditioner.embedders.0.transformer.text_model."
 OPEN_CLIP = "conditioner.embedders.1.model."
 SIZES = 6
 """The numbers that a picture's size and crop are told by (arXiv:2307.01952, section 2.2)."""
-
-_OTHERS = {
-    "conditioner.embedders.0.model.": "the refiner of Stable Diffusion XL",
-    "edm_": "an EDM variant of Stable Diffusion XL",
-}
-"""Tensors by which variants are known that are trained or conditioned in another way."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,23 +62,18 @@ def is_xl(header: Header) -> bool:
     return any(name.startswith("conditioner.") for name in header)
 
 
-def describe(path: Path, header: Header) -> Layout:
-    """Read the layout off a checkpoint's header; BackboneError when it is not a whole SDXL base model."""
+def describe(path: Path, header: Header, stated: str | None = None) -> Layout:
+    """Read the layout off a whole checkpoint's header; arguments and errors as of `single_file.describe`."""
     with reading(path, "Stable Diffusion XL"):
-        for mark, variant in _OTHERS.items():
-            if any(name.startswith(mark) for name in header):
-                raise BackboneError(f"{path} is {variant}; {ALLOWED}")
-        check_channels(path, header)
-        return _described(path, header)
+        return _described(path, header, stated)
 
 
-def _described(path: Path, header: Header) -> Layout:
+def _described(path: Path, header: Header, stated: str | None) -> Layout:
     blocks = range(1, count(header, UNET + "input_blocks."), 3)
-    prediction = "v_prediction" if "v_pred" in header else told_prediction(header) or "epsilon"
+    target = agree(str(path), file_statements(path, header, stated))
     return Layout(
-        prediction=prediction,
-        # a model that predicts the noise cannot start from noise alone
-        zero_terminal=prediction == "v_prediction" and "ztsnr" in header,
+        prediction=target.prediction or assume_epsilon(str(path)),
+        zero_terminal=target.zero_terminal,
         unet_channels=tuple(
             shape(header, f"{UNET}input_blocks.{n}.0.out_layers.3.weight")[0] for n in blocks
         ),
@@ -128,7 +115,10 @@ def write_config(layout: Layout, folder: Path) -> None:
         "vae/config.json": layout.vae.config(cells=layout.sample_size, scaling=0.13025),
         "text_encoder/config.json": layout.text.config("CLIPTextModel"),
         "text_encoder_2/config.json": layout.text_2.config("CLIPTextModelWithProjection"),
-        "scheduler/scheduler_config.json": _scheduler(layout),
+        "scheduler/scheduler_config.json": {
+            "timestep_spacing": "leading",
+            **scheduler_config(layout.prediction, zero_terminal=layout.zero_terminal),
+        },
         "tokenizer/tokenizer_config.json": layout.text.tokenizer(),
         "tokenizer_2/tokenizer_config.json": layout.text_2.tokenizer(),
     }
@@ -170,10 +160,3 @@ def _unet(layout: Layout) -> dict[str, Any]:
         "addition_time_embed_dim": (layout.addition - layout.text_2.projection) // SIZES,
         "projection_class_embeddings_input_dim": layout.addition,
     }
-
-
-def _scheduler(layout: Layout) -> dict[str, Any]:
-    spacing = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-    return scheduler_config(layout.prediction) | (
-        spacing if layout.zero_terminal else {"timestep_spacing": "leading"}
-    )

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from hiper.backbones.base import Scheduler
+from hiper.backbones.prediction import resolve_prediction
 from hiper.errors import OptionError
 from hiper.files import safe_slug
 from hiper.methods import get_method
@@ -40,6 +41,7 @@ class Defaults:
     sentences: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0,)
     backbone: str = "critters"
+    prediction_type: str | None = None
     method: str = "hiper"
     preset: str = "auto"
     options: Mapping[str, object] = field(default_factory=dict)
@@ -61,6 +63,7 @@ class Job:
     sentences: tuple[str, ...]
     seeds: tuple[int, ...]
     backbone: str
+    prediction_type: str | None = None
     method: str
     preset: str
     options: Mapping[str, object]
@@ -76,7 +79,11 @@ class Job:
     def as_record(self) -> dict[str, Any]:
         """Return what was asked for, for a record."""
         values = {**asdict(self), "edit": self.edit.as_mapping()}
-        return {name: value for name, value in values.items() if name != "place"}
+        return {name: value for name, value in values.items() if name not in self._unrecorded()}
+
+    def _unrecorded(self) -> tuple[str, ...]:
+        """What was not asked for is left away: a job of an earlier release keeps its name."""
+        return ("place",) if self.prediction_type else ("place", "prediction_type")
 
     def resolved_options(self) -> Any:
         """Return the method's options; OptionError for one that cannot be."""
@@ -125,6 +132,8 @@ def job(values: Mapping[str, Any], defaults: Defaults, place: Path) -> Job:
                 f"method {method} fits for one sentence; give each job one, not {len(sentences)}"
             )
         options = {"target": sentences[0], **options}
+    backbone = _text(values, "backbone", defaults.backbone)
+    stated = defaults.prediction_type or "" if backbone == defaults.backbone else ""
     made = Job(
         name=_text(values, "name", Path(_text(values, "image")).stem),
         image=_text(values, "image"),
@@ -133,7 +142,8 @@ def job(values: Mapping[str, Any], defaults: Defaults, place: Path) -> Job:
         mask=_text(values, "mask", "") or None,
         sentences=sentences,
         seeds=_seeds(values, defaults.seeds),
-        backbone=_text(values, "backbone", defaults.backbone),
+        backbone=backbone,
+        prediction_type=resolve_prediction(_text(values, "prediction_type", stated) or None),
         method=method,
         preset=_text(values, "preset", defaults.preset),
         options=options,

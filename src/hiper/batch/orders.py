@@ -26,6 +26,7 @@ class Model:
     device: str | None
     dtype: str | None
     may_download: bool
+    prediction_type: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

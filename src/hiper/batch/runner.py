@@ -136,6 +136,7 @@ class _Batch:
             device=self._settings.device,
             dtype=self._settings.dtype,
             may_download=trusted,
+            prediction_type=job.prediction_type,
         )
 
     def take(self, settled: Settled[Order, Answer]) -> list[Task[Order]]:

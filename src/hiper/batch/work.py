@@ -47,7 +47,13 @@ class Worker:
             return
         self._model = None
         local_only = None if model.may_download else True
-        backbone = load_backbone(model.name, device=model.device, dtype=model.dtype, local_only=local_only)
+        backbone = load_backbone(
+            model.name,
+            device=model.device,
+            dtype=model.dtype,
+            local_only=local_only,
+            prediction_type=model.prediction_type,
+        )
         self._facts = ModelFacts(
             weights_sha256=backbone.weights_sha256(),
             objective=backbone.objective,

@@ -51,6 +51,7 @@ def run(
     should_stop: StopRequest = lambda: None,
     device: str | None = None,
     dtype: str | None = None,
+    prediction_type: str | None = None,
 ) -> Done:
     """Draw and score what is missing in `folder`, which is made if need be.
 
@@ -67,7 +68,7 @@ def run(
     opened = open_suite(suite)
     check_suite(parsed, opened)
     progress(f"loading {backbone}", 0, 0)
-    model = load_backbone(backbone, device=device, dtype=dtype)
+    model = load_backbone(backbone, device=device, dtype=dtype, prediction_type=prediction_type)
     _check_arms(parsed, model)
     files.make_folder(folder)
     job = Job(
@@ -78,6 +79,7 @@ def run(
         seeds=seeds,
         device=device,
         dtype=dtype,
+        prediction_type=prediction_type,
     )
     with files.lock(folder / RUN):
         wanted = _plan(job, parsed, opened, model, limit)

@@ -39,6 +39,7 @@ class Job:
     seeds: int
     device: str | None
     dtype: str | None
+    prediction_type: str | None = None
 
     @property
     def picture_seeds(self) -> range:
@@ -62,7 +63,9 @@ class Workshop:
     @classmethod
     def load(cls, job: Job, run: Run, should_stop: StopRequest) -> Workshop:
         """Load the suite and the model that the job names; HiperError when that is another one by now."""
-        backbone = load_backbone(job.backbone, device=job.device, dtype=job.dtype)
+        backbone = load_backbone(
+            job.backbone, device=job.device, dtype=job.dtype, prediction_type=job.prediction_type
+        )
         if backbone.weights_sha256() != run.identity.weights_sha256:
             raise HiperError(
                 f"the model {job.backbone} has changed since the run began; put it back, or begin in another folder"

@@ -15,6 +15,7 @@ from hiper.cli.options import (
     Guidance,
     Json,
     Overwrite,
+    Prediction,
     Quiet,
     Scheduler,
     Steps,
@@ -47,6 +48,7 @@ def attention(
     ] = None,
     device: Device = None,
     dtype: Dtype = None,
+    prediction: Prediction = None,
     overwrite: Overwrite = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -66,7 +68,14 @@ def attention(
         overwrite=overwrite,
     )
     with session(json=json, quiet=quiet) as here:
-        attention_to_folder(here, file, request, backbone, Hardware(device=device, dtype=dtype), out)
+        attention_to_folder(
+            here,
+            file,
+            request,
+            backbone,
+            Hardware(device=device, dtype=dtype, prediction_type=prediction),
+            out,
+        )
 
 
 def sweep(
@@ -108,6 +117,7 @@ def sweep(
     ] = None,
     device: Device = None,
     dtype: Dtype = None,
+    prediction: Prediction = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -127,4 +137,4 @@ def sweep(
     )
     request = SweepRequest(over=over or (), preset=preset, base=base, success=success, identity=identity)
     with session(json=json, quiet=quiet) as here:
-        run_sweep(here, request, bench, Hardware(device=device, dtype=dtype), out)
+        run_sweep(here, request, bench, Hardware(device=device, dtype=dtype, prediction_type=prediction), out)

@@ -44,6 +44,7 @@ from hiper.cli.options import (
     NoMetadata,
     Overwrite,
     Picture,
+    Prediction,
     Preset,
     Prompts,
     Quantise,
@@ -127,6 +128,7 @@ def fit(
     allow_truncated: AllowTruncated = False,
     device: Device = None,
     dtype: Dtype = None,
+    prediction: Prediction = None,
     quantise: Quantise = None,
     memory: Memory = "auto",
     resolution: Resolution = None,
@@ -153,7 +155,14 @@ def fit(
         preset=preset,
         options=method_options(option or [], seed),
     )
-    hardware = Hardware(device=device, dtype=dtype, quantise=quantise, memory=memory, resolution=resolution)
+    hardware = Hardware(
+        device=device,
+        dtype=dtype,
+        prediction_type=prediction,
+        quantise=quantise,
+        memory=memory,
+        resolution=resolution,
+    )
     with session(json=json, quiet=quiet) as here:
         fit_to_file(
             here,
@@ -191,6 +200,7 @@ def edit(
     ] = None,
     device: Device = None,
     dtype: Dtype = None,
+    prediction: Prediction = None,
     quantise: Quantise = None,
     memory: Memory = "auto",
     resolution: Resolution = None,
@@ -236,7 +246,14 @@ def edit(
             learnt,
             request,
             backbone,
-            Hardware(device=device, dtype=dtype, quantise=quantise, memory=memory, resolution=resolution),
+            Hardware(
+                device=device,
+                dtype=dtype,
+                prediction_type=prediction,
+                quantise=quantise,
+                memory=memory,
+                resolution=resolution,
+            ),
             out,
         )
 
@@ -268,6 +285,7 @@ def run(
     negative_prompt: NegativePrompt = "",
     device: Device = None,
     dtype: Dtype = None,
+    prediction: Prediction = None,
     quantise: Quantise = None,
     memory: Memory = "auto",
     resolution: Resolution = None,
@@ -318,7 +336,14 @@ def run(
             here,
             fit_request,
             edit_request,
-            Hardware(device=device, dtype=dtype, quantise=quantise, memory=memory, resolution=resolution),
+            Hardware(
+                device=device,
+                dtype=dtype,
+                prediction_type=prediction,
+                quantise=quantise,
+                memory=memory,
+                resolution=resolution,
+            ),
             out,
         )
 
@@ -328,6 +353,7 @@ def ui(
     backbone: Backbone = "critters",
     device: Device = None,
     dtype: Dtype = None,
+    prediction: Prediction = None,
     host: Annotated[
         str | None, typer.Option(metavar="NAME", help="Default: 127.0.0.1, which only this computer reaches.")
     ] = None,
@@ -364,7 +390,7 @@ def ui(
         dino=dino,
     )
     with session(json=json, quiet=quiet) as here:
-        job(here, request, Hardware(device=device, dtype=dtype))
+        job(here, request, Hardware(device=device, dtype=dtype, prediction_type=prediction))
 
 
 @app.command()
@@ -395,6 +421,7 @@ def rerun(
     ] = None,
     device: Device = None,
     dtype: Dtype = None,
+    prediction: Prediction = None,
     overwrite: Overwrite = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -402,7 +429,7 @@ def rerun(
     """Draw a picture again from the settings it carries."""
     from hiper.cli.rerun_job import rerun_to_file
 
-    hardware = Hardware(device=device, dtype=dtype)
+    hardware = Hardware(device=device, dtype=dtype, prediction_type=prediction)
     with session(json=json, quiet=quiet) as here:
         rerun_to_file(here, picture, artifact, backbone, hardware, out, overwrite=overwrite)
 
@@ -415,6 +442,7 @@ def import_(
     out: Annotated[Path, typer.Option(metavar="FILE", help="The file to write, .safetensors.")],
     device: Device = None,
     dtype: Dtype = None,
+    prediction: Prediction = None,
     overwrite: Overwrite = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -423,7 +451,7 @@ def import_(
     from hiper.cli.small_jobs import import_file
 
     with session(json=json, quiet=quiet) as here:
-        hardware = Hardware(device=device, dtype=dtype)
+        hardware = Hardware(device=device, dtype=dtype, prediction_type=prediction)
         import_file(here, file, caption, backbone, hardware, out, overwrite=overwrite)
 
 

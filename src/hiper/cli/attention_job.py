@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hiper import files
-from hiper.cli.fit_job import load_model
+from hiper.cli.fit_job import load_model, load_own_model
 from hiper.cli.progress import Report, progress
 from hiper.cli.requests import Hardware, Session
 from hiper.errors import OptionError
@@ -61,9 +61,7 @@ def attention_to_folder(
         model = (
             load_model(backbone, hardware, report)
             if backbone is not None
-            else load_model(
-                artifact.backbone, hardware, report, revision=artifact.revision or None, local_only=True
-            )
+            else load_own_model(artifact, hardware, report)
         )
         study = _study(model, artifact, subject, request, report)
         written = _write(study, out, overwrite=request.overwrite)

@@ -19,6 +19,7 @@ from hiper.cli.options import (
     Json,
     MethodName,
     MethodOption,
+    Prediction,
     Preset,
     Quiet,
 )
@@ -67,6 +68,7 @@ def batch(
     ] = None,
     device: Device = None,
     dtype: Dtype = None,
+    prediction: Prediction = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -83,6 +85,7 @@ def batch(
             sentences=tuple(dict.fromkeys(sentence or [])),
             seeds=tuple(range(seed, seed + images)),
             backbone=backbone,
+            prediction_type=prediction,
             method=method,
             preset=preset,
             options=method_options(option or [], None),

@@ -17,6 +17,7 @@ from hiper.cli.options import (
     EngineName,
     Json,
     Overwrite,
+    Prediction,
     Quiet,
 )
 from hiper.cli.requests import Hardware, session
@@ -59,6 +60,7 @@ def run(
     cores_per_worker: CoresPerWorker = 1,
     device: Device = None,
     dtype: Dtype = None,
+    prediction: Prediction = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -82,7 +84,7 @@ def run(
         ),
     )
     with session(json=json, quiet=quiet) as here:
-        run_bench(here, request, Hardware(device=device, dtype=dtype), out)
+        run_bench(here, request, Hardware(device=device, dtype=dtype, prediction_type=prediction), out)
 
 
 @bench_app.command()

@@ -61,6 +61,7 @@ def draw_missing(
                 should_stop=session.stop.requested,
                 device=hardware.device,
                 dtype=hardware.dtype,
+                prediction_type=hardware.prediction_type,
             )
         except Interrupted as stopped:
             raise Interrupted(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from hiper import files
 from hiper.cli.arguments import LARGEST_SEED
 from hiper.cli.combined_files import load_learnt
-from hiper.cli.fit_job import load_model
+from hiper.cli.fit_job import load_model, load_own_model
 from hiper.cli.outputs import Drawing, reserved
 from hiper.cli.progress import Report, progress
 from hiper.cli.report_job import write_report
@@ -46,9 +46,7 @@ def edit_to_folder(
         model = (
             load_model(backbone, hardware, report)
             if backbone is not None
-            else load_model(
-                artifact.backbone, hardware, report, revision=artifact.revision or None, local_only=True
-            )
+            else load_own_model(artifact, hardware, report)
         )
         results = draw(session, model, artifact, drawings, request, report)
         if request.report is not None:

@@ -18,6 +18,7 @@ from hiper.cli.options import (
     Json,
     Memory,
     MethodOption,
+    Prediction,
     Preset,
     Quantise,
     Quiet,
@@ -40,6 +41,7 @@ def fit(
     option: MethodOption = None,
     device: Device = None,
     dtype: Dtype = None,
+    prediction: Prediction = None,
     quantise: Quantise = None,
     memory: Memory = "auto",
     resolution: Resolution = None,
@@ -49,7 +51,14 @@ def fit(
     """Estimate `hiper fit` by the method hiper."""
     from hiper.cli.estimate_job import estimate_fit as job
 
-    hardware = Hardware(device=device, dtype=dtype, quantise=quantise, memory=memory, resolution=resolution)
+    hardware = Hardware(
+        device=device,
+        dtype=dtype,
+        prediction_type=prediction,
+        quantise=quantise,
+        memory=memory,
+        resolution=resolution,
+    )
     with session(json=json, quiet=quiet) as here:
         job(here, backbone, hardware, preset, method_options(option or [], None))
 
@@ -68,6 +77,7 @@ def edit(
     batch_size: BatchSize = 4,
     device: Device = None,
     dtype: Dtype = None,
+    prediction: Prediction = None,
     quantise: Quantise = None,
     memory: Memory = "auto",
     resolution: Resolution = None,
@@ -78,7 +88,14 @@ def edit(
     from hiper.cli.estimate_job import EditPlan
     from hiper.cli.estimate_job import estimate_edit as job
 
-    hardware = Hardware(device=device, dtype=dtype, quantise=quantise, memory=memory, resolution=resolution)
+    hardware = Hardware(
+        device=device,
+        dtype=dtype,
+        prediction_type=prediction,
+        quantise=quantise,
+        memory=memory,
+        resolution=resolution,
+    )
     plan = EditPlan(
         sentences=sentences,
         images=images,

@@ -120,6 +120,22 @@ def load_model(
         quantise=hardware.quantise,
         memory=hardware.memory,
         resolution=hardware.resolution,
+        prediction_type=hardware.prediction_type,
+    )
+
+
+def load_own_model(artifact: Artifact, hardware: Hardware, report: Report) -> Backbone:
+    """Load the model that an artifact names, as it was loaded for its fit.
+
+    The file may come from anybody, so that model is never downloaded.
+    """
+    stated = hardware.prediction_type or artifact.prediction_type
+    return load_model(
+        artifact.backbone,
+        replace(hardware, prediction_type=stated),
+        report,
+        revision=artifact.revision or None,
+        local_only=True,
     )
 
 

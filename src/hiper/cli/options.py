@@ -21,6 +21,12 @@ Dtype = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="float32, bfloat16 or float16; default: what suits the device."),
 ]
+Prediction = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="epsilon or v_prediction: what a model predicts whose files do not say it."
+    ),
+]
 Quantise = Annotated[
     str | None, typer.Option(metavar="NAME", help="nf4 or int8: the denoiser in 4 or 8 bits (bitsandbytes).")
 ]

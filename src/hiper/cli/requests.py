@@ -28,7 +28,8 @@ def session(*, json: bool, quiet: bool) -> Iterator[Session]:
 
 @dataclass(frozen=True, kw_only=True)
 class Hardware:
-    """Where a model computes and in which number format, what is given for less memory, and the pictures' side.
+    """Where a model computes and in which number format, what is given for less memory, the pictures' side, and what
+    the model predicts.
 
     None leaves the choice to hiper; see `load_backbone`.
     """
@@ -38,6 +39,7 @@ class Hardware:
     quantise: str | None = None
     memory: str = "auto"
     resolution: int | None = None
+    prediction_type: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,7 +37,7 @@ def rerun_to_file(
     target = out or picture.with_name(f"{picture.stem}-rerun.png")
     files.check_writable(target, overwrite=overwrite)
     with files.lock(target), progress(quiet=session.console.quiet) as report:
-        model = _model(drawn.settings, backbone, hardware, report)
+        model = _model(drawn.settings, learnt, backbone, hardware, report)
         done = _redrawn(drawn, model, learnt, report)
         with session.stop.deferred():
             _write(model, learnt, done, drawn.settings.seed, target, overwrite=overwrite)
@@ -64,12 +64,17 @@ def _artifact(drawn: DrawnPicture, file: Path | None) -> Artifact:
     return drawn.artifact
 
 
-def _model(settings: PictureSettings, name: str | None, hardware: Hardware, report: Report) -> Backbone:
+def _model(
+    settings: PictureSettings, artifact: Artifact, name: str | None, hardware: Hardware, report: Report
+) -> Backbone:
     """A picture may come from anybody, so a model that it alone names is never downloaded."""
     from hiper.backbones import EMBEDDED
 
     how = Hardware(
-        device=hardware.device, dtype=hardware.dtype or settings.dtype, quantise=settings.quantised or None
+        device=hardware.device,
+        dtype=hardware.dtype or settings.dtype,
+        quantise=settings.quantised or None,
+        prediction_type=hardware.prediction_type or artifact.prediction_type,
     )
     if name is not None:
         return load_model(name, how, report)

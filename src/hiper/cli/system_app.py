@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from hiper.cli.arguments import whole
-from hiper.cli.options import Backbone, Device, Dtype, Json, Memory, Quantise, Quiet, Resolution
+from hiper.cli.options import Backbone, Device, Dtype, Json, Memory, Prediction, Quantise, Quiet, Resolution
 from hiper.cli.requests import Hardware, session
 
 
@@ -19,6 +19,7 @@ def backbones(
     ] = None,
     device: Device = None,
     dtype: Dtype = None,
+    prediction: Prediction = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -26,7 +27,7 @@ def backbones(
     from hiper.cli.backbones_job import backbones as job
 
     with session(json=json, quiet=quiet) as here:
-        job(here, measure or [], Hardware(device=device, dtype=dtype))
+        job(here, measure or [], Hardware(device=device, dtype=dtype, prediction_type=prediction))
 
 
 def doctor(json: Json = False, quiet: Quiet = False) -> None:
@@ -48,6 +49,7 @@ def selfcheck(
     steps: Annotated[int, typer.Option(parser=whole(1, 1000), metavar="N", help="Of the short fit.")] = 20,
     device: Device = None,
     dtype: Dtype = None,
+    prediction: Prediction = None,
     quantise: Quantise = None,
     memory: Memory = "auto",
     resolution: Resolution = None,
@@ -57,6 +59,13 @@ def selfcheck(
     """Try a model for about a minute: loss, how far it listens to a tail, time and memory, ready to paste."""
     from hiper.cli.selfcheck_job import selfcheck as job
 
-    hardware = Hardware(device=device, dtype=dtype, quantise=quantise, memory=memory, resolution=resolution)
+    hardware = Hardware(
+        device=device,
+        dtype=dtype,
+        prediction_type=prediction,
+        quantise=quantise,
+        memory=memory,
+        resolution=resolution,
+    )
     with session(json=json, quiet=quiet) as here:
         job(here, backbone, hardware, image, caption, steps)

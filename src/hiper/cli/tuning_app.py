@@ -17,6 +17,7 @@ from hiper.cli.options import (
     Memory,
     Overwrite,
     Picture,
+    Prediction,
     Quantise,
     Quiet,
     Resolution,
@@ -41,6 +42,7 @@ def tune(
     seed: FitSeed = None,
     device: Device = None,
     dtype: Dtype = None,
+    prediction: Prediction = None,
     quantise: Quantise = None,
     memory: Memory = "auto",
     resolution: Resolution = None,
@@ -64,6 +66,13 @@ def tune(
         preset="auto",
         options=method_options([], seed),
     )
-    hardware = Hardware(device=device, dtype=dtype, quantise=quantise, memory=memory, resolution=resolution)
+    hardware = Hardware(
+        device=device,
+        dtype=dtype,
+        prediction_type=prediction,
+        quantise=quantise,
+        memory=memory,
+        resolution=resolution,
+    )
     with session(json=json, quiet=quiet) as here:
         job(here, request, hardware, out, evaluations, overwrite=overwrite)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hiper.artifact import Artifact
 from hiper.backbones.base import Backbone, Scheduler
+from hiper.backbones.prediction import prediction_entry
 from hiper.checkpoint import Identity
 from hiper.fitting import Fitted, Recipe, Schedule
 from hiper.images import fit_square, thumbnail_data_url
@@ -160,5 +161,5 @@ def artifact(
         versions={name: version(name) for name in ("hiper", "torch", "diffusers", "transformers")},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         thumbnail=thumbnail_data_url(subject.image),
-        extra={},
+        extra=prediction_entry(backbone.objective),
     )
