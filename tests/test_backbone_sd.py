@@ -14,7 +14,7 @@ from transformers import CLIPConfig, CLIPImageProcessorPil
 
 from hiper.backbones import load_backbone
 from hiper.backbones.base import UNET_SCHEDULERS
-from hiper.backbones.parking import parked
+from hiper.backbones.parking import Offloaded
 from hiper.backbones.sd import SdBackbone
 from hiper.errors import BackboneError, HiperError
 from hiper.seeds import generator
@@ -150,7 +150,7 @@ def test_an_exception_while_fitting_restores_everything(sd1: SdBackbone) -> None
 def test_parked_weights_come_back_while_another_model_is_built() -> None:
     module = torch.nn.Linear(3, 4)
     before = module.weight.detach().clone()
-    away = parked([module], torch.device("cpu"))
+    away = Offloaded([module], torch.device("cpu"))
     away.__enter__()
     with torch.device("meta"):
         away.__exit__(None, None, None)
@@ -161,7 +161,7 @@ def test_parking_keeps_the_memory_format_and_every_dtype() -> None:
     module = torch.nn.Sequential(torch.nn.Conv2d(4, 4, 3), torch.nn.LayerNorm(4)).to(torch.bfloat16)
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     before = [(weight.clone(), weight.stride()) for weight in module.parameters()]
-    with parked([module], torch.device("cpu")):
+    with Offloaded([module], torch.device("cpu")):
         assert sum(weight.numel() for weight in module.parameters()) == 0
     for weight, (value, stride) in zip(module.parameters(), before, strict=True):
         assert torch.equal(weight, value)

@@ -146,10 +146,13 @@ def place_tail(conditioning: Conditioning, tail: Tensor, placement: Placement, s
     rows, count = conditioning.rows, len(tail)
     places = tail_places(conditioning, count, placement, seed)
     own = tail[None].to(rows.device, rows.dtype)
-    if placement == "random":
-        placed = rows.index_copy(1, torch.tensor(places, device=rows.device), own)
+    if placement == "random":  # by slices: an index would be copied to the device at every step of a fit
+        ends = (*places[1:], conditioning.length)
+        behind = [rows[:, place + 1 : end] for place, end in zip(places, ends, strict=True)]
+        pieces = [piece for i in range(count) for piece in (own[:, i : i + 1], behind[i])]
     else:
-        placed = torch.cat([rows[:, : places[0]], own, rows[:, places[0] + count :]], dim=1)
+        pieces = [own, rows[:, places[0] + count :]]
+    placed = torch.cat([rows[:, : places[0]], *pieces], dim=1)
     return replace(conditioning, rows=placed, tail=places)
 
 

@@ -210,10 +210,17 @@ def _weights(backbone: Backbone) -> int:
 
 
 def free_memory(device: torch.device) -> int:
-    """Return bytes that are free on a device; on cpu and mps, of the whole computer."""
+    """Return bytes that are free on a device, or that torch keeps there for its next tensors.
+
+    On cpu and mps: of the whole computer.
+    """
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return int(get_max_memory()["cpu"])
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
+    cached = 0
+    if device.type == "mps":
+        cached = torch.mps.driver_allocated_memory() - torch.mps.current_allocated_memory()
+    return int(get_max_memory()["cpu"]) + cached
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -51,7 +51,10 @@ class Adam:
         self._adam.zero_grad()
 
     def is_finite(self) -> bool:
-        return all(bool(parameter.isfinite().all()) for parameter in self._parameters.values())
+        """Tell whether all parameters are; an accelerator is waited for once, however many they are."""
+        return bool(
+            torch.stack([parameter.isfinite().all() for parameter in self._parameters.values()]).all()
+        )
 
     def snapshot(self) -> Snapshot:
         states = {name: self._adam.state[parameter] for name, parameter in self._parameters.items()}

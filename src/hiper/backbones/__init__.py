@@ -71,8 +71,8 @@ def load_backbone(
     """Load a model: the embedded "critters", a diffusers folder, one .safetensors file, or a Hub id.
 
     device: cpu, cuda or mps; None takes the fastest there is.
-    dtype: float32, bfloat16 or float16; None takes bfloat16 on cuda (float16 where it is not built in) and float32
-    elsewhere.
+    dtype: float32, bfloat16 or float16; None takes bfloat16 on cuda (float16 where it is not built in) and on mps
+    (float32 before macOS 14), float32 on the CPU.
     local_only: True never uses the network, None only for a Hub id, False also for the vocabulary that a
     single file lacks.
     revision: branch, tag or commit of a Hub id.
@@ -156,6 +156,8 @@ def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torc
     import torch
 
     if dtype is None:
+        if device.type == "mps":  # float16 has bfloat16's size, but autoencoders overflow in it
+            return torch.bfloat16 if torch.backends.mps.is_macos_or_newer(14, 0) else torch.float32
         if device.type != "cuda":
             return torch.float32
         built_in = torch.cuda.is_bf16_supported(including_emulation=False)

@@ -30,8 +30,11 @@ class FlowBackbone(PipelineBackbone):
             )
 
     def _sigma(self, t: Tensor) -> Tensor:
-        """Share of noise at the levels t [batch]: the time that most flow transformers are told."""
-        return self._schedule.sigma[self._put(t)].to(self.dtype)
+        """Return the share of noise at the levels t [batch], float32: the timestep of most flow transformers.
+
+        It is rounded nowhere but in the transformer: bfloat16 tells 257 of 1000 levels apart.
+        """
+        return self._schedule.sigma[self._put(t)]
 
     def _set_native(self, channels: int, side: int, factor: int) -> None:
         """Say what a native picture is: `side` cells of `factor` pixels, which are read in patches."""

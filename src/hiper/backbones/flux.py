@@ -71,15 +71,15 @@ class FluxBackbone(FlowBackbone):
         told = expanded(conditioning, len(noisy))
         assert told.pooled is not None
         h, w = noisy.shape[2:]
-        guidance = torch.full((len(noisy),), FITTING_GUIDANCE, device=self.device)
+        guidance = self._constant(torch.full, (len(noisy),), FITTING_GUIDANCE)
         output = self._pipe.transformer(
             hidden_states=packed(noisy).to(self.dtype),
             timestep=self._sigma(t),
             guidance=guidance if self._told_guidance else None,
             pooled_projections=told.pooled.to(self.dtype),
             encoder_hidden_states=told.rows.to(self.dtype),
-            txt_ids=torch.zeros(told.length, 3, dtype=self.dtype, device=self.device),
-            img_ids=places(h, w, 3, self.device).to(self.dtype),
+            txt_ids=self._constant(torch.zeros, told.length, 3),
+            img_ids=self._constant(places, h, w, 3),
             return_dict=False,
         )[0]
         return unpacked(output.float(), h, w)

@@ -63,15 +63,13 @@ class KleinBackbone(FlowBackbone):
     def _predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         told = expanded(conditioning, len(noisy))
         h, w = noisy.shape[2:]
-        text_places = torch.zeros(told.length, 4, device=self.device)
-        text_places[:, TEXT_AXIS] = torch.arange(told.length, device=self.device)
         output = self._pipe.transformer(
             hidden_states=packed(noisy).to(self.dtype),
             timestep=self._sigma(t),
             guidance=None,
             encoder_hidden_states=told.rows.to(self.dtype),
-            txt_ids=text_places,
-            img_ids=places(h, w, 4, self.device),
+            txt_ids=self._constant(_text_places, told.length),
+            img_ids=self._constant(places, h, w, 4),
             return_dict=False,
         )[0]
         return unpacked(output.float(), h, w)
@@ -103,3 +101,10 @@ class KleinBackbone(FlowBackbone):
 
     def _packed(self, latents: Tensor) -> Tensor:
         return F.pixel_unshuffle(latents, PATCH).to(self.dtype)
+
+
+def _text_places(length: int, *, device: torch.device) -> Tensor:
+    """Return the places of text rows: [length, 4]."""
+    grid = torch.zeros(length, 4, device=device)
+    grid[:, TEXT_AXIS] = torch.arange(length, device=device)
+    return grid

@@ -44,6 +44,11 @@ class Lumina2Backbone(FlowBackbone):
         self.family = "lumina2"
         self.embed = int(config.cap_feat_dim)
         self._set_native(int(config.in_channels), int(pipe.default_sample_size), int(pipe.vae_scale_factor))
+        if (
+            self.device.type == "cuda"
+        ):  # else they are copied there at every call, which makes the processor wait
+            rope = pipe.transformer.rope_embedder
+            rope.freqs_cis = [table.to(self.device) for table in rope.freqs_cis]
 
     def _encode(self, prompt: str) -> Conditioning:
         return self._read(self._pipe.system_prompt + MARK, prompt)
@@ -68,7 +73,7 @@ class Lumina2Backbone(FlowBackbone):
             hidden_states=noisy.to(self.dtype),
             timestep=1 - self._sigma(t),
             encoder_hidden_states=told.rows.to(self.dtype),
-            encoder_attention_mask=torch.ones(told.rows.shape[:2], dtype=torch.long, device=self.device),
+            encoder_attention_mask=self._constant(torch.ones, told.rows.shape[:2], dtype=torch.long),
             return_dict=False,
         )[0]
         return -output.float()

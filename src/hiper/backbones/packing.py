@@ -20,7 +20,7 @@ def unpacked(tokens: Tensor, h: int, w: int) -> Tensor:
     return F.pixel_shuffle(planes, PATCH)
 
 
-def places(h: int, w: int, axes: int, device: torch.device) -> Tensor:
+def places(h: int, w: int, axes: int, *, device: torch.device) -> Tensor:
     """Row and column of each patch, on axes 1 and 2 of `axes`: [h/2 * w/2, axes]."""
     grid = torch.zeros(h // PATCH, w // PATCH, axes, device=device)
     grid[..., 1] = torch.arange(h // PATCH, device=device)[:, None]

@@ -1,21 +1,26 @@
 """Take modules out of memory and bring them back bit for bit.
 
-A fit needs the denoiser only. On an accelerator the others move to the CPU; on the CPU their weights
-are written to an unnamed temporary file (its folder: the environment variable TMPDIR), which the
-operating system removes even if the process is killed.
+A fit needs the denoiser only. On a GPU with memory of its own the others move to the CPU's. Where there is one memory
+for all, on the CPU and on Apple's chips (mps), their weights are written to an unnamed temporary file (its folder: the
+environment variable TMPDIR), which the operating system removes even if the process is killed.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import IO
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from types import TracebackType
+from typing import IO, final
 
 import torch
 from torch import Tensor, nn
 
 from hiper.errors import OutputError
+
+UNIFIED_MEMORY = ("cpu", "mps")
+"""Types of devices that compute in the CPU's memory, so that moving weights there frees nothing."""
 
 
 @contextmanager
@@ -36,51 +41,107 @@ def frozen(modules: Sequence[nn.Module]) -> Iterator[None]:
             part.training = True
 
 
-@contextmanager
-def parked(modules: Sequence[nn.Module], device: torch.device) -> Iterator[None]:
-    """Take the modules' weights out of the memory of `device`; restore them on leaving."""
-    with ExitStack() as stack:
-        for module in modules:
-            stack.enter_context(
-                _parked_on_disk(module) if device.type == "cpu" else _parked_on_cpu(module, device)
-            )
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-        yield
+@final
+class Offloaded(AbstractContextManager[None]):
+    """Modules whose weights are out of the memory of `device` inside the block.
 
+    Leaving the block restores them; dropping the modules and this object inside it restores nothing, so that the
+    memory of a model that nobody wants any more is never filled once more.
+    """
 
-@contextmanager
-def _parked_on_cpu(module: nn.Module, device: torch.device) -> Iterator[None]:
-    module.to("cpu")
-    try:
-        yield
-    finally:
-        module.to(device)
+    def __init__(self, modules: Sequence[nn.Module], device: torch.device) -> None:
+        self._modules, self._device = tuple(modules), device
+        self._away: list[_OnCpu | _OnDisk] = []
 
-
-@contextmanager
-def _parked_on_disk(module: nn.Module) -> Iterator[None]:
-    weights = list(module.parameters())
-    with tempfile.TemporaryFile(prefix="hiper-parked-") as file:
-        _write(file, weights)
-        layouts = [(weight.shape, weight.stride()) for weight in weights]
-        for weight in weights:
-            weight.data = torch.empty(0, dtype=weight.dtype)
+    def __enter__(self) -> None:
+        where: type[_OnDisk | _OnCpu] = _OnDisk if self._device.type in UNIFIED_MEMORY else _OnCpu
         try:
-            yield
-        finally:
-            file.seek(0)
-            for weight, (shape, stride) in zip(weights, layouts, strict=True):
-                # the device by name: a model may be dropped while another one is built under torch.device("meta")
-                weight.data = torch.empty_strided(shape, stride, dtype=weight.dtype, device="cpu").copy_(
-                    _read(file, weight, shape)
-                )
+            for module in self._modules:
+                self._away.append(where(module, self._device))
+        except BaseException:
+            self.restore()
+            raise
+        if self._device.type != "cpu":
+            torch.get_device_module(self._device).empty_cache()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.restore()
+
+    def restore(self) -> None:
+        """Bring the weights back; one that fails half-way, for want of memory, may be called again."""
+        while self._away:
+            self._away[-1].restore()
+            self._away.pop()
+
+
+@final
+class Entered(AbstractContextManager[None]):
+    """What `enter` has put on a stack is left together with the block, and only then.
+
+    A generator with `contextmanager` would leave it as well when it is garbage collected.
+    """
+
+    def __init__(self, enter: Callable[[ExitStack], None]) -> None:
+        self._enter, self._stack = enter, ExitStack()
+
+    def __enter__(self) -> None:
+        with ExitStack() as stack:
+            self._enter(stack)
+            self._stack = stack.pop_all()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        return self._stack.__exit__(kind, error, trace)
+
+
+@final
+class _OnCpu:
+    """A module that was moved from a device to the CPU."""
+
+    def __init__(self, module: nn.Module, device: torch.device) -> None:
+        self._module, self._device = module, device
+        try:
+            module.to("cpu")
+        except BaseException:
+            self.restore()
+            raise
+
+    def restore(self) -> None:
+        self._module.to(self._device)
+
+
+@final
+class _OnDisk:
+    """A module whose weights are in a file; what it keeps in their place has no numbers."""
+
+    def __init__(self, module: nn.Module, device: torch.device) -> None:
+        self._module, self._device = module, device
+        self._weights = list(module.parameters())
+        self._layouts = [(weight.shape, weight.stride()) for weight in self._weights]
+        self._file = tempfile.TemporaryFile(prefix="hiper-parked-")  # noqa: SIM115
+        self._close = weakref.finalize(self, self._file.close)
+        _write(self._file, self._weights)
+        for weight in self._weights:
+            weight.data = torch.empty(0, dtype=weight.dtype, device=weight.device)
+
+    def restore(self) -> None:
+        self._file.seek(0)
+        for weight, (shape, stride) in zip(self._weights, self._layouts, strict=True):
+            # the device by name: a model may be restored while another one is built under torch.device("meta")
+            strided = torch.empty_strided(shape, stride, dtype=weight.dtype, device="cpu")
+            weight.data = strided.copy_(_read(self._file, weight, shape)).to(self._device)
+        for buffer in self._module.buffers():  # too small to be written, but they may never have been there
+            buffer.data = buffer.data.to(self._device)
+        self._close()
 
 
 def _write(file: IO[bytes], weights: Sequence[Tensor]) -> None:
     try:
         for weight in weights:
-            file.write(_bytes_of(weight.detach().contiguous()))
+            file.write(_bytes_of(weight.detach().cpu().contiguous()))
         file.flush()
     except OSError as error:
         size = sum(weight.nbytes for weight in weights)

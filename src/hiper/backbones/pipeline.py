@@ -8,9 +8,10 @@ from __future__ import annotations
 import hashlib
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -22,7 +23,7 @@ from hiper import images
 from hiper.backbones import _attention, _diffusers, _lora, _splicing
 from hiper.backbones.base import Backbone, Diffused, Samples, StepCallback, Watch, check_scheduler
 from hiper.backbones.loading import Loading
-from hiper.backbones.parking import frozen, parked
+from hiper.backbones.parking import Entered, Offloaded, frozen
 from hiper.backbones.prediction import assume_epsilon
 from hiper.backbones.schedules import Schedule
 from hiper.backbones.texts_once import texts_projected_once
@@ -33,6 +34,8 @@ from hiper.errors import BackboneError, HiperError, HiperWarning, OptionError
 from hiper.seeds import generator
 
 FINGERPRINT = 256
+CONSTANTS = 16
+"""Tensors that are kept on the device because every step of a fit needs the same: masks, places, sizes."""
 
 
 class PipelineBackbone(Backbone):
@@ -41,6 +44,9 @@ class PipelineBackbone(Backbone):
     pipeline_name:  diffusers' name of the pipeline's class
     denoiser_name:  the component that is called once per step
     usual_guidance: guidance scale that suits most checkpoints of the family
+
+    `_constant(make, *arguments)` is `make(*arguments, device=self.device)`, kept for the steps that follow: what is
+    built on an accelerator at every step costs launches, and what is copied there makes the processor wait.
     """
 
     pipeline_name: ClassVar[str]
@@ -63,6 +69,7 @@ class PipelineBackbone(Backbone):
         self.default_guidance = self.usual_guidance if default_guidance is None else default_guidance
         self._check_dtypes()
         self.device, self.dtype = _diffusers.device_of(pipe), _diffusers.dtype_of(self.denoiser)
+        self._constant = lru_cache(CONSTANTS)(partial(_built, self.device))
         self._tokenizers: dict[tuple[str, int], object] = {}  # those that know words to be spliced
         self._schedule = self._make_schedule()
         self.objective, self.timesteps = self._schedule.objective, self._schedule.timesteps
@@ -324,8 +331,10 @@ class PipelineBackbone(Backbone):
         """Return the pipeline's own words for a function that is told of every step."""
         return {"callback_on_step_end": _reporter(callback, steps)}
 
-    @contextmanager
-    def fitting(self, *, texts: bool = False, weights: bool = False) -> Iterator[None]:
+    def fitting(self, *, texts: bool = False, weights: bool = False) -> AbstractContextManager[None]:
+        return Entered(partial(self._enter_fitting, texts, weights))
+
+    def _enter_fitting(self, texts: bool, weights: bool, stack: ExitStack) -> None:
         if texts and self._turns is not None:
             raise OptionError(
                 f"{self.id} was loaded with memory=low, which keeps text encoders and denoiser apart, and this"
@@ -336,9 +345,10 @@ class PipelineBackbone(Backbone):
         needed = {name for name in modules if name == self.denoiser_name or (texts and _encodes(name))}
         away = needed.union(self._turns.away if self._turns else ())
         idle = [module for name, module in modules.items() if name not in away]
-        keeping = nullcontext() if weights or not self._recomputes else _diffusers.recomputing(self.denoiser)
-        with frozen(list(modules.values())), parked(idle, self.device), keeping:
-            yield
+        stack.enter_context(frozen(list(modules.values())))
+        stack.enter_context(Offloaded(idle, self.device))
+        if self._recomputes and not weights:
+            stack.enter_context(_diffusers.recomputing(self.denoiser))
 
     def watching(self, watch: Watch) -> AbstractContextManager[None]:
         if "cross-attention" not in self.offers:
@@ -386,6 +396,14 @@ class PipelineBackbone(Backbone):
 def _modules(pipe: _diffusers.Pipeline) -> dict[str, nn.Module]:
     parts = sorted(pipe.components.items())
     return {name: part for name, part in parts if isinstance(part, nn.Module)}
+
+
+def _built(
+    device: torch.device, make: Callable[..., Tensor], *arguments: object, **settings: object
+) -> Tensor:
+    """Return what `make` builds on the device, fit for autograd wherever it is first asked for."""
+    with torch.inference_mode(False):
+        return make(*arguments, **settings, device=device)
 
 
 def _encodes(part: str) -> bool:

@@ -63,7 +63,7 @@ class PixArtBackbone(PipelineBackbone):
         output: Tensor = self._pipe.transformer(
             noisy.to(self.dtype),
             encoder_hidden_states=told.rows.to(self.dtype),
-            encoder_attention_mask=torch.ones(told.rows.shape[:2], dtype=torch.long, device=self.device),
+            encoder_attention_mask=self._constant(torch.ones, told.rows.shape[:2], dtype=torch.long),
             timestep=self._put(t),
             added_cond_kwargs={"resolution": None, "aspect_ratio": None},
             return_dict=False,

@@ -83,8 +83,8 @@ class SanaBackbone(FlowBackbone):
         output: Tensor = self._pipe.transformer(
             noisy.to(self.dtype),
             encoder_hidden_states=told.rows.to(self.dtype),
-            encoder_attention_mask=torch.ones(told.rows.shape[:2], dtype=torch.long, device=self.device),
-            timestep=self._sigma(t).float() * scale,
+            encoder_attention_mask=self._constant(torch.ones, told.rows.shape[:2], dtype=torch.long),
+            timestep=self._sigma(t) * scale,
             return_dict=False,
         )[0]
         return output[:, : noisy.shape[1]].float()

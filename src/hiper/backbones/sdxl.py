@@ -95,10 +95,12 @@ class SdxlBackbone(PipelineBackbone):
         return output.float()
 
     def _sizes(self, batch: int) -> Tensor:
-        """Say that the picture was native-sized and not cropped: [batch, 6], pixels (arXiv:2307.01952, section 2.2)."""
+        """Return original size, crop and target size of an uncropped picture of native size: [batch, 6], pixels.
+
+        float32, as a timestep is; arXiv:2307.01952, section 2.2.
+        """
         side = self.resolution
-        sizes = torch.tensor([[side, side, 0, 0, side, side]], dtype=self.dtype, device=self.device)
-        return sizes.expand(batch, -1)
+        return self._constant(torch.tensor, ((side, side, 0, 0, side, side),) * batch, dtype=torch.float32)
 
     def arguments(self, positive: Conditioning, negatives: Sequence[Conditioning]) -> dict[str, Any]:
         return self._all_put(paired(positive, negatives))

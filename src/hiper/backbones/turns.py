@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from contextlib import ExitStack
 from typing import final
 
 import torch
 from torch import nn
 
-from hiper.backbones.parking import parked
+from hiper.backbones.parking import Offloaded
 
 
 @final
@@ -21,7 +20,7 @@ class Turns:
 
     def __init__(self, modules: Mapping[str, nn.Module], device: torch.device) -> None:
         self._modules, self._device = dict(modules), device
-        self._parked: dict[str, ExitStack] = {}
+        self._parked: dict[str, Offloaded] = {}
         self.take(())
 
     @property
@@ -32,8 +31,9 @@ class Turns:
     def take(self, names: Collection[str]) -> None:
         """Park all others, then bring these back, bit for bit."""
         for name in self._modules.keys() - set(names) - self._parked.keys():
-            stack = ExitStack()
-            stack.enter_context(parked([self._modules[name]], self._device))
-            self._parked[name] = stack
+            offloaded = Offloaded([self._modules[name]], self._device)
+            offloaded.__enter__()
+            self._parked[name] = offloaded
         for name in sorted(self._parked.keys() & set(names)):
-            self._parked.pop(name).close()
+            self._parked[name].restore()
+            del self._parked[name]

@@ -7,6 +7,7 @@ sentence's; the paper's prompt-to-prompt control of attention is not part of it.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -185,14 +186,15 @@ class _Pursuit:
         adam = torch.optim.Adam([rows], lr=rate)
         for _ in range(options.inner_steps):
             loss = F.mse_loss(self._next(number, told, rows), goal)
-            if not bool(loss.isfinite()):
-                raise FitError(f"the error at step {self.done} is {float(loss.detach())}; use dtype=float32")
+            error = float(loss.detach())
+            if not math.isfinite(error):
+                raise FitError(f"the error at step {self.done} is {error}; use dtype=float32")
             adam.zero_grad()
             (loss * scale).backward()  # type: ignore[no-untyped-call]
             assert rows.grad is not None
             rows.grad.div_(scale)
             adam.step()
-            if float(loss.detach()) < options.early_stop + self.done * 2 * options.early_stop:
+            if error < options.early_stop + self.done * 2 * options.early_stop:
                 break
         return rows
 
