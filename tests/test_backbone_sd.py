@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from transformers import CLIPConfig, CLIPImageProcessorPil
 
 from hiper.backbones import load_backbone
 from hiper.backbones.base import UNET_SCHEDULERS
-from hiper.backbones.parking import Offloaded
+from hiper.backbones.parking import Entered, Offloaded
 from hiper.backbones.sd import SdBackbone
+from hiper.backbones.turns import Turns
 from hiper.errors import BackboneError, HiperError
 from hiper.seeds import generator
 from tests import tiny
@@ -155,6 +157,34 @@ def test_parked_weights_come_back_while_another_model_is_built() -> None:
     with torch.device("meta"):
         away.__exit__(None, None, None)
     assert torch.equal(module.weight, before)
+
+
+def test_what_is_dropped_while_it_is_parked_is_not_brought_back() -> None:
+    modules = [torch.nn.Linear(3, 4), torch.nn.Linear(5, 6)]
+    turns = Turns({"text_encoder": modules[0]}, torch.device("cpu"))
+    entered = Entered(lambda stack: stack.enter_context(Offloaded(modules[1:], torch.device("cpu"))))
+    entered.__enter__()
+    del turns, entered
+    gc.collect()
+    assert [module.weight.numel() for module in modules] == [0, 0]
+
+
+def test_what_could_not_be_brought_back_is_still_parked(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = torch.nn.Linear(3, 4), torch.nn.Linear(4, 5)
+    before = [weight.clone() for weight in (*first.parameters(), *second.parameters())]
+    turns = Turns({"text_encoder": first, "unet": second}, torch.device("cpu"))
+
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError
+
+    with monkeypatch.context() as lacking:
+        lacking.setattr(torch, "empty_strided", full)
+        with pytest.raises(torch.OutOfMemoryError):
+            turns.take(["unet"])
+    assert sorted(turns.away) == ["text_encoder", "unet"]
+    turns.take(["text_encoder", "unet"])
+    after = (*first.parameters(), *second.parameters())
+    assert all(torch.equal(weight, value) for weight, value in zip(after, before, strict=True))
 
 
 def test_parking_keeps_the_memory_format_and_every_dtype() -> None:

@@ -18,7 +18,7 @@ from hiper.cli.estimate_job import _lines
 from hiper.conditioning import expanded
 from hiper.counting import Work, counting
 from hiper.edit_settings import resolve_settings
-from hiper.estimate import Estimate, Part, estimate_edit, estimate_fit
+from hiper.estimate import Estimate, Part, estimate_edit, estimate_fit, free_memory
 from hiper.methods import get_method
 from hiper.methods.denoising import AT_ONCE
 from hiper.seeds import generator
@@ -207,3 +207,15 @@ def test_mistakes_are_told_in_one_line(cli: Cli, model_folder: Path, tmp_path: P
     assert done.status == 2
     assert "take 4000.0 GB as float32" in done.err
     assert "Traceback" not in done.err
+
+
+def test_what_torch_keeps_for_its_next_tensors_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a card of 24 GB others have 3; torch has reserved 15, of which tensors take 5."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (6, 24))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 15)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 5)
+    assert free_memory(torch.device("cuda")) == 24 - 3 - 5
+    on_cpu = free_memory(torch.device("cpu"))
+    monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: on_cpu)
+    monkeypatch.setattr(torch.mps, "current_allocated_memory", lambda: 0)
+    assert free_memory(torch.device("mps")) == pytest.approx(2 * on_cpu, rel=0.2)  # others use memory as well

@@ -323,6 +323,16 @@ def test_dtypes() -> None:
         assert resolve_dtype("float16", cpu) == torch.float16
 
 
+@pytest.mark.parametrize(("has_it", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_apples_chips_take_bfloat16_where_they_have_it(
+    monkeypatch: pytest.MonkeyPatch, has_it: bool, dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(
+        torch.backends.mps, "is_macos_or_newer", lambda *version: has_it and version == (14, 0)
+    )
+    assert resolve_dtype(None, torch.device("mps")) == dtype
+
+
 def test_what_is_wrapped_is_the_pipeline_itself() -> None:
     pipe = tiny.pipeline("sd2")
     backbone = wrap(pipe)
