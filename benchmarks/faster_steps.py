@@ -1,6 +1,6 @@
 """What makes a step of a fit and of a drawing faster or smaller, and that the result stays the same.
 
-    python benchmarks/faster_steps.py [--rounds 8] [--fit-steps 20] [--full-size] [--out benchmarks/faster_steps.json]
+    python -m benchmarks.faster_steps [--rounds 8] [--fit-steps 20] [--full-size] [--out benchmarks/faster_steps.json]
 
 On the embedded model, in seconds that one core computes (not of the clock, so that other programs matter little): the
 fastest of `rounds`, all variants in turn. Tails are compared after `fit-steps` steps of the default preset by the norm
@@ -23,6 +23,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from benchmarks.fake_gpu import fake_gpu
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
@@ -136,14 +137,17 @@ def preview_seconds(backbone: Backbone, subject: hiper.Subject, rounds: int) -> 
 
 
 def kept_at_full_size(batch: int) -> dict[str, float]:
-    """Gigabytes that autograd keeps besides the weights, with all activations and with recomputing."""
+    """Gigabytes that autograd keeps besides the weights, with all activations and with recomputing.
+
+    On a GPU: torch's meta device would keep a table of probabilities for each layer of attention.
+    """
     from diffusers import UNet2DConditionModel
 
-    with torch.device("meta"):
+    with fake_gpu(large=0):
         unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
-        unet.to(torch.bfloat16).eval().requires_grad_(False)
-        noisy = torch.empty(batch, 4, 64, 64, dtype=torch.bfloat16)
-        rows = torch.empty(batch, 77, 768, dtype=torch.bfloat16, requires_grad=True)
+        unet.to("cuda", torch.bfloat16).eval().requires_grad_(False)
+        noisy = torch.empty(batch, 4, 64, 64, dtype=torch.bfloat16, device="cuda")
+        rows = torch.empty(batch, 77, 768, dtype=torch.bfloat16, device="cuda", requires_grad=True)
         report = {"all": _kept(unet, noisy, rows)}
         unet.enable_gradient_checkpointing()
         report["recomputing"] = _kept(unet, noisy, rows)
@@ -159,7 +163,7 @@ def _kept(unet: torch.nn.Module, noisy: Tensor, rows: Tensor) -> float:
         return tensor
 
     with saved_tensors_hooks(note, lambda tensor: tensor):
-        held = unet(noisy, torch.tensor(500, device="meta"), encoder_hidden_states=rows)
+        held = unet(noisy, torch.tensor(500, device=noisy.device), encoder_hidden_states=rows)
     del held
     own = {weight.untyped_storage()._cdata for weight in unet.parameters()}
     return round(sum(size for key, size in storages.items() if key not in own) / 1e9, 3)

@@ -30,7 +30,7 @@ def family(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def pipe(family: str) -> Any:
     """The family's pipeline, of which every test takes the dtype that it needs."""
-    return tiny.pipeline(family) if family in ("sd1", "sd2") else tiny_families.pipeline(family)
+    return tiny_families.pipeline(family) if family in tiny_families.FAMILIES else tiny.pipeline(family)  # type: ignore[arg-type]
 
 
 def load(pipe: Any, dtype: torch.dtype) -> Any:

@@ -93,7 +93,7 @@ class Entered(AbstractContextManager[None]):
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
+    ) -> bool | None:
         return self._stack.__exit__(kind, error, trace)
 
 

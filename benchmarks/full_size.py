@@ -1,0 +1,190 @@
+"""Fourteen checkpoints at full size on a GPU that is not there: that they run, and what they ask of a GPU.
+
+    python -m benchmarks.full_size [--models SDXL "FLUX.1 dev"] [--dtype bfloat16] [--memory auto] [--out FILE.json]
+    python -m benchmarks.full_size --table          print the table of the JSON for docs/performance.md
+
+The models have their published sizes and no numbers, so nothing is downloaded, no memory is needed and every device,
+dtype and shape is checked (`benchmarks.fake_gpu`). Each is loaded, encodes a sentence and a picture, makes one step of
+a fit at its native size and draws one picture. A minute per model or less; what `--out` has of other models is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from benchmarks.fake_gpu import Kernels, fake_gpu
+from benchmarks.full_size_models import MODELS, as_loaded
+from PIL import Image
+from torch import nn
+
+from hiper.backbones import _class_for
+from hiper.backbones.loading import Loading
+from hiper.counting import counting
+from hiper.files import atomic_write
+from hiper.methods.hiper import HiPer
+from hiper.optimiser import Adam
+from hiper.seeds import generator
+from hiper.subject import Subject
+
+OUT = Path(__file__).with_suffix(".json")
+LARGE = 2**16
+CAPTION, SENTENCE = "a standing dog", "a red dog on the grass"
+EDIT_STEPS = 2
+
+
+def measured(gpu: Kernels, work: Callable[[], object]) -> dict[str, Any]:
+    """Do it and return what it asks of the GPU; gigabytes are 2^30 bytes."""
+    gpu.clear()
+    with counting() as counter:
+        work()
+    counted = counter.work()
+    return {
+        "tflop": round(counted.flops / 1e12, 2),
+        "gib_moved": round(counted.moved / 2**30, 1),
+        "peak_gib": round(counted.peak / 2**30, 2),
+        "kernels": gpu.kernels,
+        "syncs": dict(gpu.syncs),
+    }
+
+
+def sizes(pipe: Any) -> dict[str, int]:
+    """Return the bytes of each component's weights and buffers."""
+    parts = {name: part for name, part in pipe.components.items() if isinstance(part, nn.Module)}
+    return {
+        name: sum(tensor.nbytes for tensor in (*part.parameters(), *part.buffers()))
+        for name, part in sorted(parts.items())
+    }
+
+
+def report(name: str, dtype: torch.dtype, memory: str) -> dict[str, Any]:
+    """Run one checkpoint through a step of a fit and an edit."""
+    begun = time.perf_counter()
+    with fake_gpu(LARGE) as gpu:
+        pipe = as_loaded(MODELS[name](), dtype)
+        weights = sizes(pipe)
+        texts = sum(size for part, size in weights.items() if part.startswith("text_encoder"))
+        how = Loading(device=torch.device("cuda", 0), dtype=dtype, memory=memory, recompute=memory == "low")
+        kind = _class_for(type(pipe).__name__, name)
+        backbone = kind._settled(pipe, how.settled(texts), name=name, revision="", guidance=None)
+        picture = Image.new("RGB", (backbone.resolution,) * 2, "red")
+        sentence = backbone.encode(CAPTION)
+        found = {
+            "weights_gib": {part: round(size / 2**30, 2) for part, size in weights.items()},
+            "takes_turns": backbone.takes_turns,
+            "resolution": backbone.resolution,
+            "rows": list(sentence.rows.shape),
+            "latents": list(backbone.latents(picture, generator(0)).shape),
+            "fit step": fit_step(gpu, backbone, picture),
+            "edit step": edit_step(gpu, backbone),
+        }
+    assert found["latents"][1:] == list(backbone.latent_shape)
+    return {**found, "seconds": round(time.perf_counter() - begun, 1)}
+
+
+def fit_step(gpu: Kernels, backbone: Any, picture: Image.Image) -> dict[str, Any]:
+    """One step of the paper's recipe after one that is not counted: one noise level, forward, back and update."""
+    method = HiPer()
+    turn = method.turn(backbone, Subject.from_image(picture, caption=CAPTION), method.options("published"))
+    adam = Adam(turn.parameters, turn.recipe.learning_rate)
+
+    def step() -> None:
+        loss = turn.objective.loss(turn.parameters, turn.generator)
+        (loss * turn.recipe.loss_scale).backward()  # type: ignore[no-untyped-call]
+        adam.update(turn.recipe.loss_scale)
+
+    with backbone.fitting():
+        step()
+        return measured(gpu, step)
+
+
+def edit_step(gpu: Kernels, backbone: Any) -> dict[str, Any]:
+    """One picture of a few steps, decoded, with guidance as it suits the model; the sums are of all of it."""
+    positive, negative = backbone.encode(SENTENCE), backbone.encode_negative("")
+    backbone.denoiser  # noqa: B018  # comes to the GPU where it takes turns with the text encoders
+    return measured(
+        gpu,
+        lambda: backbone.sample(
+            positive,
+            [negative],
+            seeds=[0],
+            steps=EDIT_STEPS,
+            guidance=backbone.default_guidance,
+            scheduler=backbone.schedulers[0],
+            height=backbone.resolution,
+            width=backbone.resolution,
+        ),
+    )
+
+
+def table(models: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the documentation's table, in Markdown."""
+    head = (
+        "",
+        "rows",
+        "weights of the denoiser, of the text encoders, GiB",
+        "a fit step: TFLOP",
+        "peak beside the weights, GiB",
+        "kernels",
+        "waits",
+        f"an edit of {EDIT_STEPS} steps: TFLOP",
+        "peak, GiB",
+    )
+    lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
+    for name, model in models.items():
+        fit, edit, weights = model["fit step"], model["edit step"], model["weights_gib"]
+        texts = sum(size for part, size in weights.items() if part.startswith("text_encoder"))
+        denoiser = weights.get("unet", weights.get("transformer"))
+        cells = (
+            f"{name}, {model['resolution']} px",
+            " × ".join(map(str, model["rows"][1:])),
+            f"{denoiser:.1f}, {texts:.1f}{' in turn' if model['takes_turns'] else ''}",
+            f"{fit['tflop']:.1f}",
+            f"{fit['peak_gib']:.1f}",
+            fit["kernels"],
+            sum(fit["syncs"].values()),
+            f"{edit['tflop']:.1f}",
+            f"{edit['peak_gib']:.1f}",
+        )
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run the models that are asked for; write the JSON after each of them."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS), metavar="NAME")
+    parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
+    parser.add_argument("--memory", choices=("auto", "balanced", "low"), default="auto")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument(
+        "--table", action="store_true", help="print the table of the JSON and do nothing else"
+    )
+    given = parser.parse_args()
+    if given.table:
+        print(table(json.loads((given.out or OUT).read_text())["models"]))
+        return
+    models: dict[str, Any] = {}
+    if given.out and given.out.is_file():
+        models = json.loads(given.out.read_text())["models"]
+    for name in given.models:
+        models[name] = report(name, getattr(torch, given.dtype), given.memory)
+        print(name, json.dumps(models[name]), flush=True)
+        if given.out:
+            ordered = {each: models[each] for each in MODELS if each in models}
+            record = {
+                "torch": torch.__version__,
+                "dtype": given.dtype,
+                "memory": given.memory,
+                "models": ordered,
+            }
+            atomic_write(given.out, f"{json.dumps(record, indent=1)}\n".encode(), overwrite=True)
+
+
+if __name__ == "__main__":
+    main()
