@@ -319,3 +319,16 @@ def test_a_folder_gives_what_plain_diffusers_gives(model_folder: Path) -> None:
     expected = pipe("a sitting dog", num_inference_steps=STEPS, generator=generator(5)).images[0]
     assert isinstance(backbone, SdBackbone)
     assert draw(backbone, [5]) == [expected.tobytes()]
+
+
+def test_a_folder_without_the_text_encoder_s_last_layer_is_clip_skip_2(tmp_path: Path) -> None:
+    pipe = tiny.pipeline("sd1")
+    text = pipe.text_encoder
+    ids = pipe.tokenizer("a sitting dog", padding="max_length", return_tensors="pt").input_ids
+    with torch.no_grad():  # as `clip_skip=1` of the pipeline's own call is meant
+        expected = text.final_layer_norm(text(ids, output_hidden_states=True).hidden_states[-2])
+    text.encoder.layers = text.encoder.layers[:-1]
+    text.config.num_hidden_layers -= 1
+    pipe.save_pretrained(tmp_path)
+    rows = load_backbone(tmp_path, device="cpu").encode("a sitting dog").rows
+    assert torch.equal(rows, expected)

@@ -16,7 +16,10 @@ from hiper.errors import OptionError
 from hiper.seeds import generator
 from tests import tiny, tiny_families
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:pictures of 64 x 64 pixels are far below"),  # which keeps it quick
+]
 
 CAPTION, TARGET = "a standing dog", "a sitting dog"
 

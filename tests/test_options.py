@@ -83,7 +83,7 @@ def test_text_is_converted(name: str, text: Any, value: object) -> None:
         ("guidance", -1, "numbers from 0 to 100"),
         ("t_max", 1.1, "numbers from 0 to 1"),
         ("placement", "prepend", "replace, append, after-words, random"),
-        ("scheduler", "dimm", "ddim, dpm++, dpm++-karras, unipc, unipc-karras, euler, pndm, flow-euler"),
+        ("scheduler", "dimm", "ddim, dpm++, dpm++-karras, unipc, unipc-karras, euler, pndm, lcm, flow-euler"),
         ("mask", "maybe", "true and false"),
     ],
 )

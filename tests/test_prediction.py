@@ -238,10 +238,8 @@ def test_a_silent_folder_of_another_family_is_noted(family: str, tmp_path: Path)
     getattr(tiny_families, family)().save_pretrained(tmp_path)
     scheduler_changed(tmp_path, prediction_type=None)
     with pytest.warns(HiperWarning, match="--prediction"):
-        load_backbone(tmp_path, device="cpu", resolution=tiny_families.SIDE)
-    stated = load_backbone(
-        tmp_path, device="cpu", resolution=tiny_families.SIDE, prediction_type="v_prediction"
-    )
+        load_backbone(tmp_path, device="cpu")
+    stated = load_backbone(tmp_path, device="cpu", prediction_type="v_prediction")
     assert stated.objective == "v_prediction"
 
 

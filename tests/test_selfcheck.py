@@ -18,6 +18,7 @@ pytestmark = [
     pytest.mark.filterwarnings(
         "ignore:__array__ implementation:DeprecationWarning"
     ),  # diffusers' DPM-Solver, numpy 2
+    pytest.mark.filterwarnings("ignore:pictures of 64 x 64 pixels are far below"),  # which keeps it quick
 ]
 
 

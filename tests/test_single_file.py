@@ -133,6 +133,7 @@ def test_sd2_must_say_what_it_predicts(tmp_path: Path) -> None:
         ("emb_params", (1,), "is a textual inversion"),
         ("lora_te_text_model.hada_w1_a", (1,), "is a LoRA"),
         ("embedder.model.visual.proj", (1,), "is an unCLIP variant"),
+        ("model.diffusion_model.time_embed.cond_proj.weight", (1,), "is a latent consistency model"),
         ("model.diffusion_model.input_blocks.0.0.weight", (4, 9, 3, 3), "takes 9 latent channels"),
         ("model.diffusion_model.input_blocks.0.0.weight", (4, 4, 3, 3), "no text encoder and no autoencoder"),
     ],

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hiper.backbones.base import Backbone, check_scheduler
+from hiper.backbones.sampling_defaults import LCM_STEPS
 from hiper.errors import OptionError
 from hiper.subject import clean_text
 
@@ -43,7 +44,7 @@ def resolve_settings(
     negative_prompt: NegativePrompt = "",
     images: int = 1,
 ) -> EditSettings:
-    """Return what is given, else the artifact's `own`, else the model's; a rounded size goes to `notes`.
+    """Return what is given, else the artifact's `own`, else the model's; a rounded or unusual size goes to `notes`.
 
     OptionError for a value out of range, an unknown scheduler, and negative prompts neither one nor one per image.
     """
@@ -53,14 +54,18 @@ def resolve_settings(
 
     name = str(chosen("scheduler", scheduler, backbone.schedulers[0]))
     check_scheduler(name, backbone.schedulers)
+    most = LCM_STEPS if name == "lcm" else backbone.timesteps
+    sides = _side("height", height, backbone, notes), _side("width", width, backbone, notes)
+    if (height, width) != (None, None):
+        notes += filter(None, [backbone.size_note(*sides)])
     return EditSettings(
         strength=resolve_strength(own, strength),
         guidance=check_number("guidance", chosen("guidance", guidance, backbone.default_guidance), 0, 100),
-        steps=check_whole("steps", chosen("steps", steps, backbone.default_steps), 1, backbone.timesteps),
+        steps=check_whole("steps", chosen("steps", steps, backbone.default_steps), 1, most),
         scheduler=name,
-        height=_side("height", height, backbone, notes),
-        width=_side("width", width, backbone, notes),
-        negative_prompt=resolve_negatives(negative_prompt, images),
+        height=sides[0],
+        width=sides[1],
+        negative_prompt=resolve_negatives(negative_prompt, images, notes),
     )
 
 
@@ -69,12 +74,15 @@ def resolve_strength(own: Mapping[str, Any], given: float | None) -> float:
     return check_number("strength", given if given is not None else own.get("strength", STRENGTH), -10, 10)
 
 
-def resolve_negatives(given: NegativePrompt, count: int) -> tuple[str, ...]:
-    """Return one cleaned negative prompt, or one per picture; OptionError for another number."""
+def resolve_negatives(given: NegativePrompt, count: int, notes: list[str]) -> tuple[str, ...]:
+    """Return one cleaned negative prompt, or one per picture; what was cleaned away goes to `notes`.
+
+    OptionError for another number.
+    """
     texts = (given,) if isinstance(given, str) else tuple(given)
     if len(texts) not in (1, count):
         raise OptionError(f"{len(texts)} negative prompts for {count} seeds; give one, or one per seed")
-    return tuple(clean_text(text, what="negative prompt", may_be_empty=True) for text in texts)
+    return tuple(clean_text(text, what="negative prompt", may_be_empty=True, notes=notes) for text in texts)
 
 
 def _side(name: str, given: int | None, backbone: Backbone, notes: list[str]) -> int:

@@ -100,10 +100,11 @@ def edit(
         negative_prompt=negative_prompt,
         images=len(chosen),
     )
-    cleaned = clean_text(prompt, what="prompt")
+    cleaned = clean_text(prompt, what="prompt", notes=notes)
     with _told(
         backbone, learnt.artifact, cleaned, settings.strength, settings.negative_prompt, notes
     ) as told:
+        notes += _unheard(backbone, told, settings, guidance)
         images, flags = _draw(told, chosen, settings, batch_size, callback)
     flagged = tuple(seed for seed, flag in zip(chosen, flags, strict=True) if flag)
     notes += [
@@ -148,10 +149,11 @@ def prompt_embeds(
         )
     notes: list[str] = []
     factor = resolve_strength(learnt.artifact.edit, learnt.strength)
-    cleaned = clean_text(prompt, what="prompt")
-    negatives = resolve_negatives(negative_prompt, 1)
+    cleaned = clean_text(prompt, what="prompt", notes=notes)
+    negatives = resolve_negatives(negative_prompt, 1, notes)
     with _told(backbone, learnt.artifact, cleaned, factor, negatives, notes) as told:
         arguments = backbone.arguments(told.positive, told.negatives)
+        notes += _unheard(backbone, told, None, None)
     for note in notes:
         warnings.warn(note, HiperWarning, stacklevel=2)
     return arguments
@@ -203,6 +205,28 @@ def _told(
         notes += positive.notes
         notes += [f"negative prompt: {note}" for other in others.values() for note in other.notes]
         yield _Told(positive=positive, negatives=[others[text] for text in negatives], sample=applied.sample)
+
+
+def _unheard(
+    backbone: Backbone, told: _Told, settings: EditSettings | None, asked: float | None
+) -> Iterator[str]:
+    """Yield a note for what was given and has no effect on the pictures.
+
+    settings: None where nothing is drawn; asked: the guidance scale that was given.
+    """
+    if told.sample != backbone.sample:  # it guides by calls of its own, which every model hears
+        silent = settings is not None and settings.guidance == 1
+        hears_negatives = hears_guidance = True
+    else:
+        silent = settings is not None and settings.guidance <= 1
+        hears_negatives, hears_guidance = backbone.hears_negatives, backbone.hears_guidance
+    if any(each.prompt or each.tail for each in told.negatives):
+        if not hears_negatives:
+            yield f"{backbone.id} is distilled to be guided without a negative sentence; yours is ignored"
+        elif silent:
+            yield "a guidance of 1 or less is none, so that the negative sentence is ignored; raise the guidance"
+    if asked is not None and asked > 1 and not hears_guidance:
+        yield f"{backbone.id} is distilled to draw without guidance; the scale {asked:g} is ignored"
 
 
 def _draw(

@@ -156,9 +156,8 @@ def estimate_edit(
     calls = sentences * images / at_once
     negative = backbone.encode_negative("")
     positive = backbone.encode(CAPTION)
-    guided = settings.guidance > 1 and any(
-        name.startswith("negative") for name in backbone.arguments(positive, [negative])
-    )
+    takes_negatives = any(name.startswith("negative") for name in backbone.arguments(positive, [negative]))
+    guided = settings.guidance > 1 and backbone.hears_negatives and takes_negatives
     drawing = _Call(
         one=_prediction(backbone, settings, positive, 2 if guided else 1),
         all=_prediction(backbone, settings, positive, at_once * (2 if guided else 1)),

@@ -12,6 +12,7 @@ from PIL import Image
 from hiper.errors import CaptionError, ImageError
 from hiper.images import LoadedImage, convert_image, convert_mask, open_image, open_mask
 from hiper.notes import Notes
+from hiper.prompt_syntax import prompt_syntax
 
 MAX_CHARACTERS = 10_000
 """Length of the longest caption or prompt; a text encoder reads some 300 characters."""
@@ -96,15 +97,19 @@ class _Cleaned:
     notes: Notes
 
 
-def clean_text(text: str, *, what: str, may_be_empty: bool = False) -> str:
+def clean_text(text: str, *, what: str, may_be_empty: bool = False, notes: list[str] | None = None) -> str:
     """Return `text` without invisible characters, its white space folded to single blanks.
 
     Removed are control characters (NUL among them), lone surrogates, and all that changes the direction of
     writing. HiperWarning if any were, and, unless `may_be_empty`, if nothing is left. `what` names the text
-    in messages. Raises CaptionError above 10 000 characters.
+    in messages. With `notes`, what there is to tell is added there, and nothing is warned of. Raises CaptionError above
+    10 000 characters.
     """
     cleaned = _clean(text, what, may_be_empty=may_be_empty)
-    cleaned.notes.issue()
+    if notes is None:
+        cleaned.notes.issue()
+    else:
+        notes += cleaned.notes.texts
     return cleaned.text
 
 
@@ -119,6 +124,12 @@ def _clean(text: str, what: str, *, may_be_empty: bool = False) -> _Cleaned:
         removed = len(text) - len(kept)
         notes.add(f"the {what} lost its invisible control characters ({removed} of them)", warn=True)
     cleaned = " ".join("".join(kept).split())
+    found = prompt_syntax(cleaned)
+    if found:
+        notes.add(
+            f"the {what} has {found!r}, the syntax of another program; hiper reads it as plain words: leave it out",
+            warn=True,
+        )
     if not cleaned and not may_be_empty:
         notes.add(f"the {what} is empty", warn=True)
     return _Cleaned(cleaned, notes)

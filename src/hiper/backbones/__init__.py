@@ -101,6 +101,9 @@ def load_backbone(
     backbone = _found(str(name_or_path), how, revision, local_only)
     if resolution is not None:
         backbone.resize(resolution)
+        note = backbone.size_note(resolution, resolution)
+        if note is not None:
+            warnings.warn(note, HiperWarning, stacklevel=2)
     return backbone
 
 

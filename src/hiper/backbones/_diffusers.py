@@ -20,6 +20,13 @@ from safetensors import safe_open
 from torch import Tensor
 
 from hiper.backbones.prediction import OPTION, Statement, Target, agree
+from hiper.backbones.sampling_defaults import (
+    SD,
+    SamplingDefaults,
+    diffusion_defaults,
+    named_few_step,
+    note_few_step,
+)
 from hiper.backbones.schedules import Epsilon, Flow, Schedule, Velocity
 from hiper.errors import BackboneError
 
@@ -34,6 +41,7 @@ SCHEDULERS: dict[str, Callable[..., Any]] = {
     "unipc-karras": partial(diffusers.UniPCMultistepScheduler.from_config, use_karras_sigmas=True),
     "euler": diffusers.EulerDiscreteScheduler.from_config,
     "pndm": diffusers.PNDMScheduler.from_config,
+    "lcm": diffusers.LCMScheduler.from_config,
     "flow-euler": diffusers.FlowMatchEulerDiscreteScheduler.from_config,
 }
 """From the configuration of any scheduler; "karras": noise levels as in arXiv:2206.00364, eq. 5."""
@@ -162,6 +170,25 @@ def state_prediction(pipe: Pipeline, model: str, given: str | None) -> Target:
         with quiet():
             pipe.scheduler = type(pipe.scheduler).from_config(config, prediction_type=target.prediction)
     return target
+
+
+def adopt_named_kind(pipe: Pipeline, name: str) -> None:
+    """Give a model that its name alone says to be distilled to few steps the scheduler of its kind, with a note."""
+    kind, config = named_few_step(name), pipe.scheduler.config
+    is_known = diffusion_defaults_of(pipe, SD, pipe.unet.config) is not SD
+    if kind is None or is_known or config.get("prediction_type") != "epsilon":
+        return
+    note_few_step(name)
+    with quiet():
+        if kind == "lcm":
+            pipe.scheduler = diffusers.LCMScheduler.from_config(config)
+        else:
+            pipe.scheduler = type(pipe.scheduler).from_config(config, timestep_spacing="trailing")
+
+
+def diffusion_defaults_of(pipe: Pipeline, usual: SamplingDefaults, denoiser: Any) -> SamplingDefaults:
+    """Return what suits a model of noise or v; usual: its family."""
+    return diffusion_defaults(usual, type(pipe.scheduler).__name__, pipe.scheduler.config, denoiser)
 
 
 def diffusion_schedule(pipe: Pipeline, name: str) -> Schedule:

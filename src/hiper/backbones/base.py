@@ -23,7 +23,9 @@ from hiper.errors import OptionError
 from hiper.nearest import suggestion
 from hiper.tail_encoder import TailEncoder
 
-Scheduler = Literal["ddim", "dpm++", "dpm++-karras", "unipc", "unipc-karras", "euler", "pndm", "flow-euler"]
+Scheduler = Literal[
+    "ddim", "dpm++", "dpm++-karras", "unipc", "unipc-karras", "euler", "pndm", "lcm", "flow-euler"
+]
 UNET_SCHEDULERS: tuple[Scheduler, ...] = (
     "ddim",
     "dpm++",
@@ -76,6 +78,10 @@ class Samples:
     flagged: tuple[bool, ...]
 
 
+FAR = 2
+"""How many times the native picture's area, or side, is far above it; a fourth of the area is far below."""
+
+
 class Backbone(ABC):
     """A frozen text-to-image model. Subclasses are final and fill in every attribute below.
 
@@ -86,11 +92,14 @@ class Backbone(ABC):
     placement:        where a tail goes unless told otherwise
     latent_shape:     (channels, h, w) of a picture at the native resolution
     resolution:       native side of a picture in pixels
+    native_resolution: side that it was trained on where `resize` took another; None: `resolution`
     objective:        what the denoiser says of noisy latents: "epsilon" (the noise), "v_prediction" or "flow"
     timesteps:        number of noise levels; 0 is the cleanest, timesteps - 1 all but pure noise
     default_guidance: guidance scale that suits the model
     default_steps:    denoising steps that suit the model, with the first of its `schedulers`
     schedulers:       samplers that can draw with it, the one that suits it first
+    hears_negatives:  whether drawing under guidance reads the negative sentence; models distilled to be guided do not
+    hears_guidance:   whether drawing heeds the guidance scale
     size_multiple:    what a picture's sides are multiples of, in pixels
     quantised:        how the denoiser's weights are packed, "nf4" or "int8"; "" where they are not
     denoiser_name:    the library's name of the denoiser, by which others load what belongs to it
@@ -111,17 +120,36 @@ class Backbone(ABC):
     embed: int
     latent_shape: tuple[int, int, int]
     resolution: int
+    native_resolution: int | None = None
     objective: str
     timesteps: int
     default_guidance: float
     default_steps: int = 50
     schedulers: tuple[Scheduler, ...]
+    hears_negatives: bool = True
+    hears_guidance: bool = True
     size_multiple: int = 8
     placement: Placement = "replace"
     quantised: str = ""
     tail_encoder: TailEncoder | None = None
     denoiser_name: ClassVar[str]
     offers: frozenset[str] = frozenset({"rows"})
+
+    def size_note(self, height: int, width: int) -> str | None:
+        """Return what to expect of a size, in pixels, far from the native one; None for others."""
+        side = self.native_resolution or self.resolution
+        above = height * width >= FAR * side**2 or max(height, width) >= FAR * side
+        if not above and height * width > (side / FAR) ** 2:
+            return None
+        where, what = (
+            ("above", "subjects may come out twice or deformed")
+            if above
+            else ("below", "they may come out blurred")
+        )
+        return (
+            f"pictures of {width} x {height} pixels are far {where} the {side} x {side} that {self.id} was trained on:"
+            f" {what}; choose sides near {side}"
+        )
 
     @property
     def takes_turns(self) -> bool:

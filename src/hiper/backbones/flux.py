@@ -12,6 +12,7 @@ from hiper.backbones import _diffusers
 from hiper.backbones.embeddings import alone, paired
 from hiper.backbones.flow import FlowBackbone
 from hiper.backbones.packing import packed, places, unpacked
+from hiper.backbones.sampling_defaults import FLUX_DEV, FLUX_SCHNELL, SamplingDefaults
 from hiper.backbones.words import token_words
 from hiper.conditioning import Conditioning, expanded
 
@@ -30,7 +31,6 @@ class FluxBackbone(FlowBackbone):
     """
 
     pipeline_name: ClassVar[str] = "FluxPipeline"
-    usual_guidance: ClassVar[float] = 3.5
 
     def __init__(
         self,
@@ -41,16 +41,18 @@ class FluxBackbone(FlowBackbone):
         default_guidance: float | None = None,
     ) -> None:
         self._told_guidance = bool(pipe.transformer.config.guidance_embeds)
-        if default_guidance is None and not self._told_guidance:
-            default_guidance = 1.0
+        self.hears_negatives = not self._told_guidance
         super().__init__(pipe, name=name, revision=revision, default_guidance=default_guidance)
         self.family = "flux1"
-        self.length, self.default_steps = (512, 28) if self._told_guidance else (256, 4)
+        self.length = 512 if self._told_guidance else 256
         config = pipe.transformer.config
         self.embed = int(config.joint_attention_dim)
         self._set_native(
             int(config.in_channels) // 4, int(pipe.default_sample_size), int(pipe.vae_scale_factor)
         )
+
+    def _sampling_defaults(self) -> SamplingDefaults:
+        return FLUX_DEV if self._told_guidance else FLUX_SCHNELL
 
     def _encode(self, prompt: str) -> Conditioning:
         rows, pooled, _ = self._pipe.encode_prompt(
@@ -85,10 +87,9 @@ class FluxBackbone(FlowBackbone):
         return unpacked(output.float(), h, w)
 
     def arguments(self, positive: Conditioning, negatives: Sequence[Conditioning]) -> dict[str, Any]:
-        if not self._told_guidance:
-            return self._all_put(paired(positive, negatives))
-        self._without(negatives)
-        return self._all_put(alone(positive))
+        if self._told_guidance:
+            return self._all_put(alone(positive))
+        return self._all_put(paired(positive, negatives))
 
     def _packed(self, latents: Tensor) -> Tensor:
         return packed(latents).to(self.dtype)

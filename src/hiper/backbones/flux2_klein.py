@@ -13,6 +13,7 @@ from hiper.backbones import _diffusers
 from hiper.backbones.embeddings import alone, paired
 from hiper.backbones.flow import FlowBackbone
 from hiper.backbones.packing import PATCH, packed, places, unpacked
+from hiper.backbones.sampling_defaults import KLEIN, KLEIN_BASE, SamplingDefaults
 from hiper.backbones.words import chat_words
 from hiper.conditioning import Conditioning, Placement, expanded
 
@@ -29,7 +30,6 @@ class KleinBackbone(FlowBackbone):
     """
 
     pipeline_name: ClassVar[str] = "Flux2KleinPipeline"
-    usual_guidance: ClassVar[float] = 4.0
     length = 512
 
     def __init__(
@@ -41,17 +41,18 @@ class KleinBackbone(FlowBackbone):
         default_guidance: float | None = None,
     ) -> None:
         self._distilled = bool(pipe.config.is_distilled)
-        if default_guidance is None and self._distilled:
-            default_guidance = 1.0
+        self.hears_negatives = self.hears_guidance = not self._distilled
         super().__init__(pipe, name=name, revision=revision, default_guidance=default_guidance)
         config = pipe.transformer.config
         self.family = "flux2-klein"
-        self.default_steps = 4 if self._distilled else 50
         self.placement: Placement = "replace" if pipe.tokenizer.padding_side == "right" else "append"
         self.embed = int(config.joint_attention_dim)
         self._set_native(
             int(config.in_channels) // 4, int(pipe.default_sample_size), int(pipe.vae_scale_factor)
         )
+
+    def _sampling_defaults(self) -> SamplingDefaults:
+        return KLEIN if self._distilled else KLEIN_BASE
 
     def _encode(self, prompt: str) -> Conditioning:
         rows, _ = self._pipe.encode_prompt(prompt, self.device, max_sequence_length=self.length)
@@ -75,10 +76,9 @@ class KleinBackbone(FlowBackbone):
         return unpacked(output.float(), h, w)
 
     def arguments(self, positive: Conditioning, negatives: Sequence[Conditioning]) -> dict[str, Any]:
-        if not self._distilled:
-            return self._all_put(paired(positive, negatives))
-        self._without(negatives)
-        return self._all_put(alone(positive))
+        if self._distilled:
+            return self._all_put(alone(positive))
+        return self._all_put(paired(positive, negatives))
 
     def _encoded(self, vae: Any, pixels: Tensor, generator: torch.Generator) -> Tensor:
         """Return the posterior's mode, as the model's own training and pipelines do."""

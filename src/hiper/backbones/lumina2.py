@@ -11,6 +11,7 @@ from torch import Tensor
 from hiper.backbones import _diffusers
 from hiper.backbones.embeddings import masked
 from hiper.backbones.flow import FlowBackbone
+from hiper.backbones.sampling_defaults import LUMINA2, SamplingDefaults
 from hiper.backbones.words import token_words
 from hiper.conditioning import Conditioning, expanded
 
@@ -26,8 +27,7 @@ class Lumina2Backbone(FlowBackbone):
     """
 
     pipeline_name: ClassVar[str] = "Lumina2Pipeline"
-    usual_guidance: ClassVar[float] = 4.0
-    default_steps = 30
+    usual: ClassVar[SamplingDefaults] = LUMINA2
     placement = "append"
     length = 256
 

@@ -6,7 +6,6 @@ A family says how a sentence is encoded, how its denoiser is called and how its 
 from __future__ import annotations
 
 import hashlib
-import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -25,12 +24,13 @@ from hiper.backbones.base import Backbone, Diffused, Samples, StepCallback, Watc
 from hiper.backbones.loading import Loading
 from hiper.backbones.parking import Entered, Offloaded, frozen
 from hiper.backbones.prediction import assume_epsilon
+from hiper.backbones.sampling_defaults import SamplingDefaults
 from hiper.backbones.schedules import Schedule
 from hiper.backbones.texts_once import texts_projected_once
 from hiper.backbones.turns import Turns
 from hiper.backbones.weights import check_weights, text_encoder_bytes
 from hiper.conditioning import Conditioning, expanded
-from hiper.errors import BackboneError, HiperError, HiperWarning, OptionError
+from hiper.errors import BackboneError, HiperError, OptionError
 from hiper.seeds import generator
 
 FINGERPRINT = 256
@@ -43,7 +43,7 @@ class PipelineBackbone(Backbone):
 
     pipeline_name:  diffusers' name of the pipeline's class
     denoiser_name:  the component that is called once per step
-    usual_guidance: guidance scale that suits most checkpoints of the family
+    usual:          steps and guidance that suit most checkpoints of the family
 
     `_constant(make, *arguments)` is `make(*arguments, device=self.device)`, kept for the steps that follow: what is
     built on an accelerator at every step costs launches, and what is copied there makes the processor wait.
@@ -51,7 +51,7 @@ class PipelineBackbone(Backbone):
 
     pipeline_name: ClassVar[str]
     denoiser_name: ClassVar[str] = "transformer"
-    usual_guidance: ClassVar[float]
+    usual: ClassVar[SamplingDefaults]
     offers: frozenset[str] = frozenset({"rows", "trajectory", "vocabulary", "weights", "lora"})
 
     def __init__(
@@ -66,7 +66,9 @@ class PipelineBackbone(Backbone):
         self._turns: Turns | None = None
         self._recomputes = False
         self.id, self.revision = name, revision
-        self.default_guidance = self.usual_guidance if default_guidance is None else default_guidance
+        suited = self._sampling_defaults()
+        self.default_guidance = suited.guidance if default_guidance is None else default_guidance
+        self.default_steps = suited.steps
         self._check_dtypes()
         self.device, self.dtype = _diffusers.device_of(pipe), _diffusers.dtype_of(self.denoiser)
         self._constant = lru_cache(CONSTANTS)(partial(_built, self.device))
@@ -104,6 +106,10 @@ class PipelineBackbone(Backbone):
         return backbone
 
     @classmethod
+    def _adopt_named_kind(cls, pipe: _diffusers.Pipeline, name: str) -> None:
+        """Give a model that its name alone says to be distilled the scheduler of its kind; a flow has one kind."""
+
+    @classmethod
     def _state_prediction(cls, pipe: _diffusers.Pipeline, name: str, stated: str | None) -> None:
         """Let the pipeline predict what its folder and the user agree on; BackboneError where they do not."""
         if _diffusers.state_prediction(pipe, name, stated).prediction is None:
@@ -114,6 +120,7 @@ class PipelineBackbone(Backbone):
         cls, pipe: _diffusers.Pipeline, how: Loading, *, name: str, revision: str, guidance: float | None
     ) -> Self:
         """Bring a pipeline that was just loaded to where it computes."""
+        cls._adopt_named_kind(pipe, name)
         if how.memory != "low":
             return cls(_placed(pipe, how.device), name=name, revision=revision, default_guidance=guidance)
         parts = _modules(_placed(pipe, torch.device("cpu")))
@@ -128,9 +135,14 @@ class PipelineBackbone(Backbone):
             raise OptionError(
                 f"resolution is {resolution}; allowed are multiples of {self.size_multiple} pixels for {self.id}"
             )
+        self.native_resolution = self.native_resolution or self.resolution
         channels, native, _ = self.latent_shape
         side = resolution * native // self.resolution
         self.latent_shape, self.resolution = (channels, side, side), resolution
+
+    def _sampling_defaults(self) -> SamplingDefaults:
+        """Return the steps and guidance that suit this checkpoint."""
+        return self.usual
 
     @abstractmethod
     def _make_schedule(self) -> Schedule:
@@ -280,6 +292,7 @@ class PipelineBackbone(Backbone):
                 height=height,
                 width=width,
                 output_type="pt",
+                **self._randomness(scheduler, seeds),
                 **self._reporting(callback, steps),
             )
         if not bool(output.images.isfinite().all()):
@@ -314,14 +327,9 @@ class PipelineBackbone(Backbone):
             for name, tensor in embeddings.items()
         }
 
-    def _without(self, negatives: Sequence[Conditioning]) -> None:
-        """Warn that negative sentences and tails are not heard; the empty sentence is no loss."""
-        if any(each.prompt or each.tail for each in negatives):
-            warnings.warn(
-                f"{self.id} is distilled to be guided without a negative sentence; yours is ignored",
-                HiperWarning,
-                stacklevel=4,
-            )
+    def _randomness(self, scheduler: str, seeds: Sequence[int]) -> dict[str, Any]:
+        """Return what a sampler that adds noise at every step draws it from: one generator per picture."""
+        return {"generator": [generator(seed) for seed in seeds]} if scheduler == "lcm" else {}
 
     def _guided(self, guidance: float) -> Mapping[str, float]:
         """Return the pipeline's own words for a guidance scale."""

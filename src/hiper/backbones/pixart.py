@@ -12,6 +12,7 @@ from hiper.backbones import _diffusers
 from hiper.backbones.base import Scheduler, StepCallback
 from hiper.backbones.embeddings import masked
 from hiper.backbones.pipeline import PipelineBackbone
+from hiper.backbones.sampling_defaults import PIXART, SamplingDefaults
 from hiper.backbones.schedules import Schedule
 from hiper.backbones.words import token_words
 from hiper.conditioning import Conditioning, expanded
@@ -22,8 +23,7 @@ class PixArtBackbone(PipelineBackbone):
     """A `diffusers.PixArtSigmaPipeline`. The tail is appended: padding is masked, so there is none to replace."""
 
     pipeline_name: ClassVar[str] = "PixArtSigmaPipeline"
-    usual_guidance: ClassVar[float] = 4.5
-    default_steps = 20
+    usual: ClassVar[SamplingDefaults] = PIXART
     schedulers: tuple[Scheduler, ...] = ("dpm++", "ddim", "dpm++-karras", "unipc", "unipc-karras", "euler")
     placement = "append"
     offers = PipelineBackbone.offers - {"lora"}  # diffusers gives this transformer no adapters
@@ -44,6 +44,9 @@ class PixArtBackbone(PipelineBackbone):
         side, factor = int(config.sample_size), int(pipe.vae_scale_factor)
         self.latent_shape = (int(config.in_channels), side, side)
         self.resolution, self.size_multiple = side * factor, int(config.patch_size) * factor
+
+    def _sampling_defaults(self) -> SamplingDefaults:
+        return _diffusers.diffusion_defaults_of(self._pipe, self.usual, self._pipe.transformer.config)
 
     def _make_schedule(self) -> Schedule:
         return _diffusers.diffusion_schedule(self._pipe, self.id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, final
 
 import torch
@@ -12,10 +13,15 @@ from hiper.backbones import _diffusers
 from hiper.backbones.embeddings import masked
 from hiper.backbones.flow import FlowBackbone
 from hiper.backbones.packing import packed, unpacked
+from hiper.backbones.sampling_defaults import QWEN_IMAGE, SamplingDefaults
 from hiper.backbones.words import token_words
 from hiper.conditioning import Conditioning, expanded
 from hiper.errors import BackboneError
 
+NATIVE = 1328
+"""Side in pixels of a square picture, by the card of Qwen/Qwen-Image; no configuration says it."""
+NO_NEGATIVE = " "
+"""What stands for no negative sentence, by the same card."""
 LONGEST = 1024  # rows that the pipeline takes; it cuts what is longer than max_sequence_length
 
 
@@ -28,8 +34,7 @@ class QwenImageBackbone(FlowBackbone):
     """
 
     pipeline_name: ClassVar[str] = "QwenImagePipeline"
-    usual_guidance: ClassVar[float] = 4.0
-    default_steps = 50
+    usual: ClassVar[SamplingDefaults] = QWEN_IMAGE
     placement = "append"
     length = 512
 
@@ -47,9 +52,8 @@ class QwenImageBackbone(FlowBackbone):
             raise BackboneError(f"{name} is a distilled Qwen-Image; only the undistilled kind is supported")
         self.family = "qwen-image"
         self.embed = int(config.joint_attention_dim)
-        self._set_native(
-            int(config.in_channels) // 4, int(pipe.default_sample_size), int(pipe.vae_scale_factor)
-        )
+        factor = int(pipe.vae_scale_factor)
+        self._set_native(int(config.in_channels) // 4, NATIVE // factor, factor)
         vae = pipe.vae.config
         self._mean = torch.tensor(vae.latents_mean, device=self.device)[:, None, None]
         self._std = torch.tensor(vae.latents_std, device=self.device)[:, None, None]
@@ -67,6 +71,9 @@ class QwenImageBackbone(FlowBackbone):
         )
         kept = pieces[skipped:]
         return Conditioning(rows=rows.float(), words=len(kept), prompt=prompt, pieces=kept, lost=lost)
+
+    def _encode_negative(self, prompt: str) -> Conditioning:
+        return replace(self._encode(prompt or NO_NEGATIVE), prompt=prompt)
 
     def _predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         told = expanded(conditioning, len(noisy))

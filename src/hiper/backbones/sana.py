@@ -13,8 +13,10 @@ from hiper.backbones import _diffusers
 from hiper.backbones.base import Scheduler
 from hiper.backbones.embeddings import masked
 from hiper.backbones.flow import FlowBackbone
+from hiper.backbones.sampling_defaults import SANA, SamplingDefaults
 from hiper.backbones.words import token_words
 from hiper.conditioning import Conditioning, expanded
+from hiper.errors import BackboneError
 
 
 @final
@@ -26,8 +28,7 @@ class SanaBackbone(FlowBackbone):
     """
 
     pipeline_name: ClassVar[str] = "SanaPipeline"
-    usual_guidance: ClassVar[float] = 4.5
-    default_steps = 20
+    usual: ClassVar[SamplingDefaults] = SANA
     schedulers: tuple[Scheduler, ...] = ("dpm++",)
     placement = "append"
     length = 300
@@ -42,6 +43,10 @@ class SanaBackbone(FlowBackbone):
     ) -> None:
         super().__init__(pipe, name=name, revision=revision, default_guidance=default_guidance)
         config = pipe.transformer.config
+        if config.get("guidance_embeds"):
+            raise BackboneError(
+                f"{name} is a Sana Sprint, which is told its guidance; only Sana itself is supported"
+            )
         self.family = "sana"
         self.embed = int(config.caption_channels)
         factor = int(pipe.vae_scale_factor)

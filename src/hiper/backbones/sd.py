@@ -10,13 +10,12 @@ from typing import Any, ClassVar, final
 from torch import Tensor
 
 from hiper.backbones import _diffusers, single_file
-from hiper.backbones.base import UNET_SCHEDULERS
 from hiper.backbones.embeddings import paired
 from hiper.backbones.loading import Loading
-from hiper.backbones.pipeline import PipelineBackbone
 from hiper.backbones.prediction import OPTION, assume_epsilon
-from hiper.backbones.schedules import Schedule
+from hiper.backbones.sampling_defaults import SD, SamplingDefaults
 from hiper.backbones.single_file_parts import Header
+from hiper.backbones.unet import UNetBackbone
 from hiper.backbones.vocabulary import copy_vocabulary
 from hiper.backbones.words import clip_words, spelled
 from hiper.conditioning import Conditioning
@@ -26,14 +25,12 @@ _FAMILIES = {768: "sd1", 1024: "sd2"}
 
 
 @final
-class SdBackbone(PipelineBackbone):
+class SdBackbone(UNetBackbone):
     """A `diffusers.StableDiffusionPipeline`. The tail replaces padding, the last of 77 rows, as in the paper."""
 
     pipeline_name: ClassVar[str] = "StableDiffusionPipeline"
     denoiser_name: ClassVar[str] = "unet"
-    usual_guidance: ClassVar[float] = 7.5
-    schedulers = UNET_SCHEDULERS
-    offers = PipelineBackbone.offers | {"cross-attention"}
+    usual: ClassVar[SamplingDefaults] = SD
 
     def __init__(
         self,
@@ -44,13 +41,8 @@ class SdBackbone(PipelineBackbone):
         default_guidance: float | None = None,
     ) -> None:
         super().__init__(pipe, name=name, revision=revision, default_guidance=default_guidance)
-        config = pipe.unet.config
         self.length = int(pipe.tokenizer.model_max_length)
-        self.embed = int(config.cross_attention_dim)
         self.family = _FAMILIES.get(self.embed, "sd")
-        size = int(config.sample_size)
-        self.latent_shape = (int(config.in_channels), size, size)
-        self.resolution = size * int(pipe.vae_scale_factor)
 
     @classmethod
     def from_single_file(cls, path: Path, header: Header, *, how: Loading, network: bool) -> SdBackbone:
@@ -84,9 +76,6 @@ class SdBackbone(PipelineBackbone):
             )
         assume_epsilon(name)
 
-    def _make_schedule(self) -> Schedule:
-        return _diffusers.diffusion_schedule(self._pipe, self.id)
-
     def _encode(self, prompt: str) -> Conditioning:
         rows, _ = self._pipe.encode_prompt(prompt, self.device, 1, False)
         converted = self._pipe.maybe_convert_prompt(prompt, self._pipe.tokenizer)
@@ -96,7 +85,11 @@ class SdBackbone(PipelineBackbone):
     def _predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         rows = conditioning.rows.expand(len(noisy), -1, -1)
         output: Tensor = self._pipe.unet(
-            noisy.to(self.dtype), self._put(t), encoder_hidden_states=rows.to(self.dtype), return_dict=False
+            noisy.to(self.dtype),
+            self._put(t),
+            timestep_cond=self._guidance_condition(len(noisy)),
+            encoder_hidden_states=rows.to(self.dtype),
+            return_dict=False,
         )[0]
         return output.float()
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from hiper.backbones import _diffusers
 from hiper.backbones.embeddings import paired
 from hiper.backbones.flow import FlowBackbone
+from hiper.backbones.sampling_defaults import SamplingDefaults, sd3_defaults
 from hiper.backbones.words import clip_words, spelled, token_words
 from hiper.conditioning import Conditioning, expanded
 
@@ -26,8 +27,6 @@ class Sd3Backbone(FlowBackbone):
     """
 
     pipeline_name: ClassVar[str] = "StableDiffusion3Pipeline"
-    usual_guidance: ClassVar[float] = 7.0
-    default_steps = 28
 
     def __init__(
         self,
@@ -44,6 +43,9 @@ class Sd3Backbone(FlowBackbone):
         self.length = self._clip_rows + T5_ROWS
         self.embed = int(config.joint_attention_dim)
         self._set_native(int(config.in_channels), int(pipe.default_sample_size), int(pipe.vae_scale_factor))
+
+    def _sampling_defaults(self) -> SamplingDefaults:
+        return sd3_defaults(self.id, self._pipe.transformer.config)
 
     def _encode(self, prompt: str) -> Conditioning:
         rows, _, pooled, _ = self._pipe.encode_prompt(

@@ -11,26 +11,23 @@ import torch
 from torch import Tensor
 
 from hiper.backbones import _diffusers, single_file_xl
-from hiper.backbones.base import UNET_SCHEDULERS
 from hiper.backbones.embeddings import paired
 from hiper.backbones.loading import Loading
-from hiper.backbones.pipeline import PipelineBackbone
-from hiper.backbones.schedules import Schedule
+from hiper.backbones.sampling_defaults import SDXL, SamplingDefaults
 from hiper.backbones.single_file_parts import Header
+from hiper.backbones.unet import UNetBackbone
 from hiper.backbones.vocabulary import copy_vocabulary
 from hiper.backbones.words import clip_words, spelled
 from hiper.conditioning import Conditioning, expanded
 
 
 @final
-class SdxlBackbone(PipelineBackbone):
+class SdxlBackbone(UNetBackbone):
     """A `diffusers.StableDiffusionXLPipeline`. The tail replaces padding; the pooled vector is the sentence's own."""
 
     pipeline_name: ClassVar[str] = "StableDiffusionXLPipeline"
     denoiser_name: ClassVar[str] = "unet"
-    usual_guidance: ClassVar[float] = 5.0
-    schedulers = UNET_SCHEDULERS
-    offers = PipelineBackbone.offers | {"cross-attention"}
+    usual: ClassVar[SamplingDefaults] = SDXL
 
     def __init__(
         self,
@@ -41,13 +38,8 @@ class SdxlBackbone(PipelineBackbone):
         default_guidance: float | None = None,
     ) -> None:
         super().__init__(pipe, name=name, revision=revision, default_guidance=default_guidance)
-        config = pipe.unet.config
         self.family = "sdxl"
         self.length = int(pipe.tokenizer_2.model_max_length)
-        self.embed = int(config.cross_attention_dim)
-        size = int(config.sample_size)
-        self.latent_shape = (int(config.in_channels), size, size)
-        self.resolution = size * int(pipe.vae_scale_factor)
 
     @classmethod
     def from_single_file(cls, path: Path, header: Header, *, how: Loading, network: bool) -> SdxlBackbone:
@@ -60,9 +52,6 @@ class SdxlBackbone(PipelineBackbone):
                 copy_vocabulary(config / tokenizer, network=network)
             pipe = _diffusers.load_single_file(path, config, cls.pipeline_name, how.dtype)
         return cls._settled(pipe, how, name=str(path), revision="", guidance=None)
-
-    def _make_schedule(self) -> Schedule:
-        return _diffusers.diffusion_schedule(self._pipe, self.id)
 
     def _encode(self, prompt: str) -> Conditioning:
         rows, _, pooled, _ = self._pipe.encode_prompt(
@@ -85,6 +74,7 @@ class SdxlBackbone(PipelineBackbone):
         output: Tensor = self._pipe.unet(
             noisy.to(self.dtype),
             self._put(t),
+            timestep_cond=self._guidance_condition(len(noisy)),
             encoder_hidden_states=told.rows.to(self.dtype),
             added_cond_kwargs={
                 "text_embeds": told.pooled.to(self.dtype),

@@ -21,6 +21,7 @@ _VARIANTS: Mapping[str, str] = {
     "conditioner.embedders.0.model.": "the refiner of Stable Diffusion XL",
     "embedder.model.visual.": "an unCLIP variant of Stable Diffusion 2",
     "edm_": "an EDM variant of Stable Diffusion",
+    UNET + "time_embed.cond_proj": "a latent consistency model, which a single file does not bring whole",
 }
 """Tensors by which variants are known that are trained or conditioned in another way."""
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hiper.backbones import _diffusers
 from hiper.backbones.flow import FlowBackbone
+from hiper.backbones.sampling_defaults import SamplingDefaults, z_image_defaults
 from hiper.backbones.words import chat_words
 from hiper.conditioning import Conditioning, expanded
 
@@ -23,13 +24,9 @@ class ZImageBackbone(FlowBackbone):
     The tail is appended: there is no padding among the rows, and the last ones are the chat template's. The
     transformer pads to multiples of 32 rows with a row of its own and puts the picture's places behind them, so a
     tail that crosses a multiple moves the picture's places by 32.
-
-    Steps and guidance are Turbo's; the undistilled model wants some 50 steps at guidance 4 to 6.
     """
 
     pipeline_name: ClassVar[str] = "ZImagePipeline"
-    usual_guidance: ClassVar[float] = 1.0
-    default_steps = 8
     placement = "append"
     length = 512
 
@@ -47,6 +44,9 @@ class ZImageBackbone(FlowBackbone):
         self.embed = int(config.cap_feat_dim)
         factor = int(pipe.vae_scale_factor)
         self._set_native(int(config.in_channels), NATIVE // factor, factor)
+
+    def _sampling_defaults(self) -> SamplingDefaults:
+        return z_image_defaults(self._pipe.scheduler.config)
 
     def _encode(self, prompt: str) -> Conditioning:
         rows, _ = self._pipe.encode_prompt(

@@ -111,7 +111,7 @@ Guidance = Annotated[float | None, typer.Option(parser=real, metavar="X", help="
 Steps = Annotated[int | None, typer.Option(parser=whole(1, 1000), metavar="N", help="Denoising steps.")]
 Scheduler = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="ddim, dpm++ and unipc, also with -karras behind, euler or pndm."),
+    typer.Option(metavar="NAME", help="ddim, dpm++ and unipc, also with -karras behind, euler, pndm or lcm."),
 ]
 Height = Annotated[int | None, typer.Option(parser=whole(8, 8192), metavar="N", help="Pixels.")]
 Width = Annotated[int | None, typer.Option(parser=whole(8, 8192), metavar="N", help="Pixels.")]

@@ -36,7 +36,11 @@ def build(studio: Studio) -> gr.Blocks:
             with gr.Tab("Learn", id="learn"):
                 learn = learn_page(embedded=studio.embedded)
             with gr.Tab("Draw", id="draw"):
-                draw = draw_page(studio.backbone.schedulers)
+                draw = draw_page(
+                    studio.backbone.schedulers,
+                    guidance_scale=studio.backbone.default_guidance,
+                    drawing_steps=studio.backbone.default_steps,
+                )
             with gr.Tab("Library", id="library"):
                 library = library_page()
         everything = [*_parts(learn), *_parts(draw), *_parts(library), choice, names, drawn, tabs]

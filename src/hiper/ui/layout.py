@@ -166,8 +166,8 @@ def learn_page(*, embedded: bool) -> LearnPage:
     )
 
 
-def draw_page(schedulers: Sequence[str]) -> DrawPage:
-    """Build the second page."""
+def draw_page(schedulers: Sequence[str], *, guidance_scale: float, drawing_steps: int) -> DrawPage:
+    """Build the second page; the model's own scale and steps stand there until a subject is chosen."""
     with gr.Row():
         with gr.Column(scale=4, min_width=300):
             _heading("Your subject")
@@ -205,9 +205,9 @@ def draw_page(schedulers: Sequence[str]) -> DrawPage:
                     info="That many quick draws per sentence; the best are drawn in full.",
                 )
                 guidance = gr.Slider(
-                    1, 15, value=7.5, step=0.5, label="Guidance", info="Weight of the sentence."
+                    1, 15, value=guidance_scale, step=0.5, label="Guidance", info="Weight of the sentence."
                 )
-                steps = gr.Slider(1, 100, value=50, step=1, label="Drawing steps")
+                steps = gr.Slider(1, 100, value=drawing_steps, step=1, label="Drawing steps")
                 scheduler = gr.Dropdown(list(schedulers), value=schedulers[0], label="Sampler")
                 negative = gr.Textbox("", label="What to keep away from", lines=1)
         with gr.Column(scale=6, min_width=300):

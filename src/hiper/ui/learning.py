@@ -109,6 +109,7 @@ class Learning:
         try:
             with Told():
                 subject = _subject(picture, caption)
+                warn(subject.notes)
                 options = HiPer().options(preset, **{k: v for k, v in given.items() if v is not None})
                 job, watch = self._studio.learn(visitor(request), subject, options, previews=previews)
                 yield from self._followed(job, watch)
