@@ -326,6 +326,7 @@ def test_negative_sentences_of_any_length_are_heard(
     assert not alike(*both)
 
 
+@pytest.mark.filterwarnings("ignore:.* to draw without guidance")  # klein
 def test_several_tails_and_a_negative_one_are_heard(
     name: str, backbone: Any, artifact: hiper.Artifact
 ) -> None:
@@ -344,6 +345,7 @@ def test_several_tails_and_a_negative_one_are_heard(
         assert levels(alone, drawn([artifact], negative=other)).max() > 0
 
 
+@pytest.mark.filterwarnings("ignore:.* to draw without guidance")  # klein
 def test_an_edit_is_the_plain_pipelines_own(backbone: Any, artifact: hiper.Artifact) -> None:
     pipe, side = pipe_of(backbone), backbone.resolution
     settings = {"num_inference_steps": STEPS, "height": side, "width": side, **backbone._guided(3.0)}
