@@ -1,0 +1,1 @@
+"""The tail, its file and its place in a conditioning; the fit; the nodes."""
