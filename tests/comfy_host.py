@@ -7,17 +7,67 @@ here, and so is the shell around the denoiser, whose formulas are those of its s
 from __future__ import annotations
 
 import copy
+import functools
+import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from diffusers import DDPMScheduler
 from torch import Tensor, nn
 
 from hiper.backbones.sd import SdBackbone
+from tests import tiny
+
+PACK = Path(__file__).parents[1] / "integrations" / "comfyui" / "hiper-tail"
+
+
+def import_pack() -> Any:
+    """Return the nodes and modules of the pack."""
+    spec = importlib.util.spec_from_file_location(
+        "custom_nodes_hiper", PACK / "__init__.py", submodule_search_locations=[str(PACK)]
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    modules = ("tail", "placing", "saving", "objective", "fitting", "nodes")
+    return SimpleNamespace(
+        classes=module.NODE_CLASS_MAPPINGS,
+        names=module.NODE_DISPLAY_NAME_MAPPINGS,
+        **{name: sys.modules[f"{spec.name}.hiper_tail.{name}"] for name in modules},
+    )
+
+
+def image(side: int = 64) -> Tensor:
+    """A ComfyUI IMAGE [1, height, width, 3] of the tests' picture."""
+    return torch.from_numpy(np.asarray(tiny.picture(side), np.float32) / 255)[None]
+
+
+def fit(pack: Any, model: Any, **changes: Any) -> Any:
+    """Return what the fit node learns with a tiny model."""
+    settings = {
+        "image": image(),
+        "clip": model,
+        "vae": model,
+        "caption": "a standing dog",
+        "size": tiny.RESOLUTION,
+        "rows": 4,
+        "placement": "replace",
+        "steps": 20,
+        "batch": 2,
+        "learning_rate": 0.05,
+        "seed": 3,
+        **changes,
+    }
+    return pack.classes["HiperFitTail"]().fit(model, **settings)[0]
 
 
 class Cancelled(Exception):
@@ -28,18 +78,26 @@ class Host:
     """Puts the stand-ins in place; cancel_at: the step after which the user cancels."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.models, self.progress, self.loaded, self.cancel_at = folder / "models", 0, 0, 10**9
+        self.models, self.progress, self.cancel_at = folder / "models", 0, 10**9
+        self.loads: list[dict[str, Any]] = []
+        self.shown: list[tuple[str, str]] = []
         paths: dict[str, tuple[list[str], set[str]]] = {}
 
         def add(name: str, path: str) -> None:
-            paths.setdefault(name, ([], set()))[0].append(path)
+            known = paths.setdefault(name, ([], set()))[0]
+            if path not in known:
+                known.append(path)
+
+        def names(name: str) -> list[str]:
+            folder = Path(paths[name][0][0])
+            return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
         modules: dict[str, dict[str, Any]] = {
             "folder_paths": {
                 "models_dir": str(self.models),
                 "folder_names_and_paths": paths,
                 "add_model_folder_path": add,
-                "get_filename_list": lambda name: sorted(p.name for p in Path(paths[name][0][0]).glob("*")),
+                "get_filename_list": names,
                 "get_full_path_or_raise": lambda name, file: str(Path(paths[name][0][0]) / file),
             },
             "comfy": {},
@@ -47,6 +105,13 @@ class Host:
             "comfy.model_management": {
                 "load_models_gpu": self._load,
                 "throw_exception_if_processing_interrupted": self._check,
+                "in_training": False,
+            },
+            "comfy.ldm": {},
+            "comfy.ldm.modules": {},
+            "comfy.ldm.modules.attention": {"attention_pytorch": attention_pytorch},
+            "server": {
+                "PromptServer": SimpleNamespace(instance=SimpleNamespace(send_progress_text=self._show))
             },
         }
         for name, content in modules.items():
@@ -54,17 +119,47 @@ class Host:
             vars(module).update(content)
             monkeypatch.setitem(sys.modules, name, module)
             if "." in name:
-                setattr(sys.modules["comfy"], name.partition(".")[2], module)
+                parent, _, own = name.rpartition(".")
+                setattr(sys.modules[parent], own, module)
 
     def _count(self, steps: int) -> None:
         self.progress += steps
 
-    def _load(self, models: list[Any]) -> None:
-        self.loaded += len(models)
+    def _show(self, text: str, node: str) -> None:
+        self.shown.append((text, node))
+
+    def _load(self, models: list[Any], **asked: Any) -> None:
+        self.loads += [{"model": model, **asked} for model in models]
 
     def _check(self) -> None:
         if self.progress >= self.cancel_at:
             raise Cancelled
+
+
+def attention_pytorch(q: Tensor, k: Tensor, v: Tensor, heads: int, **options: Any) -> Tensor:
+    """Attention with a backward pass; q, k, v: [batch, length, heads * channels]."""
+    q, k, v = (each.unflatten(-1, (heads, -1)).transpose(1, 2) for each in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
+class Attention:
+    """A diffusers attention processor that computes as ComfyUI's UNet does.
+
+    chosen: the server's attention; the options of the call in progress may name another, or replace the result.
+    """
+
+    def __init__(self, chosen: Callable[..., Tensor]) -> None:
+        self.chosen, self.options = chosen, dict[str, Any]()
+
+    def __call__(
+        self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **_: Any
+    ) -> Tensor:
+        text = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        q, k, v = attn.to_q(hidden_states), attn.to_k(text), attn.to_v(text)
+        override = self.options.get("optimized_attention_override")
+        function = self.chosen if override is None else functools.partial(override, self.chosen)
+        out: Tensor = attn.to_out[0](function(q, k, v, attn.heads))
+        return out
 
 
 class Sampling(nn.Module):
@@ -75,9 +170,6 @@ class Sampling(nn.Module):
     def __init__(self, alphas: Tensor) -> None:
         super().__init__()
         self.register_buffer("sigmas", ((1 - alphas) / alphas) ** 0.5)
-
-    def sigma(self, t: Tensor) -> Tensor:
-        return self.sigmas[t.long()]
 
     def timestep(self, sigma: Tensor) -> Tensor:
         return (sigma.log()[None] - self.sigmas.log()[:, None]).abs().argmin(0)
@@ -96,39 +188,101 @@ class Velocity(Sampling):
         return noisy / (s**2 + 1) - output * s / (s**2 + 1) ** 0.5
 
 
+class Edm(Velocity):
+    """CosXL and Playground 2.5: a time is a quarter of log sigma, so that no index of a level is one."""
+
+    def sigma(self, timestep: Tensor) -> Tensor:
+        return (timestep / 0.25).exp()
+
+    def calculate_denoised(self, sigma: Tensor, output: Tensor, noisy: Tensor) -> Tensor:
+        return super().calculate_denoised(sigma, -output, noisy)
+
+
 class Base(nn.Module):
     """The denoiser in the shell that ComfyUI puts around it."""
+
+    manual_cast_dtype = None
+    latent_format = SimpleNamespace(latent_channels=4)
 
     def __init__(self, unet: Any, sampling: Sampling, scale: float) -> None:
         super().__init__()
         self.diffusion_model, self.model_sampling, self._scale = unet, sampling, scale
+        config = {"context_dim": unet.config.cross_attention_dim, "in_channels": unet.config.in_channels}
+        self.model_config = SimpleNamespace(unet_config=config)
+
+    def get_dtype(self) -> torch.dtype:
+        dtype: torch.dtype = self.diffusion_model.dtype
+        return dtype
 
     def process_latent_in(self, latent: Tensor) -> Tensor:
         return latent * self._scale
 
     def extra_conds(self, **told: Any) -> dict[str, Any]:
         assert {"noise", "device", "width", "height", "pooled_output"} <= told.keys()
-        return {"c_crossattn": SimpleNamespace(cond=told["cross_attn"])}
+        found = {"c_crossattn": SimpleNamespace(cond=told["cross_attn"])}
+        if self.diffusion_model.config.in_channels == 9:  # inpainting: a mask and the picture under it
+            shape = told["noise"].shape
+            assert told["latent_image"].shape[1:] == shape[1:], "ComfyUI reads the shape of the picture"
+            found["c_concat"] = SimpleNamespace(cond=torch.ones(shape[0], 5, *shape[2:]))
+        return found
 
     def apply_model(
-        self, x: Tensor, t: Tensor, c_crossattn: Tensor, transformer_options: dict[str, Any]
+        self,
+        x: Tensor,
+        t: Tensor,
+        c_crossattn: Tensor,
+        transformer_options: dict[str, Any],
+        c_concat: Tensor | None = None,
     ) -> Tensor:
         assert len(transformer_options["cond_or_uncond"]) == len(x)
+        unet, dtype = self.diffusion_model, self.get_dtype()
+        for processor in unet.attn_processors.values():
+            processor.options = transformer_options
         scaled = x / (t.view(-1, 1, 1, 1) ** 2 + 1) ** 0.5
-        output = self.diffusion_model(
-            scaled, self.model_sampling.timestep(t), encoder_hidden_states=c_crossattn, return_dict=False
-        )[0]
+        given = scaled if c_concat is None else torch.cat([scaled, c_concat], dim=1)
+        patches = transformer_options.get("patches", {}).get("output_block_patch", [])
+        hooks = [block.register_forward_hook(_patched(patches, block)) for block in unet.up_blocks if patches]
+        try:
+            output = unet(
+                given.to(dtype),
+                self.model_sampling.timestep(t),
+                encoder_hidden_states=c_crossattn.to(dtype),
+                return_dict=False,
+            )[0]
+        finally:
+            for hook in hooks:
+                hook.remove()
         return self.model_sampling.calculate_denoised(t, output.float(), x)
+
+
+def _patched(patches: list[Any], block: Any) -> Any:
+    def hook(_module: Any, _inputs: Any, output: Tensor) -> Tensor:
+        for patch in patches:
+            output = patch(output, output, {})[0]
+        return output
+
+    return hook
 
 
 class Model:
     """MODEL, CLIP and VAE of one tiny Stable Diffusion."""
 
-    def __init__(self, backbone: SdBackbone) -> None:
+    def __init__(
+        self,
+        backbone: SdBackbone,
+        *,
+        unet: Any = None,
+        kind: type[Sampling] | None = None,
+        attention: Callable[..., Tensor] = attention_pytorch,
+    ) -> None:
         pipe = backbone._pipe
-        unet = copy.deepcopy(pipe.unet).requires_grad_(False)  # as ComfyUI freezes it
+        unet = copy.deepcopy(pipe.unet if unet is None else unet).requires_grad_(
+            False
+        )  # as ComfyUI freezes it
+        unet.set_attn_processor(Attention(attention))
         alphas = DDPMScheduler.from_config(pipe.scheduler.config).alphas_cumprod.clone()
-        kind = Velocity if backbone.objective == "v_prediction" else Sampling
+        if kind is None:
+            kind = Velocity if backbone.objective == "v_prediction" else Sampling
         self._backbone, self._vae = backbone, pipe.vae
         self.model = Base(unet, kind(alphas), float(pipe.vae.config.scaling_factor))
         self.load_device = torch.device("cpu")

@@ -23,9 +23,9 @@ from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from tests import original_layout, tiny
+from tests.comfy_host import PACK
 
 CHECKOUT = os.environ.get("HIPER_COMFYUI")
-PACK = Path(__file__).parents[1] / "integrations" / "comfyui" / "hiper-tail"
 CHECKPOINT = "tiny.safetensors"
 
 
@@ -57,14 +57,50 @@ def checkpoint(path: Path) -> Path:
         vae=vae,
         text_encoder=text,
         tokenizer=tiny.tokenizer(),
-        scheduler=DDPMScheduler(),
+        scheduler=DDPMScheduler(steps_offset=1, clip_sample=False),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
     save_file({key: value.half() for key, value in original_layout.export(pipe, 1).items()}, path)
     return path
+
+
+NO_BACKWARD = """
+import torch
+
+class NoBackward:
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "patch", ("MODEL",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"model": ("MODEL",)}}
+
+    def patch(self, model):
+        def override(function, *args, **options):
+            with torch.no_grad():
+                return function(*args, **options)
+
+        patched = model.clone()
+        patched.model_options["transformer_options"]["optimized_attention_override"] = override
+        return (patched,)
+
+NODE_CLASS_MAPPINGS = {"NoBackward": NoBackward}
+"""
+"""A node that stands for those that choose SageAttention: right values, and no gradient."""
+
+
+def furnish(folder: Path) -> None:
+    """Put checkpoint, picture and nodes where the server looks for them."""
+    for name in ("models/checkpoints", "models/diffusion_models", "input", "custom_nodes/no_backward"):
+        (folder / name).mkdir(parents=True)
+    checkpoint(folder / "models" / "checkpoints" / CHECKPOINT)
+    (folder / "models" / "diffusion_models" / CHECKPOINT).symlink_to(
+        folder / "models" / "checkpoints" / CHECKPOINT
+    )
+    tiny.picture().save(folder / "input" / "dog.png")
+    (folder / "custom_nodes" / "no_backward" / "__init__.py").write_text(NO_BACKWARD)
+    (folder / "custom_nodes" / PACK.name).symlink_to(PACK)
 
 
 class Refused(Exception):
@@ -74,20 +110,16 @@ class Refused(Exception):
 class ComfyServer:
     """A running server; folder: where its models, pictures and nodes are."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    def __init__(self, folder: Path) -> None:
         assert CHECKOUT is not None
         self.folder, self._log = folder, folder / "server.log"
-        nodes = folder / "custom_nodes"
-        nodes.mkdir(parents=True, exist_ok=True)
-        if not (nodes / PACK.name).exists():
-            (nodes / PACK.name).symlink_to(PACK)
+        self.executed: set[str] = set()
         self._address = f"127.0.0.1:{_free_port()}"
         command = [
             _python(Path(CHECKOUT)),
             "main.py",
             *("--cpu", "--disable-auto-launch", "--port", self._address.rpartition(":")[2]),
             *("--base-directory", str(folder), "--database-url", f"sqlite:///{folder / 'comfy.db'}"),
-            *arguments,
         ]
         with self._log.open("w") as log:
             self._process = subprocess.Popen(command, cwd=CHECKOUT, stdout=log, stderr=subprocess.STDOUT)
@@ -129,7 +161,15 @@ class ComfyServer:
         Raises:
             Refused: it is not valid, or a node failed; the message is the server's.
         """
-        number = self.ask("/prompt", {"prompt": graph})["prompt_id"]
+        return self.result(graph, self.queue(graph))
+
+    def queue(self, graph: dict[str, Any]) -> str:
+        """Start a graph and return its number."""
+        number: str = self.ask("/prompt", {"prompt": graph})["prompt_id"]
+        return number
+
+    def result(self, graph: dict[str, Any], number: str) -> dict[str, Any]:
+        """Wait for a graph and return what its nodes show; Refused when one failed or was cancelled."""
         while number not in (history := self.ask(f"/history/{number}")):
             assert self._process.poll() is None, self._log.read_text()[-2000:]
             time.sleep(0.05)

@@ -158,3 +158,20 @@ def vocabulary(hub_cache: Path) -> None:
     (snapshot / "vocab.json").write_text(json.dumps(words.get_vocab()))
     merges = json.loads(words.backend_tokenizer.to_str())["model"]["merges"]
     (snapshot / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
+
+
+@pytest.fixture(scope="session")
+def comfy_pack() -> Any:
+    """The nodes for ComfyUI, imported as it does: from their folder, under a name of its choice."""
+    from tests import comfy_host
+
+    return comfy_host.import_pack()
+
+
+@pytest.fixture
+def comfy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, comfy_pack: Any) -> Any:
+    """The modules that the nodes see of ComfyUI; the tiny models' width belongs to a family of its own."""
+    from tests import comfy_host, tiny
+
+    monkeypatch.setitem(comfy_pack.objective.FAMILIES, tiny.EMBED, "sd")
+    return comfy_host.Host(tmp_path, monkeypatch)

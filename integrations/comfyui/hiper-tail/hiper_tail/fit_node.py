@@ -103,6 +103,8 @@ class FitTail:
         import comfy.model_management as management
         import comfy.utils
 
+        if not 0 <= seed < 2**63:
+            raise ValueError(f"seed is {seed}; allowed are whole numbers from 0 to 2**63 - 1")
         where: Placement = "append" if placement == "append" else "replace"
         config = TrainingConfig(rows, steps, batch, learning_rate, where, seed)
         family, entry = _encode(model, clip, caption)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ def tails_folder() -> Path:
 
 def prepare_folder() -> None:
     """Create models/hiper when ComfyUI starts, so that people find where to put files."""
-    if importlib.util.find_spec("folder_paths") is not None:
+    if "folder_paths" in sys.modules:
         tails_folder().mkdir(parents=True, exist_ok=True)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 import secrets
@@ -62,14 +61,15 @@ def destination(folder: Path, name: str) -> Path:
 
 def _numbered(temporary: Path, target: Path) -> Path:
     """Give the file the first free number, whoever else is writing."""
-    for number in itertools.count(1):
+    number = 1
+    while True:
         path = target.with_name(f"{target.name}_{number:05}.safetensors")
         try:
             _name(temporary, path)
         except FileExistsError:
-            continue
-        return path
-    raise AssertionError
+            number += 1
+        else:
+            return path
 
 
 def _name(temporary: Path, path: Path) -> None:
