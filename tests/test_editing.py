@@ -81,6 +81,16 @@ def test_the_tail_changes_the_picture_and_strength_scales_it(sd1: SdBackbone, ar
     assert len(set(drawn.values())) == 3
 
 
+@pytest.mark.parametrize("placement", ["replace", "append"])
+def test_strength_0_draws_the_sentence_alone(sd1: SdBackbone, artifact: Artifact, placement: str) -> None:
+    """Rows of zeros would take their share of attention."""
+    own = replace(artifact, options={**artifact.options, "placement": placement})
+    with get_method("hiper").applied(sd1, own, 0) as applied:
+        assert torch.equal(applied.encode(SENTENCE).rows, sd1.encode(SENTENCE).rows)
+    negative = replace(own, tensors={**own.tensors, "negative": own.tensors["tail"]})
+    assert hiper.edit(sd1, negative, SENTENCE, strength=0, **FAST).images
+
+
 def test_the_artifacts_own_settings_are_the_default(sd1: SdBackbone, artifact: Artifact) -> None:
     own = replace(artifact, edit={"strength": 0.3, "guidance": 2.0, "steps": 2, "scheduler": "pndm"})
     settings = hiper.edit(sd1, own, SENTENCE).settings

@@ -225,19 +225,22 @@ class HiPer(Method[HiPerOptions], FitsTogether):
     def applied(self, backbone: Backbone, artifact: Artifact, strength: float) -> Iterator[Applied]:
         tail = artifact.tensors[TAIL].to(backbone.device) * strength
         placement = _placement_of(artifact)
-        yield Applied(
-            encode=lambda prompt: _with_tail(backbone.encode(prompt), tail, placement, artifact.seed),
-            sample=backbone.sample,
-            encode_negative=_negative_encoder(backbone, artifact) if NEGATIVE in artifact.tensors else None,
-        )
+        added = len(tail) if placement == "append" and strength != 0 else 0
+
+        def encode(prompt: str) -> Conditioning:
+            plain = backbone.encode(prompt)
+            # Rows of zeros would not be nothing: they take attention from the others.
+            return plain if strength == 0 else _with_tail(plain, tail, placement, artifact.seed)
+
+        negative = _negative_encoder(backbone, artifact, added) if NEGATIVE in artifact.tensors else None
+        yield Applied(encode=encode, sample=backbone.sample, encode_negative=negative)
 
 
-def _negative_encoder(backbone: Backbone, artifact: Artifact) -> PromptEncoder:
+def _negative_encoder(backbone: Backbone, artifact: Artifact, added: int) -> PromptEncoder:
     """Put the negative tail behind a negative sentence, which gets as long as the sentence where lengths are fixed."""
     tail = artifact.tensors[NEGATIVE].to(backbone.device)
     if backbone.placement == "append":
         return lambda prompt: _with_tail(backbone.encode_negative(prompt), tail, "append")
-    added = len(artifact.tensors[TAIL]) if _placement_of(artifact) == "append" else 0
 
     def encode(prompt: str) -> Conditioning:
         plain = backbone.encode_negative(prompt)
