@@ -138,7 +138,7 @@ class Host:
 
 def attention_pytorch(q: Tensor, k: Tensor, v: Tensor, heads: int, **options: Any) -> Tensor:
     """Attention with a backward pass; q, k, v: [batch, length, heads * channels]."""
-    q, k, v = (each.unflatten(-1, (heads, -1)).transpose(1, 2) for each in (q, k, v))
+    q, k, v = (each.view(*each.shape[:2], heads, -1).transpose(1, 2) for each in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
