@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 
 
 def main() -> int:
@@ -24,12 +25,19 @@ def main() -> int:
         "-f",
         "json",
     ]
+    if find_spec("pip_audit") is None:
+        print("dependency audit: pip-audit is not installed; install the extra dev")
+        return 1
     done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)  # noqa: S603
     try:
         packages = json.loads(done.stdout)["dependencies"]
     except ValueError:
-        print("dependency audit: the audit service was unreachable, nothing was looked up")
+        reason = (done.stderr.strip() or "no reason given").splitlines()[-1]
+        print(f"dependency audit: the audit service was unreachable, nothing was looked up ({reason})")
         return 0
+    if not packages:
+        print(f"dependency audit: {sys.argv[1]} names no package")
+        return 1
     known = [package for package in packages if "vulns" in package]
     found = [f"{each['name']} {each['version']}: {vuln['id']}" for each in known for vuln in each["vulns"]]
     if not known:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -17,6 +18,12 @@ import hiper
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
+OUTSIDE = sorted(
+    path
+    for path in ROOT.rglob("*.md")
+    if not {"docs", ".venv", "build", "node_modules", ".git"} & set(path.relative_to(ROOT).parts)
+)
+"""What people read on GitHub and in the package, and the site does not build."""
 _FETCHING = {"script": "src", "img": "src", "link": "href", "iframe": "src", "source": "src"}
 _NOT_FETCHED = ("canonical", "next", "prev")
 
@@ -39,15 +46,21 @@ class _Fetches(HTMLParser):
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built site; a dead link or a name that the code does not have fails the build."""
     folder = tmp_path_factory.mktemp("site")
+    status, told = build(folder)
+    assert status == 0, told
+    return folder
+
+
+def build(folder: Path, config: Path = ROOT / "mkdocs.yml") -> tuple[int, str]:
+    """Build the site of a configuration; not quietly, for --strict counts the warnings that are shown."""
     built = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", folder],
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "-f", config, "--site-dir", folder],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert built.returncode == 0, built.stdout + built.stderr
-    return folder
+    return built.returncode, built.stdout + built.stderr
 
 
 @pytest.mark.slow
@@ -59,6 +72,47 @@ def test_every_page_of_the_site_is_complete_without_the_network(site: Path) -> N
         parser.feed(page.read_text(encoding="utf-8"))
         elsewhere = [address for address in parser.addresses if "//" in address]
         assert elsewhere == [], page
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("link", ["gone.md", "index.md#gone", "#gone", "/gone.md"])
+def test_a_dead_link_fails_the_build(link: str, tmp_path: Path) -> None:
+    """By our own settings, in a site of one page."""
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "index.md").write_text(f"# Home\n\n[dead]({link})\n")
+    (tmp_path / "mkdocs.yml").write_text(
+        "INHERIT: " + str(ROOT / "mkdocs.yml") + "\nplugins: []\nhooks: []\nnav: [index.md]\ndocs_dir: docs\n"
+    )
+    status, told = build(tmp_path / "site", tmp_path / "mkdocs.yml")
+    assert status == 1
+    assert "gone" in told
+
+
+@pytest.mark.parametrize("path", OUTSIDE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_pages_outside_of_the_site_have_no_dead_link(path: Path) -> None:
+    """Files of the repository, and headings of its pages, as GitHub names them."""
+    links = re.findall(r"\]\(([^)\s]+)\)", _without_code(path))
+    local = [link for link in links if not re.match(r"[a-z]+:", link)]
+    for link in local:
+        file, _, heading = link.partition("#")
+        target = (path.parent / file).resolve() if file else path
+        assert target.exists(), link
+        assert not heading or heading in _anchors(target), link
+
+
+def test_links_are_looked_at() -> None:
+    assert sum(len(re.findall(r"\]\(", path.read_text(encoding="utf-8"))) for path in OUTSIDE) > 30
+
+
+def _without_code(path: Path) -> str:
+    return re.sub(r"```.*?```|`[^`\n]*`", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def _anchors(path: Path) -> set[str]:
+    headings = re.findall(
+        r"^#+ (.*)$", re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL), re.M
+    )
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.slow

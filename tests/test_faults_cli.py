@@ -194,7 +194,7 @@ def test_two_processes_do_not_share_an_output(tmp_path: Path, fit: Words) -> Non
     run(tmp_path, *fit, "--out", out, "--resume").refusal(f"in use by process {first.pid}")
     first.send(signal.SIGKILL)
     first.wait()
-    assert (tmp_path / "dog.safetensors.lock").exists()
+    assert (tmp_path / ".hiper-dog.safetensors.lock").exists()
     second = start(tmp_path, *fit, "--out", out, "--force")
     assert second.wait().status == 0
 

@@ -10,15 +10,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
 import pytest
 
+from hiper.batch.store import open_store
 from hiper.errors import OutputError
-from hiper.files import atomic_write, cache_dir, check_writable, lock, safe_slug
+from hiper.files import InUseError, atomic_write, cache_dir, check_writable, lock, make_folder, safe_slug
 
 OLD, NEW = b"the old file", b"the new file, which is longer"
 
@@ -291,6 +292,104 @@ while times:
     assert path.read_text() == "100"
 
 
+def test_a_users_own_lock_file_is_neither_touched_nor_removed(tmp_path: Path) -> None:
+    own = tmp_path / "poetry.lock"
+    own.write_bytes(OLD)
+    with lock(tmp_path / "poetry"):
+        assert own.read_bytes() == OLD
+    assert own.read_bytes() == OLD
+    assert list(tmp_path.iterdir()) == [own]
+
+
+@pytest.mark.parametrize("link", [Path.symlink_to, Path.hardlink_to])
+def test_a_lock_writes_to_nothing_that_a_stranger_put_in_its_place(
+    tmp_path: Path, link: Callable[[Path, Path], None]
+) -> None:
+    """Symbolic or hard, there or not there yet."""
+    victim, path = tmp_path / "victim", tmp_path / "folder" / "run.json"
+    path.parent.mkdir()
+    beside = path.with_name(".hiper-run.json.lock")
+    victim.write_bytes(OLD)
+    link(beside, victim)
+    with pytest.raises(OutputError, match=r"\.hiper-run\.json\.lock"), lock(path):
+        pytest.fail("locked by a stranger's link")
+    assert victim.read_bytes() == OLD
+    if link is Path.symlink_to:
+        victim.unlink()
+        with pytest.raises(OutputError), lock(path):
+            pytest.fail("locked by a stranger's link")
+        assert not victim.exists()
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_no_link_is_followed_out_of_its_folder(tmp_path: Path, there: bool) -> None:
+    victim, link = tmp_path / "victim", tmp_path / "folder" / "report.html"
+    link.parent.mkdir()
+    link.symlink_to(victim)
+    if there:
+        victim.write_bytes(OLD)
+    for job in (check_writable, write_new):
+        with pytest.raises(OutputError, match="symbolic link") as error:
+            job(link, overwrite=True)
+        assert str(victim) in one_line(error)
+    with pytest.raises(OutputError, match="symbolic link"), lock(link):
+        pytest.fail("locked what lies elsewhere")
+    assert victim.exists() == there
+    assert not there or victim.read_bytes() == OLD
+    assert list(link.parent.iterdir()) == [link]
+
+
+def test_a_folder_of_ours_is_not_made_where_a_link_leads_away(tmp_path: Path) -> None:
+    elsewhere, folder = tmp_path / "elsewhere", tmp_path / "folder"
+    elsewhere.mkdir()
+    folder.mkdir()
+    (folder / "cells").symlink_to(elsewhere, target_is_directory=True)
+    (folder / "fits").symlink_to(folder / "kept", target_is_directory=True)
+    (folder / "kept").mkdir()
+    for name in ("cells", "cells/hiper"):
+        with pytest.raises(OutputError, match="symbolic link"):
+            make_folder(folder / name, within=folder)
+    assert list(elsewhere.iterdir()) == []
+    assert make_folder(folder / "fits" / "hiper", within=folder).is_dir()
+    shortcut = tmp_path / "shortcut"  # what the user names may be a link
+    shortcut.symlink_to(folder, target_is_directory=True)
+    assert make_folder(shortcut / "new", within=shortcut).is_dir()
+
+
+def test_a_store_neither_writes_nor_removes_through_a_link(tmp_path: Path) -> None:
+    elsewhere, folder = tmp_path / "elsewhere", tmp_path / "results"
+    for path in (elsewhere, folder):
+        path.mkdir()
+    victim, leftover = elsewhere / "tail", elsewhere / ".hiper-0.tmp"
+    for path in (victim, leftover):
+        path.write_bytes(OLD)
+    (folder / "dog").symlink_to(elsewhere, target_is_directory=True)
+    store = open_store(str(folder))
+    with pytest.raises(OutputError, match="symbolic link"):
+        store.write("dog/tail", NEW)
+    with pytest.raises(OutputError, match="symbolic link"):
+        store.remove("dog/tail")
+    with pytest.raises(OutputError, match="symbolic link"):
+        store.sweep("dog")
+    assert [victim.read_bytes(), leftover.read_bytes()] == [OLD, OLD]
+
+
+def test_another_use_is_an_error_of_its_own(tmp_path: Path) -> None:
+    path, link = tmp_path / "run3", tmp_path / "latest"
+    link.symlink_to(path)
+    with lock(path):
+        for spelling in (path, link):
+            with pytest.raises(InUseError), lock(spelling):
+                pytest.fail("two holders")
+
+
+@pytest.mark.parametrize("name", ["x" * 250, "犬" * 80])
+def test_a_name_of_any_length_is_locked(tmp_path: Path, name: str) -> None:
+    with lock(tmp_path / name), pytest.raises(InUseError), lock(tmp_path / name):
+        pytest.fail("two holders")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_lock_without_a_folder(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="No such file"), lock(tmp_path / "missing" / "tail"):
         pytest.fail("locked nothing")
@@ -308,6 +407,9 @@ def test_a_lock_without_a_folder(tmp_path: Path) -> None:
         ("ab" * 100, "ab" * 40),
         ("犬" * 100, "犬" * 26),  # 3 bytes each
         ("x" * 79 + " tail", "x" * 79),
+        ("Con!", "text-Con"),  # of a device, on Windows
+        ("com1", "text-com1"),
+        ("a con", "a-con"),
     ],
 )
 def test_slugs(text: str, slug: str) -> None:

@@ -74,14 +74,18 @@ def resolve_strength(own: Mapping[str, Any], given: float | None) -> float:
     return check_number("strength", given if given is not None else own.get("strength", STRENGTH), -10, 10)
 
 
-def resolve_negatives(given: NegativePrompt, count: int, notes: list[str]) -> tuple[str, ...]:
-    """Return one cleaned negative prompt, or one per picture; what was cleaned away goes to `notes`.
+def resolve_negatives(
+    given: NegativePrompt, count: int, notes: list[str], *, of: str = "seed"
+) -> tuple[str, ...]:
+    """Return one cleaned negative prompt, or one per picture, of which each has an own `of`.
+
+    What was cleaned away goes to `notes`.
 
     OptionError for another number.
     """
     texts = (given,) if isinstance(given, str) else tuple(given)
     if len(texts) not in (1, count):
-        raise OptionError(f"{len(texts)} negative prompts for {count} seeds; give one, or one per seed")
+        raise OptionError(f"{len(texts)} negative prompts for {count} {of}s; give one, or one per {of}")
     return tuple(clean_text(text, what="negative prompt", may_be_empty=True, notes=notes) for text in texts)
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import PIL.Image
 
 from hiper.artifact import Artifact, check_compatible
-from hiper.backbones import wrap
+from hiper.backbones import wrap_reader
+from hiper.backbones._relatives import batched, for_call
 from hiper.backbones.base import Backbone, StepCallback
 from hiper.combining import combine
 from hiper.conditioning import Conditioning
@@ -126,20 +127,32 @@ def edit(
 def prompt_embeds(
     model: Any,
     artifact: Artifact | Sequence[Artifact],
-    prompt: str,
+    prompt: str | Sequence[str],
     *,
     strength: float | Sequence[float | None] | None = None,
-    negative_prompt: str = "",
+    negative_prompt: NegativePrompt = "",
     negative: Artifact | None = None,
     negative_strength: float | None = None,
 ) -> dict[str, Any]:
     """Return the text rows of an edit for a pipeline call of your own: `pipe(**prompt_embeds(pipe, ...))`.
 
-    model: a diffusers pipeline or a Backbone; the rest is as in `edit`. The tensors are for one picture,
-    [1, length, embed], in the model's dtype and on its device, with whatever else its family takes (pooled
-    vectors, masks). Raises and warns as `edit` does; OptionError for a method whose edits are more than text rows.
+    Args:
+        model: A Backbone, or a diffusers pipeline that reads sentences as a supported one does, whatever else it
+            does: ControlNet, img2img, inpainting, a subclass of yours. Offloading, a missing vae and parts of
+            different dtypes are no obstacle.
+        artifact: As in `edit`, like what is not named here.
+        prompt: One sentence, or several, for a picture each.
+        negative_prompt: One for all pictures, or one for each.
+
+    Returns:
+        Tensors for as many pictures as there are sentences, [batch, length, embed], in the denoiser's dtype and on
+        its device, with whatever else its family takes (pooled vectors, masks).
+
+    Raises:
+        OptionError: The method's edits are more than text rows; otherwise as `edit`, which warns of the same.
+        BackboneError: The pipeline reads sentences in another way, has no text encoder, or takes no rows.
     """
-    backbone = model if isinstance(model, Backbone) else wrap(model)
+    backbone = model if isinstance(model, Backbone) else wrap_reader(model)
     learnt = _combined(artifact, strength, negative, negative_strength)
     check_compatible(learnt.artifact, backbone)
     if not get_method(learnt.artifact.method).rows_only:
@@ -149,14 +162,21 @@ def prompt_embeds(
         )
     notes: list[str] = []
     factor = resolve_strength(learnt.artifact.edit, learnt.strength)
-    cleaned = clean_text(prompt, what="prompt", notes=notes)
-    negatives = resolve_negatives(negative_prompt, 1, notes)
-    with _told(backbone, learnt.artifact, cleaned, factor, negatives, notes) as told:
-        arguments = backbone.arguments(told.positive, told.negatives)
-        notes += _unheard(backbone, told, None, None)
-    for note in notes:
+    prompts: list[Any] = list(prompt) if isinstance(prompt, (list, tuple)) else [prompt]
+    check_whole("number of prompts", len(prompts), 1, 100_000)
+    cleaned = [clean_text(text, what="prompt", notes=notes) for text in prompts]
+    negatives = resolve_negatives(negative_prompt, len(cleaned), notes, of="prompt")
+    each = []
+    for text, other in zip(cleaned, negatives * (len(cleaned) // len(negatives)), strict=True):
+        with _told(backbone, learnt.artifact, text, factor, [other], notes) as told:
+            each.append(backbone.arguments(told.positive, told.negatives))
+            notes += _unheard(backbone, told, None, None)
+    for note in dict.fromkeys(notes):
         warnings.warn(note, HiperWarning, stacklevel=2)
-    return arguments
+    arguments = batched(each)
+    if isinstance(model, Backbone):
+        return arguments
+    return for_call(model, arguments, is_negative_heard=any(negatives) or negative is not None)
 
 
 @dataclass(frozen=True, kw_only=True)

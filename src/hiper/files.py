@@ -1,13 +1,13 @@
 """Files under a final name: whole or not at all, never over another one unasked, by one process at a time.
 
 Everything hiper writes goes through `atomic_write`. A reader sees the old file or the new one, never half of
-one, after a full disk, a kill or a power cut alike. POSIX only: it rests on `rename`, `fsync` and `flock`.
+one, after a full disk, a kill or a power cut alike. A folder may be a stranger's: no symbolic link in it is
+followed out of it, and locks have names of their own.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import secrets
@@ -15,21 +15,35 @@ import shutil
 import stat
 import unicodedata
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
+from hiper import locks
 from hiper.errors import OutputError
+
+_RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt") for i in range(1, 10))}
+"""Names that Windows keeps for devices, whatever their ending."""
+
+_LONGEST_LOCKED = 200
+"""Bytes of a name that its lock's name holds as it is."""
+
+_FOLDER_SYNC_UNKNOWN = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+
+
+class InUseError(OutputError):
+    """Another process works on the same output."""
 
 
 def atomic_write(path: Path, data: bytes, *, overwrite: bool) -> None:
     """Put `data` under `path` in one step: a temporary file beside it, fsync, rename, fsync of the folder.
 
-    A symbolic link stays one; the file it points to is replaced. Whatever fails, the old file is untouched
-    and nothing new is left behind (after SIGKILL or a power cut: at most a hidden `.hiper-*.tmp`).
+    A symbolic link to a file of the same folder stays one, and that file is replaced. Whatever fails, the old
+    file is untouched and nothing new is left behind (after SIGKILL or a power cut: at most a hidden
+    `.hiper-*.tmp`).
 
     Raises:
-        OutputError: the file exists and `overwrite` is false, it is no ordinary file, the folder is missing
-            or cannot be written to, the disk is full.
+        OutputError: the file exists and `overwrite` is false, it is no ordinary file, or a link out of its
+            folder; the folder is missing or cannot be written to, the disk is full.
     """
     with _explained(path, len(data)):
         target = _target(path, overwrite=overwrite)
@@ -66,20 +80,27 @@ def check_writable(path: Path, *, overwrite: bool) -> None:
 def lock(path: Path) -> Iterator[None]:
     """Be the only process that works on `path` while the block runs.
 
-    The lock is a file `<name>.lock` beside it, held by `flock` and carrying our process id for the message.
+    The lock is a hidden file `.hiper-<name>.lock` beside it, which carries our process number for the message.
     The system lets go of it when the process dies, however it dies: what a dead one leaves is taken over.
 
     Raises:
-        OutputError: a living process holds it, or it cannot be created.
+        InUseError: a living process holds it.
+        OutputError: it cannot be created, or something else has its name.
     """
-    beside = path.with_name(f"{path.name}.lock")
+    with _explained(path, 1):
+        beside = _lock_beside(_followed(path))
     with _explained(beside, 1):
-        handle = _acquire(beside, path)
+        try:
+            handle = locks.acquire(beside)
+        except locks.HeldError as error:
+            left = f"; if that one is gone, remove {str(beside)!r}" if error.may_be_dead else ""
+            raise InUseError(
+                f"{str(path)!r} is in use by process {error.holder}; wait for it, or choose another name{left}"
+            ) from error
     try:
         yield
     finally:
-        beside.unlink(missing_ok=True)  # while we still hold it, so that nobody else's is removed
-        os.close(handle)
+        locks.release(beside, handle)
 
 
 def safe_slug(text: str, *, limit: int = 80) -> str:
@@ -96,8 +117,8 @@ def safe_slug(text: str, *, limit: int = 80) -> str:
     words = "".join(c if c.isalnum() else " " for c in plain).split()
     slug = "-".join(words).encode()[:limit].decode(errors="ignore").rstrip("-")
     if slug:
-        return slug
-    return f"text-{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:8]}"
+        return f"text-{slug}" if slug.casefold() in _RESERVED else slug
+    return f"text-{_digest(text)[:8]}"
 
 
 def distinct_slugs(texts: Sequence[str]) -> list[str]:
@@ -112,9 +133,19 @@ def distinct_slugs(texts: Sequence[str]) -> list[str]:
     return list(slugs.values())
 
 
-def make_folder(folder: Path) -> Path:
-    """Return the folder, created with those above it unless it is there; OutputError when that cannot be."""
+def make_folder(folder: Path, *, within: Path | None = None) -> Path:
+    """Return the folder, created with those above it unless it is there.
+
+    Args:
+        folder: where files are to go; a user may name a symbolic link.
+        within: the folder that the user named, where `folder` is a name of ours below it.
+
+    Raises:
+        OutputError: it cannot be created, or a symbolic link leads from `within` to another place.
+    """
     try:
+        if within is not None:
+            check_within(folder, within)
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -138,9 +169,26 @@ def cache_dir() -> Path:
         raise OutputError("no home folder to keep a cache in; set HIPER_CACHE to a folder") from error
 
 
+def check_within(path: Path, folder: Path) -> None:
+    """Refuse a path below `folder` that leads, by a symbolic link, out of it; OutputError names the place."""
+    real = os.path.realpath(path)
+    if not Path(real).is_relative_to(os.path.realpath(folder)):
+        raise OutputError(
+            f"{str(path)!r} leads out of its folder, to {real!r}, by a symbolic link; remove the link, or name that"
+            " place itself"
+        )
+
+
+def _followed(path: Path) -> Path:
+    """The file that is meant: the link that it may be is followed within its folder."""
+    if path.is_symlink():
+        check_within(path, path.parent)
+    return Path(os.path.realpath(path))
+
+
 def _target(path: Path, *, overwrite: bool) -> Path:
-    """The file to replace, links followed, or the reason why not."""
-    target = Path(os.path.realpath(path))
+    """The file to replace, or the reason why not."""
+    target = _followed(path)
     if not target.parent.is_dir():
         raise OutputError(f"no folder {str(path.parent)!r} to write to; create it, or choose another")
     try:
@@ -167,34 +215,27 @@ def remove_leftovers(folder: Path) -> None:
         leftover.unlink(missing_ok=True)
 
 
+def _lock_beside(target: Path) -> Path:
+    name = target.name if len(os.fsencode(target.name)) <= _LONGEST_LOCKED else _digest(target.name)
+    return target.with_name(f".hiper-{name}.lock")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+
+
 def _sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a power cut."""
+    """Make a rename in `folder` survive a power cut, where the system can: Windows opens no folders."""
+    if os.name == "nt":
+        return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _FOLDER_SYNC_UNKNOWN:
+            raise
     finally:
         os.close(handle)
-
-
-def _acquire(beside: Path, path: Path) -> int:
-    """Open and lock `beside`; again if its last holder removed it between our two steps."""
-    while True:
-        with ExitStack() as undo:
-            handle = os.open(beside, os.O_RDWR | os.O_CREAT, 0o666)
-            undo.callback(os.close, handle)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                holder = os.read(handle, 20).decode(errors="replace") or "unknown"
-                raise OutputError(
-                    f"{str(path)!r} is in use by process {holder}; wait for it, or choose another name"
-                ) from error
-            if os.fstat(handle).st_nlink:
-                undo.callback(beside.unlink)  # a full disk may not take the number
-                os.ftruncate(handle, 0)
-                os.write(handle, str(os.getpid()).encode())
-                undo.pop_all()
-                return handle
 
 
 @contextmanager

@@ -59,7 +59,7 @@ class Library:
         data = artifact.to_bytes()
         name = f"{files.safe_slug(artifact.caption, limit=60)}-{hashlib.sha256(data).hexdigest()[:8]}"
         folder = self.folder / name
-        files.make_folder(folder)
+        files.make_folder(folder, within=self.folder)
         if picture is not None:
             files.atomic_write(folder / SOURCE, png_bytes(picture), overwrite=True)
         files.atomic_write(folder / TAIL, data, overwrite=True)  # last: a folder without it is no subject

@@ -5,7 +5,6 @@ A resumed fit is the same to the last bit as one that was never stopped, so prev
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -23,8 +22,8 @@ from hiper.subject import Subject
 QUICK, QUICK_STEPS, OTHER_STEPS = "dpm++", 4, 8
 """What draws a preview, in how many steps, where the model offers it; else its own sampler: enough for a likeness."""
 
-_PAUSE = int(signal.SIGUSR1)
-"""What a fit is stopped with for a preview; never sent to a process."""
+_PAUSE = 10_000
+"""What a fit is stopped with for a preview: the number of no signal."""
 
 
 @dataclass(frozen=True, kw_only=True)

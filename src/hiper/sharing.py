@@ -68,7 +68,7 @@ def save_shared(
     place = Path(folder)
     contents = _contents(artifact, results, license)
     for path in (place, *sorted({(place / name).parent for name in contents})):
-        make_folder(path)
+        make_folder(path, within=place)
     for name in contents:
         check_writable(place / name, overwrite=overwrite)
     for name, data in contents.items():

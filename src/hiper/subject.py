@@ -114,6 +114,8 @@ def clean_text(text: str, *, what: str, may_be_empty: bool = False, notes: list[
 
 
 def _clean(text: str, what: str, *, may_be_empty: bool = False) -> _Cleaned:
+    if not isinstance(text, str):
+        raise CaptionError(f"the {what} is of type {type(text).__name__}, allowed is one text")
     if len(text) > MAX_CHARACTERS:
         raise CaptionError(
             f"the {what} has {len(text)} characters, at most {MAX_CHARACTERS} are allowed: shorten it"

@@ -124,8 +124,42 @@ def _found(name: str, how: Loading, revision: str | None, local_only: bool | Non
 
 
 def wrap(pipe: Any) -> Backbone:
-    """Wrap a user's own diffusers pipeline; BackboneError for a class that is not supported."""
-    backbone: Backbone = _class_for(type(pipe).__name__, "the pipeline").from_pipeline(pipe)
+    """Wrap a user's own diffusers pipeline, to fit and to draw with.
+
+    Args:
+        pipe: Of one of the classes in `pipeline_names`, or of a subclass.
+
+    Raises:
+        BackboneError: It is of another class, or its parts are not all there.
+    """
+    from hiper.backbones import _relatives
+
+    name = _relatives.own_class(pipe, pipeline_names()) or type(pipe).__name__
+    backbone: Backbone = _class_for(name, "the pipeline").from_pipeline(pipe)
+    return backbone
+
+
+def wrap_reader(pipe: Any) -> Backbone:
+    """Wrap a user's own diffusers pipeline for its text rows alone (`Backbone.encode`, `Backbone.arguments`).
+
+    Args:
+        pipe: As for `wrap`, or one that reads sentences as these do: ControlNet, img2img, inpainting and the like.
+            Parts that read no text may be missing, offloaded or of other dtypes.
+
+    Raises:
+        BackboneError: It reads sentences in another way, or lacks a text encoder.
+    """
+    from hiper.backbones import _relatives
+
+    names = pipeline_names()
+    own = _relatives.own_class(pipe, names)
+    related = (
+        own or (hasattr(pipe, "components") and _relatives.related_class(pipe, names)) or type(pipe).__name__
+    )
+    kind = _class_for(related, "the pipeline")
+    if not hasattr(kind, "for_reading"):
+        return kind.from_pipeline(pipe)  # type: ignore[no-any-return]  # of a plugin
+    backbone: Backbone = kind.for_reading(pipe if own else _relatives.as_class(pipe, related), of=pipe)
     return backbone
 
 

@@ -5,6 +5,7 @@ The only file that may use `Any`-typed library objects without saying so at ever
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -15,6 +16,7 @@ import diffusers
 import PIL.Image
 import torch
 import transformers
+from accelerate.utils import align_module_device, has_offloaded_params
 from diffusers.loaders.single_file_utils import create_diffusers_clip_model_from_ldm
 from safetensors import safe_open
 from torch import Tensor
@@ -29,6 +31,9 @@ from hiper.backbones.sampling_defaults import (
 )
 from hiper.backbones.schedules import Epsilon, Flow, Schedule, Velocity
 from hiper.errors import BackboneError
+
+# diffusers imports it wherever it is installed, and at that it warns of kernels that nobody has asked for
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 Pipeline = Any
 """A diffusers pipeline; its attributes are set at run time and carry no types."""
@@ -238,6 +243,21 @@ def dtype_of(module: Any) -> torch.dtype:
     """Return the dtype of a component's weights."""
     dtype: torch.dtype = module.dtype
     return dtype
+
+
+def weights_of(module: Any) -> dict[str, Tensor]:
+    """Return a component's weights by name, also those that accelerate keeps elsewhere until they are called."""
+    found = {name: weight.detach() for name, weight in module.named_parameters()}
+    for prefix, part in module.named_modules() if any(each.is_meta for each in found.values()) else ():
+        if has_offloaded_params(part):
+            with align_module_device(part, torch.device("cpu")):
+                own = {name: weight.detach() for name, weight in part.named_parameters(recurse=False)}
+            found.update({f"{prefix}.{name}" if prefix else name: weight for name, weight in own.items()})
+            for tied in getattr(
+                module, "all_tied_weights_keys", ()
+            ):  # one weight under two names is two there
+                found.pop(tied, None)
+    return found
 
 
 @contextmanager

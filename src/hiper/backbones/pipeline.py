@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from hiper import images
-from hiper.backbones import _attention, _diffusers, _lora, _splicing
+from hiper.backbones import _attention, _diffusers, _lora, _relatives, _splicing
 from hiper.backbones.base import Backbone, Diffused, Samples, StepCallback, Watch, check_scheduler
 from hiper.backbones.loading import Loading
 from hiper.backbones.parking import Entered, Offloaded, frozen
@@ -44,6 +44,7 @@ class PipelineBackbone(Backbone):
     pipeline_name:  diffusers' name of the pipeline's class
     denoiser_name:  the component that is called once per step
     usual:          steps and guidance that suit most checkpoints of the family
+    optional_encoders: text encoders that a pipeline may be without
 
     `_constant(make, *arguments)` is `make(*arguments, device=self.device)`, kept for the steps that follow: what is
     built on an accelerator at every step costs launches, and what is copied there makes the processor wait.
@@ -52,6 +53,7 @@ class PipelineBackbone(Backbone):
     pipeline_name: ClassVar[str]
     denoiser_name: ClassVar[str] = "transformer"
     usual: ClassVar[SamplingDefaults]
+    optional_encoders: ClassVar[tuple[str, ...]] = ()
     offers: frozenset[str] = frozenset({"rows", "trajectory", "vocabulary", "weights", "lora"})
 
     def __init__(
@@ -69,7 +71,6 @@ class PipelineBackbone(Backbone):
         suited = self._sampling_defaults()
         self.default_guidance = suited.guidance if default_guidance is None else default_guidance
         self.default_steps = suited.steps
-        self._check_dtypes()
         self.device, self.dtype = _diffusers.device_of(pipe), _diffusers.dtype_of(self.denoiser)
         self._constant = lru_cache(CONSTANTS)(partial(_built, self.device))
         self._tokenizers: dict[tuple[str, int], object] = {}  # those that know words to be spliced
@@ -79,7 +80,19 @@ class PipelineBackbone(Backbone):
     @classmethod
     def from_pipeline(cls, pipe: _diffusers.Pipeline) -> Self:
         """Wrap a user's own pipeline, on its device and in its dtype."""
-        return cls(pipe, name=str(pipe.name_or_path or type(pipe).__name__))
+        backbone = cls(pipe, name=_name_of(pipe))
+        backbone._check_dtypes()
+        backbone._check_resident()
+        return backbone
+
+    @classmethod
+    def for_reading(cls, pipe: _diffusers.Pipeline, *, of: _diffusers.Pipeline) -> Self:
+        """Wrap a pipeline for its text rows alone, whatever dtype and place its other parts are in.
+
+        pipe: the family's own, made of the components of the user's pipeline `of`.
+        """
+        _relatives.check_readers(pipe, cls.optional_encoders)
+        return cls(pipe, name=_name_of(of))
 
     @classmethod
     def from_folder(
@@ -155,6 +168,15 @@ class PipelineBackbone(Backbone):
             raise BackboneError(
                 f"{self.id} mixes {' and '.join(sorted(dtypes))}; load the pipeline with one dtype"
             )
+
+    def _check_resident(self) -> None:
+        for name, part in self._modules().items():
+            if any(weight.is_meta for weight in part.parameters()):
+                raise BackboneError(
+                    f"{self.id}: the weights of {name} are in memory only while they compute"
+                    " (enable_sequential_cpu_offload); nothing can be learnt through them. Load the model by"
+                    " hiper.load_backbone with memory=low, or use enable_model_cpu_offload"
+                )
 
     @property
     def denoiser(self) -> nn.Module:
@@ -382,7 +404,7 @@ class PipelineBackbone(Backbone):
         """Return a component's weights in the order of their names."""
         if self.device.type == "cpu":  # elsewhere what is parked lies on the CPU, and can be read there
             self._take(encoders=_encodes(part))
-        return [weight.detach() for _, weight in sorted(self._modules()[part].named_parameters())]
+        return [weight for _, weight in sorted(_diffusers.weights_of(self._modules()[part]).items())]
 
     def weight_bytes(self) -> dict[str, int]:
         sizes = {}
@@ -412,6 +434,10 @@ def _built(
     """Return what `make` builds on the device, fit for autograd wherever it is first asked for."""
     with torch.inference_mode(False):
         return make(*arguments, **settings, device=device)
+
+
+def _name_of(pipe: _diffusers.Pipeline) -> str:
+    return str(pipe.name_or_path or type(pipe).__name__)
 
 
 def _encodes(part: str) -> bool:

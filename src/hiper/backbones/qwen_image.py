@@ -54,9 +54,6 @@ class QwenImageBackbone(FlowBackbone):
         self.embed = int(config.joint_attention_dim)
         factor = int(pipe.vae_scale_factor)
         self._set_native(int(config.in_channels) // 4, NATIVE // factor, factor)
-        vae = pipe.vae.config
-        self._mean = torch.tensor(vae.latents_mean, device=self.device)[:, None, None]
-        self._std = torch.tensor(vae.latents_std, device=self.device)[:, None, None]
 
     def _encode(self, prompt: str) -> Conditioning:
         skipped = int(self._pipe.prompt_template_encode_start_idx)
@@ -99,10 +96,19 @@ class QwenImageBackbone(FlowBackbone):
         return super()._decoded(vae, latents[:, :, None])[:, :, 0]
 
     def _scaled(self, latents: Tensor) -> Tensor:
-        return (latents - self._mean) / self._std
+        mean, std = self._statistics()
+        return (latents - mean) / std
 
     def _unscaled(self, latents: Tensor) -> Tensor:
-        return latents * self._std + self._mean
+        mean, std = self._statistics()
+        return latents * std + mean
+
+    def _statistics(self) -> tuple[Tensor, Tensor]:
+        config = self._pipe.vae.config
+        mean, std = (
+            torch.tensor(each, device=self.device) for each in (config.latents_mean, config.latents_std)
+        )
+        return mean[:, None, None], std[:, None, None]
 
     def _packed(self, latents: Tensor) -> Tensor:
         return packed(latents).to(self.dtype)

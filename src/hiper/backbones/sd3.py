@@ -27,6 +27,7 @@ class Sd3Backbone(FlowBackbone):
     """
 
     pipeline_name: ClassVar[str] = "StableDiffusion3Pipeline"
+    optional_encoders: ClassVar[tuple[str, ...]] = ("text_encoder_3",)
 
     def __init__(
         self,

@@ -83,13 +83,16 @@ class Folder(Store):
 
     def write(self, name: str, data: bytes) -> None:
         path = self._folder / name
-        files.make_folder(path.parent)
+        files.make_folder(path.parent, within=self._folder)
         files.atomic_write(path, data, overwrite=True)
 
     def remove(self, name: str) -> None:
-        (self._folder / name).unlink(missing_ok=True)
+        path = self._folder / name
+        files.check_within(path.parent, self._folder)
+        path.unlink(missing_ok=True)
 
     def sweep(self, folder: str) -> None:
+        files.check_within(self._folder / folder, self._folder)
         files.remove_leftovers(self._folder / folder)
 
     @contextmanager

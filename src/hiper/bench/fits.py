@@ -15,7 +15,7 @@ from hiper.backbones.base import Backbone
 from hiper.bench.arms import Arm
 from hiper.bench.base import Case, Suite
 from hiper.cache import cached_fit
-from hiper.errors import Interrupted, OutputError
+from hiper.errors import Interrupted
 from hiper.fitting import StopRequest
 from hiper.methods import get_method
 from hiper.subject import Subject
@@ -55,7 +55,7 @@ class Fits:
         return self.of(arm, names[(names.index(subject) + 1) % len(names)])
 
     def _kept(self, arm: Arm, case: Case, folder: Path, name: str, **options: object) -> KeptFit:
-        path = files.make_folder(folder) / f"{name}.safetensors"
+        path = files.make_folder(folder, within=self._folder.parent) / f"{name}.safetensors"
         artifact = cached_fit(path)
         if artifact is None:
             with _locked(path, self._should_stop):
@@ -83,9 +83,8 @@ def _locked(path: Path, should_stop: StopRequest) -> Iterator[None]:
             try:
                 held.enter_context(files.lock(path))
                 break
-            except OutputError as error:
-                if not isinstance(error.__cause__, BlockingIOError):
-                    raise
+            except files.InUseError:
+                pass
             if signal_number := should_stop():
                 raise Interrupted(f"stopped by signal {signal_number}", signal_number)
             time.sleep(_SECONDS_BETWEEN_TRIES)

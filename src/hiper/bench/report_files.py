@@ -28,7 +28,8 @@ def write_report(report: Report, folder: Path, out: Path, *, overwrite: bool) ->
         "cells.csv": cells_csv(report),
         "report.html": page(report, folder),
     }
-    files = [make_folder(out) / name for name in texts]
+    within = folder if out.is_relative_to(folder) else None
+    files = [make_folder(out, within=within) / name for name in texts]
     for path in files:
         check_writable(path, overwrite=overwrite)
     for path, text in zip(files, texts.values(), strict=True):

@@ -24,7 +24,7 @@ _LEGEND = (
 
 def write_sweep(report: SweepReport, out: Path) -> list[Path]:
     """Write all files into `out`, replacing those of an earlier report; OutputError as in `atomic_write`."""
-    make_folder(out)
+    make_folder(out, within=out.parent)
     record = json.dumps(report.as_record(), indent=1, ensure_ascii=False, allow_nan=False)
     texts = {
         PAGE: page(report),

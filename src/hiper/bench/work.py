@@ -99,7 +99,7 @@ class Workshop:
     def _save(self, path: Path, arm: Arm, case: Case, seed: int, drawn: Drawn) -> None:
         """The picture goes first: a cell is there when its JSON is."""
         picture = drawn.images[self._job.picture_seeds.index(seed)]
-        make_folder(path.parent)
+        make_folder(path.parent, within=self._job.folder)
         atomic_write(path.with_suffix(".png"), png_bytes(picture), overwrite=True)
         self._cell(arm, case, seed, drawn, picture).save(path)
 
@@ -134,4 +134,4 @@ def save_pictures(folder: Path, cases: Sequence[Case], side: int) -> None:
         for name, picture in pictures.items():
             if picture is not None and not (place / f"{name}.png").exists():
                 data = png_bytes(fit_square(picture, side))
-                atomic_write(make_folder(place) / f"{name}.png", data, overwrite=True)
+                atomic_write(make_folder(place, within=folder) / f"{name}.png", data, overwrite=True)

@@ -14,7 +14,7 @@ from hiper.cli.progress import Report, progress
 from hiper.cli.report_job import write_report
 from hiper.cli.requests import EditRequest, FitRequest, Hardware, Session
 from hiper.errors import Interrupted, OptionError, ResumeError
-from hiper.files import make_folder
+from hiper.files import cache_dir, make_folder
 
 if TYPE_CHECKING:
     from hiper.artifact import Artifact
@@ -90,7 +90,7 @@ def _fitted(session: Session, plan: Plan, backbone: Backbone, report: Report) ->
     from hiper.cache import cached_fit, fit_path
 
     path = fit_path(plan.subject, backbone, plan.method.name, plan.options)
-    make_folder(path.parent)
+    make_folder(path.parent, within=cache_dir())
     with files.lock(path):
         kept = cached_fit(path)
         if kept is not None:

@@ -25,7 +25,7 @@ def tune(
         raise OptionError(f"--out is {out!r}, which is a preset of the method's own; choose another name")
     path = preset_path(out)
     if not out.endswith(ENDING):
-        files.make_folder(path.parent)
+        files.make_folder(path.parent, within=files.cache_dir())
     files.check_writable(path, overwrite=overwrite)
     plan = prepare(session, request, hardware)
     with files.lock(path), progress(quiet=session.console.quiet) as report:

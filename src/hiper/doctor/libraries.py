@@ -11,6 +11,8 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
 
+from packaging.version import Version
+
 from hiper.doctor.base import PIP, Finding
 from hiper.doctor.releases import requirements
 
@@ -59,7 +61,8 @@ def _broken_torchvision(error: str, *, is_fatal: bool) -> Finding:
         level="problem" if is_fatal else "warning",
         subject="torchvision",
         what=f"{version('torchvision')} does not fit torch {version('torch')}: {error}",
-        why="transformers imports it wherever it is installed, and then cannot load any model; hiper needs none",
+        why="transformers imports it wherever it is installed, and then cannot load any model; hiper needs none. Where"
+        " something else does, such as ComfyUI, install both together, from one index",
         remedy=f"{PIP} uninstall --yes torchvision",
     )
 
@@ -68,6 +71,7 @@ def _broken_import(target: str, error: str) -> Finding:
     module = target.partition(":")[0].partition(".")[0]
     name = {"PIL": "pillow"}.get(module, module)
     wanted = next(f"{each.name}{each.specifier}" for each in requirements("") if each.name == name)
+    wanted = _same_release() if name == "torch" and find_spec("torch") else wanted
     return Finding(
         level="problem",
         subject=target,
@@ -79,7 +83,6 @@ def _broken_import(target: str, error: str) -> Finding:
 
 def accelerator(torch: Mapping[str, Any], gpus: int) -> Finding:
     """Compare what torch was built for with the GPUs that the driver shows."""
-    wanted = next(f"{each.name}{each.specifier}" for each in requirements("") if each.name == "torch")
     if not gpus or torch["works"]:
         return Finding(level="ok", subject="torch", what=f"built for {torch['built']}, {gpus} NVIDIA GPU")
     if torch["built"] == "cpu":
@@ -88,7 +91,7 @@ def accelerator(torch: Mapping[str, Any], gpus: int) -> Finding:
             subject="torch",
             what=f"built for the CPU alone, and the driver shows {gpus} NVIDIA GPU",
             why="a fit takes minutes instead of seconds",
-            remedy=f'{PIP} install --force-reinstall "{wanted}"  # not from the index of CPU builds',
+            remedy=f'{PIP} install --force-reinstall "{_same_release()}"  # not from the index of CPU builds',
         )
     return Finding(
         level="warning",
@@ -97,6 +100,11 @@ def accelerator(torch: Mapping[str, Any], gpus: int) -> Finding:
         why="mostly the driver is older than the CUDA release that torch was built with",
         remedy="nvidia-smi  # shows the driver's CUDA release; update the driver",
     )
+
+
+def _same_release() -> str:
+    """Return what asks for another build of the torch that is there, which its torchvision still fits."""
+    return f"torch=={Version(version('torch')).public}"
 
 
 def nvidia_gpus() -> int:

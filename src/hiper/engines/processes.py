@@ -21,6 +21,7 @@ from hiper.engines.worker import prepare
 from hiper.fitting import StopRequest
 
 _SECONDS_TO_END = 10.0
+_CAN_MASK = hasattr(signal, "pthread_sigmask")
 
 
 @final
@@ -69,10 +70,9 @@ class _Fleet(Fleet):
         return _Process(process, ours)
 
     def stirring(self, members: Sequence[Member], seconds: float) -> list[Member]:
-        connections = {m.connection: m for m in members if isinstance(m, _Process)}
-        return [
-            connections[each] for each in wait(list(connections), seconds) if isinstance(each, Connection)
-        ]
+        processes = [member for member in members if isinstance(member, _Process)]
+        ready = wait([each.connection for each in processes], seconds)
+        return [each for each in processes if each.connection in ready]
 
     def dissolve(self, members: Sequence[Member]) -> None:
         self._stop.value = self._should_stop() or signal.SIGINT
@@ -111,7 +111,13 @@ class _Process(Member):
 
 @contextmanager
 def _interrupts_blocked() -> Iterator[None]:
-    """Processes started meanwhile never see a Ctrl-C, which reaches all of a terminal's: `stop` tells them."""
+    """Processes started meanwhile never see a Ctrl-C, which reaches all of a terminal's: `stop` tells them.
+
+    Windows masks no signals; there each worker ignores it.
+    """
+    if not _CAN_MASK:
+        yield
+        return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -127,6 +133,8 @@ def _serve(
     memory_limit: float | None,
 ) -> None:
     """What a worker process does until there are no more tasks."""
+    if not _CAN_MASK:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     prepare(threads, memory_limit)
     work = make_work(lambda: stop.value or None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import resource
 import sys
 
 _GIB = 2**30
@@ -20,6 +19,8 @@ def prepare(threads: int, memory_limit: float | None) -> None:
     logging.disable()
     torch.set_num_threads(threads)
     if memory_limit is not None:
+        import resource  # which Windows lacks, where nothing is limited
+
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
         resource.setrlimit(resource.RLIMIT_DATA, (int(memory_limit * _GIB), hard))
 

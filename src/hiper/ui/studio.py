@@ -106,7 +106,7 @@ class Studio:
 
         def work(job: Job[Entry]) -> Entry:
             path = fit_path(subject, self.backbone, HiPer.name, settled)
-            files.make_folder(path.parent)
+            files.make_folder(path.parent, within=files.cache_dir())
             with files.lock(path):
                 artifact = cached_fit(path) or self._fitted(job, subject, settled, path, at, watch)
             return self.library.add(artifact, subject.image)

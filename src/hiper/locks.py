@@ -1,0 +1,129 @@
+"""A file that one process at a time holds: by `flock`, on Windows by `locking`, where there is neither by existing.
+
+Nothing is followed, and nothing written to, that is not a lock of ours: the file may lie in a stranger's folder.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from contextlib import ExitStack, suppress
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+_LONGEST = 20
+"""Bytes of a process number, which is all that a lock file holds."""
+
+_FAR = 1 << 30
+"""Windows keeps others from reading the byte that is locked: one that no lock file reaches."""
+
+_TAKEN = {errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK, errno.EDEADLK}
+_UNSUPPORTED = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
+
+
+def _module(name: str) -> Any:
+    """Return a module of the standard library that not every system has; None where it is missing."""
+    try:
+        return import_module(name)
+    except ImportError:
+        return None
+
+
+_FCNTL, _MSVCRT = _module("fcntl"), _module("msvcrt")
+
+
+class HeldError(Exception):
+    """Another process, named by its number where that is known, holds the lock."""
+
+    def __init__(self, holder: str, *, may_be_dead: bool) -> None:
+        super().__init__(holder)
+        self.holder, self.may_be_dead = holder, may_be_dead
+
+
+def acquire(path: Path) -> int:
+    """Create and hold the lock file, which carries our process number; return its handle.
+
+    Raises:
+        HeldError: another process holds it, or has left it where the system cannot tell.
+        OSError: it cannot be created, or there is something else under its name.
+    """
+    while True:
+        with ExitStack() as undo:
+            handle, created = _opened(path)
+            undo.callback(os.close, handle)
+            holder = _holder(handle)
+            if not _hold(handle, created=created, holder=holder):
+                raise HeldError(holder or "unknown", may_be_dead=False)
+            if not _stands_at(path, handle):  # its last holder removed it between our two steps
+                continue
+            undo.callback(path.unlink)  # a full disk may not take the number
+            os.ftruncate(handle, 0)
+            os.lseek(handle, 0, os.SEEK_SET)
+            os.write(handle, str(os.getpid()).encode())
+            undo.pop_all()
+            return handle
+
+
+def release(path: Path, handle: int) -> None:
+    """Remove the lock file while it is still ours, and let go of it."""
+    if os.name != "nt":
+        with suppress(OSError):
+            path.unlink()
+    os.close(handle)
+    if (
+        os.name == "nt"
+    ):  # cannot remove what is open, neither ours nor, which saves the next holder's, another's
+        with suppress(OSError):
+            path.unlink()
+
+
+def _opened(path: Path) -> tuple[int, bool]:
+    """Open the lock file, links not followed, and tell whether we have created it."""
+    flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    while True:
+        if path.is_symlink():
+            raise OSError(errno.ELOOP, "there is a symbolic link")
+        with suppress(FileExistsError):
+            return os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666), True
+        with suppress(FileNotFoundError):  # removed since
+            return os.open(path, flags), False
+
+
+def _holder(handle: int) -> str:
+    """Return the number in a lock file; OSError for a file that is none."""
+    status = os.fstat(handle)
+    number = (
+        os.read(handle, _LONGEST) if stat.S_ISREG(status.st_mode) and status.st_size <= _LONGEST else b"?"
+    )
+    if number and not number.isdigit():
+        raise OSError(errno.EEXIST, "there is a file that is no lock")
+    return number.decode()
+
+
+def _hold(handle: int, *, created: bool, holder: str) -> bool:
+    """Lock an open file until it is closed or the process dies; False where another process has it."""
+    try:
+        if _FCNTL is not None:
+            _FCNTL.flock(handle, _FCNTL.LOCK_EX | _FCNTL.LOCK_NB)
+        elif _MSVCRT is not None:
+            os.lseek(handle, _FAR, os.SEEK_SET)
+            _MSVCRT.locking(handle, _MSVCRT.LK_NBLCK, 1)
+        elif not created:
+            raise OSError(errno.ENOSYS, "no locks here")
+    except OSError as error:
+        if error.errno in _UNSUPPORTED and not created:
+            raise HeldError(holder or "unknown", may_be_dead=True) from error
+        if error.errno in _TAKEN:
+            return False
+        if error.errno not in _UNSUPPORTED:
+            raise
+    return True
+
+
+def _stands_at(path: Path, handle: int) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.lstat())
+    except FileNotFoundError:
+        return False
