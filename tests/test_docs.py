@@ -120,6 +120,8 @@ def test_the_references_know_the_commands_and_the_code(site: Path) -> None:
     commands = (site / "reference" / "cli" / "index.html").read_text(encoding="utf-8")
     assert "Usage: hiper bench run [OPTIONS] {SUITE}" in commands
     assert "--caption" in commands
+    example = (site / "how-to" / "own-method" / "index.html").read_text(encoding="utf-8")
+    assert "OffsetOptions" in example  # the file itself, not the mark that includes it
     python = (site / "reference" / "python" / "index.html").read_text(encoding="utf-8")
     assert "hiper.editing.edit" in python
     assert "picture i depends on seed i only" in python
