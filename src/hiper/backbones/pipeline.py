@@ -22,7 +22,7 @@ from hiper import images
 from hiper.backbones import _attention, _diffusers, _lora, _relatives, _splicing
 from hiper.backbones.base import Backbone, Diffused, Samples, StepCallback, Watch, check_scheduler
 from hiper.backbones.loading import Loading
-from hiper.backbones.parking import Entered, Offloaded, frozen
+from hiper.backbones.parking import UNIFIED_MEMORY, Entered, Offloaded, frozen
 from hiper.backbones.prediction import assume_epsilon
 from hiper.backbones.sampling_defaults import SamplingDefaults
 from hiper.backbones.schedules import Schedule
@@ -402,7 +402,7 @@ class PipelineBackbone(Backbone):
 
     def _weights(self, part: str) -> list[Tensor]:
         """Return a component's weights in the order of their names."""
-        if self.device.type == "cpu":  # elsewhere what is parked lies on the CPU, and can be read there
+        if self.device.type in UNIFIED_MEMORY:  # else what is parked can be read where it lies, on the CPU
             self._take(encoders=_encodes(part))
         return [weight for _, weight in sorted(_diffusers.weights_of(self._modules()[part]).items())]
 
