@@ -24,10 +24,10 @@ from hiper.picture_settings import (
     PictureSettings,
     parse_settings,
 )
+from hiper.png_chunks import SIGNATURE, keyword, slimmed
 from hiper.portable import content_sha256
 from hiper.reading import open_regular, shown
 
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
 LARGEST_TEXT = 200_000
 """Characters of one text chunk; Pillow itself unpacks at most 1 MB of a compressed one."""
 
@@ -86,7 +86,8 @@ def check_artifact(artifact: Artifact, settings: PictureSettings) -> None:
 def _texts(path: Path) -> tuple[tuple[int, int], dict[str, object]]:
     with open_regular(path) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # no pixel is decoded
-        with Image.open(file, formats=["PNG"]) as image:
+        own = slimmed(file, lambda _, data: keyword(data) in (SETTINGS, ARTIFACT, DEMO), pixels=False)
+        with Image.open(own.file if own is not None else file, formats=["PNG"]) as image:
             return image.size, {str(name): value for name, value in image.info.items()}
 
 

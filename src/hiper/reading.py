@@ -18,6 +18,7 @@ from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from hiper.errors import ImageError
 from hiper.filetypes import HEAD_BYTES, is_camera_raw, looks_like, readable_formats
 from hiper.notes import Notes
+from hiper.png_chunks import slimmed, small_texts
 
 MIN_SIDE = 64
 """Pixels of the shorter side below which a picture is refused."""
@@ -54,6 +55,10 @@ _TURNS = {
 }
 
 
+class _UnknownError(ImageError):
+    """A file whose format is not recognised."""
+
+
 def shown(path: str | Path) -> str:
     """A path as one printable line of at most 120 characters, quoted."""
     name = str(path)
@@ -72,7 +77,12 @@ def read_picture(
             raise ImageError(f"a camera raw file is not read: export it as one of {_allowed()}")
         try:
             return _decode(file, head, frame, max_pixels, notes)
-        except _DAMAGE as error:
+        except (*_DAMAGE, _UnknownError) as error:
+            picture = _decode_without_metadata(file, frame, max_pixels, notes)
+            if picture is not None:
+                return picture
+            if isinstance(error, _UnknownError):
+                raise
             if not allow_truncated:
                 raise ImageError(
                     f"damaged or cut short ({error}): get the file again, "
@@ -142,6 +152,24 @@ def _decode(file: IO[bytes], head: bytes, frame: int | None, max_pixels: int, no
     return _upright(picture, notes)
 
 
+def _decode_without_metadata(
+    file: IO[bytes], frame: int | None, max_pixels: int, notes: Notes
+) -> Image.Image | None:
+    """Read an intact PNG whose metadata Pillow cannot or will not read; None for another file, and damaged pixels."""
+    slim = slimmed(file, small_texts())
+    if slim is None:
+        return None
+    try:
+        picture = _decode(slim.file, slim.file.read(HEAD_BYTES), frame, max_pixels, notes)
+    except (*_DAMAGE, _UnknownError):
+        return None
+    if slim.dropped:
+        notes.add(f"texts beside the pixels were left out, too large or damaged ({slim.dropped} of them)")
+    if slim.profile is not None:
+        picture.info["icc_profile"] = slim.profile
+    return picture
+
+
 def _decode_what_is_left(
     file: IO[bytes], head: bytes, frame: int | None, max_pixels: int, notes: Notes
 ) -> Image.Image:
@@ -164,7 +192,7 @@ def _identify(file: IO[bytes], head: bytes) -> Image.Image:
     except UnidentifiedImageError as error:
         kind = looks_like(head)
         what = f"it looks like {kind}" if kind else "its first bytes are those of no known format"
-        raise ImageError(f"not a picture hiper reads, {what}: give one of {_allowed()}") from error
+        raise _UnknownError(f"not a picture hiper reads, {what}: give one of {_allowed()}") from error
 
 
 def _allowed() -> str:

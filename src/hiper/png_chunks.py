@@ -1,0 +1,116 @@
+"""A PNG without the metadata for which Pillow refuses the whole file: workflows of megabytes, damaged texts.
+
+Chunks as in the PNG specification, third edition, sections 5 and 11.3.3.
+"""
+
+from __future__ import annotations
+
+import io
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import IO
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+MAX_TEXT = 1_000_000
+"""Bytes of all texts together, unpacked, that are kept; Pillow refuses a file for a packed one of a MiB."""
+MAX_PROFILE = 16_000_000
+"""Bytes of a colour profile, unpacked; those of printers have some 3 MB."""
+
+Keep = Callable[[bytes, bytes], bool]
+"""Says of a text chunk, by its kind and data, whether it is kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slimmed:
+    """A PNG in memory; dropped: how many texts it lacks; profile: its colour profile, which it lacks as well.
+
+    profile: None where the file has none, b"" for one that cannot be unpacked.
+    """
+
+    file: IO[bytes]
+    dropped: int
+    profile: bytes | None
+
+
+def slimmed(file: IO[bytes], keep: Keep, *, pixels: bool = True) -> Slimmed | None:
+    """Copy a PNG with the texts that `keep` keeps, without its colour profile; None for what is no PNG.
+
+    pixels: False ends the copy where the pixels begin. Texts whose checksum is wrong are left out; whatever else is
+    damaged stays as it is.
+    """
+    file.seek(0)
+    if file.read(len(SIGNATURE)) != SIGNATURE:
+        return None
+    copy, dropped, profile = io.BytesIO(), 0, None
+    copy.write(SIGNATURE)
+    for length, kind, data, checksum in _chunks(file):
+        if kind in (b"tEXt", b"zTXt", b"iTXt") and not (_is_whole(kind, data, checksum) and keep(kind, data)):
+            dropped += 1
+        elif kind == b"iCCP":
+            profile = _unpacked(data.partition(b"\0")[2][1:], MAX_PROFILE) or b""
+        else:
+            copy.write(length + kind + data + checksum)
+            if kind == b"IDAT" and not pixels:
+                break
+    copy.seek(0)
+    return Slimmed(file=copy, dropped=dropped, profile=profile)
+
+
+def keyword(data: bytes) -> str:
+    """Return the name of a text chunk."""
+    return data[:80].partition(b"\0")[0].decode("latin-1")
+
+
+def small_texts() -> Keep:
+    """Keep texts, of which some say how a picture lies, until they take `MAX_TEXT` bytes together."""
+    room = MAX_TEXT
+
+    def keep(kind: bytes, data: bytes) -> bool:
+        nonlocal room
+        text = _text(kind, data, room)
+        room -= 0 if text is None else len(text)
+        return text is not None
+
+    return keep
+
+
+def _chunks(file: IO[bytes]) -> Iterator[tuple[bytes, bytes, bytes, bytes]]:
+    """Yield length, kind, data and checksum of each; no more is read than there is, whatever a length claims."""
+    here = file.tell()
+    left = file.seek(0, io.SEEK_END) - here
+    file.seek(here)
+    while head := file.read(8):
+        left -= 8
+        size = int.from_bytes(head[:4], "big")
+        data = file.read(min(size, max(0, left)))
+        checksum = file.read(4)
+        left -= len(data) + 4
+        yield head[:4], head[4:], data, checksum
+
+
+def _is_whole(kind: bytes, data: bytes, checksum: bytes) -> bool:
+    return zlib.crc32(kind + data).to_bytes(4, "big") == checksum
+
+
+def _text(kind: bytes, data: bytes, most: int) -> bytes | None:
+    """Return what a text chunk says, None when that is more than `most` bytes or cannot be unpacked."""
+    _, _, text = data.partition(b"\0")
+    packed = kind == b"zTXt"
+    if packed:
+        text = text[1:]
+    elif kind == b"iTXt":
+        packed = text[:1] == b"\1"
+        text = b"\0".join(text[2:].split(b"\0", 2)[2:])
+    if packed:
+        return _unpacked(text, most)
+    return text if len(text) <= most else None
+
+
+def _unpacked(data: bytes, most: int) -> bytes | None:
+    unpacker = zlib.decompressobj()
+    try:
+        found = unpacker.decompress(data, most + 1)
+    except zlib.error:
+        return None
+    return found if len(found) <= most else None
