@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -22,7 +23,10 @@ from torch import Tensor
 
 from hiper.artifact import GUARD, Artifact, check_compatible, fingerprint_distance
 from hiper.backbones.sd import SdBackbone
+from hiper.combining import combine
 from hiper.errors import ArtifactError, HiperWarning, OutputError
+from hiper.model_card import model_card
+from hiper.tensor_file import TensorFile
 from tests import tiny
 
 THUMBNAIL = "data:image/jpeg;base64,/9j/"
@@ -349,6 +353,11 @@ def test_paths_without_a_file(tmp_path: Path) -> None:
         ({"hiper.seed": "1.5"}, "hiper.seed cannot be read"),
         ({"hiper.fingerprint": '{"0": 1}'}, "hiper.fingerprint cannot be read"),
         ({"hiper.fingerprint": '["1"]'}, "hiper.fingerprint cannot be read"),
+        ({"hiper.parts": "no JSON"}, "hiper.parts cannot be read"),
+        ({"hiper.parts": '{"caption": "a"}'}, "hiper.parts cannot be read"),
+        ({"hiper.parts": "[1]"}, "hiper.parts cannot be read"),
+        ({"hiper.parts": '[{"rows": [1]}]'}, "hiper.parts cannot be read"),
+        ({"hiper.parts": '[{"parts": [{"parts": 3}]}]'}, "hiper.parts cannot be read"),
     ],
 )
 def test_broken_entries(tmp_path: Path, header: dict[str, str | None], says: str) -> None:
@@ -419,3 +428,64 @@ def test_the_same_weights_in_another_dtype_are_the_same(sd1: SdBackbone, dtype: 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_compatible(replace(fitted_on(sd1), fingerprint=theirs), sd1)
+
+
+@pytest.mark.filterwarnings("ignore:the artifacts were fitted on different checkpoints")
+def test_no_entry_of_another_type_ends_in_a_traceback(tmp_path: Path) -> None:
+    """Every entry, with every kind of JSON and with none: refused in a line, or as good as any."""
+    path = tmp_path / "x.safetensors"
+    names = TensorFile.open(make().save(tmp_path / "good.safetensors")).metadata
+    kinds = ("null", "-1", "NaN", '"x"', "[{}]", '{"a": null}', '{"a": {}}', "{", None)
+    outcomes = set()
+    for name, kind in itertools.product([*names, "hiper.parts"], kinds):
+        path.unlink(missing_ok=True)
+        try:
+            artifact = Artifact.load(rewritten(path, {name: kind}))
+            json.dumps(artifact.describe())
+            model_card(artifact, [], license=None)
+            combine([artifact, artifact], strength=1)
+        except ArtifactError as error:
+            assert "\n" not in str(error)  # noqa: PT017 (both outcomes are right)
+            outcomes.add("refused")
+        else:
+            outcomes.add("read")
+    assert outcomes == {"refused", "read"}
+
+
+def test_a_file_without_a_tail_is_refused(tmp_path: Path) -> None:
+    path = rewritten(tmp_path / "x.safetensors", {}, {"hiper.tale": torch.ones(5, 768)})
+    assert "no tensor 'tail'" in refusal(path)
+    with pytest.raises(ArtifactError, match="1024 rows"):
+        make(tensors={"tail": torch.ones(2000, 4)})
+
+
+@pytest.mark.parametrize("method", ["hiper", "my-method"])
+def test_a_header_chooses_no_limit(tmp_path: Path, method: str) -> None:
+    """A sparse file of 3 GB, whole by its header, by a method that is not installed, is not read."""
+    shape, size = [750, 1_000_000], 3_000_000_000
+    entries = {
+        "__metadata__": {
+            **TensorFile.open(make().save(tmp_path / "good.safetensors")).metadata,
+            "hiper.method": method,
+        },
+        "hiper.tail": {"dtype": "F32", "shape": shape, "data_offsets": [0, size]},
+    }
+    text = json.dumps(entries).encode()
+    path = tmp_path / "x.safetensors"
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + size)
+    assert "3000" in refusal(path)
+
+
+def test_a_shape_that_claims_petabytes_is_damage(tmp_path: Path) -> None:
+    for shape in ([2**40, 2**40], [10**30], [-1, 5]):
+        entries = {
+            "__metadata__": dict(
+                TensorFile.open(make().save(tmp_path / "good.safetensors", overwrite=True)).metadata
+            ),
+            "hiper.tail": {"dtype": "F32", "shape": shape, "data_offsets": [0, 20]},
+        }
+        text = json.dumps(entries).encode()
+        path = write(tmp_path / "x.safetensors", len(text).to_bytes(8, "little") + text + bytes(20))
+        assert "damaged" in refusal(path)

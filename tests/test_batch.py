@@ -138,6 +138,48 @@ def test_failures_are_recorded_with_their_reasons(whole: Path) -> None:
     assert records[1]["job"]["image"] == "missing.png"
 
 
+def test_texts_that_are_none_fail_alone_and_the_batch_ends(jobs: Path, tmp_path: Path) -> None:
+    """Half characters and NUL, as captions, names and places."""
+    good: dict[str, Any] = {
+        "image": "0.png",
+        "caption": "a dog",
+        "sentences": [],
+        "options": QUICK,
+        "backbone": "model",
+    }
+    bad: list[dict[str, Any]] = [
+        {"caption": "a \ud800 dog"},
+        {"sentences": ["\udfff"]},
+        {"image": "\ud800.png"},
+        {"image": "nul\0.png"},
+        {"mask": "\udcff.png"},
+        {"image": "\ud800.png", "name": "\x1b[31m\ud800"},
+        {"backbone": "nul\0"},
+    ]
+    path = beside(jobs, *[{**good, **change} for change in ({}, *bad)])
+    for attempt in ("first", "again"):
+        report = do(path, tmp_path / "out")
+        assert counts(report) == {"done" if attempt == "first" else "reused": 1, "failed": len(bad)}
+    assert json.loads((tmp_path / "out" / "summary.json").read_bytes())["failed"] == len(bad)
+
+
+def test_what_the_user_should_know_of_a_job_reaches_the_summary(jobs: Path, tmp_path: Path) -> None:
+    job = {
+        "image": "0.png",
+        "caption": "a dog",
+        "backbone": "model",
+        "sentences": ["cat.txt"],
+        "options": QUICK,
+        "edit": {"steps": 2},
+    }
+    report = do(beside(jobs, job), tmp_path / "out")
+    (entry,) = report.entries.values()
+    assert any("'cat.txt', which reads like a file's name" in note for note in entry.notes)
+    (record,) = (tmp_path / "out").glob("jobs/*/record.json")
+    assert set(entry.notes) >= set(json.loads(record.read_text())["notes"]) > set()
+    assert "reads like a file" in (tmp_path / "out" / "summary.html").read_text()
+
+
 def test_the_summary_tells_all_and_trusts_nobody(whole: Path) -> None:
     summary = json.loads((whole / "summary.json").read_text())
     assert (summary["jobs"], summary["done"], summary["failed"]) == (GOOD + 2, GOOD, 2)

@@ -449,3 +449,21 @@ def test_lines_tell_the_time_left(capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+# several pictures of one subject
+
+
+def test_more_than_one_picture_points_at_average(cli: Cli, tmp_path: Path, dog: Path) -> None:
+    out = tmp_path / "x.safetensors"
+    for words in (
+        ("fit", dog, dog, "--caption", CAPTION, "--out", out),
+        ("fit", "a.jpg", "b.jpg", "c.webp", "--caption", CAPTION, "--out", out),
+        ("tune", dog, dog, "--caption", CAPTION, "--out", "mine"),
+        ("run", dog, dog, "a sitting dog", "--caption", CAPTION, "--out", tmp_path / "pictures"),
+    ):
+        cli(*words).refusal("hiper average")
+    cli("fit", dog, "a dog", "--caption", CAPTION, "--out", out).refusal("unexpected 'a dog'")
+    subject = hiper.Subject.open(dog, caption=CAPTION)
+    with pytest.raises(OptionError, match=r"hiper\.average"):
+        hiper.fit(None, [subject, subject])  # type: ignore[arg-type]

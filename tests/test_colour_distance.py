@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
@@ -49,3 +51,25 @@ def test_moving_the_same_colours_costs_nothing_and_the_outside_is_ignored() -> N
 def test_an_empty_mask_is_refused() -> None:
     with pytest.raises(ValueError, match="mask is empty"):
         colour_distance(FULL.convert("RGB"), FULL.convert("RGB"), Image.new("L", (8, 8), 0))
+
+
+def noise(seed: int, side: int) -> Image.Image:
+    levels = np.random.default_rng(seed).integers(0, 256, (side, side, 3))
+    return Image.fromarray(levels.astype(np.uint8))
+
+
+def test_a_bounded_memory_gives_the_value_of_the_definition() -> None:
+    one, other = noise(0, 40), noise(1, 40)
+    a, b = (cielab(each).reshape(-1, 3) for each in (one, other))
+    apart = np.linalg.norm(a[:, None] - b[None], axis=-1)
+    expected = (apart.min(1).mean() + apart.min(0).mean()) / 2
+    assert colour_distance(one, other, Image.new("L", (40, 40), 255)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_pictures_without_two_like_pixels_take_little_memory() -> None:
+    """All pairs at a time would take 6 GB."""
+    tracemalloc.start()
+    colour_distance(noise(0, 128), noise(1, 128), Image.new("L", (128, 128), 255))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 200e6

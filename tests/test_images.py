@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageCms, ImageFile, ImageOps, PngImagePlugin
 
 from hiper.errors import HiperError, HiperWarning, ImageError, OptionError
 from hiper.images import (
@@ -365,6 +365,80 @@ def test_damaged_exif_does_not_stop_a_good_picture(tmp_path: Path) -> None:
     path = written(tmp_path / "dog.png", data)
     with pytest.warns(HiperWarning, match="EXIF data are damaged"):
         assert open_image(path).image == gradient()
+
+
+# Metadata that Pillow refuses a whole file for
+
+WORKFLOW = "x" * 3_000_000
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def with_chunk(extra: bytes, *, after_pixels: bool = False) -> bytes:
+    data = encoded(gradient(), "PNG")
+    place = -12 if after_pixels else 33
+    return data[:place] + extra + data[place:]
+
+
+PACKED = zlib.compress(WORKFLOW.encode())
+METADATA = {
+    "packed text": with_chunk(chunk(b"zTXt", b"workflow\0\0" + PACKED)),
+    "packed international text": with_chunk(chunk(b"iTXt", b"workflow\0\1\0\0\0" + PACKED)),
+    "XMP": with_chunk(chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + PACKED)),
+    "text behind the pixels": with_chunk(chunk(b"zTXt", b"prompt\0\0" + PACKED), after_pixels=True),
+    "much plain text": with_chunk(
+        b"".join(chunk(b"tEXt", b"a%d\0" % i + b"x" * 9_000_000) for i in range(8))
+    ),
+    "a wrong checksum": with_chunk(chunk(b"tEXt", b"a\0b")[:-1] + b"!"),
+}
+
+
+@pytest.mark.parametrize("data", METADATA.values(), ids=METADATA)
+def test_a_sound_png_is_read_whatever_its_texts(tmp_path: Path, data: bytes) -> None:
+    loaded = open_image(written(tmp_path / "comfy.png", data))
+    assert np.array_equal(np.asarray(loaded.image), np.asarray(gradient()))
+    assert sum("texts beside the pixels were left out" in note for note in loaded.notes) == 1
+
+
+def test_large_texts_leave_small_ones_and_their_orientation(tmp_path: Path) -> None:
+    texts = PngImagePlugin.PngInfo()
+    texts.add_text("workflow", WORKFLOW, zip=True)
+    texts.add_text("Raw profile type exif", "\nexif\n26\n" + exif_of(6).hex() + "\n")
+    path = written(tmp_path / "comfy.png", encoded(gradient(), "PNG", pnginfo=texts))
+    loaded = open_image(path)
+    assert np.array_equal(
+        np.asarray(loaded.image), np.asarray(gradient().transpose(Image.Transpose.ROTATE_270))
+    )
+
+
+@pytest.mark.parametrize("format_name", ["PNG", "JPEG", "WEBP", "TIFF", "AVIF"])
+def test_a_colour_profile_of_megabytes_is_used(tmp_path: Path, format_name: str) -> None:
+    """The colours are those that the same profile, in which red and blue are exchanged, gives when it is small."""
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    small = srgb.replace(b"rXYZ", b"_XYZ").replace(b"bXYZ", b"rXYZ").replace(b"_XYZ", b"bXYZ")
+    large = struct.pack(">I", 1_500_000) + small[4:] + bytes(1_500_000 - len(small))
+    images = [
+        open_image(
+            written(tmp_path / f"{len(profile)}.img", encoded(gradient(), format_name, icc_profile=profile))
+        )
+        for profile in (small, large)
+    ]
+    assert images[0].image == images[1].image
+    assert images[0].notes == images[1].notes
+    assert any("colours were converted" in note for note in images[0].notes)
+
+
+def test_damaged_pixels_stay_damaged_whatever_the_texts(tmp_path: Path) -> None:
+    data = bytearray(METADATA["packed text"])
+    data[-200] ^= 255
+    assert "damaged" in refusal(written(tmp_path / "comfy.png", bytes(data)))
+
+
+def test_a_chunk_that_claims_gigabytes_takes_what_there_is(tmp_path: Path) -> None:
+    data = with_chunk(struct.pack(">I", 2**31 - 1) + b"zTXt" + b"workflow\0\0" + PACKED)
+    assert refusal(written(tmp_path / "comfy.png", data))
 
 
 # Several pictures in one file

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from hiper.batch.job_files import read_jobs
 from hiper.batch.jobs import Asked, Defaults, EditOptions, Job, Refused
@@ -97,6 +98,142 @@ def test_a_folder_has_captions_beside_its_pictures(tmp_path: Path) -> None:
     assert "no caption; write it to 'c.txt'" in str(c.reason)
 
 
+def test_what_a_system_put_into_a_folder_is_no_picture(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "rex.jpg")
+    (tmp_path / "rex.txt").write_text("a dog")
+    for name in ("._rex.jpg", "._rex.txt", ".hidden.png", "Thumbs.db", "desktop.ini", ".DS_Store"):
+        (tmp_path / name).write_bytes(b"\0\5\x16\7")
+    (tmp_path / "__MACOSX").mkdir()
+    (tmp_path / "folder.png").mkdir()
+    assert [each.name for each in read_jobs(tmp_path, DEFAULTS)] == ["rex.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("picture", "caption", "data"),
+    [
+        ("UP.PNG", "UP.TXT", b"a dog"),
+        ("up.png", "UP.Txt", b"a dog"),
+        ("UP.PNG", "up.txt", b"a dog"),
+        ("dog.png", "dog.caption", b"a dog"),
+        ("dog.png", "DOG.CAPTION", b"a dog"),
+        ("dog.png", "dog.txt", "\ufeffa dog".encode()),
+        ("dog.png", "dog.txt", "\ufeffa dog\r\n".encode("utf-16-le")),
+        ("dog.png", "dog.txt", "\ufeffa dog".encode("utf-16-be")),
+    ],
+)
+def test_a_caption_is_found_whatever_its_spelling(
+    tmp_path: Path, picture: str, caption: str, data: bytes
+) -> None:
+    (tmp_path / picture).write_bytes(b"")
+    (tmp_path / caption).write_bytes(data)
+    assert only_job(read_jobs(tmp_path, DEFAULTS)).caption == "a dog"
+
+
+def test_of_two_captions_the_own_one_counts_and_a_difference_is_told(tmp_path: Path) -> None:
+    for name in ("dog.png", "Dog.png", "cat.png"):
+        (tmp_path / name).write_bytes(b"")
+    for name, text in {
+        "dog.txt": "small",
+        "Dog.txt": "large",
+        "cat.txt": "one",
+        "cat.caption": "two",
+    }.items():
+        (tmp_path / name).write_text(text)
+    large, cat, small = read_jobs(tmp_path, DEFAULTS)
+    assert isinstance(large, Job)
+    assert isinstance(small, Job)
+    assert (large.name, large.caption, small.caption) == ("Dog.png", "large", "small")
+    assert isinstance(cat, Refused)
+    assert "two captions, 'cat.caption' and 'cat.txt'" in str(cat.reason)
+
+
+def test_a_caption_of_another_encoding_is_told(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "a.txt").write_bytes("ein Hündchen".encode("cp1252"))
+    (tmp_path / "b.txt").write_text("a dog")
+    refused, job = read_jobs(tmp_path, DEFAULTS)
+    assert isinstance(job, Job)
+    assert isinstance(refused, Refused)
+    assert "not UTF-8 (byte 5 is 0xfc)" in str(refused.reason)
+
+
+TABLE = "image,caption,sentences,seeds\nrex.png,ein Hündchen,a cat | a cow,5|6\n"
+SHEETS = {
+    "semicolons": TABLE.replace(",", ";").encode(),
+    "tabs": TABLE.replace(",", "\t").encode(),
+    "a byte order mark": b"\xef\xbb\xbf" + TABLE.replace(",", ";").encode(),
+    "UTF-16, as Unicode text": TABLE.replace(",", "\t").replace("\n", "\r\n").encode("utf-16"),
+    "a line that names the mark": b"sep=;\r\n" + TABLE.replace(",", ";").encode(),
+    "that line with a mark before it": b"\xef\xbb\xbfsep=\t\r\n" + TABLE.replace(",", "\t").encode(),
+    "rows and columns of nothing": TABLE.replace(",", ";").replace("\n", ";;\n").encode() + b";;;;;\n;;;;;\n",
+    "blanks and quotes": b'"image"; "caption";sentences;seeds\nrex.png;"ein H\xc3\xbcndchen";a cat | a cow;5|6\n',
+}
+
+
+@pytest.mark.parametrize("name", ["jobs.csv", "jobs.TSV"])
+@pytest.mark.parametrize("data", SHEETS.values(), ids=SHEETS)
+def test_a_table_is_read_as_spreadsheets_write_it(tmp_path: Path, name: str, data: bytes) -> None:
+    (tmp_path / name).write_bytes(data)
+    job = only_job(read_jobs(tmp_path / name, DEFAULTS))
+    assert (job.image, job.caption, job.sentences, job.seeds) == (
+        "rex.png",
+        "ein Hündchen",
+        ("a cat", "a cow"),
+        (5, 6),
+    )
+
+
+def test_a_table_that_cannot_be_read_says_what_was_seen(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.csv"
+    path.write_bytes("image;caption\nrex.png;ein Hündchen\n".encode("cp1252"))
+    with pytest.raises(OptionError, match=r"not UTF-8 \(byte 27 is 0xfc\)"):
+        read_jobs(path, DEFAULTS)
+    path.write_text("Bild;Text\nrex.png;a dog\n")
+    with pytest.raises(OptionError, match=r"reads 'Bild;Text'; image and caption are needed"):
+        read_jobs(path, DEFAULTS)
+    path.write_text("sep=;\nimage;caption\nrex.png;a dog\nrex.png;a;dog\n")
+    _, refused = read_jobs(path, DEFAULTS)
+    assert refused.name == "line 4"
+
+
+def test_places_are_meant_from_the_list_and_may_begin_at_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, place = tmp_path / "home", tmp_path / "lists"
+    home.mkdir()
+    place.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("PHOTOS", str(home / "photos"))
+    monkeypatch.chdir(home)
+    lines = [
+        {**GOOD, "image": name, "mask": name}
+        for name in (
+            "~/x.png",
+            "$PHOTOS/x.png",
+            "${PHOTOS}/x.png",
+            "sub/x.png",
+            "~nobody-here/x.png",
+            "~odd.png",
+        )
+    ]
+    (place / "~odd.png").write_bytes(b"")
+    jobs = [each for each in jsonl(place, *lines) if isinstance(each, Job)]
+    expected = [
+        *(home / "x.png", home / "photos" / "x.png", home / "photos" / "x.png"),
+        *(place / "sub" / "x.png", place / "~nobody-here" / "x.png", place / "~odd.png"),
+    ]
+    assert [each.image_path for each in jobs] == [each.mask_path for each in jobs] == expected
+    assert jobs[0].as_record()["image"] == "~/x.png"
+
+
+def test_a_job_that_asks_for_more_than_memory_holds_is_refused(tmp_path: Path) -> None:
+    many = {**GOOD, "sentences": [f"a dog {i}" for i in range(200)], "seeds": list(range(200))}
+    refused, _ = jsonl(tmp_path, many, GOOD)
+    assert isinstance(refused, Refused)
+    assert "200 sentences with 200 seeds" in str(refused.reason)
+
+
 GOOD = {"image": "dog.png", "caption": "a dog"}
 
 
@@ -121,6 +258,12 @@ def test_a_seed_of_thousands_of_digits_is_told(tmp_path: Path) -> None:
         ({**GOOD, "captoin": "x"}, "no field 'captoin' (did you mean caption?)"),
         ({**GOOD, "place": "/"}, "no field 'place'"),
         ({**GOOD, "caption": 3}, "caption is 3; allowed is text"),
+        ({**GOOD, "image": ["a.png", "b.png"]}, "see hiper average"),
+        ({**GOOD, "caption": "a \ud800 dog"}, r"caption holds '\ud800', half a character"),
+        ({**GOOD, "sentences": ["a cat", "\udfff"]}, r"sentences holds '\udfff'"),
+        ({**GOOD, "negative_prompt": "\udcff"}, "negative_prompt holds"),
+        ({**GOOD, "options": {"target": "\ud800"}}, "options holds"),
+        ({**GOOD, "backbone": "\ud800"}, "backbone holds"),
         ({**GOOD, "sentences": "a cat"}, "sentences is 'a cat'; allowed is a list of texts"),
         ({**GOOD, "seeds": [-1]}, "seeds is [-1]; allowed is a list of whole numbers"),
         ({**GOOD, "seeds": []}, "seeds is []"),
@@ -149,7 +292,7 @@ def test_a_line_that_is_no_job_is_told_and_leaves_the_others(tmp_path: Path, lin
         ("jobs.json", b"{}", "allowed are a .jsonl file, a .csv file and a folder"),
         ("none.jsonl", None, "cannot be read: No such file"),
         ("jobs.jsonl", b"\n \n", "holds no job"),
-        ("jobs.jsonl", b"\xff\xfe", "is not UTF-8"),
+        ("jobs.jsonl", b"{\xff\xfe", "is not UTF-8"),
         ("jobs.csv", b"picture,caption\n", "image and caption are needed"),
         ("jobs.csv", b"image,caption\na.png,x,y\n", "more cells than columns"),
         ("jobs.csv", b'image,caption\n"a.png,x\n', "is no CSV"),

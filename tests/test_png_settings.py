@@ -166,7 +166,7 @@ def test_a_large_artifact_is_not_carried(
     sd1: SdBackbone, artifact: Artifact, drawn: hiper.EditResult
 ) -> None:
     wide = replace(artifact, tensors={"tail": torch.zeros(5, 4096)})
-    huge = replace(artifact, tensors={"tail": torch.zeros(LARGEST_ARTIFACT // 32, 8)})
+    huge = replace(artifact, tensors={"tail": torch.zeros(1024, LARGEST_ARTIFACT // 4096)})
     assert ARTIFACT in text_chunks(settings_of(sd1, wide, drawn, 3), wide)
     assert ARTIFACT not in text_chunks(settings_of(sd1, huge, drawn, 3), huge)
 
@@ -389,3 +389,61 @@ def test_other_text_of_a_picture_is_left_alone(
         texts.add_text(name, text, zip=name == SETTINGS)
     drawn.images[3].save(tmp_path / "a.png", pnginfo=texts)
     assert asdict(read_drawn(tmp_path / "a.png").settings)["seed"] == 6
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_text_of_megabytes_beside_the_settings_is_no_matter(
+    cli: Cli, tmp_path: Path, sd1: SdBackbone, chunks: Mapping[str, str], drawn: hiper.EditResult, after: bool
+) -> None:
+    """What ComfyUI puts into a picture that went through it."""
+    texts = PngImagePlugin.PngInfo()
+    for name, text in chunks.items():
+        texts.add_text(name, text)
+    texts.add_text("workflow", "x" * 3_000_000, zip=True)
+    if after:  # the order in which another program writes them
+        texts.chunks = [(kind, data, not data.startswith(b"hiper")) for kind, data, *_ in texts.chunks]
+    path = tmp_path / "a.png"
+    drawn.images[3].save(path, pnginfo=texts)
+    assert json.loads(cli("show", path, "--json").out)["seed"] == 6
+    read = read_drawn(path)
+    assert read.artifact is not None
+    assert rerun(read, sd1, read.artifact).changed == 0
+
+
+# what a picture claims
+
+
+def test_a_batch_that_would_take_any_memory_is_refused_before_it_is_taken(
+    sd1: SdBackbone, tmp_path: Path, chunks: Mapping[str, str]
+) -> None:
+    claimed = changed(chunks, batch=list(range(30_000)), negative_prompt=[""])
+    read = read_drawn(write(tmp_path / "a.png", claimed))
+    assert read.artifact is not None
+    with pytest.raises(ImageError, match="in a batch of 30000"):
+        rerun(read, sd1, read.artifact)
+
+
+def test_a_size_that_would_take_any_memory_is_refused_before_it_is_taken(
+    sd1: SdBackbone, tmp_path: Path, chunks: Mapping[str, str]
+) -> None:
+    head = struct.pack(">IIBBBBB", 8000, 8000, 8, 2, 0, 0, 0)
+    own = [
+        (b"tEXt", name.encode() + b"\0" + text.encode())
+        for name, text in changed(chunks, width=8000, height=8000).items()
+    ]
+    (tmp_path / "a.png").write_bytes(png((b"IHDR", head), *own))
+    read = read_drawn(tmp_path / "a.png")
+    assert read.artifact is not None
+    with pytest.raises(ImageError, match="8000x8000"):
+        rerun(read, sd1, read.artifact)
+
+
+def test_damaged_pixels_are_told_before_anything_is_drawn(
+    sd1: SdBackbone, tmp_path: Path, chunks: Mapping[str, str]
+) -> None:
+    path = write(tmp_path / "a.png", chunks)
+    path.write_bytes(path.read_bytes()[:-40])
+    read = read_drawn(path)
+    assert read.artifact is not None
+    with pytest.raises(ImageError, match="damaged"):
+        rerun(read, sd1, read.artifact, callback=lambda done, total: pytest.fail("it was drawn"))

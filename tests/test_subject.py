@@ -157,3 +157,24 @@ def test_an_empty_caption_is_allowed_with_a_warning(text: str) -> None:
 
 def test_a_text_that_may_be_empty_is_empty_without_a_word() -> None:
     assert clean_text("", what="negative prompt", may_be_empty=True) == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["dog.txt", "./captions/dog", "C:\\photos\\dog.txt", "my dog.caption", "rex.JPG", "dog.md", "caption"],
+)
+def test_a_caption_that_names_a_file_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    """The last one names a file because there is one."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "caption").write_text("a dog")
+    with pytest.warns(HiperWarning, match="reads like a file's name"):
+        subject = Subject.from_image(picture(), caption=text)
+    assert subject.caption == text
+    assert any("file's name" in note for note in subject.notes)
+
+
+@pytest.mark.parametrize("text", ["a dog.", "a black/white dog", "Dr. Who", "a 1.5 m dog", "犬。", "sitting"])
+def test_a_caption_that_names_no_file_is_left_alone(text: str) -> None:
+    assert not any("file's name" in note for note in Subject.from_image(picture(), caption=text).notes)

@@ -23,6 +23,7 @@ from torch import Tensor
 from hiper.artifact_header import PREFIX, TEXTS, UNKNOWN_SEED, Value, decode, encode
 from hiper.artifact_header import SCHEMA as SCHEMA
 from hiper.backbones.prediction import MODELSPEC, OPTION, Prediction, parse_prediction
+from hiper.conditioning import TAIL
 from hiper.errors import ArtifactError, HiperWarning
 from hiper.files import atomic_write
 from hiper.tensor_file import MAX_HEADER, ROWS, WEIGHTS, Limits, TensorFile, foreign_kind
@@ -36,6 +37,9 @@ GUARD = f"{PREFIX}!not-a-textual-inversion"
 
 TAILS = ("hiper",)
 """Methods whose tensors are text rows; their files are small, and read within narrow limits."""
+
+LARGEST_ROWS = 1024
+"""Rows of a tensor; models read 512 at most."""
 
 FINGERPRINT_TOLERANCE = 0.004
 """Relative root mean square: more than float16 or bfloat16 costs, less than any training changes."""
@@ -267,7 +271,10 @@ def _unprefixed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _limits(method: str) -> Limits:
-    return ROWS if method in TAILS else WEIGHTS
+    """Return what may be read of a file: much of an installed method's only, whatever a header calls itself."""
+    from hiper.methods import method_names
+
+    return WEIGHTS if method in method_names() and method not in TAILS else ROWS
 
 
 def _checked_tensors(tensors: Mapping[str, Tensor], limits: Limits) -> dict[str, Tensor]:
@@ -288,13 +295,19 @@ def _checked_tensors(tensors: Mapping[str, Tensor], limits: Limits) -> dict[str,
 
 def _check_rows(tensors: Mapping[str, Tensor]) -> None:
     for name, tensor in tensors.items():
-        if tensor.dim() != 2:
+        if tensor.dim() != 2 or len(tensor) > LARGEST_ROWS:
             raise ArtifactError(
-                f"tensor {name!r} has shape {list(tensor.shape)}; allowed is [rows, embed], 1 or more each"
+                f"tensor {name!r} has shape {list(tensor.shape)}; allowed is [rows, embed], 1 or more each, and"
+                f" {LARGEST_ROWS} rows"
             )
     widths = {tensor.shape[1] for tensor in tensors.values()}
     if len(widths) > 1:
         raise ArtifactError(f"rows of {' and '.join(map(str, sorted(widths)))} numbers; allowed is one width")
+    if TAIL not in tensors:
+        raise ArtifactError(
+            f"it holds no tensor {TAIL!r} but {', '.join(map(repr, sorted(tensors)[:3]))}; name the file that"
+            " hiper fit wrote"
+        )
 
 
 def _described(tensors: Mapping[str, Tensor]) -> dict[str, object]:

@@ -56,6 +56,7 @@ def encode(artifact: Artifact) -> dict[str, str]:
 def decode(entries: Mapping[str, str]) -> dict[str, Any]:
     """Return the fields of an `Artifact` but its tensors; ArtifactError, without the path, if broken."""
     _check_schema(_entry(entries, "schema"))
+    _check_parts(entries)
     own = {f"{PREFIX}{name}" for name in (*TEXTS, *_MAPPINGS, "schema", "seed", "fingerprint")}
     return {
         **{name: _text(entries, name) for name in TEXTS},
@@ -142,6 +143,20 @@ def _mapping(entries: Mapping[str, str], name: str, kinds: tuple[type, ...]) -> 
     if not isinstance(values, dict) or not all(_is_scalar(value, kinds) for value in values.values()):
         raise _broken(name)
     return values
+
+
+def _check_parts(entries: Mapping[str, str]) -> None:
+    """What was combined says of its parts what `combining` wrote: a list of objects of scalars, and lists of such."""
+    levels = [_json(entries, "parts")] if PARTS in entries else []
+    while levels:
+        parts = levels.pop()
+        if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
+            raise _broken("parts")
+        for name, value in (item for part in parts for item in part.items()):
+            if name == "parts":
+                levels.append(value)
+            elif not _is_scalar(value, (bool, int, float, str)):
+                raise _broken("parts")
 
 
 def _json(entries: Mapping[str, str], name: str) -> Any:

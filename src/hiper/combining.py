@@ -17,10 +17,9 @@ from torch import Tensor
 from hiper.artifact import FINGERPRINT_TOLERANCE, Artifact, fingerprint_distance
 from hiper.artifact_header import PARTS, UNKNOWN_SEED, Value
 from hiper.backbones.prediction import prediction_entry
-from hiper.conditioning import Placement, averaged, side_by_side
+from hiper.conditioning import NEGATIVE, TAIL, Placement, averaged, side_by_side
 from hiper.edit_settings import check_number, resolve_strength
 from hiper.errors import ArtifactError, HiperWarning, OptionError
-from hiper.methods.hiper import NEGATIVE, TAIL
 
 LARGEST_TAIL = 64
 """Rows of a combined tail."""

@@ -18,6 +18,9 @@ from torch import Tensor
 from hiper.errors import OptionError
 from hiper.seeds import generator
 
+TAIL, NEGATIVE = "tail", "negative"
+"""Names of the tensors that are learnt; the second one, which no fit makes, follows the negative prompt."""
+
 Placement = Literal["replace", "append", "after-words", "random"]
 PLACEMENTS: tuple[Placement, ...] = get_args(Placement)
 

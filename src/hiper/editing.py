@@ -17,6 +17,7 @@ from hiper.backbones._relatives import batched, for_call
 from hiper.backbones.base import Backbone, StepCallback
 from hiper.combining import combine
 from hiper.conditioning import Conditioning
+from hiper.critters.captions import word_notes
 from hiper.edit_settings import (
     EditSettings,
     NegativePrompt,
@@ -101,7 +102,7 @@ def edit(
         negative_prompt=negative_prompt,
         images=len(chosen),
     )
-    cleaned = clean_text(prompt, what="prompt", notes=notes)
+    cleaned = _cleaned(prompt, backbone, notes)
     with _told(
         backbone, learnt.artifact, cleaned, settings.strength, settings.negative_prompt, notes
     ) as told:
@@ -164,7 +165,7 @@ def prompt_embeds(
     factor = resolve_strength(learnt.artifact.edit, learnt.strength)
     prompts: list[Any] = list(prompt) if isinstance(prompt, (list, tuple)) else [prompt]
     check_whole("number of prompts", len(prompts), 1, 100_000)
-    cleaned = [clean_text(text, what="prompt", notes=notes) for text in prompts]
+    cleaned = [_cleaned(text, backbone, notes) for text in prompts]
     negatives = resolve_negatives(negative_prompt, len(cleaned), notes, of="prompt")
     each = []
     for text, other in zip(cleaned, negatives * (len(cleaned) // len(negatives)), strict=True):
@@ -177,6 +178,12 @@ def prompt_embeds(
     if isinstance(model, Backbone):
         return arguments
     return for_call(model, arguments, is_negative_heard=any(negatives) or negative is not None)
+
+
+def _cleaned(prompt: str, backbone: Backbone, notes: list[str]) -> str:
+    cleaned = clean_text(prompt, what="prompt", notes=notes)
+    notes += word_notes(cleaned, "prompt", backbone.id)
+    return cleaned
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import os
+from pathlib import Path
 
 HEAD_BYTES = 512
 """How much of a file `looks_like` wants to see."""
@@ -59,6 +61,19 @@ def picture_suffixes() -> frozenset[str]:
     formats = readable_formats()  # first, for it may register one
     known = importlib.import_module("PIL.Image").registered_extensions()
     return frozenset(suffix for suffix, name in known.items() if name in formats)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether an entry of a folder is one that a system put there: ._dog.jpg, .DS_Store, __MACOSX, Thumbs.db."""
+    return name.startswith(".") or name.casefold() in ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini")
+
+
+def path_in(folder: Path, name: str) -> Path:
+    """Return what a file in `folder` means by a name: beside it, `~` a home, $NAME a variable of the environment."""
+    beside = folder / name
+    if os.path.lexists(beside):
+        return beside
+    return folder / os.path.expanduser(os.path.expandvars(name))  # noqa: PTH111  # which leaves unknown users alone
 
 
 def is_camera_raw(suffix: str) -> bool:

@@ -17,6 +17,7 @@ from PIL import Image
 from hiper import files
 from hiper.artifact import Artifact
 from hiper.errors import ArtifactError, OptionError, OutputError
+from hiper.filetypes import is_hidden
 from hiper.images import open_image, png_bytes
 
 TAIL, SOURCE = "tail.safetensors", "source.png"
@@ -92,7 +93,8 @@ class Library:
 
     def _names(self) -> Iterator[str]:
         if self.folder.is_dir():
-            yield from sorted(each.parent.name for each in self.folder.glob(f"*/{TAIL}"))
+            names = (each.parent.name for each in self.folder.glob(f"*/{TAIL}"))
+            yield from sorted(name for name in names if not is_hidden(name))
 
 
 def thumbnail(artifact: Artifact) -> Image.Image | None:

@@ -14,6 +14,7 @@ from hiper.editing import EditResult
 from hiper.errors import OptionError
 from hiper.files import safe_slug
 from hiper.portable import portable
+from hiper.texts import visible
 
 FOLDER, CARD = "pictures", "README.md"
 
@@ -91,7 +92,7 @@ def _data(shared: Artifact, files: Mapping[str, tuple[EditResult, int]], given: 
         raise OptionError(f"license is {given!r}; allowed is an identifier of the Hub, such as apache-2.0")
     more: dict[str, Any] = {"license": given or ("apache-2.0" if shared.backbone in EMBEDDED else "other")}
     if shared.revision:
-        more["base_model"] = shared.backbone
+        more["base_model"] = visible(shared.backbone)
     if more["license"] == "other" and given is None:
         more["license_name"] = "that-of-the-base-model"
         more["license_link"] = _page(shared.backbone) if shared.revision else CARD
@@ -102,7 +103,7 @@ def _data(shared: Artifact, files: Mapping[str, tuple[EditResult, int]], given: 
     return ModelCardData(
         library_name="hiper",
         pipeline_tag="text-to-image",
-        tags=["hiper", shared.method, shared.family, "personalization", "image-editing"],
+        tags=["hiper", visible(shared.method), visible(shared.family), "personalization", "image-editing"],
         **more,
     )
 
@@ -119,8 +120,8 @@ def _pictures(files: Mapping[str, tuple[EditResult, int]]) -> list[str]:
     for path, (result, number) in files.items():
         drawn = result.settings
         rows.append(
-            f"| ![]({path}) | {_plain(result.prompt)} | {result.seeds[number]} | {drawn.strength:g}"
-            f" | {drawn.guidance:g} | {drawn.steps}, {drawn.scheduler} |"
+            f"| ![]({path}) | {_plain(result.prompt)} | {result.seeds[number]} | {drawn.strength:zg}"
+            f" | {drawn.guidance:zg} | {drawn.steps}, {drawn.scheduler} |"
         )
     return ["\n".join(rows)]
 
@@ -134,7 +135,7 @@ def _made(shared: Artifact) -> str:
         "method": shared.method,
         **shared.options,
         **{f"edit, {name}": value for name, value in shared.edit.items()},
-        **{name: f"{value:.4g}" for name, value in shared.figures.items()},
+        **{name: f"{value:z.4g}" for name, value in shared.figures.items()},
         **{f"{name} version": value for name, value in shared.versions.items()},
         "created": shared.created,
     }
@@ -162,9 +163,9 @@ def _page(hub_id: str) -> str:
 
 def _plain(text: str) -> str:
     """Text of a stranger as text: neither Markdown nor HTML, on one line."""
-    return re.sub(r"([\\`*_{}\[\]()<>#+!|~&$@-])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_{}\[\]()<>#+!|~&$@-])", r"\\\1", " ".join(visible(text).split()))
 
 
 def _quotable(text: str) -> str:
     """Text of a stranger inside quotes of a command, Python or code: without what would end them."""
-    return " ".join(re.sub(r"[\"'`\\$!{}<>]", "", text).split())
+    return " ".join(re.sub(r"[\"'`\\$!{}<>]", "", visible(text)).split())

@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterable, Sequence
-from html import escape
+from html import escape as _escape
 
 from PIL import Image
+
+from hiper.texts import visible
 
 SIDE = 256
 """Pixels of the longer side of a picture on a page, at most."""
@@ -24,6 +26,11 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; }
 svg { max-width: 100%; height: auto; }
 .note { font-weight: bold; }
 """
+
+
+def escape(text: str) -> str:
+    """Return text of a stranger as HTML: no tag, no quote, and no character that acts unseen."""
+    return _escape(visible(text))
 
 
 def document(title: str, parts: Iterable[str]) -> str:

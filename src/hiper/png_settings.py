@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from hiper.artifact import Artifact
@@ -71,6 +73,14 @@ def read_drawn(path: Path) -> DrawnPicture:
         if artifact is not None:
             check_artifact(artifact, settings)
     return DrawnPicture(path=path, settings=settings, artifact=artifact)
+
+
+def read_pixels(drawn: DrawnPicture) -> NDArray[np.int16]:
+    """Decode the picture, [height, width, 3] of 0..255; ImageError when it is damaged."""
+    with _named(drawn.path), open_regular(drawn.path) as file:
+        bare = slimmed(file, lambda kind, data: False)
+        with Image.open(bare.file if bare is not None else file, formats=["PNG"]) as image:
+            return np.asarray(image.convert("RGB"), np.int16)
 
 
 def check_artifact(artifact: Artifact, settings: PictureSettings) -> None:

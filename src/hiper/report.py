@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 
 from PIL import Image
 
@@ -16,7 +15,7 @@ from hiper.attention import fragment as attention_fragment
 from hiper.editing import EditResult
 from hiper.fitting import StepRecord
 from hiper.loss_curve import loss_curve
-from hiper.pages import document, figure, picture, table
+from hiper.pages import document, escape, figure, picture, table
 from hiper.portable import public_name
 
 
@@ -77,7 +76,7 @@ def _drawn(sentence: Sentence) -> Iterator[str]:
     yield f"<h2>{escape(first.prompt)}</h2>"
     settings = first.settings
     yield (
-        f"<p>Strength {settings.strength:g}, guidance {settings.guidance:g}, {settings.steps} steps of"
+        f"<p>Strength {settings.strength:zg}, guidance {settings.guidance:zg}, {settings.steps} steps of"
         f" {escape(settings.scheduler)}, {settings.width} x {settings.height} pixels.</p>"
     )
     for result in sentence.results:
@@ -88,10 +87,10 @@ def _drawn(sentence: Sentence) -> Iterator[str]:
     yield _cells("th", ["", *(f"seed {seed}" for seed in sentence.grid_seeds)])
     for strength, images in sentence.grid.items():
         shown = [
-            picture(image, f"strength {strength:g}, seed {seed}")
+            picture(image, f"strength {strength:zg}, seed {seed}")
             for seed, image in zip(sentence.grid_seeds, images, strict=True)
         ]
-        yield _cells("td", [f"{strength:g}", *shown])
+        yield _cells("td", [f"{strength:zg}", *shown])
     yield "</table>"
 
 

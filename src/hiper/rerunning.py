@@ -10,9 +10,15 @@ from PIL import Image
 from hiper.artifact import Artifact
 from hiper.backbones.base import Backbone, StepCallback
 from hiper.editing import EditResult, edit
+from hiper.errors import ImageError
 from hiper.picture_settings import edit_arguments
-from hiper.png_settings import DrawnPicture
-from hiper.reading import open_regular
+from hiper.png_settings import DrawnPicture, read_pixels
+from hiper.reading import shown
+
+LARGEST_BATCH = 256
+"""Pictures that are drawn again at a time because a file says that they were."""
+LARGEST_AREA = 16
+"""Of a picture that is drawn again, in those of the model's native size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +34,21 @@ class Redrawn:
 def rerun(
     drawn: DrawnPicture, backbone: Backbone, artifact: Artifact, *, callback: StepCallback | None = None
 ) -> Redrawn:
-    """Draw it again, together with the pictures that were drawn with it. Raises and warns as `edit` does."""
+    """Draw it again, together with the pictures that were drawn with it. Raises and warns as `edit` does.
+
+    ImageError for a damaged picture, and for one that claims a batch or a size that would take any memory.
+    """
+    settings = drawn.settings
+    largest = LARGEST_AREA * backbone.resolution**2
+    if len(settings.batch) > LARGEST_BATCH or settings.height * settings.width > largest:
+        raise ImageError(
+            f"{shown(drawn.path)}: drawn, as it says, in a batch of {len(settings.batch)}, of {settings.width}x"
+            f"{settings.height} pixels each; at most {LARGEST_BATCH} of {largest} pixels are drawn again"
+        )
+    before = read_pixels(drawn)
     result = edit(backbone, artifact, callback=callback, **edit_arguments(drawn.settings))
     image = result.images[result.seeds.index(drawn.settings.seed)]
-    with open_regular(drawn.path) as file, Image.open(file, formats=["PNG"]) as before:
-        difference = np.abs(np.asarray(before.convert("RGB"), np.int16) - np.asarray(image, np.int16))
+    difference = np.abs(before - np.asarray(image, np.int16))
     return Redrawn(
         image=image,
         result=result,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,14 +12,10 @@ from hiper.errors import CaptionError, ImageError
 from hiper.images import LoadedImage, convert_image, convert_mask, open_image, open_mask
 from hiper.notes import Notes
 from hiper.prompt_syntax import prompt_syntax
+from hiper.texts import is_invisible, names_file
 
 MAX_CHARACTERS = 10_000
 """Length of the longest caption or prompt; a text encoder reads some 300 characters."""
-
-_BIDI_CONTROLS = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"})
-# Marks of direction, zero-width space, word joiner and byte order mark. The zero-width joiners stay: emoji
-# and several scripts need them.
-_INVISIBLE = frozenset("\u200e\u200f\u061c\u200b\u2060\ufeff")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,8 +96,9 @@ def clean_text(text: str, *, what: str, may_be_empty: bool = False, notes: list[
     """Return `text` without invisible characters, its white space folded to single blanks.
 
     Removed are control characters (NUL among them), lone surrogates, and all that changes the direction of
-    writing. HiperWarning if any were, and, unless `may_be_empty`, if nothing is left. `what` names the text
-    in messages. With `notes`, what there is to tell is added there, and nothing is warned of. Raises CaptionError above
+    writing. HiperWarning if any were, if the text is the name of a file or has another program's syntax, and, unless
+    `may_be_empty`, if nothing is left. `what` names the text in messages. With `notes`, what there is to tell is
+    added there, and nothing is warned of. Raises CaptionError above
     10 000 characters.
     """
     cleaned = _clean(text, what, may_be_empty=may_be_empty)
@@ -121,7 +117,7 @@ def _clean(text: str, what: str, *, may_be_empty: bool = False) -> _Cleaned:
             f"the {what} has {len(text)} characters, at most {MAX_CHARACTERS} are allowed: shorten it"
         )
     notes = Notes()
-    kept = [c for c in text if c.isspace() or not _is_invisible(c)]
+    kept = [c for c in text if c.isspace() or not is_invisible(c)]
     if len(kept) < len(text):
         removed = len(text) - len(kept)
         notes.add(f"the {what} lost its invisible control characters ({removed} of them)", warn=True)
@@ -132,17 +128,14 @@ def _clean(text: str, what: str, *, may_be_empty: bool = False) -> _Cleaned:
             f"the {what} has {found!r}, the syntax of another program; hiper reads it as plain words: leave it out",
             warn=True,
         )
+    if cleaned and names_file(cleaned):
+        notes.add(
+            f"the {what} is {cleaned[:80]!r}, which reads like a file's name; write the words instead",
+            warn=True,
+        )
     if not cleaned and not may_be_empty:
         notes.add(f"the {what} is empty", warn=True)
     return _Cleaned(cleaned, notes)
-
-
-def _is_invisible(character: str) -> bool:
-    return (
-        unicodedata.category(character) in ("Cc", "Cs")
-        or unicodedata.bidirectional(character) in _BIDI_CONTROLS
-        or character in _INVISIBLE
-    )
 
 
 def _sha256(image: Image.Image, mask: Image.Image | None) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from html import escape
 
 from PIL import Image
 
@@ -21,7 +20,7 @@ from hiper.attention.tables import (
     short,
     told,
 )
-from hiper.pages import document, figure, table
+from hiper.pages import document, escape, figure, table
 
 _BY_LAYER: tuple[Kind, ...] = ("word", "padding", "tail")
 

@@ -260,6 +260,15 @@ def weights_of(module: Any) -> dict[str, Tensor]:
     return found
 
 
+def load_autoencoder(folder: Path) -> Any:
+    """Load a picture encoder alone, float32 on the CPU, without gradients."""
+    with quiet():
+        vae = diffusers.AutoencoderKL.from_pretrained(
+            str(folder), use_safetensors=True, local_files_only=True
+        )
+    return vae.float().eval().requires_grad_(False)
+
+
 @contextmanager
 def careful_vae(vae: Any) -> Iterator[Any]:
     """Yield the picture encoder, in float32 where its checkpoint says that half precision overflows."""

@@ -5,14 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hiper.batch.jobs import Asked, Defaults, Refused, job
 from hiper.errors import OptionError, UserError
-from hiper.filetypes import picture_suffixes
+from hiper.filetypes import is_hidden, picture_suffixes
+from hiper.texts import decoded
 
 MAX_BYTES = 1_000_000_000
 """Of a job file; a million jobs take some 300 MB."""
@@ -20,6 +22,11 @@ MAX_BYTES = 1_000_000_000
 _SEED_DIGITS = len(str(2**63))
 LIST_MARK = "|"
 """Between the entries of a list in a cell of a CSV file."""
+
+CAPTIONS = (".txt", ".caption")
+"""Endings of the files that hold a picture's caption."""
+DELIMITERS = (",", ";", "\t")
+"""Between the cells of a CSV file: spreadsheets write the second one where numbers have a decimal comma."""
 
 _LISTS = ("sentences", "seeds")
 
@@ -36,6 +43,7 @@ def read_jobs(path: Path, defaults: Defaults) -> list[Asked]:
         readers: Mapping[str, Callable[[str, Path, Defaults], Iterator[Asked]]] = {
             ".jsonl": _json_lines,
             ".csv": _csv,
+            ".tsv": _csv,
         }
         if path.suffix.lower() not in readers:
             raise OptionError(
@@ -44,7 +52,7 @@ def read_jobs(path: Path, defaults: Defaults) -> list[Asked]:
         asked = list(readers[path.suffix.lower()](_text(path), path.parent, defaults))
     if not asked:
         raise OptionError(
-            f"{str(path)!r} holds no job; a line is a job, in a folder a picture with a .txt beside it"
+            f"{str(path)!r} holds no job; a line is a job, in a folder a picture with a .txt beside it, or a .caption"
         )
     if all(isinstance(each, Refused) for each in asked):
         first = asked[0]
@@ -56,12 +64,12 @@ def read_jobs(path: Path, defaults: Defaults) -> list[Asked]:
 def _text(path: Path) -> str:
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise OptionError(f"{str(path)!r} is larger than {MAX_BYTES} bytes; split it")
-        return path.read_text(encoding="utf-8-sig")
+            raise OptionError(f"it is larger than {MAX_BYTES} bytes; split it")
+        return decoded(path.read_bytes())
     except OSError as error:
         raise OptionError(f"{str(path)!r} cannot be read: {error.strerror}; check the path") from error
-    except UnicodeDecodeError as error:
-        raise OptionError(f"{str(path)!r} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
+    except OptionError as error:
+        raise OptionError(f"{str(path)!r} cannot be read: {error}") from error
 
 
 def _json_lines(text: str, place: Path, defaults: Defaults) -> Iterator[Asked]:
@@ -89,21 +97,46 @@ def _object(line: str) -> dict[str, Any]:
 
 
 def _csv(text: str, place: Path, defaults: Defaults) -> Iterator[Asked]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    first, named, rest = text.partition("\n")
+    named = first.strip(" ").casefold().removeprefix("sep=") if first.casefold().startswith("sep=") else ""
+    skipped = int(bool(named))
+    text = rest if named else text
+    reader = csv.DictReader(
+        io.StringIO(text, newline=""),
+        strict=True,
+        skipinitialspace=True,
+        delimiter=_delimiter(text, named),
+    )
     try:
-        if "image" not in (reader.fieldnames or ()):
-            raise OptionError("the first line of a CSV file names its columns; image and caption are needed")
+        reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+        if "image" not in reader.fieldnames:
+            raise OptionError(
+                f"the first line of a CSV file names its columns, and reads {text.partition(chr(10))[0][:80]!r};"
+                " image and caption are needed, with commas, semicolons or tabs between them"
+            )
         for row in reader:
             line = json.dumps(row, default=str)
-            yield _asked(f"line {reader.line_num}", line, partial(_row, row, defaults, place))
+            if any(row.values()):  # a spreadsheet goes on with rows of nothing
+                yield _asked(f"line {reader.line_num + skipped}", line, partial(_row, row, defaults, place))
     except csv.Error as error:
-        raise OptionError(f"line {reader.line_num} is no CSV: {error}") from error
+        raise OptionError(f"line {reader.line_num + skipped} is no CSV: {error}") from error
+
+
+def _delimiter(text: str, named: str) -> str:
+    """What a line sep=; names, as Excel writes it, else what parts the first line into columns, image among them."""
+    if len(named) == 1:
+        return named
+    head = text.partition("\n")[0]
+    parted = {each: [name.strip(' "') for name in head.rstrip().split(each)] for each in DELIMITERS}
+    return next((each for each, names in parted.items() if "image" in names), DELIMITERS[0])
 
 
 def _unflattened(row: Mapping[str | None, Any]) -> dict[str, Any]:
     """Columns options.NAME and edit.NAME make objects, lists are split; an empty cell says nothing."""
     if None in row:
-        raise OptionError(f"more cells than columns: {row[None]!r}; quote cells that hold commas")
+        raise OptionError(
+            f"more cells than columns: {row[None]!r}; quote cells that hold what parts the columns"
+        )
     values: dict[str, Any] = {}
     for name, cell in row.items():
         outer, dot, inner = str(name).partition(".")
@@ -129,18 +162,28 @@ def _seed(entry: str) -> int | str:
 def _folder(folder: Path, defaults: Defaults) -> Iterator[Asked]:
     """dog.png and dog.txt make a job, the convention of training scripts for Stable Diffusion."""
     try:
-        pictures = sorted(p for p in folder.iterdir() if p.suffix.lower() in picture_suffixes())
+        files = sorted(path for path in folder.iterdir() if not is_hidden(path.name) and path.is_file())
     except OSError as error:
         raise OptionError(f"{str(folder)!r} cannot be read: {error.strerror}; check the path") from error
-    for picture in pictures:
-        yield _asked(picture.name, picture.name, partial(_pictured, picture, defaults))
+    texts: dict[str, list[Path]] = defaultdict(list)
+    for path in files:
+        if path.suffix.casefold() in CAPTIONS:
+            texts[path.stem.casefold()].append(path)
+    for picture in files:
+        if picture.suffix.casefold() in picture_suffixes():
+            captions = texts[picture.stem.casefold()]
+            yield _asked(picture.name, picture.name, partial(_pictured, picture, captions, defaults))
 
 
-def _pictured(picture: Path, defaults: Defaults) -> Asked:
-    beside = picture.with_suffix(".txt")
-    if not beside.is_file():
-        raise OptionError(f"no caption; write it to {beside.name!r}")
-    values = {"image": picture.name, "name": picture.name, "caption": _text(beside).strip()}
+def _pictured(picture: Path, captions: Sequence[Path], defaults: Defaults) -> Asked:
+    own = [path for path in captions if path.stem == picture.stem] or captions
+    if not own:
+        raise OptionError(f"no caption; write it to {picture.with_suffix('.txt').name!r}")
+    found = {_text(path).strip(): path.name for path in own}
+    if len(found) > 1:
+        names = " and ".join(map(repr, found.values()))
+        raise OptionError(f"two captions, {names}, which differ; keep one of them")
+    values = {"image": picture.name, "name": picture.name, "caption": next(iter(found))}
     return job(values, defaults, picture.parent)
 
 

@@ -16,10 +16,14 @@ from hiper.backbones.base import Scheduler
 from hiper.backbones.prediction import resolve_prediction
 from hiper.errors import OptionError
 from hiper.files import safe_slug
+from hiper.filetypes import path_in
 from hiper.methods import get_method
 from hiper.methods.options import Options, Spec, resolve
 from hiper.nearest import suggestion
 from hiper.seeds import LARGEST
+
+MAX_PICTURES = 10_000
+"""Of one job; a sentence's are in memory at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +80,16 @@ class Job:
         record = json.dumps(self.as_record(), sort_keys=True)
         return f"{safe_slug(self.name)}-{hashlib.sha256(record.encode()).hexdigest()[:12]}"
 
+    @property
+    def image_path(self) -> Path:
+        """Where the picture is."""
+        return path_in(self.place, self.image)
+
+    @property
+    def mask_path(self) -> Path | None:
+        """Where the mask is, if there is one."""
+        return None if self.mask is None else path_in(self.place, self.mask)
+
     def as_record(self) -> dict[str, Any]:
         """Return what was asked for, for a record."""
         values = {**asdict(self), "edit": self.edit.as_mapping()}
@@ -123,6 +137,7 @@ def job(values: Mapping[str, Any], defaults: Defaults, place: Path) -> Job:
             raise OptionError(
                 f"no field {name!r}{suggestion(name, _FIELDS)}; allowed are {', '.join(_FIELDS)}"
             )
+    _check_characters(values)
     method = _text(values, "method", defaults.method)
     options = {**(defaults.options if method == defaults.method else {}), **_mapping(values, "options")}
     sentences = _texts(values, "sentences", defaults.sentences)
@@ -134,6 +149,12 @@ def job(values: Mapping[str, Any], defaults: Defaults, place: Path) -> Job:
         options = {"target": sentences[0], **options}
     backbone = _text(values, "backbone", defaults.backbone)
     stated = defaults.prediction_type or "" if backbone == defaults.backbone else ""
+    seeds = _seeds(values, defaults.seeds)
+    if len(sentences) * len(seeds) > MAX_PICTURES:
+        raise OptionError(
+            f"{len(sentences)} sentences with {len(seeds)} seeds each; a job draws at most {MAX_PICTURES} pictures:"
+            " split it"
+        )
     made = Job(
         name=_text(values, "name", Path(_text(values, "image")).stem),
         image=_text(values, "image"),
@@ -141,9 +162,9 @@ def job(values: Mapping[str, Any], defaults: Defaults, place: Path) -> Job:
         place=place,
         mask=_text(values, "mask", "") or None,
         sentences=sentences,
-        seeds=_seeds(values, defaults.seeds),
         backbone=backbone,
         prediction_type=resolve_prediction(_text(values, "prediction_type", stated) or None),
+        seeds=seeds,
         method=method,
         preset=_text(values, "preset", defaults.preset),
         options=options,
@@ -155,12 +176,23 @@ def job(values: Mapping[str, Any], defaults: Defaults, place: Path) -> Job:
     return made
 
 
+def _check_characters(values: Mapping[str, Any]) -> None:
+    """Refuse half characters (lone surrogates, which JSON can write), but in paths: not all file names are text."""
+    for name in values.keys() - {"image", "mask", "name"}:
+        try:
+            json.dumps(values[name], ensure_ascii=False, default=str).encode()
+        except UnicodeEncodeError as error:
+            half = ascii(error.object[error.start])
+            raise OptionError(f"{name} holds {half}, half a character; write it anew, as UTF-8") from error
+
+
 def _text(values: Mapping[str, Any], name: str, otherwise: str | None = None) -> str:
     value = values.get(name, otherwise)
     if value is None:
         raise OptionError(f"no {name}; every job needs one")
     if not isinstance(value, str):
-        raise OptionError(f"{name} is {value!r}; allowed is text")
+        several = "; several pictures of one subject are jobs of their own, see hiper average"
+        raise OptionError(f"{name} is {value!r}; allowed is text{several if name == 'image' else ''}")
     return value
 
 

@@ -24,6 +24,7 @@ class Entry:
     """done: in this run; reused: before; failed: now or before, with its reason; waiting: not tried.
 
     place: of its results, "" unless they are there; kind: the error's name
+    notes: what the user should know of a job done in this run; the records of earlier ones keep theirs
     """
 
     name: str
@@ -31,6 +32,7 @@ class Entry:
     place: str = ""
     kind: str = ""
     reason: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @final
@@ -65,11 +67,11 @@ class Ledger:
         self._enter(identity, "failed", kind=str(record.get("error")), reason=str(record.get("reason")))
         return True
 
-    def done(self, identity: str, place: str, *, reused: bool) -> None:
+    def done(self, identity: str, place: str, *, reused: bool, notes: tuple[str, ...] = ()) -> None:
         """Enter a job whose results are there."""
         if self.has_failed(identity):
             self._store.remove(_failure(identity))
-        self._enter(identity, "reused" if reused else "done", place=place)
+        self._enter(identity, "reused" if reused else "done", place=place, notes=notes)
 
     def fail(self, identity: str, error: Exception, *, key: str = "", deaths: int = 0) -> None:
         """Enter and record a job that cannot be done."""
@@ -92,7 +94,7 @@ class Ledger:
         """Enter a job that this run leaves alone, or did not come to."""
         self._enter(identity, "waiting")
 
-    def _enter(self, identity: str, status: Status, **more: str) -> None:
+    def _enter(self, identity: str, status: Status, **more: Any) -> None:
         self.entries[identity] = Entry(name=self.asked[identity].name, status=status, **more)
 
 

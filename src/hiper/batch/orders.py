@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from hiper.batch.jobs import Job
@@ -85,10 +86,14 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What came of a job, named by the place of its results: done if there is no error."""
+    """What came of a job, named by the place of its results: done if there is no error.
+
+    notes: what the user should know of it
+    """
 
     place: str
     error: HiperError | None
+    notes: tuple[str, ...] = ()
 
 
 def plan(job: Job, facts: ModelFacts) -> PlannedJob:
@@ -96,8 +101,8 @@ def plan(job: Job, facts: ModelFacts) -> PlannedJob:
     record: dict[str, Any] = {
         "schema": RECORD_SCHEMA,
         "hiper": version("hiper"),
-        "image": _digest(job, job.image),
-        "mask": None if job.mask is None else _digest(job, job.mask),
+        "image": _digest(job.image_path),
+        "mask": None if job.mask_path is None else _digest(job.mask_path),
         "caption": job.caption,
         "method": job.method,
         "options": job.resolved_options().as_mapping(),
@@ -110,8 +115,7 @@ def plan(job: Job, facts: ModelFacts) -> PlannedJob:
     return PlannedJob(job=job, key=hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest())
 
 
-def _digest(job: Job, name: str) -> str:
-    path = job.place / name
+def _digest(path: Path) -> str:
     try:
         with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -68,8 +68,9 @@ def write_results(
 
 
 def as_json(record: Any) -> bytes:
-    """Return a record as the bytes of a file."""
-    return f"{json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)}\n".encode()
+    """Return a record as the bytes of a file; half a character, as in a file's name, as JSON's escape for it."""
+    text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
+    return f"{text}\n".encode(errors="backslashreplace")
 
 
 def _timeless(artifact: Artifact) -> Artifact:

@@ -149,7 +149,7 @@ class _Batch:
         assert isinstance(settled.value, list)
         jobs = {job.place: job for job in order.jobs}
         for verdict in settled.value:
-            self._judge(jobs[verdict.place], verdict.error)
+            self._judge(jobs[verdict.place], verdict)
         return []
 
     def _described(self, model: Model, settled: Settled[Order, Answer]) -> list[Task[Order]]:
@@ -220,12 +220,12 @@ class _Batch:
             self._ledger.fail(identity, error, key=group.jobs[0].key, deaths=deaths)
         return []
 
-    def _judge(self, planned: PlannedJob, error: Exception | None) -> None:
+    def _judge(self, planned: PlannedJob, verdict: Verdict) -> None:
         for identity in self._by_place[planned.place]:
-            if error is None:
-                self._ledger.done(identity, planned.place, reused=False)
+            if verdict.error is None:
+                self._ledger.done(identity, planned.place, reused=False, notes=verdict.notes)
             else:
-                self._ledger.fail(identity, error, key=planned.key)
+                self._ledger.fail(identity, verdict.error, key=planned.key)
 
     def end(self) -> None:
         """Record the jobs whose model could not be loaded; if none could, that is the whole batch's error."""

@@ -41,6 +41,7 @@ def write_summary(store: Store, entries: Mapping[str, Entry], seconds: float) ->
     parts = [
         pages.table([list(facts), list(map(str, facts.values()))]),
         *_failures(entries),
+        *_notes(entries),
         *_gallery(store, entries),
     ]
     store.write(PAGE, pages.document("Batch", parts).encode())
@@ -53,6 +54,15 @@ def _failures(entries: Mapping[str, Entry]) -> Iterator[str]:
     yield f"<h2>Failed</h2>{_limited(len(failed))}"
     rows = [[entry.name, entry.kind, entry.reason] for entry in failed[:MAX_SHOWN]]
     yield pages.table([["job", "error", "reason"], *rows])
+
+
+def _notes(entries: Mapping[str, Entry]) -> Iterator[str]:
+    noted = [entry for entry in entries.values() if entry.notes]
+    if noted:
+        yield f"<h2>Notes</h2>{_limited(len(noted))}"
+        yield pages.table(
+            [["job", "note"], *([entry.name, "; ".join(entry.notes)] for entry in noted[:MAX_SHOWN])]
+        )
 
 
 def _gallery(store: Store, entries: Mapping[str, Entry]) -> Iterator[str]:

@@ -14,6 +14,7 @@ from hiper.backbones import load_backbone
 from hiper.batch.orders import Describe, Group, Model, ModelFacts, PlannedJob, Verdict
 from hiper.batch.results import Fit, write_results
 from hiper.batch.store import open_store
+from hiper.critters.strangers import tell_of_strangers
 from hiper.errors import BackboneError, HiperError, Interrupted
 from hiper.fitting import StopRequest
 from hiper.methods import get_method
@@ -68,7 +69,7 @@ class Worker:
         What another worker has finished, before it died and could say so, is not done again.
         """
         todo = [job for job in group.jobs if not all(map(self._store.exists, job.files()))]
-        opened = {job.place: attempt(partial(_request, job)) for job in todo}
+        opened = {job.place: attempt(partial(_request, job, self._backbone.id)) for job in todo}
         requests = {
             place: each.result for place, each in opened.items() if isinstance(each.result, FitRequest)
         }
@@ -76,6 +77,7 @@ class Worker:
         fitted = dict(zip(requests, self._fit(group, list(requests.values())), strict=True))
         seconds = (time.perf_counter() - begun) / max(1, len(requests))
         errors: dict[str, HiperError | None] = {}
+        notes: dict[str, tuple[str, ...]] = {}
         for job in todo:
             outcome = fitted.get(job.place) or opened[job.place]
             if isinstance(outcome.result, HiperError):
@@ -90,8 +92,13 @@ class Worker:
                 seconds=seconds,
                 slots=group.slots,
             )
-            errors[job.place] = self._finish(fit)
-        return [Verdict(place=job.place, error=errors.get(job.place)) for job in group.jobs]
+            drawn = self._finish(fit)
+            errors[job.place] = drawn.result if isinstance(drawn.result, HiperError) else None
+            notes[job.place] = (*fit.notes, *drawn.notes)
+        return [
+            Verdict(place=job.place, error=errors.get(job.place), notes=notes.get(job.place, ()))
+            for job in group.jobs
+        ]
 
     def _fit(self, group: Group, requests: Sequence[FitRequest]) -> list[Outcome[Artifact]]:
         if not requests:
@@ -99,17 +106,16 @@ class Worker:
         method = get_method(group.jobs[0].job.method)
         return fit_all(method, self._backbone, requests, slots=group.slots, should_stop=self._should_stop)
 
-    def _finish(self, fit: Fit) -> HiperError | None:
-        written = attempt(lambda: write_results(self._store, self._backbone, self._facts, fit, self._on_step))
-        return written.result if isinstance(written.result, HiperError) else None
+    def _finish(self, fit: Fit) -> Outcome[None]:
+        return attempt(lambda: write_results(self._store, self._backbone, self._facts, fit, self._on_step))
 
     def _on_step(self, done: int, total: int) -> None:
         if signal_number := self._should_stop():
             raise Interrupted(f"stopped by signal {signal_number}", signal_number)
 
 
-def _request(planned: PlannedJob) -> FitRequest:
+def _request(planned: PlannedJob, backbone: str) -> FitRequest:
     job = planned.job
-    mask = None if job.mask is None else job.place / job.mask
-    subject = Subject.open(job.place / job.image, caption=job.caption, mask=mask)
+    subject = Subject.open(job.image_path, caption=job.caption, mask=job.mask_path)
+    tell_of_strangers(subject, backbone)
     return FitRequest(subject=subject, options=job.resolved_options())

@@ -16,14 +16,13 @@ from hiper.backbones.base import Backbone, StepCallback
 from hiper.bench.arms import Arm
 from hiper.bench.base import Case
 from hiper.bench.fits import Fits, KeptFit
-from hiper.conditioning import random_rows
+from hiper.conditioning import TAIL, random_rows
 from hiper.edit_settings import EditSettings, resolve_settings
 from hiper.editing import edit
 from hiper.errors import Interrupted
 from hiper.fitting import StopRequest
 from hiper.images import fit_square
 from hiper.methods import get_method
-from hiper.methods.hiper import TAIL
 from hiper.methods.options import Value
 from hiper.seeds import generator
 

@@ -15,6 +15,7 @@ from hiper.backbones.base import Backbone
 from hiper.bench.arms import Arm
 from hiper.bench.base import Case, Suite
 from hiper.cache import cached_fit
+from hiper.critters.strangers import tell_of_strangers
 from hiper.errors import Interrupted
 from hiper.fitting import StopRequest
 from hiper.methods import get_method
@@ -65,9 +66,12 @@ class Fits:
     def _fit(self, arm: Arm, case: Case, path: Path, options: Mapping[str, object]) -> Artifact:
         fitted = arm.fitted()
         method = get_method(fitted.method)
+        caption = case.learnt_from(fitted.source_caption)
+        subject = Subject.from_image(case.source, caption=caption, mask=case.mask)
+        tell_of_strangers(subject, self._backbone.id)
         artifact = method.fit(
             self._backbone,
-            Subject.from_image(case.source, caption=case.learnt_from(fitted.source_caption), mask=case.mask),
+            subject,
             method.options(fitted.preset, **{**fitted.changes, **options}),
             should_stop=self._should_stop,
         )

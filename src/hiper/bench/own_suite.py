@@ -29,12 +29,17 @@ from PIL import Image
 
 from hiper.bench.base import Case, Metric, Scores, Suite
 from hiper.errors import OptionError, UserError
+from hiper.filetypes import path_in
 from hiper.images import fit_square
 from hiper.nearest import suggestion
 from hiper.subject import Subject, clean_text
+from hiper.texts import decoded
 
 if TYPE_CHECKING:
     from hiper.metrics.similarity import ClipSimilarity, DinoSimilarity
+
+MAX_BYTES = 10_000_000
+"""Of a suite's file; a thousand subjects take some 200 kB."""
 
 METRICS: Mapping[str, Mapping[str, Metric]] = {
     "clip": {
@@ -143,8 +148,9 @@ class OwnSuite(Suite):
                 )
 
     def _subject(self, record: Mapping[str, Any], where: str) -> Subject:
-        mask = self._path.parent / self._text(record, "mask", where) if "mask" in record else None
-        image = self._path.parent / self._text(record, "image", where)
+        folder = self._path.parent
+        mask = path_in(folder, self._text(record, "mask", where)) if "mask" in record else None
+        image = path_in(folder, self._text(record, "image", where))
         caption = self._text(record, "caption", where)
         with self._named(where):
             return Subject.open(image, caption=caption, mask=mask)
@@ -165,7 +171,7 @@ class OwnSuite(Suite):
     def _model(self, record: Mapping[str, Any], name: str) -> str:
         """A folder is meant from where the file is."""
         given = self._text(record, name, "[metrics]")
-        folder = self._path.parent / given
+        folder = path_in(self._path.parent, given)
         return str(folder) if folder.is_dir() else given
 
     @contextmanager
@@ -178,10 +184,12 @@ class OwnSuite(Suite):
 
     def _parsed(self) -> object:
         try:
-            return tomllib.loads(self._path.read_text(encoding="utf-8"))
+            if self._path.stat().st_size > MAX_BYTES:
+                raise OptionError(f"it is larger than {MAX_BYTES} bytes")
+            return tomllib.loads(decoded(self._path.read_bytes()))
         except OSError as error:
             raise OptionError(f"cannot read the suite {str(self._path)!r}: {error.strerror}") from error
-        except (ValueError, RecursionError) as error:
+        except (ValueError, RecursionError, OptionError) as error:
             raise OptionError(f"{str(self._path)!r} is no TOML: {error}; mend that line") from error
 
     def _table(self, given: object, where: str, names: Sequence[str]) -> dict[str, Any]:

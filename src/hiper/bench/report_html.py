@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from html import escape
 from pathlib import Path
 
 from PIL import Image
 
 from hiper.bench.report import Report
 from hiper.bench.report_tables import EMPTY, facts, tables
-from hiper.pages import document, picture, table, table_row
+from hiper.pages import document, escape, picture, table, table_row
 
 
 def page(report: Report, folder: Path) -> str:

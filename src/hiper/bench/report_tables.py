@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from hiper.bench.base import Metric
 from hiper.bench.report import CEILING, FLOOR, Report, Row
 from hiper.bench.statistics import INTERVALS, Estimate, Summary
+from hiper.texts import visible
 
 ARROWS = {"higher": "↑", "lower": "↓"}
 EMPTY = "–"
@@ -164,9 +165,9 @@ def _mean(summary: Summary, form: str = ".3g", *, deviation: bool = False) -> st
     if summary.mean is None:
         return EMPTY
     if not deviation:
-        return f"{summary.mean:{form}}"
-    spread = EMPTY if summary.deviation is None else f"{summary.deviation:{form}}"
-    return f"{summary.mean:{form}} ± {spread} ({summary.count})"
+        return shown_number(summary.mean, form)
+    spread = EMPTY if summary.deviation is None else shown_number(summary.deviation, form)
+    return f"{shown_number(summary.mean, form)} ± {spread} ({summary.count})"
 
 
 def shown_estimate(estimate: Estimate | None, form: str) -> str:
@@ -174,8 +175,15 @@ def shown_estimate(estimate: Estimate | None, form: str) -> str:
     if estimate is None:
         return EMPTY
     if estimate.low is None or estimate.high is None:
-        return f"{estimate.value:{form}}"
-    return f"{estimate.value:{form}} [{estimate.low:{form}}, {estimate.high:{form}}]"
+        return shown_number(estimate.value, form)
+    value, low, high = (shown_number(each, form) for each in (estimate.value, estimate.low, estimate.high))
+    return f"{value} [{low}, {high}]"
+
+
+def shown_number(value: float, form: str) -> str:
+    """Return a number in a format such as "+.3g", without a minus before what it rounds to zero."""
+    signs = len(form) - len(form.lstrip("+"))
+    return format(float(value), f"{form[:signs]}z{form[signs:]}")
 
 
 def _ends(estimate: Estimate | None) -> list[float | None]:
@@ -184,10 +192,13 @@ def _ends(estimate: Estimate | None) -> list[float | None]:
 
 def _csv(lines: Iterable[Sequence[object]]) -> str:
     out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows(lines)
+    rows = (
+        [cell + 0.0 if isinstance(cell, float) else cell for cell in line] for line in lines
+    )  # -0.0 is 0.0
+    csv.writer(out, lineterminator="\n").writerows(rows)
     return out.getvalue()
 
 
 def _inert(text: str) -> str:
     """Text of a stranger's file becomes neither a tag nor a column."""
-    return re.sub(r"[\\`*_|<>\[\]#&]", lambda match: f"\\{match[0]}", " ".join(text.split()))
+    return re.sub(r"[\\`*_|<>\[\]#&]", lambda match: f"\\{match[0]}", " ".join(visible(text).split()))

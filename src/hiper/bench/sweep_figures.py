@@ -110,7 +110,7 @@ def _frame(report: SweepReport, across: Axis, up: Axis) -> Iterator[str]:
     yield from _ticks_upwards(up, LEFT, LEFT + WIDE)
     for tick in across.ticks():
         yield line([(across.at(tick), TOP), (across.at(tick), TOP + TALL)], colour=GRID, width=1)
-        yield text(across.at(tick), TOP + TALL + 16, f"{tick:.4g}")
+        yield text(across.at(tick), TOP + TALL + 16, f"{tick:z.4g}")
     yield text(LEFT + WIDE / 2, TOP + TALL + 36, f"{x} ({report.metrics[x].unit})")
     yield text(12, TOP + TALL / 2, f"{y} ({report.metrics[y].unit})", turned=True)
 
@@ -118,7 +118,7 @@ def _frame(report: SweepReport, across: Axis, up: Axis) -> Iterator[str]:
 def _ticks_upwards(up: Axis, start: float, end: float) -> Iterator[str]:
     for tick in up.ticks():
         yield line([(start, up.at(tick)), (end, up.at(tick))], colour=GRID, width=1)
-        yield text(start - 5, up.at(tick) + 4, f"{tick:.4g}", anchor="end")
+        yield text(start - 5, up.at(tick) + 4, f"{tick:z.4g}", anchor="end")
 
 
 def _axis(values: Iterable[float], start: float, end: float, metric: Metric) -> Axis:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from hiper.cli.analysis_app import attention, sweep
-from hiper.cli.arguments import method_options, whole
+from hiper.cli.arguments import method_options, one_picture, refuse_pictures, whole
 from hiper.cli.batch_app import batch
 from hiper.cli.bench_app import bench_app
 from hiper.cli.combining_app import average
@@ -42,6 +42,7 @@ from hiper.cli.options import (
     NegativeStrength,
     NoArtifact,
     NoMetadata,
+    Others,
     Overwrite,
     Picture,
     Prediction,
@@ -116,6 +117,7 @@ def fit(
     image: Picture,
     caption: AutoCaption,
     out: Annotated[Path, typer.Option(metavar="FILE", help="The file to write, .safetensors.")],
+    others: Others = None,
     captioner: Captioner = None,
     backbone: Backbone = "critters",
     method: MethodName = "hiper",
@@ -142,6 +144,7 @@ def fit(
     """Learn the subject of one picture."""
     from hiper.cli.fit_job import fit_to_file
 
+    one_picture(others)
     request = FitRequest(
         backbone=backbone,
         image=image,
@@ -300,6 +303,7 @@ def run(
     """Fit, or reuse the fit of an earlier run, then draw: one command for both."""
     from hiper.cli.run_job import run as job
 
+    refuse_pictures(prompts)
     fit_request = FitRequest(
         backbone=backbone,
         image=image,

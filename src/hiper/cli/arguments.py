@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
+from pathlib import Path
 
 import typer
 
 from hiper.errors import OptionError
+from hiper.filetypes import picture_suffixes
 
 LARGEST_SEED = 2**63 - 1
 
@@ -37,6 +40,25 @@ def method_options(pairs: Iterable[str], seed: int | None) -> dict[str, object]:
             raise OptionError(f"option {name} is given twice; give it once")
         values[name] = value.strip()
     return values
+
+
+def one_picture(others: Sequence[str] | None) -> None:
+    """OptionError for what follows the one picture that is learnt."""
+    if others:
+        refuse_pictures(others)
+        raise OptionError(
+            f"unexpected {others[0]!r}; one picture is learnt, and --caption says what it shows"
+        )
+
+
+def refuse_pictures(texts: Sequence[str]) -> None:
+    """OptionError where a picture is among them, which is another one of the subject."""
+    for text in texts:
+        if Path(text).suffix.lower() in picture_suffixes() and (" " not in text or os.path.isfile(text)):  # noqa: PTH113
+            raise OptionError(
+                f"{text!r} is a second picture; fit several of one subject one by one, each to a file of its own,"
+                " and put these together by hiper average A B --out FILE"
+            )
 
 
 def whole(low: int, high: int | None = None) -> Callable[[str], int]:

@@ -65,6 +65,13 @@ def _tell(session: Session, request: BatchRequest, done: Report) -> None:
         for identity, entry in done.entries.items()
         if entry.status == "failed"
     }
+    noted: dict[str, list[str]] = {}
+    for entry in done.entries.values():
+        for note in entry.notes:
+            noted.setdefault(note, []).append(entry.name)
+    for note, names in noted.items():
+        others = f" and {len(names) - 1} others" if len(names) > 1 else ""
+        session.console.note(f"{names[0]}{others}: {note}")
     record = {
         "out": request.out,
         "jobs": len(done.entries),

@@ -86,6 +86,7 @@ def prepare(session: Session, request: FitRequest, hardware: Hardware) -> Plan:
         background=request.background,
         allow_truncated=request.allow_truncated,
     )
+    from hiper.critters.strangers import tell_of_strangers
     from hiper.methods import get_method
     from hiper.seeds import RANDOM, resolve_seed
 
@@ -96,6 +97,7 @@ def prepare(session: Session, request: FitRequest, hardware: Hardware) -> Plan:
     if options.as_mapping().get("seed") == RANDOM:
         options = replace(options, seed=resolve_seed(RANDOM))
         session.console.note(f"the fit's seed is {options.seed}, drawn at random")
+    tell_of_strangers(subject, request.backbone)
     return Plan(subject=subject, method=method, options=options)
 
 
@@ -196,4 +198,4 @@ def _fitted(
 
 
 def _gain(artifact: Artifact) -> str:
-    return ", ".join(f"{name} {value:.4g}" for name, value in artifact.figures.items())
+    return ", ".join(f"{name} {value:z.4g}" for name, value in artifact.figures.items())

@@ -41,6 +41,7 @@ Resolution = Annotated[
 ]
 
 Picture = Annotated[Path, typer.Argument(metavar="IMAGE", help="The picture to learn from.")]
+Others = Annotated[list[str] | None, typer.Argument(hidden=True)]
 Caption = Annotated[str, typer.Option(metavar="TEXT", help="What the picture shows.")]
 AutoCaption = Annotated[
     str, typer.Option("--caption", metavar="TEXT", help="What the picture shows; auto: have it described.")

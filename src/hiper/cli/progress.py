@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, final
 
 from hiper.cli.console import write_line
+from hiper.texts import visible
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -81,6 +82,7 @@ class Bars:
         self._tasks: dict[str, TaskID] = {}
 
     def __call__(self, stage: str, done: int, total: int) -> None:
+        stage = visible(stage)  # which may name the model of a stranger's picture
         if stage not in self._tasks:
             self._remove_unmeasured()
             self._tasks[stage] = self._bars.add_task(stage, total=total or None, completed=done)

@@ -54,7 +54,7 @@ def _lines(found: SelfCheck, hardware: Hardware) -> Iterator[str]:
         f" {found.objective}, {found.resolution} pixels"
     )
     yield f"device       {found.device}, {found.dtype}{quantised}, memory {hardware.memory}"
-    yield f"loss         {found.loss_before:.4f} -> {found.loss_after:.4f} ({gain:+.2%}) in {found.steps} steps"
+    yield f"loss         {found.loss_before:.4f} -> {found.loss_after:.4f} ({gain:+z.2%}) in {found.steps} steps"
     yield (
         f"sensitivity  {heard.tail:.1f} by other last rows, {heard.seed:.1f} by another seed: {heard.ratio:.2f}"
     )

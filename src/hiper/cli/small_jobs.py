@@ -110,5 +110,5 @@ def _shown(value: object) -> str:
     if isinstance(value, tuple):
         return ", ".join(map(_shown, value))
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{value:z.4g}"
     return "" if value is None else str(value)

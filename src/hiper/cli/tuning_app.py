@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from hiper.cli.arguments import method_options, whole
+from hiper.cli.arguments import method_options, one_picture, whole
 from hiper.cli.options import (
     Backbone,
     Caption,
@@ -15,6 +15,7 @@ from hiper.cli.options import (
     FitSeed,
     Json,
     Memory,
+    Others,
     Overwrite,
     Picture,
     Prediction,
@@ -32,6 +33,7 @@ def tune(
         str,
         typer.Option(metavar="NAME", help="What --preset will take: a name, or a file that ends in .json."),
     ],
+    others: Others = None,
     backbone: Backbone = "critters",
     evaluations: Annotated[
         int,
@@ -53,6 +55,7 @@ def tune(
     """Find the step size, batch and length of fits on a model, from one picture."""
     from hiper.cli.tune_job import tune as job
 
+    one_picture(others)
     request = FitRequest(
         backbone=backbone,
         image=image,

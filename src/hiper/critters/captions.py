@@ -8,8 +8,11 @@ A *bare* caption names species, pose, background and style only; the plain style
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
+from hiper.backbones import EMBEDDED
 from hiper.critters.world import COLLARS, COLOURS, EYES, PATTERNS, POSES, SPECIES, Identity, Scene
 
 STYLE_PHRASES = {
@@ -109,3 +112,15 @@ def named_attributes(sentence: str) -> dict[str, str]:
         if phrase and f" {phrase} " in f" {text} "
     ]
     return dict(found)
+
+
+def word_notes(text: str, what: str, backbone: str) -> list[str]:
+    """Return what the user should know of a caption or sentence, `what`, for the model of that name."""
+    if backbone not in EMBEDDED:
+        return []
+    words = re.findall(r"[^\W\d_]{2,}", text.casefold())
+    unknown = [word for word in dict.fromkeys(words) if word not in WORDS]
+    if not unknown:
+        return []
+    told = f"the {what} has words that the embedded model has never read ({', '.join(unknown[:5])})"
+    return [f"{told}; it knows the animals, poses, colours, places and styles of its toy world alone"]

@@ -71,9 +71,16 @@ def fit(
     OptionError for an unknown or impossible option, FitError when nothing can be learnt, ResumeError for the
     checkpoint of another job, Interrupted after `should_stop`. The backbone is afterwards what it was.
     """
+    from hiper.critters.strangers import tell_of_strangers
+
+    if isinstance(subject, (list, tuple)):
+        raise OptionError(
+            f"{len(subject)} subjects; fit them one by one, and put together what was learnt by hiper.average"
+        )
     chosen = get_method(method)
     resolved = chosen.options_for(backbone.id, preset, **options)
     chosen.check(backbone)
+    tell_of_strangers(subject, backbone.id)
     return chosen.fit(
         backbone, subject, resolved, callback=callback, checkpoint=checkpoint, should_stop=should_stop
     )

@@ -22,7 +22,9 @@ from hiper.attempts import Outcome, attempt
 from hiper.backbones.base import Backbone, Scheduler
 from hiper.checkpoint import CheckpointFile, TrainingState
 from hiper.conditioning import (
+    NEGATIVE,
     PLACEMENTS,
+    TAIL,
     Conditioning,
     Initial,
     Placement,
@@ -56,9 +58,6 @@ from hiper.methods.together import FitRequest, FitsTogether, losses_together
 from hiper.noise_levels import Sampling, level_range
 from hiper.seeds import generator
 from hiper.subject import Subject
-
-TAIL, NEGATIVE = "tail", "negative"
-"""Names of the tensors; the second one, which no fit makes, follows the negative prompt."""
 
 _PUBLISHED: Mapping[str, object] = {
     "steps": 1000,

@@ -8,6 +8,8 @@ from PIL import Image
 
 Values = NDArray[np.float64]
 _RGB_TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+_DIFFERENCES = 1_000_000
+"""Of colours, that are in memory at a time: 24 MB and their squares."""
 _WHITE_D65 = np.array([0.95047, 1.0, 1.08883])
 
 
@@ -38,7 +40,13 @@ def colour_distance(edit: Image.Image, truth: Image.Image, mask: Image.Image) ->
     ours, theirs = (
         np.unique(cielab(p).reshape(-1, 3)[inside.ravel()], axis=0, return_counts=True) for p in (edit, truth)
     )
-    between = np.sqrt(((ours[0][:, None] - theirs[0][None]) ** 2).sum(-1))
-    there = np.average(between.min(1), weights=ours[1])
-    back = np.average(between.min(0), weights=theirs[1])
+    there = np.average(_nearest(ours[0], theirs[0]), weights=ours[1])
+    back = np.average(_nearest(theirs[0], ours[0]), weights=theirs[1])
     return float((there + back) / 2)
+
+
+def _nearest(colours: Values, others: Values) -> Values:
+    """Return for each of [count, 3] colours how far the nearest of the others is; some at a time, for memory's sake."""
+    some = max(1, _DIFFERENCES // len(others))
+    parts = (colours[start : start + some, None] - others for start in range(0, len(colours), some))
+    return np.concatenate([np.sqrt((part**2).sum(-1).min(1)) for part in parts])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from html import escape
 from types import TracebackType
 from typing import Any, final
 
 import gradio as gr
 
 from hiper.errors import HiperError, Interrupted
+from hiper.pages import escape
 
 TICK = 0.25
 """Seconds between two looks at a running job."""

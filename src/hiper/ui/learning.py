@@ -12,10 +12,11 @@ import pandas as pd
 from PIL import Image
 
 from hiper.cli.progress import duration
-from hiper.critters.captions import bare_caption
+from hiper.critters.captions import bare_caption, word_notes
 from hiper.critters.demo import demo_scene
 from hiper.critters.describe import describe
 from hiper.critters.render import render
+from hiper.critters.strangers import picture_notes
 from hiper.errors import CaptionError, ImageError, Interrupted
 from hiper.fitting import StepRecord
 from hiper.images import open_image
@@ -53,7 +54,7 @@ class Learning:
             with Told():
                 raise ImageError(str(error).replace(shown(path), shown(Path(path).name))) from error
             return
-        warn(loaded.notes)
+        warn([*loaded.notes, *picture_notes(loaded.image, self._studio.backbone.id)])
         yield self._pictured(loaded.image, request)
         if self._studio.embedded and caption in ("", suggested):
             guess = describe(loaded.image)
@@ -109,7 +110,8 @@ class Learning:
         try:
             with Told():
                 subject = _subject(picture, caption)
-                warn(subject.notes)
+                words = word_notes(subject.caption, "caption", self._studio.backbone.id)
+                warn([*subject.notes, *words])
                 options = HiPer().options(preset, **{k: v for k, v in given.items() if v is not None})
                 job, watch = self._studio.learn(visitor(request), subject, options, previews=previews)
                 yield from self._followed(job, watch)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from html import escape
-
 from PIL import Image, ImageOps
 
 from hiper.cli.progress import duration
 from hiper.images import thumbnail_data_url
 from hiper.library import Entry
+from hiper.pages import escape
 from hiper.ui.jobs import Progress
 
 _SIDE, _CHARACTERS = 320, 60_000

@@ -11,6 +11,7 @@ from PIL import Image
 from hiper.edit_settings import resolve_settings
 from hiper.errors import ArtifactError
 from hiper.library import Entry
+from hiper.texts import visible
 from hiper.ui import markup
 from hiper.ui.handlers import NOTHING, Told, Update, visitor, warn
 from hiper.ui.layout import EMPTY_LIBRARY, MAX_STRENGTH, DrawPage, LibraryPage
@@ -35,7 +36,7 @@ class Shelf:
     def listed(self) -> Update:
         """Show what the library holds."""
         entries = self._studio.subjects()
-        pictures = [(entry.picture or NO_PICTURE, entry.artifact.caption) for entry in entries]
+        pictures = [(entry.picture or NO_PICTURE, visible(entry.artifact.caption)) for entry in entries]
         return {
             self._page.shelf: gr.update(value=pictures, visible=bool(entries)),
             self._page.empty: "" if entries else EMPTY_LIBRARY,

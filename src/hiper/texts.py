@@ -1,0 +1,67 @@
+"""Text from outside: decoded, shown so that nothing in it acts on a terminal or a page, known for a file's name."""
+
+from __future__ import annotations
+
+import codecs
+import re
+import unicodedata
+from pathlib import Path
+
+from hiper.errors import OptionError
+
+_BIDI_CONTROLS = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"})
+# Marks of direction, zero-width space, word joiner and byte order mark. The zero-width joiners stay: emoji
+# and several scripts need them.
+_INVISIBLE = frozenset("\u200e\u200f\u061c\u200b\u2060\ufeff")
+
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # begins as the mark of UTF-16 does
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_FILE_NAME = re.compile(
+    r"\S*[/\\]\S*|\S*[^\s.]\.[A-Za-z]\w{0,9}|.*\.(txt|caption|jpe?g|png|webp|json|csv)", re.I
+)
+
+
+def is_invisible(character: str) -> bool:
+    """Whether a character shows nothing itself: controls, lone surrogates, and what turns the direction of writing."""
+    return (
+        unicodedata.category(character) in ("Cc", "Cs")
+        or unicodedata.bidirectional(character) in _BIDI_CONTROLS
+        or character in _INVISIBLE
+    )
+
+
+def visible(text: str) -> str:
+    r"""Return `text` with its invisible characters as escapes such as \x1b and \u202e; tabs and line ends stay."""
+    if text.isprintable():
+        return text
+    return "".join(ascii(c)[1:-1] if c not in "\t\n" and is_invisible(c) else c for c in text)
+
+
+def decoded(data: bytes) -> str:
+    """Decode a text file, its line ends made \\n: UTF-8, or what its byte order mark says.
+
+    OptionError, without a path, for anything else.
+    """
+    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
+    try:
+        return data.decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
+    except UnicodeDecodeError as error:
+        raise OptionError(
+            f"it is not {encoding.upper().removesuffix('-SIG')} (byte {error.start} is 0x{data[error.start]:02x});"
+            " save it as UTF-8, which Excel calls CSV UTF-8"
+        ) from error
+
+
+def names_file(text: str) -> bool:
+    """Whether a caption or sentence reads like the name of a file, or is that of one in the working folder."""
+    if _FILE_NAME.fullmatch(text):
+        return True
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # a sentence is longer than any name
+        return False
