@@ -402,6 +402,16 @@ def test_a_sound_png_is_read_whatever_its_texts(tmp_path: Path, data: bytes) -> 
     assert sum("texts beside the pixels were left out" in note for note in loaded.notes) == 1
 
 
+def test_a_sound_png_that_was_opened_elsewhere_is_read_too(tmp_path: Path) -> None:
+    path = written(tmp_path / "comfy.png", METADATA["text behind the pixels"])
+    with Image.open(path) as picture:
+        assert np.array_equal(np.asarray(convert_image(picture).image), np.asarray(gradient()))
+    picture = Image.open(path)
+    picture.close()
+    with pytest.raises(ImageError, match="damaged"):
+        convert_image(picture)
+
+
 def test_large_texts_leave_small_ones_and_their_orientation(tmp_path: Path) -> None:
     texts = PngImagePlugin.PngInfo()
     texts.add_text("workflow", WORKFLOW, zip=True)

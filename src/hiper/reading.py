@@ -99,7 +99,13 @@ def take_picture(picture: Image.Image, *, max_pixels: int, notes: Notes) -> Imag
             picture.load()
             return _upright(picture, notes)
     except _DAMAGE as error:
-        raise ImageError(f"damaged or cut short ({error}): get the file again") from error
+        file = getattr(picture, "fp", None)  # of a picture that was opened and not yet decoded
+        bare = None
+        if file is not None and not file.closed:
+            bare = _decode_without_metadata(file, None, max_pixels, notes)
+        if bare is None:
+            raise ImageError(f"damaged or cut short ({error}): get the file again") from error
+        return bare
 
 
 def open_regular(path: str | Path) -> BufferedReader:
