@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import resource
 import shutil
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from hiper.artifact import Artifact
 from hiper.backbones import load_backbone
@@ -156,6 +159,66 @@ def test_too_little_memory_is_told_in_one_line(tmp_path: Path, inputs: Path, mod
     assert told.startswith("hiper: out of memory")
     assert told.count("\n") == 1, told
     assert not list(tmp_path.glob("dog*"))
+
+
+TOKENS = 2_500_000
+"""Of a text encoder whose table takes 320 MB, most of them never used."""
+
+
+def _large(model_folder: Path, folder: Path) -> Path:
+    """A model that takes more memory than there will be; its file is sparse, and takes no room."""
+    shutil.copytree(model_folder, folder)
+    config, file = folder / "text_encoder" / "config.json", folder / "text_encoder" / "model.safetensors"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "vocab_size": TOKENS}))
+    shapes = {name: tensor.shape for name, tensor in load_file(file).items()}
+    (table,) = (name for name in shapes if name.endswith("token_embedding.weight"))
+    header, end = {}, 0
+    for name, shape in {**shapes, table: (TOKENS, tiny.EMBED)}.items():
+        begin, end = end, end + 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    with file.open("wb") as out:
+        out.write(len(text).to_bytes(8, "little") + text)
+        out.truncate(8 + len(text) + end)
+    return folder
+
+
+def _starved_of(megabytes: int, words: list[str], report: Path) -> None:
+    from hiper.cli import main
+
+    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size + megabytes * 1_000_000,) * 2)
+    sys.stderr = report.open("w")
+    sys.exit(main(words))
+
+
+@pytest.mark.parametrize("megabytes", [250, 500], ids=["to map the file", "to copy it"])
+@pytest.mark.parametrize("command", ["fit", "batch", "bench", "estimate"])
+def test_too_little_memory_to_load_is_told_in_one_line(
+    command: str, megabytes: int, tmp_path: Path, inputs: Path, model_folder: Path
+) -> None:
+    model, out, report = _large(model_folder, tmp_path / "large"), tmp_path / "out", tmp_path / "report"
+    commands: dict[str, list[str | Path]] = {
+        "fit": [*fit_words(inputs, model)[:-1], "--out", out],
+        "batch": ["batch", inputs / "jobs.jsonl", "--out", out, "--backbone", model],
+        "bench": [
+            "bench",
+            "run",
+            inputs / "suite.toml",
+            "--methods",
+            "hiper",
+            "--out",
+            out,
+            "--backbone",
+            model,
+        ],
+        "estimate": ["estimate", "fit", "--backbone", model],
+    }
+    words = [*map(str, commands[command]), "--device", "cpu", "--quiet"]
+    assert forked(_starved_of, megabytes, words, report) == 1, report.read_text()
+    told = report.read_text()
+    assert told.startswith("hiper: out of memory")
+    assert told.count("\n") == 1, told
 
 
 def _with_a_mad_clock(words: list[str], step: float) -> None:

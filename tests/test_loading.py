@@ -353,14 +353,15 @@ def test_a_hub_model_is_fetched_once(
 
 
 def test_a_hub_model_without_safetensors_is_refused(
-    model_folder: Path, at_hub: Callable[[str], None], tmp_path: Path
+    model_folder: Path, at_hub: Callable[[str], None], empty_cache: Path, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(model_folder, tmp_path / "pickled")
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
     weights.rename(weights.with_suffix(".bin"))
     with local_hub.serve(folder, "owner/model") as address:
         at_hub(address)
-        assert "necessary `safetensors` weights" in refused("owner/model")
+        assert "owner/model/unet has only pickled weights" in refused("owner/model")
+    assert not list(empty_cache.rglob("*.safetensors"))
 
 
 def test_an_unsupported_hub_model_is_refused_before_its_weights_are_fetched(

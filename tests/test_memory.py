@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import bitsandbytes
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import hiper
 from hiper.backbones import load_backbone
+from hiper.backbones._bitsandbytes import quantise
 from hiper.conditioning import place_tail, take_tail
 from hiper.errors import OptionError
 from hiper.seeds import generator
@@ -134,6 +139,55 @@ def test_a_quantised_denoiser_is_small_and_lets_gradients_through(flux_folder: P
     assert bool((tail.grad.abs().amax(dim=1) > 0).all())
     difference = (quantised - exact).norm() / exact.norm()
     assert 0 < difference < 0.3
+
+
+def packed_layers(backbone: Any, kind: str) -> list[Any]:
+    layers = {"nf4": bitsandbytes.nn.Linear4bit, "int8": bitsandbytes.nn.Linear8bitLt}
+    return [layer for layer in backbone.denoiser.modules() if isinstance(layer, layers[kind])]
+
+
+def reachable(layer: Any) -> int:
+    """Bytes of all that a packed layer holds but its bias."""
+    weight, state = layer.weight, getattr(layer, "state", None)
+    held = [weight.data, getattr(weight, "CB", None), getattr(weight, "SCB", None)]
+    held += [getattr(state, "CB", None), getattr(state, "SCB", None)]
+    if quantised := getattr(weight, "quant_state", None):
+        held += [quantised.absmax]
+    storages = {
+        each.untyped_storage().data_ptr(): each.untyped_storage().nbytes()
+        for each in held
+        if each is not None
+    }
+    return sum(storages.values())
+
+
+@pytest.mark.parametrize(("kind", "share"), [("nf4", 0.17), ("int8", 0.3)])
+def test_a_packed_layer_is_held_once(flux_folder: Path, kind: str, share: float) -> None:
+    layers = packed_layers(load(flux_folder, quantise=kind), kind)
+    assert len(layers) > 10
+    for layer in layers:
+        assert reachable(layer) < share * 4 * layer.in_features * layer.out_features
+
+
+class Quantising(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts, each time that a layer is packed, how many layers still have their own weights."""
+
+    def __init__(self, weights: Iterable[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._weights, self.left = [weakref.ref(each) for each in weights], list[int]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.name().startswith(("bitsandbytes::int8_vectorwise_quant", "bitsandbytes::quantize_4bit")):
+            self.left.append(sum(each() is not None for each in self._weights))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_layers_give_up_their_own_weights_one_by_one(kind: str) -> None:
+    denoiser, cpu = nn.ModuleList(nn.Linear(64, 64, bias=False) for _ in range(4)), torch.device("cpu")
+    with Quantising(denoiser.parameters()) as counting:
+        quantise(denoiser, kind, cpu, torch.float32, cpu)
+    assert counting.left == [4, 3, 2, 1]
 
 
 def test_a_quantised_denoiser_takes_turns_too(flux_folder: Path) -> None:

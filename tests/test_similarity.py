@@ -278,16 +278,14 @@ def test_weights_that_lack_one_tensor(kind: Kind, folder: Path) -> None:
     lost = min(tensors)
     del tensors[lost]
     save_file(tensors, weights, metadata={"format": "pt"})
-    assert refused(kind, folder).startswith(
-        f"{folder}: 1 weights are missing or not as config.json says ({lost} first)"
-    )
+    assert refused(kind, folder).startswith(f"{folder} lacks {lost}, ")
 
 
 def test_weights_that_are_not_finite(kind: Kind, folder: Path) -> None:
     weights = folder / "model.safetensors"
     tensors = {name: torch.full_like(weight, torch.nan) for name, weight in load_file(weights).items()}
     save_file(tensors, weights, metadata={"format": "pt"})
-    assert "yields no usable numbers" in refused(kind, folder)
+    assert "holds NaN or infinity in torch.float32" in refused(kind, folder)
 
 
 def test_a_model_in_several_files_and_one_of_them_lost(kind: Kind, folder: Path) -> None:
@@ -297,8 +295,9 @@ def test_a_model_in_several_files_and_one_of_them_lost(kind: Kind, folder: Path)
     network.save_pretrained(folder, max_shard_size="40KB")
     score = kind.load(folder, device="cpu").image(noise(0), noise(1))
     assert score == pytest.approx(expected, abs=1e-6)
-    sorted(folder.glob("model-*.safetensors"))[0].unlink()
-    assert "download it again" in refused(kind, folder)
+    lost = min(folder.glob("model-*.safetensors"))
+    lost.unlink()
+    assert f"{lost.name!r} is missing" in refused(kind, folder)
 
 
 def test_remote_code_is_never_run(kind: Kind, folder: Path) -> None:

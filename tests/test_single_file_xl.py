@@ -209,11 +209,14 @@ def test_variants_and_parts_are_refused(variant: str, checkpoint: dict[str, Tens
 @pytest.mark.parametrize(
     ("lost", "words"),
     [
-        (UNET + "out.0.bias", "weights of the denoiser or the picture encoder are missing"),
-        (UNET + "output_blocks.0.1.transformer_blocks.1.ff.net.2.bias", "of the denoiser"),
+        (UNET + "out.0.bias", "unet lacks conv_norm_out.bias"),
+        (
+            UNET + "output_blocks.0.1.transformer_blocks.1.ff.net.2.bias",
+            "unet lacks up_blocks.0.attentions.0.transformer_blocks.1.ff.net.2.bias",
+        ),
         (OPEN_CLIP + "text_projection", "text_encoder_2 lacks text_projection.weight"),
         (single_file_xl.CLIP + "final_layer_norm.bias", "text_encoder lacks final_layer_norm.bias"),
-        ("first_stage_model.quant_conv.weight", "or the picture encoder are missing"),
+        ("first_stage_model.quant_conv.weight", "vae lacks quant_conv.weight"),
     ],
 )
 def test_a_lost_weight_is_named(lost: str, words: str, checkpoint: dict[str, Tensor], tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from hiper.previews import Preview, fit_with_previews, preview_steps
 from hiper.rankers import CrittersRanker
 from hiper.search import Score, evenly, search_seeds, text_first
 from hiper.ui import markup
+from hiper.ui.handlers import Told
 from hiper.ui.jobs import Job, Line, Progress, Stopped
 from hiper.ui.studio import EditWish, Similarity, Studio
 from hiper.ui.visitors import MOST, Visitors
@@ -366,3 +367,10 @@ def test_the_curve_is_drawn_of_records_that_grow_meanwhile() -> None:
 
     records = Growing([StepRecord(step=1, steps=9, loss=1.0, seconds=0.0)])
     assert list(_curve(records)["step"]) == [1]
+
+
+def test_a_lack_of_memory_is_told_in_words() -> None:
+    with pytest.warns(UserWarning, match="out of memory; what was saved stays"), Told():
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+    with pytest.raises(RuntimeError, match="size mismatch"), Told():
+        raise RuntimeError("size mismatch")

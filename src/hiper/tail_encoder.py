@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from hiper.backbones.checks import check_part
 from hiper.errors import BackboneError
 
 FILE = "tail_encoder.safetensors"
@@ -68,6 +69,7 @@ class TailEncoder(nn.Module):
             raise BackboneError(
                 f"{path} is damaged, or no tail encoder of this model; remove it, or make it anew"
             ) from error
+        check_part(made, str(path), None, strict=True)
         return made.eval().requires_grad_(False)
 
     def forward(self, latents: Tensor) -> Tensor:

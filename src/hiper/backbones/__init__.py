@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hiper.errors import BackboneError, HiperWarning, OptionError
+from hiper.memory_errors import loading_in_memory
 from hiper.nearest import suggestion
 
 if TYPE_CHECKING:
@@ -85,7 +86,8 @@ def load_backbone(
     prediction_type: "epsilon" or "v_prediction", what a diffusion model predicts whose files do not say it. Files that
     say otherwise are refused.
 
-    BackboneError says in one line why a model cannot be had. Remote code is never run, pickles never read.
+    BackboneError says in one line why a model cannot be had, MemoryLimitError that there is no memory for it. Remote
+    code is never run, pickles never read.
     """
     from hiper.backbones.loading import Loading
 
@@ -98,7 +100,8 @@ def load_backbone(
         recompute=memory == "low",
         prediction_type=prediction_type,
     )
-    backbone = _found(str(name_or_path), how, revision, local_only)
+    with loading_in_memory(str(name_or_path)):
+        backbone = _found(str(name_or_path), how, revision, local_only)
     if resolution is not None:
         backbone.resize(resolution)
         note = backbone.size_note(resolution, resolution)
@@ -247,7 +250,8 @@ def _from_file(path: Path, how: Loading, *, network: bool) -> Backbone:
     from hiper.backbones.sdxl import SdxlBackbone
     from hiper.backbones.single_file_contents import check_contents
     from hiper.backbones.single_file_xl import is_xl
-    from hiper.backbones.weights import PICKLES, read_header
+    from hiper.backbones.variants import PICKLES
+    from hiper.backbones.weights import read_header
 
     if path.suffix in PICKLES:
         raise BackboneError(f"{path} is a pickle, which may run code; convert it to safetensors")
@@ -264,8 +268,7 @@ def _from_file(path: Path, how: Loading, *, network: bool) -> Backbone:
 
 
 def _from_hub(name: str, revision: str | None, how: Loading, *, local_only: bool) -> Backbone:
-    from hiper.backbones import _diffusers
-    from hiper.backbones.hub import cached_folder, explained, fetch_index
+    from hiper.backbones.hub import cached_folder, fetch_files, fetch_index
     from hiper.backbones.weights import check_components, read_index
 
     if local_only:
@@ -275,9 +278,8 @@ def _from_hub(name: str, revision: str | None, how: Loading, *, local_only: bool
     index = read_index(snapshot)
     _class_for(str(index.get("_class_name")), name)
     check_components(index, snapshot)
-    with explained(name):
-        folder = _diffusers.download(name, snapshot.name)
-    return _from_folder(folder, name, snapshot.name, None, how)
+    fetch_files(name, snapshot)
+    return _from_folder(snapshot, name, snapshot.name, None, how)
 
 
 def _check_hub_id(name: str, path: Path) -> None:

@@ -9,17 +9,32 @@ import torch
 from torch import nn
 
 
-def quantise(denoiser: nn.Module, kind: str, device: torch.device, dtype: torch.dtype) -> None:
+def quantise(
+    denoiser: nn.Module, kind: str, device: torch.device, dtype: torch.dtype, home: torch.device
+) -> None:
     """Replace the linear layers of the denoiser's blocks; what stands outside of them is little, and matters most.
 
+    One layer at a time comes to the device as it is and is packed there; its own weights are given up before the next.
     diffusers' own way, a configuration handed to `from_pretrained`, refuses to work without a GPU.
 
-    kind: "nf4" or "int8"; dtype: what is computed in. One layer at a time visits the device and comes back.
+    Args:
+        denoiser: On the CPU.
+        kind: "nf4" or "int8".
+        device: Where weights are packed.
+        dtype: What is computed in.
+        home: Where packed weights are kept. An int8 layer that has left its device keeps a copy there until it is
+            first called, so for int8 it is `device`.
     """
-    for name, layer in list(denoiser.named_modules()):
-        if type(layer) is nn.Linear and any(part.isdecimal() for part in name.split(".")):
-            home = layer.weight.device
-            denoiser.set_submodule(name, _quantised(layer, kind, dtype).to(device).to(home))
+    names = [
+        name
+        for name, layer in denoiser.named_modules()
+        if type(layer) is nn.Linear and any(part.isdecimal() for part in name.split("."))
+    ]
+    for name in names:  # no layer is held by its name
+        layer = denoiser.get_submodule(name)
+        assert isinstance(layer, nn.Linear)
+        packed = _quantised(layer, kind, dtype).to(device)
+        denoiser.set_submodule(name, packed if home == device else packed.to(home))
 
 
 def _quantised(layer: nn.Linear, kind: str, dtype: torch.dtype) -> nn.Module:

@@ -6,21 +6,27 @@ The only file that may use `Any`-typed library objects without saying so at ever
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
+import accelerate
 import diffusers
 import PIL.Image
 import torch
 import transformers
 from accelerate.utils import align_module_device, has_offloaded_params
-from diffusers.loaders.single_file_utils import create_diffusers_clip_model_from_ldm
-from safetensors import safe_open
+from diffusers.loaders import single_file_utils
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from hiper.backbones.checks import Report
 from hiper.backbones.prediction import OPTION, Statement, Target, agree
 from hiper.backbones.sampling_defaults import (
     SD,
@@ -30,7 +36,9 @@ from hiper.backbones.sampling_defaults import (
     note_few_step,
 )
 from hiper.backbones.schedules import Epsilon, Flow, Schedule, Velocity
+from hiper.backbones.variants import WeightFiles
 from hiper.errors import BackboneError
+from hiper.memory_errors import is_out_of_memory
 
 # diffusers imports it wherever it is installed, and at that it warns of kernels that nobody has asked for
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
@@ -52,50 +60,70 @@ SCHEDULERS: dict[str, Callable[..., Any]] = {
 """From the configuration of any scheduler; "karras": noise levels as in arXiv:2206.00364, eq. 5."""
 
 
-def load_folder(folder: Path, pipeline: str, dtype: torch.dtype, variant: str | None) -> Pipeline:
-    """Load a checked diffusers folder, from the disk only, safetensors only, without remote code.
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """A pipeline, and by component what the libraries say of its loading (`output_loading_info`)."""
 
-    pipeline: diffusers' name of its class.
+    pipe: Pipeline
+    reports: Mapping[str, Report]
+
+
+def load_folder(
+    folder: Path, index: Mapping[str, Any], weights: Mapping[str, WeightFiles], dtype: torch.dtype
+) -> Loaded:
+    """Load a diffusers folder, from the disk only, safetensors only, without remote code.
+
+    Args:
+        folder: The model's.
+        index: Its model_index.json.
+        weights: The files to load, by component.
+        dtype: Of all weights.
+
+    Raises:
+        BackboneError: A library refuses it.
     """
-    absent: dict[str, Any] = {}
-    if pipeline == "StableDiffusionPipeline":
-        absent["requires_safety_checker"] = False
-        if not (folder / "safety_checker").is_dir():
-            absent["safety_checker"] = None
-    try:
-        with quiet():
-            return getattr(diffusers, pipeline).from_pretrained(
-                str(folder),
-                dtype=dtype,
-                variant=variant,
-                use_safetensors=True,
-                local_files_only=True,
-                **absent,
-            )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        raise BackboneError(f"{folder} cannot be loaded as a {pipeline}: {first_line(error)}") from error
+    kind = getattr(diffusers, str(index["_class_name"]))
+    known, parts, reports = signature(kind.__init__).parameters, {}, {}
+    for name in sorted(weights.keys() & known.keys()):
+        parts[name], reports[name] = _load_part(folder / name, index[name], weights[name].variant, dtype)
+    if "safety_checker" in known:
+        parts = {"safety_checker": None, "requires_safety_checker": False, **parts}
+    with refusals(f"{folder} cannot be loaded as a {kind.__name__}"), quiet():
+        pipe = kind.from_pretrained(str(folder), local_files_only=True, **parts)
+    return Loaded(pipe=pipe, reports=reports)
+
+
+def _load_part(folder: Path, entry: Sequence[str], variant: str, dtype: torch.dtype) -> tuple[Any, Report]:
+    library, name = entry
+    with refusals(f"{folder} cannot be loaded as a {name}"), quiet():
+        home = getattr(diffusers.pipelines, library, None) or import_module(library)
+        loaded: tuple[Any, Report] = getattr(home, name).from_pretrained(
+            str(folder),
+            dtype=dtype,
+            variant=variant or None,
+            use_safetensors=True,
+            local_files_only=True,
+            ignore_mismatched_sizes=True,  # they are in the report, which says more than the refusal
+            output_loading_info=True,
+        )
+    return loaded
 
 
 def load_single_file(
     path: Path, config: Path, pipeline: str, dtype: torch.dtype, **components: Any
-) -> Pipeline:
+) -> Loaded:
     """Load one checkpoint file with the configuration in the folder `config`; nothing is fetched.
 
     pipeline: diffusers' name of its class; components: those that are there already.
     """
-    try:
-        with quiet():
+    with refusals(f"{path} cannot be loaded as a {pipeline}"), quiet():
+        try:
             pipe = getattr(diffusers, pipeline).from_single_file(
                 str(path), config=str(config), dtype=dtype, local_files_only=True, **components
             )
-    except NotImplementedError as error:  # a weight that was left without data is moved
-        raise BackboneError(
-            f"{path} is not a whole checkpoint: weights of the denoiser or the picture encoder are missing"
-        ) from error
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        raise BackboneError(f"{path} cannot be loaded as a {pipeline}: {first_line(error)}") from error
-    _check_whole(pipe, path)
-    return pipe
+        except NotImplementedError as error:  # a weight that was left without data is moved
+            raise BackboneError(f"{path} is not a whole checkpoint: {_lacking(path, config)}") from error
+    return Loaded(pipe=pipe, reports={})
 
 
 def load_old_clip(path: Path, config: Path, dtype: torch.dtype, *, prefix: str, renamed: str) -> Any:
@@ -109,8 +137,8 @@ def load_old_clip(path: Path, config: Path, dtype: torch.dtype, *, prefix: str, 
             for name in file.keys()  # noqa: SIM118
             if name.startswith(prefix)
         }
-    with quiet():
-        return create_diffusers_clip_model_from_ldm(
+    with refusals(f"the text encoder of {path} cannot be loaded"), quiet():
+        return single_file_utils.create_diffusers_clip_model_from_ldm(
             transformers.CLIPTextModel,
             checkpoint=tensors,
             subfolder="text_encoder",
@@ -120,20 +148,35 @@ def load_old_clip(path: Path, config: Path, dtype: torch.dtype, *, prefix: str, 
         )
 
 
-def _check_whole(pipe: Pipeline, path: Path) -> None:
-    """Refuse weights without data: diffusers overlooks what a file lacks of a text encoder."""
-    for name, part in pipe.components.items():
-        if isinstance(part, torch.nn.Module):
-            for weight, value in part.named_parameters():
-                if value.is_meta:
-                    raise BackboneError(f"{path} is not a whole checkpoint: {name} lacks {weight}")
+def _lacking(path: Path, config: Path) -> str:
+    """Name the first weight that a file lacks of the denoiser, or of the picture encoder."""
+    checkpoint = single_file_utils.load_single_file_checkpoint(str(path), local_files_only=True)
+    for component, kind, convert in (
+        ("unet", diffusers.UNet2DConditionModel, single_file_utils.convert_ldm_unet_checkpoint),
+        ("vae", diffusers.AutoencoderKL, single_file_utils.convert_ldm_vae_checkpoint),
+    ):
+        settings = kind.load_config(str(config), subfolder=component)
+        with accelerate.init_empty_weights():
+            wanted = kind.from_config(settings).state_dict()
+        there = convert(dict(checkpoint), config=settings)
+        for name in wanted:
+            if name not in there:
+                return f"{component} lacks {name}"
+    return "a weight is without data"
 
 
-def download(hub_id: str, revision: str) -> Path:
-    """Bring the safetensors files of a Hub pipeline into the local cache; return their folder."""
-    with quiet():
-        folder = diffusers.DiffusionPipeline.download(hub_id, revision=revision, use_safetensors=True)
-    return Path(folder)
+@contextmanager
+def refusals(what: str) -> Iterator[None]:
+    """Turn every refusal of a library, whose call alone is in the block, into one line; lack of memory is none."""
+    try:
+        yield
+    except (
+        *(OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError),
+        *(SafetensorError, StrictDataclassError),
+    ) as error:
+        if is_out_of_memory(error):
+            raise
+        raise BackboneError(f"{what}: {first_line(error)}") from error
 
 
 def first_line(error: BaseException) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hiper.backbones import EMBEDDED, embedded_folder
 from hiper.backbones.declared import Declared, declarations
-from hiper.backbones.weights import read_header, read_index, weighted_components
+from hiper.backbones.weights import read_header, read_index, weight_files
 from hiper.errors import BackboneError
 from hiper.nearest import suggestion
 
@@ -29,7 +29,7 @@ LICENCES: Mapping[str, str] = {
 }
 """Well-known checkpoints: the licence that their pages named when this was written. The page itself decides."""
 
-_WIDTHS = ("cross_attention_dim", "joint_attention_dim", "cap_feat_dim")
+_WIDTHS = ("caption_channels", "joint_attention_dim", "cap_feat_dim", "cross_attention_dim")
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
@@ -101,7 +101,10 @@ def describe(name: str, folder: Path) -> Model:
             f"{folder} is a {pipeline}; supported are {', '.join(known)}{suggestion(pipeline, known)}"
         )
     declared = known[pipeline]
-    counts = {part: _numbers(folder / part) for part in weighted_components(index)}
+    counts = {
+        part: _numbers([folder / part / name for name in found.files])
+        for part, found in weight_files(folder).items()
+    }
     config = _json(folder / declared.denoiser / "config.json")
     stored: dict[str, int] = {}
     for numbers in counts.values():
@@ -125,13 +128,10 @@ class _Count:
     bytes: int
 
 
-def _numbers(component: Path) -> dict[str, _Count]:
-    """Count by dtype what a component's safetensors files hold, by their headers; fp16 copies beside others are left
-    out, as they are when it is loaded."""
-    files = sorted(component.glob("*.safetensors"))
-    plain = [file for file in files if ".fp16." not in file.name]
+def _numbers(files: Sequence[Path]) -> dict[str, _Count]:
+    """Count by dtype what a component's weight files hold, by their headers."""
     counts: dict[str, _Count] = {}
-    for file in plain or files:
+    for file in files:
         for name, entry in read_header(file).items():
             if name != "__metadata__":
                 dtype = _DTYPES.get(entry["dtype"], str(entry["dtype"]).lower())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from hiper.backbones import _diffusers
@@ -17,6 +19,7 @@ class FlowBackbone(PipelineBackbone):
     """A transformer trained by flow matching. Subclasses are final."""
 
     schedulers = FLOW_SCHEDULERS
+    wide_range: ClassVar[bool] = True
 
     def _make_schedule(self) -> Schedule:
         return _diffusers.flow_schedule(self._pipe, self.id)

@@ -11,7 +11,8 @@ from torch import Tensor
 from hiper.backbones import _diffusers
 from hiper.backbones.embeddings import alone, paired
 from hiper.backbones.flow import FlowBackbone
-from hiper.backbones.packing import packed, places, unpacked
+from hiper.backbones.matching import Layout
+from hiper.backbones.packing import PATCH, packed, places, unpacked
 from hiper.backbones.sampling_defaults import FLUX_DEV, FLUX_SCHNELL, SamplingDefaults
 from hiper.backbones.words import token_words
 from hiper.conditioning import Conditioning, expanded
@@ -31,6 +32,7 @@ class FluxBackbone(FlowBackbone):
     """
 
     pipeline_name: ClassVar[str] = "FluxPipeline"
+    layout: ClassVar[Layout] = Layout(patch=PATCH, rows=("text_encoder_2",), pooled=("text_encoder",))
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ from torch import Tensor
 from hiper.backbones import _diffusers
 from hiper.backbones.embeddings import alone, paired
 from hiper.backbones.flow import FlowBackbone
+from hiper.backbones.matching import Layout
 from hiper.backbones.packing import PATCH, packed, places, unpacked
 from hiper.backbones.sampling_defaults import KLEIN, KLEIN_BASE, SamplingDefaults
 from hiper.backbones.words import chat_words
@@ -30,6 +31,7 @@ class KleinBackbone(FlowBackbone):
     """
 
     pipeline_name: ClassVar[str] = "Flux2KleinPipeline"
+    layout: ClassVar[Layout] = Layout(patch=PATCH, rows=("text_encoder",) * 3)
     length = 512
 
     def __init__(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
+from typing import Any
 
-from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -17,8 +19,13 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from hiper.backbones.variants import PICKLES, choose_variant, library_of
+from hiper.backbones.weights import read_index, weighted_components
 from hiper.errors import BackboneError, UserError
 
+_OTHER_WEIGHTS = (".safetensors", ".msgpack", ".onnx", ".pb", ".h5", ".gguf")
+SERVER_FAILS = 500
+"""The first HTTP status that tells of trouble at the Hub, not in what was asked (RFC 9110, section 15.6)."""
 # The base of every error of the HTTP client underneath, which differs between releases of huggingface_hub
 _NETWORK_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
 
@@ -27,6 +34,49 @@ def fetch_index(hub_id: str, revision: str | None) -> Path:
     """Fetch model_index.json alone; return its folder, which is named after the commit."""
     with explained(hub_id):
         return Path(hf_hub_download(hub_id, "model_index.json", revision=revision)).parent
+
+
+def fetch_files(hub_id: str, snapshot: Path) -> None:
+    """Fetch of a model what is loaded of it: of every component one variant of its weights, as safetensors.
+
+    Where the Hub cannot be asked, what lies in the cache has to do.
+
+    Args:
+        hub_id: The model's.
+        snapshot: Its folder in the cache, with a model_index.json, named after the commit.
+
+    Raises:
+        BackboneError: A component has no such weights, or the Hub refuses.
+    """
+    names = repository_files(hub_id, snapshot.name)
+    if names is None:
+        return
+    index, wanted = read_index(snapshot), []
+    for component, entry in index.items():
+        inside = {name.removeprefix(f"{component}/") for name in names if name.startswith(f"{component}/")}
+        if isinstance(entry, list) and any(entry) and inside:
+            wanted += [f"{component}/{name}" for name in _chosen(inside, index, component, hub_id)]
+    with explained(hub_id):
+        snapshot_download(hub_id, revision=snapshot.name, allow_patterns=[escape(name) for name in wanted])
+
+
+def repository_files(hub_id: str, revision: str) -> list[str] | None:
+    """Return the files of a repository, None where the Hub cannot be asked; BackboneError where it refuses."""
+    with explained(hub_id):
+        try:
+            return list(HfApi().list_repo_files(hub_id, revision=revision))
+        except (OSError, _NETWORK_ERROR) as error:
+            if isinstance(error, HfHubHTTPError) and error.response.status_code < SERVER_FAILS:
+                raise
+            return None
+
+
+def _chosen(names: Collection[str], index: Mapping[str, Any], component: str, hub_id: str) -> list[str]:
+    rest = [name for name in names if not name.endswith((*PICKLES, *_OTHER_WEIGHTS, ".index.json"))]
+    if component not in weighted_components(index):
+        return rest
+    chosen = choose_variant(names, library_of(index, component), f"{hub_id}/{component}")
+    return [*rest, *chosen.files, *([chosen.table] if chosen.table else [])]
 
 
 def cached_folder(hub_id: str, revision: str | None) -> Path:

@@ -6,6 +6,7 @@ A family says how a sentence is encoded, how its denoiser is called and how its 
 from __future__ import annotations
 
 import hashlib
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -21,16 +22,18 @@ from torch import Tensor, nn
 from hiper import images
 from hiper.backbones import _attention, _diffusers, _lora, _relatives, _splicing
 from hiper.backbones.base import Backbone, Diffused, Samples, StepCallback, Watch, check_scheduler
+from hiper.backbones.checks import check_loaded
 from hiper.backbones.loading import Loading
+from hiper.backbones.matching import Layout, check_components
 from hiper.backbones.parking import UNIFIED_MEMORY, Entered, Offloaded, frozen
 from hiper.backbones.prediction import assume_epsilon
 from hiper.backbones.sampling_defaults import SamplingDefaults
 from hiper.backbones.schedules import Schedule
 from hiper.backbones.texts_once import texts_projected_once
 from hiper.backbones.turns import Turns
-from hiper.backbones.weights import check_weights, text_encoder_bytes
+from hiper.backbones.weights import check_weights, read_index, text_encoder_bytes
 from hiper.conditioning import Conditioning, expanded
-from hiper.errors import BackboneError, HiperError, OptionError
+from hiper.errors import BackboneError, HiperError, HiperWarning, OptionError
 from hiper.seeds import generator
 
 FINGERPRINT = 256
@@ -44,7 +47,8 @@ class PipelineBackbone(Backbone):
     pipeline_name:  diffusers' name of the pipeline's class
     denoiser_name:  the component that is called once per step
     usual:          steps and guidance that suit most checkpoints of the family
-    optional_encoders: text encoders that a pipeline may be without
+    layout:         how the components fit together
+    wide_range:     trained in bfloat16, beyond whose range float16 overflows
 
     `_constant(make, *arguments)` is `make(*arguments, device=self.device)`, kept for the steps that follow: what is
     built on an accelerator at every step costs launches, and what is copied there makes the processor wait.
@@ -53,7 +57,8 @@ class PipelineBackbone(Backbone):
     pipeline_name: ClassVar[str]
     denoiser_name: ClassVar[str] = "transformer"
     usual: ClassVar[SamplingDefaults]
-    optional_encoders: ClassVar[tuple[str, ...]] = ()
+    layout: ClassVar[Layout] = Layout()
+    wide_range: ClassVar[bool] = False
     offers: frozenset[str] = frozenset({"rows", "trajectory", "vocabulary", "weights", "lora"})
 
     def __init__(
@@ -80,7 +85,9 @@ class PipelineBackbone(Backbone):
     @classmethod
     def from_pipeline(cls, pipe: _diffusers.Pipeline) -> Self:
         """Wrap a user's own pipeline, on its device and in its dtype."""
-        backbone = cls(pipe, name=_name_of(pipe))
+        name = _name_of(pipe)
+        check_components(pipe, cls.denoiser_name, cls.layout, name)
+        backbone = cls(pipe, name=name)
         backbone._check_dtypes()
         backbone._check_resident()
         return backbone
@@ -91,7 +98,7 @@ class PipelineBackbone(Backbone):
 
         pipe: the family's own, made of the components of the user's pipeline `of`.
         """
-        _relatives.check_readers(pipe, cls.optional_encoders)
+        _relatives.check_readers(pipe, cls.layout.optional)
         return cls(pipe, name=_name_of(of))
 
     @classmethod
@@ -106,12 +113,29 @@ class PipelineBackbone(Backbone):
     ) -> Self:
         """Load a diffusers folder; BackboneError names the file that is missing or damaged."""
         how = how.settled(text_encoder_bytes(folder))
-        pipe = _diffusers.load_folder(folder, cls.pipeline_name, how.dtype, check_weights(folder))
+        loaded = _diffusers.load_folder(folder, read_index(folder), check_weights(folder), how.dtype)
+        return cls._from_loaded(loaded, how, name=name, revision=revision, guidance=guidance)
+
+    @classmethod
+    def _from_loaded(
+        cls, loaded: _diffusers.Loaded, how: Loading, *, name: str, revision: str, guidance: float | None
+    ) -> Self:
+        """Check a pipeline that was just loaded, quantise it where asked to, and bring it to where it computes."""
+        pipe = loaded.pipe
+        if cls.wide_range and how.dtype == torch.float16:
+            warnings.warn(
+                f"{name} is of a family that is trained in bfloat16, and may overflow to NaN in float16;"
+                " load it with dtype bfloat16 or float32",
+                HiperWarning,
+                stacklevel=5,
+            )
+        check_loaded(pipe, loaded.reports, denoiser=cls.denoiser_name, layout=cls.layout, name=name)
         cls._state_prediction(pipe, name, how.prediction_type)
         if how.quantise is not None:
             from hiper.backbones._bitsandbytes import quantise
 
-            quantise(getattr(pipe, cls.denoiser_name), how.quantise, how.device, how.dtype)
+            home = torch.device("cpu") if how.memory == "low" else how.device
+            quantise(getattr(pipe, cls.denoiser_name), how.quantise, how.device, how.dtype, home)
         backbone = cls._settled(pipe, how, name=name, revision=revision, guidance=guidance)
         if how.quantise is not None:
             backbone.quantised = how.quantise
@@ -455,7 +479,8 @@ def _placed(pipe: _diffusers.Pipeline, device: torch.device) -> _diffusers.Pipel
     pipe.to(device)
     for part in pipe.components.values():
         for weight in part.parameters() if isinstance(part, nn.Module) else ():
-            if weight.device.type == "cpu":
+            # packed ones, of other types, are in memory of their own already
+            if weight.device.type == "cpu" and type(weight) is nn.Parameter:
                 weight.data = weight.data.clone()
     return pipe
 

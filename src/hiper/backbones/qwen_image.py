@@ -12,7 +12,8 @@ from torch import Tensor
 from hiper.backbones import _diffusers
 from hiper.backbones.embeddings import masked
 from hiper.backbones.flow import FlowBackbone
-from hiper.backbones.packing import packed, unpacked
+from hiper.backbones.matching import Layout
+from hiper.backbones.packing import PATCH, packed, unpacked
 from hiper.backbones.sampling_defaults import QWEN_IMAGE, SamplingDefaults
 from hiper.backbones.words import token_words
 from hiper.conditioning import Conditioning, expanded
@@ -35,6 +36,7 @@ class QwenImageBackbone(FlowBackbone):
 
     pipeline_name: ClassVar[str] = "QwenImagePipeline"
     usual: ClassVar[SamplingDefaults] = QWEN_IMAGE
+    layout: ClassVar[Layout] = Layout(patch=PATCH)
     placement = "append"
     length = 512
 

@@ -61,8 +61,8 @@ class SdBackbone(UNetBackbone):
                     prefix=single_file.OLD_CLIP_V1,
                     renamed=single_file.CLIP_V1,
                 )
-            pipe = _diffusers.load_single_file(path, config, cls.pipeline_name, how.dtype, **components)
-        return cls._settled(pipe, how, name=str(path), revision="", guidance=None)
+            loaded = _diffusers.load_single_file(path, config, cls.pipeline_name, how.dtype, **components)
+        return cls._from_loaded(loaded, how, name=str(path), revision="", guidance=None)
 
     @classmethod
     def _state_prediction(cls, pipe: _diffusers.Pipeline, name: str, stated: str | None) -> None:

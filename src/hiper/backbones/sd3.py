@@ -10,6 +10,7 @@ from torch import Tensor
 from hiper.backbones import _diffusers
 from hiper.backbones.embeddings import paired
 from hiper.backbones.flow import FlowBackbone
+from hiper.backbones.matching import Layout
 from hiper.backbones.sampling_defaults import SamplingDefaults, sd3_defaults
 from hiper.backbones.words import clip_words, spelled, token_words
 from hiper.conditioning import Conditioning, expanded
@@ -27,7 +28,10 @@ class Sd3Backbone(FlowBackbone):
     """
 
     pipeline_name: ClassVar[str] = "StableDiffusion3Pipeline"
-    optional_encoders: ClassVar[tuple[str, ...]] = ("text_encoder_3",)
+    layout: ClassVar[Layout] = Layout(
+        rows=("text_encoder_3",), pooled=("text_encoder", "text_encoder_2"), optional=("text_encoder_3",)
+    )
+    wide_range: ClassVar[bool] = False  # its weights are published in float16
 
     def __init__(
         self,

@@ -13,6 +13,7 @@ from torch import Tensor
 from hiper.backbones import _diffusers, single_file_xl
 from hiper.backbones.embeddings import paired
 from hiper.backbones.loading import Loading
+from hiper.backbones.matching import Layout
 from hiper.backbones.sampling_defaults import SDXL, SamplingDefaults
 from hiper.backbones.single_file_parts import Header
 from hiper.backbones.unet import UNetBackbone
@@ -28,6 +29,7 @@ class SdxlBackbone(UNetBackbone):
     pipeline_name: ClassVar[str] = "StableDiffusionXLPipeline"
     denoiser_name: ClassVar[str] = "unet"
     usual: ClassVar[SamplingDefaults] = SDXL
+    layout: ClassVar[Layout] = Layout(rows=("text_encoder", "text_encoder_2"), pooled=("text_encoder_2",))
 
     def __init__(
         self,
@@ -50,8 +52,8 @@ class SdxlBackbone(UNetBackbone):
             single_file_xl.write_config(layout, config)
             for tokenizer in ("tokenizer", "tokenizer_2"):
                 copy_vocabulary(config / tokenizer, network=network)
-            pipe = _diffusers.load_single_file(path, config, cls.pipeline_name, how.dtype)
-        return cls._settled(pipe, how, name=str(path), revision="", guidance=None)
+            loaded = _diffusers.load_single_file(path, config, cls.pipeline_name, how.dtype)
+        return cls._from_loaded(loaded, how, name=str(path), revision="", guidance=None)
 
     def _encode(self, prompt: str) -> Conditioning:
         rows, _, pooled, _ = self._pipe.encode_prompt(

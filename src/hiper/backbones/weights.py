@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from hiper.backbones.variants import WeightFiles, choose_variant, library_of
 from hiper.errors import BackboneError
 
 _WEIGHTLESS = ("tokenizer", "scheduler", "feature_extractor", "image_processor", "processor")
-PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 _LARGEST_HEADER = 100_000_000
 
 
@@ -94,28 +95,59 @@ def check_components(index: Mapping[str, Any], folder: Path) -> None:
             )
 
 
-def check_weights(folder: Path) -> str | None:
-    """Check every weight file of a folder; return the variant to load, None for the plain files.
+def check_weights(folder: Path) -> dict[str, WeightFiles]:
+    """Check the weight files of a folder that are to be loaded; return them by component.
 
-    BackboneError names the missing, damaged or pickled file.
+    Raises:
+        BackboneError: One is missing, damaged or pickled, or lacks a tensor that a table of shards promises.
     """
-    names = weighted_components(read_index(folder))
-    for name in names:
-        if name == "safety_checker" and not (folder / name).is_dir():
-            continue
-        files = sorted((folder / name).glob("*.safetensors"))
-        if not files:
-            raise _missing(folder / name)
-        for file in files:
-            read_header(file)
-        _check_shards(folder / name)
-    plain = [file for file in (folder / names[-1]).glob("*.safetensors") if ".fp16." not in file.name]
-    return None if plain else "fp16"
+    weights = weight_files(folder)
+    for name, found in weights.items():
+        headers = {file: read_header(folder / name / file) for file in found.files}
+        tensors = _read_table(folder / name / found.table) if found.table else {}
+        for tensor, shard in tensors.items():
+            if tensor not in headers[shard]:
+                raise BackboneError(
+                    f"{folder / name / shard} lacks {tensor[:100]}, which is there by {found.table};"
+                    " download the model again"
+                )
+    return weights
+
+
+def weight_files(folder: Path) -> dict[str, WeightFiles]:
+    """Return by component which weight files of a diffusers folder are loaded; none is opened but tables of shards.
+
+    Raises:
+        BackboneError: A component has none, or lacks a shard.
+    """
+    index = read_index(folder)
+    return {
+        name: component_files(folder / name, library_of(index, name))
+        for name in weighted_components(index)
+        if name != "safety_checker" or (folder / name).is_dir()
+    }
+
+
+def component_files(component: Path, library: str) -> WeightFiles:
+    """Return which files in a component's folder are loaded; library: "diffusers" or "transformers"."""
+    names = {file.name for file in component.iterdir()} if component.is_dir() else set()
+    found = choose_variant(names, library, str(component))
+    if found.table is None:
+        return found
+    shards = sorted(set(_read_table(component / found.table).values()))
+    for shard in shards:
+        if shard not in names:
+            raise BackboneError(f"{shard[:100]!r} is missing in {component}; download the model again")
+    return replace(found, files=tuple(shards))
 
 
 def text_encoder_bytes(folder: Path) -> int:
-    """Return what the weights of all text encoders take on the disk."""
-    return sum(file.stat().st_size for file in folder.glob("text_encoder*/*.safetensors"))
+    """Return what the weights of all text encoders take on the disk, of the files that are loaded."""
+    return sum(
+        (component / file).stat().st_size
+        for component in folder.glob("text_encoder*")
+        for file in component_files(component, "transformers").files
+    )
 
 
 def weighted_components(index: Mapping[str, Any]) -> list[str]:
@@ -124,32 +156,14 @@ def weighted_components(index: Mapping[str, Any]) -> list[str]:
     return sorted(name for name in entries if not name.startswith(_WEIGHTLESS))
 
 
-def _check_shards(component: Path) -> None:
-    """Every file that a table of shards names must be there."""
-    for table in sorted(component.glob("*.safetensors.index.json")):
-        there = {file.name for file in component.iterdir()}
-        for shard in _shards(table):
-            if shard not in there:
-                raise BackboneError(f"{shard[:100]!r} is missing in {component}; download the model again")
-
-
-def _shards(table: Path) -> list[str]:
+def _read_table(table: Path) -> dict[str, str]:
+    """Return the shard of every tensor that a table of shards names."""
     try:
-        shards = set(json.loads(table.read_text(encoding="utf-8"))["weight_map"].values())
+        tensors = dict(json.loads(table.read_text(encoding="utf-8"))["weight_map"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BackboneError(
             f"{table} is no table of weight files, or is damaged; download it again"
         ) from error
-    if not all(isinstance(shard, str) and Path(shard).name == shard for shard in shards):
+    if not all(isinstance(shard, str) and Path(shard).name == shard for shard in tensors.values()):
         raise BackboneError(f"{table} names files outside of its folder; download it again")
-    return sorted(shards)
-
-
-def _missing(component: Path) -> BackboneError:
-    stem = "diffusion_pytorch_model" if component.name in ("unet", "vae", "transformer") else "model"
-    pickles = [file.name for file in sorted(component.glob("*")) if file.suffix in PICKLES]
-    if pickles:
-        return BackboneError(
-            f"{component} has only pickled weights ({pickles[0]}), which may run code; convert to safetensors"
-        )
-    return BackboneError(f"{component / stem}.safetensors is missing; download the model again")
+    return tensors

@@ -34,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from hiper.cli.arguments import with_joined_options
     from hiper.cli.console import prepare_streams, print_error
     from hiper.cli.stopping import Stopped
+    from hiper.memory_errors import ADVICE, is_out_of_memory
 
     for name, value in _QUIET_LIBRARIES.items():
         os.environ.setdefault(name, value)
@@ -51,21 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Stopped as stopped:
         print_error(str(stopped))
         return stopped.exit_status
-    except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+    except (MemoryError, RuntimeError, OSError) as error:
+        if not is_out_of_memory(error):
             raise
-        print_error(
-            "out of memory; what was saved stays. Draw fewer pictures at a time (--batch-size 1), fit with fewer"
-            " noise levels per step (-o batch=1), use a smaller picture, or close other programs"
-        )
+        print_error(ADVICE)
         return 1
-
-
-def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
-    """Python and its libraries say it in one way, torch in another for each kind of device."""
-    if isinstance(error, MemoryError):
-        return True
-    from accelerate.utils.memory import should_reduce_batch_size
-
-    of_onednn = "could not create a primitive" in str(error)  # what it says when the system gives it none
-    return of_onednn or bool(should_reduce_batch_size(error))

@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 
 from hiper.errors import HiperError, MemoryLimitError
 from hiper.fitting import StopRequest
+from hiper.memory_errors import is_out_of_memory
 from hiper.notes import heard
 
 TRIES = 3
@@ -104,11 +105,10 @@ def perform_remotely(work: Work[T, R], payload: T) -> Answer[R]:
 
 
 def _explained(error: Exception) -> Exception:
-    """Tell a lack of memory as such: torch raises a plain RuntimeError for the CPU's."""
-    short = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    if short or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error)):
-        reason = (str(error).splitlines() or ["MemoryError"])[0]
-        explained = MemoryLimitError(f"out of memory ({reason[:200]}); allow more, or choose a smaller task")
-        explained.__cause__ = error
-        return explained
-    return error
+    """Tell a lack of memory as such, which libraries raise as errors of many kinds."""
+    if isinstance(error, HiperError) or not is_out_of_memory(error):
+        return error
+    reason = (str(error).splitlines() or ["MemoryError"])[0]
+    explained = MemoryLimitError(f"out of memory ({reason[:200]}); allow more, or choose a smaller task")
+    explained.__cause__ = error
+    return explained

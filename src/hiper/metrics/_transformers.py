@@ -22,9 +22,12 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from hiper.backbones._diffusers import first_line, quiet
-from hiper.backbones.hub import explained
-from hiper.backbones.weights import PICKLES, read_header
+from hiper.backbones.checks import check_part
+from hiper.backbones.hub import explained, repository_files
+from hiper.backbones.variants import choose_variant
+from hiper.backbones.weights import component_files, read_header
 from hiper.errors import BackboneError, ImageError
+from hiper.memory_errors import is_out_of_memory, loading_in_memory
 from hiper.nearest import suggestion
 
 
@@ -47,7 +50,7 @@ FLORENCE = Kind(
 
 _HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 _TEXTS = ["*.json", "*.txt"]
-_WEIGHTS = ["model.safetensors", "model-*-of-*.safetensors"]
+_WEIGHTS = ["model*.safetensors"]
 _REFUSALS = (
     *(OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError),
     *(SafetensorError, StrictDataclassError),
@@ -84,21 +87,25 @@ class Network:
 
 def load_network(folder: Path, kind: Kind, device: torch.device) -> Network:
     """Load a folder; BackboneError for a weight that the file lacks, which transformers would draw at random."""
-    _check_weights(folder)
+    with loading_in_memory(str(folder)):
+        return _loaded(folder, kind, device)
+
+
+def _loaded(folder: Path, kind: Kind, device: torch.device) -> Network:
+    found = component_files(folder, "transformers")
+    for file in found.files:
+        read_header(folder / file)
     with told(str(folder)), quiet():
         model, report = getattr(transformers, kind.model).from_pretrained(
             str(folder),
             dtype=torch.float32,
+            variant=found.variant or None,
             use_safetensors=True,
             local_files_only=True,
             ignore_mismatched_sizes=True,  # they are in the report, which says more than the refusal
             output_loading_info=True,
         )
-    if wrong := sorted({*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])}):
-        raise BackboneError(
-            f"{folder}: {len(wrong)} weights are missing or not as config.json says ({wrong[0]} first);"
-            " download the model again"
-        )
+    check_part(model, str(folder), report, strict=False)
     with told(f"the preprocessing of {folder}"), quiet():
         processor = getattr(transformers, kind.processor).from_pretrained(str(folder), local_files_only=True)
     return Network(folder, model.eval().to(device), processor)
@@ -153,7 +160,9 @@ def _from_hub(name: str, kinds: Sequence[Kind], local_only: bool, revision: str 
         )
         kind_of(folder, *kinds)  # before the gigabytes of a wrong model are fetched
         if not local_only:
-            snapshot_download(name, revision=folder.name, allow_patterns=_WEIGHTS)
+            names = repository_files(name, folder.name)
+            files = _WEIGHTS if names is None else choose_variant(names, "transformers", name).files
+            snapshot_download(name, revision=folder.name, allow_patterns=list(files))
     return folder
 
 
@@ -179,24 +188,13 @@ def _models(kinds: Sequence[Kind]) -> str:
     return " or ".join(kind.model for kind in kinds)
 
 
-def _check_weights(folder: Path) -> None:
-    files = sorted(file for pattern in _WEIGHTS for file in folder.glob(pattern))
-    pickles = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLES)
-    if not files and pickles:
-        raise BackboneError(
-            f"{folder} has only pickled weights ({pickles[0]}), which may run code; convert to safetensors"
-        )
-    if not files:
-        raise BackboneError(f"{folder / _WEIGHTS[0]} is missing; download the model again")
-    for file in files:
-        read_header(file)
-
-
 @contextmanager
 def told(what: str) -> Iterator[None]:
-    """Turn every refusal of a library into one line."""
+    """Turn every refusal of a library into one line; a lack of memory is none."""
     try:
         yield
     except _REFUSALS as error:
+        if is_out_of_memory(error):
+            raise
         reason = first_line(error).rstrip(".:")
         raise BackboneError(f"{what} cannot be used ({reason}); download it again") from error

@@ -9,6 +9,7 @@ from typing import Any, final
 import gradio as gr
 
 from hiper.errors import HiperError, Interrupted
+from hiper.memory_errors import ADVICE, is_out_of_memory
 from hiper.pages import escape
 
 TICK = 0.25
@@ -33,9 +34,10 @@ class Told:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> bool:
-        if not isinstance(error, HiperError) or isinstance(error, Interrupted):
+        short = is_out_of_memory(error) and not isinstance(error, HiperError)
+        if not (short or isinstance(error, HiperError)) or isinstance(error, Interrupted):
             return False
-        gr.Warning(escape(str(error)), title="That did not work", duration=None)
+        gr.Warning(escape(ADVICE if short else str(error)), title="That did not work", duration=None)
         return True
 
 
