@@ -84,6 +84,16 @@ def test_an_edit_with_several_is_the_edit_with_the_combined_artifact(
     assert torch.equal(embeds["prompt_embeds"], hiper.prompt_embeds(sd1, both, SENTENCE)["prompt_embeds"])
 
 
+def test_a_tail_of_strength_0_is_left_out(sd1: SdBackbone, standing: Artifact, red: Artifact) -> None:
+    """Rows of zeros would take their share of attention."""
+    one = hiper.combine([standing, red], strength=[0.8, 0], negative=red, negative_strength=0)
+    assert torch.equal(one.tensors["tail"], standing.tensors["tail"] * 0.8)
+    assert one.tensors.keys() == {"tail"}
+    none = hiper.edit(sd1, [standing, red], SENTENCE, strength=0, **FAST)
+    assert none.settings.strength == 0
+    assert pixels(none) == pixels(hiper.edit(sd1, standing, SENTENCE, strength=0, **FAST))
+
+
 def test_each_tail_and_its_strength_count(sd1: SdBackbone, standing: Artifact, red: Artifact) -> None:
     drawn = [
         pixels(hiper.edit(sd1, [standing, red], SENTENCE, strength=strengths, **FAST))[0]

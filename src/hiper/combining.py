@@ -43,7 +43,8 @@ def combine(
     placement: `append` overwrites no word and no padding; `replace` takes the last rows of the sentence for all tails;
     None appends several, and leaves one where its fit had it.
 
-    The factors are worked in, so the result's own strength is 1. Its caption joins all captions, and the header says
+    The factors are worked in, so the result's own strength is 1. A tail of factor 0 is left out, and where all are, the
+    result's own strength is 0. Its caption joins all captions, and the header says
     of each part what it was. ArtifactError for other methods than hiper, mixed families or widths, more than 64 rows;
     OptionError for strengths out of -10 .. 10 or not one per artifact. Warns (HiperWarning) of mixed checkpoints.
     """
@@ -51,17 +52,20 @@ def combine(
     _check_alike([*artifacts, *others])
     _warn_of_mixed_checkpoints([*artifacts, *others])
     factors = _strengths(artifacts, strength)
-    tail = side_by_side([each.tensors[TAIL] for each in artifacts], factors)
+    effective = [(each, factor) for each, factor in zip(artifacts, factors, strict=True) if factor != 0]
+    placed = effective or [(each, 1.0) for each in artifacts]
+    tail = side_by_side([each.tensors[TAIL] for each, _ in placed], [factor for _, factor in placed])
     if len(tail) > LARGEST_TAIL:
         raise ArtifactError(f"{len(tail)} rows in all; allowed are {LARGEST_TAIL}: take fewer artifacts")
     tensors = {TAIL: tail}
     parts = [_part(each, strength=factor) for each, factor in zip(artifacts, factors, strict=True)]
     if negative is not None:
         away = resolve_strength(negative.edit, negative_strength)
-        tensors[NEGATIVE] = side_by_side([negative.tensors[TAIL]], [away])
+        if away != 0:
+            tensors[NEGATIVE] = side_by_side([negative.tensors[TAIL]], [away])
         parts.append(_part(negative, strength=away, negative=True))
     where = placement or ("append" if len(artifacts) > 1 else _placement(artifacts[0]))
-    settings = {**artifacts[0].edit, "strength": 1.0}
+    settings = {**artifacts[0].edit, "strength": 1.0 if effective else 0.0}
     return _joined(artifacts, tensors, parts, edit=settings, options={"placement": where})
 
 
