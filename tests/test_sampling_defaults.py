@@ -199,6 +199,17 @@ def test_a_guidance_that_a_distilled_model_ignores_is_noted(dog: Path) -> None:
     assert any("scale 3" in note for note in notes_of(backbone, artifact, guidance=3))
 
 
+def test_a_file_of_an_ordinary_model_on_a_distilled_one_is_noted(
+    consistency: Backbone, sd1: Backbone, dog: Path
+) -> None:
+    artifact = artifact_of(sd1, dog)
+    with heard():
+        notes = hiper.edit(consistency, artifact, SENTENCE).notes
+        given = hiper.edit(consistency, artifact, SENTENCE, steps=2, guidance=8, scheduler="lcm").notes
+    assert any("suits 4 steps at guidance 8 by lcm" in note for note in notes)
+    assert given == ()
+
+
 def test_an_lcm_takes_no_more_steps_than_it_chooses_among(consistency: Backbone, dog: Path) -> None:
     with pytest.raises(OptionError, match="from 1 to 50"):
         hiper.edit(consistency, artifact_of(consistency, dog), SENTENCE, steps=51)

@@ -32,6 +32,9 @@ from hiper.methods.base import Sampler
 from hiper.seeds import resolve_seed
 from hiper.subject import clean_text
 
+MANY_TIMES = 4
+"""Of the steps that suit a model: a file fitted on an ordinary model asks for that many of a distilled one."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EditResult:
@@ -107,6 +110,12 @@ def edit(
         backbone, learnt.artifact, cleaned, settings.strength, settings.negative_prompt, notes
     ) as told:
         notes += _unheard(backbone, told, settings, guidance)
+        if steps is None and settings.steps >= MANY_TIMES * backbone.default_steps:
+            notes.append(
+                f"{backbone.id} suits {backbone.default_steps} steps at guidance {backbone.default_guidance:g} by"
+                f" {backbone.schedulers[0]}; the file's own {settings.steps} at {settings.guidance:g} by"
+                f" {settings.scheduler} are used: give steps, guidance and scheduler"
+            )
         images, flags = _draw(told, chosen, settings, batch_size, callback)
     flagged = tuple(seed for seed, flag in zip(chosen, flags, strict=True) if flag)
     notes += [
