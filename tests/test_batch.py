@@ -205,6 +205,18 @@ def test_what_is_done_is_not_done_again(whole: Path, jobs: Path, tmp_path: Path)
     assert results(tmp_path / "out") == before
 
 
+def test_a_damaged_record_of_a_failure_keeps_no_other_job_back(
+    whole: Path, jobs: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(whole, tmp_path / "out")
+    record, other = sorted((tmp_path / "out" / "failed").iterdir())
+    before = json.loads(other.read_text())["reason"]
+    for path in (record, other):
+        path.write_text("{")
+    assert counts(do(jobs, tmp_path / "out")) == {"reused": GOOD, "failed": 2}
+    assert json.loads(other.read_text())["reason"] == before
+
+
 def beside(jobs: Path, *lines: str | dict[str, Any]) -> Path:
     """Another job file in the same folder."""
     path = jobs.parent / "other.jsonl"

@@ -380,13 +380,27 @@ def test_the_command_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "--overwrite" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("place", ["run.json", "cells/hiper/ann/moved-0.json"])
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"schema": 2}', '{"arm": 3}', "\x00"])
-def test_damaged_records_are_named(folder: Path, place: str, text: str) -> None:
-    (folder / place).write_text(text)
-    with pytest.raises(OptionError, match=Path(place).name) as refused:
+DAMAGE = ("", "{", "[]", "{}", '{"schema": 2}', '{"arm": 3}', "\x00")
+
+
+@pytest.mark.parametrize("text", DAMAGE)
+def test_a_damaged_run_is_named(folder: Path, text: str) -> None:
+    (folder / "run.json").write_text(text)
+    with pytest.raises(OptionError, match=r"run\.json") as refused:
         build_report(folder)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("text", [*DAMAGE, None])
+def test_a_damaged_cell_keeps_no_other_back(folder: Path, text: str | None) -> None:
+    path = folder / "cells/hiper/ann/moved-0.json"
+    path.unlink()
+    path.mkdir() if text is None else path.write_text(text)
+    report = build_report(folder)
+    assert (report.missing, len(report.cells["hiper"])) == (1, 11)
+    told = [note for note in report.notes if "moved-0.json" in note]
+    assert len(told) == 1
+    assert "\n" not in told[0]
 
 
 def test_a_run_whose_names_are_no_file_names_is_damaged(folder: Path) -> None:

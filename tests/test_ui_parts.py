@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +34,7 @@ from hiper.ui.jobs import Job, Line, Progress, Stopped
 from hiper.ui.studio import EditWish, Similarity, Studio
 from hiper.ui.visitors import MOST, Visitors
 from tests import tiny
+from tests.test_images import as_nobody
 
 CAPTION = "a standing dog"
 
@@ -180,6 +185,75 @@ def test_a_damaged_subject_keeps_no_other_back(tmp_path: Path, tail: Artifact) -
     assert "broken" in listing.damaged[0]
     with pytest.raises(ArtifactError):
         library.open("broken")
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _instead(path: Path, make: Callable[[Path], object]) -> None:
+    path.unlink()
+    make(path)
+
+
+def _another_schema(path: Path) -> None:
+    data = path.read_bytes()
+    assert data.count(b'"hiper.schema":"1"') == 1
+    path.write_bytes(data.replace(b'"hiper.schema":"1"', b'"hiper.schema":"9"'))
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "picture cut": lambda entry: _cut(entry / "source.png"),
+    "picture that is none": lambda entry: (entry / "source.png").write_text("Dear Sir"),
+    "picture that is a folder": lambda entry: _instead(entry / "source.png", Path.mkdir),
+    "picture that leads nowhere": lambda entry: _instead(
+        entry / "source.png", lambda path: path.symlink_to("nowhere")
+    ),
+    "tail cut": lambda entry: _cut(entry / "tail.safetensors"),
+    "tail of another schema": lambda entry: _another_schema(entry / "tail.safetensors"),
+    "tail that is a folder": lambda entry: _instead(entry / "tail.safetensors", Path.mkdir),
+    "tail that leads nowhere": lambda entry: _instead(
+        entry / "tail.safetensors", lambda path: path.symlink_to("nowhere")
+    ),
+    "no tail": lambda entry: (entry / "tail.safetensors").unlink(),
+    "copy": lambda entry: entry.rename(entry.with_name("damaged (copy)")),
+    "file": lambda entry: (shutil.rmtree(entry), entry.write_text("no folder")),
+    "link to nowhere": lambda entry: (shutil.rmtree(entry), entry.symlink_to("nowhere")),
+    "link to itself": lambda entry: (shutil.rmtree(entry), entry.symlink_to(entry)),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_whatever_lies_in_the_library_keeps_no_subject_back(
+    tmp_path: Path, tail: Artifact, kind: str
+) -> None:
+    library = Library(tmp_path / "library")
+    sound = library.add(tail, tiny.picture())
+    shutil.copytree(sound.tail.parent, library.folder / "damaged")
+    (library.folder / ".DS_Store").write_text("a file manager's own")
+    DAMAGE[kind](library.folder / "damaged")
+    listing = library.listing()
+    assert [each.name for each in listing.entries] == [sound.name]
+    assert len(listing.damaged) == 1
+    assert "damaged" in listing.damaged[0]
+    assert "\n" not in listing.damaged[0]
+    assert str(tmp_path) not in listing.damaged[0]
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="no POSIX permissions here")
+@pytest.mark.parametrize("part", ["", "source.png", "tail.safetensors"])
+def test_a_subject_without_permission_is_named(tail: Artifact, part: str) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        Path(place).chmod(0o755)
+        library = Library(Path(place))
+        sound = library.add(tail, tiny.picture())
+        shutil.copytree(sound.tail.parent, library.folder / "secret")
+        (library.folder / "secret" / part).chmod(0)
+        with as_nobody():
+            listing = library.listing()
+        assert [each.name for each in listing.entries] == [sound.name]
+        assert "secret" in listing.damaged[0]
+        assert "ermission" in listing.damaged[0]
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../library", "/etc", "a/b", "a\0b", "nobody"])

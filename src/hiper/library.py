@@ -8,6 +8,7 @@ import io
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -16,13 +17,15 @@ from PIL import Image
 
 from hiper import files
 from hiper.artifact import Artifact
-from hiper.errors import ArtifactError, OptionError, OutputError
+from hiper.errors import OptionError, OutputError, UserError
 from hiper.filetypes import is_hidden
 from hiper.images import open_image, png_bytes
+from hiper.reading import shown
 
 TAIL, SOURCE = "tail.safetensors", "source.png"
 _THUMBNAIL_START = "data:image/jpeg;base64,"
 _THUMBNAIL_SIDE = 256
+_NAME = re.compile(r"[\w-]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,32 +72,62 @@ class Library:
     def open(self, name: str) -> Entry:
         """Return a subject by its name.
 
-        OptionError when there is none of that name, ArtifactError or ImageError when its files are damaged.
+        OptionError when there is none of that name, ArtifactError or ImageError when its files are damaged,
+        OutputError when they cannot be read.
         """
         folder = self.folder / name
-        tail = folder / TAIL
-        if not re.fullmatch(r"[\w-]+", name) or not tail.is_file():
-            raise OptionError(f"no subject {name[:80]!r} in the library; choose one that is listed")
-        artifact = Artifact.load(tail)
-        source = folder / SOURCE
-        picture = open_image(source).image if source.is_file() else thumbnail(artifact)
+        tail, source = folder / TAIL, folder / SOURCE
+        with _readable(folder):
+            if not _NAME.fullmatch(name) or not os.path.lexists(tail):
+                raise OptionError(f"no subject {name[:80]!r} in the library; choose one that is listed")
+            artifact = Artifact.load(tail)
+            picture = open_image(source).image if os.path.lexists(source) else thumbnail(artifact)
         return Entry(name=name, artifact=artifact, tail=tail, picture=picture)
 
     def listing(self) -> Listing:
-        """Read all subjects; one that is damaged keeps none of the others back."""
+        """Read all subjects; what is none, or is damaged, is named and keeps none of the others back."""
         entries, damaged = [], []
         for name in self._names():
             try:
+                self._check(name)
                 entries.append(self.open(name))
-            except (ArtifactError, OSError) as error:
-                damaged.append(str(error))
+            except UserError as error:
+                reason = str(error).replace(f"{self.folder}{os.sep}", "")
+                damaged.append(f"left out of the library: {reason}")
         entries.sort(key=lambda entry: (entry.artifact.created, entry.name), reverse=True)
         return Listing(entries=tuple(entries), damaged=tuple(damaged))
 
-    def _names(self) -> Iterator[str]:
-        if self.folder.is_dir():
-            names = (each.parent.name for each in self.folder.glob(f"*/{TAIL}"))
-            yield from sorted(name for name in names if not is_hidden(name))
+    def _names(self) -> list[str]:
+        """Whatever lies in the folder and is not hidden, as file managers' own files are."""
+        if not os.path.lexists(self.folder):
+            return []
+        with _readable(self.folder):
+            names = sorted(path.name for path in self.folder.iterdir())
+        return [name for name in names if not is_hidden(name)]
+
+    def _check(self, name: str) -> None:
+        """OptionError, with what to do, for what lies in the library and is no subject."""
+        folder = self.folder / name
+        with _readable(folder):
+            if not folder.is_dir():
+                raise OptionError(f"{shown(name)} is no folder of a subject; move it away")
+            if not _NAME.fullmatch(name):
+                raise OptionError(
+                    f"{shown(name)} has more than letters, digits, '-' and '_'; rename it, or delete a copy"
+                )
+            if folder / TAIL not in folder.iterdir():
+                raise OptionError(f"{shown(name)} holds no {TAIL}; put the file back, or delete the folder")
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """OutputError, in one line, for what the system does not let us read."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"cannot read {shown(path)}: {error.strerror}; mend its permissions, or move it away"
+        ) from error
 
 
 def thumbnail(artifact: Artifact) -> Image.Image | None:
@@ -105,7 +138,12 @@ def thumbnail(artifact: Artifact) -> Image.Image | None:
         data = base64.b64decode(artifact.thumbnail.removeprefix(_THUMBNAIL_START), validate=True)
         with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
             return image.convert("RGB") if max(image.size) <= _THUMBNAIL_SIDE else None
-    except (ValueError, OSError, SyntaxError):  # a stranger's file; nothing depends on its thumbnail
+    except (
+        ValueError,
+        OSError,
+        SyntaxError,
+        Image.DecompressionBombError,
+    ):  # a stranger's file; nothing depends on its thumbnail
         return None
 
 

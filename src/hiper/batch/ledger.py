@@ -14,7 +14,7 @@ from hiper.batch.orders import RECORD_SCHEMA, PlannedJob
 from hiper.batch.results import as_json
 from hiper.batch.store import Store
 from hiper.engines.base import RemoteError
-from hiper.errors import HiperError, OutputError
+from hiper.errors import HiperError
 
 Status = Literal["done", "reused", "failed", "waiting"]
 
@@ -61,7 +61,7 @@ class Ledger:
         """Take over an earlier failure of the very same job and content, if there is one."""
         if not self.has_failed(identity):
             return False
-        record = _read(self._store.read(_failure(identity)), identity)
+        record = _read(self._store.read(_failure(identity)))
         if record.get("key") != key:
             return False
         self._enter(identity, "failed", kind=str(record.get("error")), reason=str(record.get("reason")))
@@ -102,13 +102,12 @@ def _failure(identity: str) -> str:
     return f"failed/{identity}.json"
 
 
-def _read(data: bytes, identity: str) -> dict[str, Any]:
+def _read(data: bytes) -> dict[str, Any]:
+    """Return a record; empty where it is damaged, so that its job is tried again and the others go on."""
     try:
         record = json.loads(data)
-    except ValueError as error:
-        raise OutputError(
-            f"{_failure(identity)} is damaged; remove it, and the job is tried again"
-        ) from error
+    except (ValueError, RecursionError):
+        return {}
     return record if isinstance(record, dict) else {}
 
 

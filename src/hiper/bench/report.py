@@ -79,13 +79,14 @@ class Report:
 
 
 def build_report(folder: Path, reference: str | None = None) -> Report:
-    """Read a run's folder; OptionError when it is none, is damaged, or has no arm called `reference`."""
+    """Read a run's folder; OptionError when it is none, is damaged, or has no arm called `reference`.
+
+    A cell that cannot be read is named by a note, and counts as missing.
+    """
     run = Run.load(folder)
     wanted = {arm: _paths(run, folder, arm) for arm in run.arms}
-    cells = {
-        arm: {key: Cell.load(path) for key, path in paths.items() if path.exists()}
-        for arm, paths in wanted.items()
-    }
+    damaged: list[str] = []
+    cells = {arm: _load(paths, damaged) for arm, paths in wanted.items()}
     chosen = _reference(run, reference)
     edits = dict.fromkeys(edit for edits in run.subjects.values() for edit in edits)
     expected = sum(map(len, wanted.values()))
@@ -97,8 +98,20 @@ def build_report(folder: Path, reference: str | None = None) -> Report:
         rows=[_row(run, arm, None, cells[arm]) for arm in run.arms],
         rows_by_edit=[_row(run, arm, edit, _of_edit(cells[arm], edit)) for edit in edits for arm in run.arms],
         comparisons=[_compare(run, cells, arm, chosen, metric) for arm in run.arms for metric in run.metrics],
-        notes=_notes(run, cells, expected, chosen),
+        notes=[*_notes(run, cells, expected, chosen), *damaged],
     )
+
+
+def _load(paths: Mapping[Key, Path], damaged: list[str]) -> dict[Key, Cell]:
+    """Read the cells that are there; a line for each that cannot be read goes to `damaged`."""
+    cells = {}
+    for key, path in paths.items():
+        try:
+            if path.exists():
+                cells[key] = Cell.load(path)
+        except OptionError as error:
+            damaged.append(f"left out: {error}")
+    return cells
 
 
 def _paths(run: Run, folder: Path, arm: str) -> dict[Key, Path]:

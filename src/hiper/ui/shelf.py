@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -17,6 +18,8 @@ from hiper.ui.handlers import NOTHING, Told, Update, visitor, warn
 from hiper.ui.layout import EMPTY_LIBRARY, MAX_STRENGTH, DrawPage, LibraryPage
 from hiper.ui.studio import Studio
 
+_NAMED = 5
+"""Entries that cannot be read and get a note of their own when the page is opened."""
 NO_PICTURE = Image.new("RGB", (64, 64), "lightgrey")
 
 
@@ -35,7 +38,9 @@ class Shelf:
 
     def listed(self) -> Update:
         """Show what the library holds."""
-        entries = self._studio.subjects()
+        return self._shelved(self._studio.subjects().entries)
+
+    def _shelved(self, entries: Sequence[Entry]) -> Update:
         pictures = [(entry.picture or NO_PICTURE, visible(entry.artifact.caption)) for entry in entries]
         return {
             self._page.shelf: gr.update(value=pictures, visible=bool(entries)),
@@ -79,5 +84,10 @@ class Shelf:
 
     def opened(self) -> Update:
         """Fill the shelf when the page is opened, and tell of what cannot be read."""
-        warn(self._studio.library.listing().damaged)
-        return self.listed()
+        with Told():
+            found = self._studio.subjects()
+            warn(found.damaged[:_NAMED])
+            if (more := len(found.damaged) - _NAMED) > 0:
+                warn([f"{more} more entries of the library cannot be read"])
+            return self._shelved(found.entries)
+        return NOTHING

@@ -21,7 +21,7 @@ from hiper.editing import edit
 from hiper.errors import OptionError
 from hiper.fitting import StepRecord
 from hiper.images import png_bytes
-from hiper.library import Entry, Library
+from hiper.library import Entry, Library, Listing
 from hiper.methods.hiper import HiPer, HiPerOptions
 from hiper.metrics.similarity import ClipSimilarity, DinoSimilarity
 from hiper.previews import Preview, fit_with_previews, preview_steps
@@ -222,9 +222,11 @@ class Studio:
         files.atomic_write(path, entry.artifact.to_bytes(), overwrite=True)
         return path
 
-    def subjects(self) -> list[Entry]:
-        """Return the subjects of the library that fit the loaded model, the newest first."""
-        return [entry for entry in self.library.listing().entries if fits(entry.artifact, self.backbone)]
+    def subjects(self) -> Listing:
+        """Return the subjects of the library that fit the loaded model, and what cannot be read."""
+        listing = self.library.listing()
+        fitting = tuple(entry for entry in listing.entries if fits(entry.artifact, self.backbone))
+        return replace(listing, entries=fitting)
 
     def adopt(self, path: Path) -> Entry:
         """Take a tail file into the library; ArtifactError when it is none, or not for the loaded model."""
