@@ -111,9 +111,9 @@ class Remote(Store):
 
         try:
             self._system, self._root = fsspec.core.url_to_fs(url)
-        except (ValueError, ImportError) as error:
+        except Exception as error:  # some drivers connect here, each with errors of its own
             raise OutputError(
-                f"{url!r} cannot be used: {error}; give a folder or a URL fsspec knows"
+                f"{url!r} cannot be used: {_reason(error)}; give a folder or a URL fsspec knows"
             ) from error
         self.place = self._url = url
 
@@ -147,5 +147,12 @@ class Remote(Store):
     def _told(self, operation: Any, *arguments: Any) -> Any:
         try:
             return operation(*arguments)
-        except OSError as error:
-            raise OutputError(f"{self._url!r} failed: {error.strerror or error}; check its rights") from error
+        except Exception as error:  # of whatever driver fsspec has for the URL
+            raise OutputError(
+                f"{self._url!r} failed: {_reason(error)}; check its address and your rights"
+            ) from error
+
+
+def _reason(error: Exception) -> str:
+    words = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+    return str(words)[:300]

@@ -20,6 +20,7 @@ from hiper.bench.suites import SuiteSpec, open_suite
 from hiper.bench.work import Job, Workshop
 from hiper.engines import EngineSettings, open_engine
 from hiper.engines.base import Engine, Task
+from hiper.engines.reachable import check_reachable
 from hiper.errors import HiperWarning, OptionError
 from hiper.fitting import StopRequest
 from hiper.methods import get_method
@@ -64,6 +65,8 @@ def run(
     for name, value in {"seeds": seeds, "limit": limit}.items():
         if value is not None and value < 1:
             raise OptionError(f"{name} is {value}; allowed are whole numbers from 1 upwards")
+    if engine is not None and engine.address:
+        check_reachable(engine.address)
     parsed = parse_arms(arms)
     opened = open_suite(suite)
     check_suite(parsed, opened)

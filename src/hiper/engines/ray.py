@@ -16,11 +16,16 @@ from typing import Any, final
 
 from hiper.engines.base import Answer, Engine, MakeWork, R, Settled, T, Task, Work, perform_remotely
 from hiper.engines.crew import Crew, Fleet, Gone, Member
+from hiper.engines.reachable import check_reachable
 from hiper.engines.worker import prepare
-from hiper.errors import HiperError
+from hiper.errors import HiperError, OptionError
 from hiper.fitting import StopRequest
 
 _OBJECT_STORE_BYTES = 100 * 2**20  # tasks and answers are a few KB
+_PATIENCE = {"RAY_gcs_server_port_wait_time_s": "1", "RAY_py_gcs_connect_timeout_s": "20"}
+"""Tries, and seconds of each, to reach a head that answers and then does not: Ray's own are 20 of 30."""
+_LONGEST = 300
+"""Characters of Ray's own explanation; the interesting ones may stand in its third line."""
 
 
 @final
@@ -55,6 +60,8 @@ def _cluster(address: str | None) -> Iterator[Any]:
 
     While it is up, what Ray prints on stdout goes to stderr: stdout is for results.
     """
+    if address:
+        check_reachable(address)
     with _environment(_variables(own=address is None)), redirect_stdout(sys.stderr):
         import ray
 
@@ -86,9 +93,11 @@ def _connect(ray: Any, address: str | None) -> None:
             logging_level=logging.ERROR,
             **({} if address else own),
         )
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        where = f"Ray at {address!r}" if address else "a local Ray"
-        raise HiperError(f"{where} cannot be used: {str(error).splitlines()[0]}") from error
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:_LONGEST]
+        if address:  # other versions than ours, a client without its extra, a cluster that is no more
+            raise OptionError(f"Ray at {address!r} cannot be used: {reason}") from error
+        raise HiperError(f"a local Ray cannot be used: {reason}") from error
 
 
 def _variables(*, own: bool) -> dict[str, str]:
@@ -96,7 +105,7 @@ def _variables(*, own: bool) -> dict[str, str]:
     machine alone and to let in nobody but us."""
     always = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
     if not own:
-        return always
+        return {**{name: os.environ.get(name, value) for name, value in _PATIENCE.items()}, **always}
     return {
         **always,
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",

@@ -1,0 +1,121 @@
+"""What is asked over a network and does not answer: one line, soon; never ten minutes of silence."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from hiper.batch.store import open_store
+from hiper.cli import main
+from hiper.engines import reachable
+from hiper.engines.reachable import check_reachable
+from hiper.errors import OptionError, OutputError
+
+needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs hiper[ray]")
+
+
+@pytest.fixture
+def closed() -> int:
+    """A port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+@pytest.fixture
+def silent() -> Iterator[int]:
+    """A port that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield int(server.getsockname()[1])
+
+
+@pytest.fixture
+def website() -> Iterator[int]:
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
+        yield server.server_port
+        server.shutdown()
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+@pytest.mark.parametrize("kind", ["closed", "silent", "website"])
+def test_where_no_ray_is_one_line_says_so(kind: str, scheme: str, request: pytest.FixtureRequest) -> None:
+    address = f"{scheme}127.0.0.1:{request.getfixturevalue(kind)}"
+    begun = time.monotonic()
+    with pytest.raises(OptionError, match=address) as refused:
+        check_reachable(address)
+    assert time.monotonic() - begun < 20
+    assert "\n" not in str(refused.value)
+
+
+def test_a_name_that_nobody_has() -> None:
+    with pytest.raises(OptionError, match=r"head\.invalid:6379"):
+        check_reachable("head.invalid:6379")
+
+
+def test_names_that_take_for_ever_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reachable, "_SECONDS_IN_ALL", 0.2)
+    never = threading.Event()
+    monkeypatch.setattr(socket, "create_connection", lambda *given, **named: never.wait(30))
+    with pytest.raises(OptionError, match="no answer"):
+        check_reachable("head:6379")
+    never.set()
+
+
+@pytest.mark.parametrize(
+    "address", ["head", "head:", "head:port", "head:99999", "http://head:8265", ":6379", "a b"]
+)
+def test_what_is_no_address_is_refused(address: str) -> None:
+    with pytest.raises(OptionError, match="allowed are HOST:PORT"):
+        check_reachable(address)
+
+
+def test_auto_is_the_address_of_the_environment(monkeypatch: pytest.MonkeyPatch, closed: int) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{closed}")
+    with pytest.raises(OptionError, match=str(closed)):
+        check_reachable("auto")
+    monkeypatch.delenv("RAY_ADDRESS")
+    check_reachable("auto")
+
+
+@needs_ray
+@pytest.mark.parametrize("kind", ["closed", "silent"])
+def test_commands_stop_before_any_work(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    port, out = request.getfixturevalue(kind), str(tmp_path / "out")
+    jobs = tmp_path / "jobs.jsonl"
+    jobs.write_text(json.dumps({"image": "dog.png", "caption": "a dog", "sentences": ["a cat"]}))
+    elsewhere = ["--engine", "ray", "--address", f"127.0.0.1:{port}", "--out", out]
+    for command in (["batch", str(jobs)], ["bench", "run", "critters"]):
+        begun = time.monotonic()
+        assert main([*command, *elsewhere]) == 2
+        assert time.monotonic() - begun < 30
+        lines = capsys.readouterr().err.splitlines()
+        assert str(port) in lines[-1]
+        assert not any("Traceback" in line for line in lines)
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_real_head_is_reached() -> None:
+    import ray
+
+    ray.init(address="local", include_dashboard=False, num_cpus=1, log_to_driver=False)
+    try:
+        check_reachable(ray.get_runtime_context().gcs_address)
+    finally:
+        ray.shutdown()
+
+
+def test_a_store_that_cannot_be_reached_is_named(closed: int) -> None:
+    with pytest.raises(OutputError, match=str(closed)) as refused:
+        open_store(f"ftp://127.0.0.1:{closed}/results")
+    assert "\n" not in str(refused.value)
