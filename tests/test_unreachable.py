@@ -18,6 +18,7 @@ from hiper.cli import main
 from hiper.engines import reachable
 from hiper.engines.reachable import check_reachable
 from hiper.errors import OptionError, OutputError
+from tests import processes
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs hiper[ray]")
 
@@ -55,9 +56,20 @@ def test_where_no_ray_is_one_line_says_so(kind: str, scheme: str, request: pytes
     assert "\n" not in str(refused.value)
 
 
-def test_a_name_that_nobody_has() -> None:
-    with pytest.raises(OptionError, match=r"head\.invalid:6379"):
-        check_reachable("head.invalid:6379")
+@needs_ray
+def test_a_name_that_nobody_has(tmp_path: Path) -> None:
+    """In a process of its own, for tests ask for no names."""
+    address = ("--engine", "ray", "--address", "head.invalid:6379")
+    outcome = processes.run(tmp_path, "batch", jobs_in(tmp_path), "--out", tmp_path / "out", *address)
+    assert outcome.status == 2
+    assert "head.invalid:6379" in outcome.err.splitlines()[-1]
+    assert "Traceback" not in outcome.err
+
+
+def jobs_in(folder: Path) -> Path:
+    jobs = folder / "jobs.jsonl"
+    jobs.write_text(json.dumps({"image": "dog.png", "caption": "a dog", "sentences": ["a cat"]}))
+    return jobs
 
 
 def test_names_that_take_for_ever_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,10 +103,8 @@ def test_commands_stop_before_any_work(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     port, out = request.getfixturevalue(kind), str(tmp_path / "out")
-    jobs = tmp_path / "jobs.jsonl"
-    jobs.write_text(json.dumps({"image": "dog.png", "caption": "a dog", "sentences": ["a cat"]}))
     elsewhere = ["--engine", "ray", "--address", f"127.0.0.1:{port}", "--out", out]
-    for command in (["batch", str(jobs)], ["bench", "run", "critters"]):
+    for command in (["batch", str(jobs_in(tmp_path))], ["bench", "run", "critters", "--methods", "none"]):
         begun = time.monotonic()
         assert main([*command, *elsewhere]) == 2
         assert time.monotonic() - begun < 30
@@ -108,9 +118,15 @@ def test_commands_stop_before_any_work(
 def test_a_real_head_is_reached() -> None:
     import ray
 
-    ray.init(address="local", include_dashboard=False, num_cpus=1, log_to_driver=False)
+    ray.init(
+        address="local",
+        _node_ip_address="127.0.0.1",
+        include_dashboard=False,
+        num_cpus=1,
+        log_to_driver=False,
+    )
     try:
-        check_reachable(ray.get_runtime_context().gcs_address)
+        check_reachable(f"127.0.0.1:{ray.get_runtime_context().gcs_address.rpartition(':')[2]}")
     finally:
         ray.shutdown()
 
