@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import http.server
 import io
 import json
 import shutil
+import threading
 import urllib.error
 import urllib.parse
 import urllib.request
 import zipfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -160,6 +163,48 @@ def test_stopping_frees_the_model_and_keeps_what_was_reached(visit: Visit) -> No
     assert going_on > reached
     visit.button("Stop").first.click()
     visit.shows("Learn again")
+
+
+def test_stop_right_after_learn_on_a_large_photograph(visit: Visit, tmp_path: Path) -> None:
+    """Reading 12 million pixels takes longer than reaching for the button."""
+    Image.effect_noise((400, 300), 9).convert("RGB").resize((4000, 3000)).save(
+        tmp_path / "photo.jpg", quality=20
+    )
+    visit.page.locator(".hiper-upload input[type=file]").set_input_files(tmp_path / "photo.jpg")
+    expect(visit.page.get_by_alt_text("The picture that is learnt")).to_be_visible()
+    visit.page.get_by_label("What the picture shows").fill("a grey cloud")
+    visit.set("How to learn", Steps=LONG)
+    visit.button("Learn this subject").click()
+    visit.button("Stop").first.click()
+    visit.shows("Stopped")
+    expect(visit.button("Learn this subject")).to_be_enabled()
+    choose_subject(visit)  # the model is free
+    visit.page.get_by_label("Sentences, one on each line").fill("a sitting cat")
+    visit.set("More settings", number_input_for_Drawing_steps=2)
+    visit.button("Draw").click()
+    visit.shows("Drawn: 4 pictures")
+
+
+def test_another_site_in_the_same_browser_can_send_nothing(
+    browser: Browser, url: str, tmp_path: Path
+) -> None:
+    (tmp_path / "index.html").write_text("<p>a harmless page</p>")
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as other:
+        threading.Thread(target=other.serve_forever, kwargs={"poll_interval": 0.01}).start()
+        page = browser.new_page()
+        page.goto(f"http://127.0.0.1:{other.server_port}/")
+        answers: dict[str, int] = {}
+        page.on("response", lambda answer: answers.update({answer.url: answer.status}))
+        send = """async ([url, file]) => {
+            const body = new FormData(); body.append("files", new Blob(["x".repeat(1000)]), "a.png");
+            await fetch(url, {method: "POST", mode: "no-cors", body: file ? body : "{}"});
+        }"""
+        for path in ("gradio_api/upload", "gradio_api/queue/join", "gradio_api/cancel"):
+            page.evaluate(send, [url + path, path.endswith("upload")])
+            assert answers[url + path] == 403
+        page.close()
+        other.shutdown()
 
 
 def test_drawing_can_be_stopped_and_begun_again(visit: Visit) -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
+import socket
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
+from starlette.responses import PlainTextResponse
 
 import hiper
 from hiper.artifact import Artifact
@@ -30,8 +35,10 @@ from hiper.rankers import CrittersRanker
 from hiper.search import Score, evenly, search_seeds, text_first
 from hiper.ui import markup
 from hiper.ui.handlers import Told
+from hiper.ui.guard import Guard, names_of
 from hiper.ui.jobs import Job, Line, Progress, Stopped
-from hiper.ui.studio import EditWish, Similarity, Studio
+from hiper.ui.studio import EditWish, Similarity, Studio, _Stoppable
+from hiper.ui.uploads import Uploads
 from hiper.ui.visitors import MOST, Visitors
 from tests import tiny
 from tests.test_images import as_nobody
@@ -192,8 +199,12 @@ def _cut(path: Path) -> None:
 
 
 def _instead(path: Path, make: Callable[[Path], object]) -> None:
-    path.unlink()
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
     make(path)
+
+
+def _to_nowhere(path: Path) -> None:
+    path.symlink_to("nowhere")
 
 
 def _another_schema(path: Path) -> None:
@@ -206,20 +217,16 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "picture cut": lambda entry: _cut(entry / "source.png"),
     "picture that is none": lambda entry: (entry / "source.png").write_text("Dear Sir"),
     "picture that is a folder": lambda entry: _instead(entry / "source.png", Path.mkdir),
-    "picture that leads nowhere": lambda entry: _instead(
-        entry / "source.png", lambda path: path.symlink_to("nowhere")
-    ),
+    "picture that leads nowhere": lambda entry: _instead(entry / "source.png", _to_nowhere),
     "tail cut": lambda entry: _cut(entry / "tail.safetensors"),
     "tail of another schema": lambda entry: _another_schema(entry / "tail.safetensors"),
     "tail that is a folder": lambda entry: _instead(entry / "tail.safetensors", Path.mkdir),
-    "tail that leads nowhere": lambda entry: _instead(
-        entry / "tail.safetensors", lambda path: path.symlink_to("nowhere")
-    ),
+    "tail that leads nowhere": lambda entry: _instead(entry / "tail.safetensors", _to_nowhere),
     "no tail": lambda entry: (entry / "tail.safetensors").unlink(),
     "copy": lambda entry: entry.rename(entry.with_name("damaged (copy)")),
-    "file": lambda entry: (shutil.rmtree(entry), entry.write_text("no folder")),
-    "link to nowhere": lambda entry: (shutil.rmtree(entry), entry.symlink_to("nowhere")),
-    "link to itself": lambda entry: (shutil.rmtree(entry), entry.symlink_to(entry)),
+    "file": lambda entry: _instead(entry, lambda path: path.write_text("no folder")),
+    "link to nowhere": lambda entry: _instead(entry, _to_nowhere),
+    "link to itself": lambda entry: _instead(entry, lambda path: path.symlink_to(path)),
 }
 
 
@@ -317,6 +324,220 @@ def test_no_more_jobs_than_the_line_holds(tmp_path: Path) -> None:
         visitors.start("one more", endless)
     visitors.close()
     assert visitors.start("one more", lambda job: "done").wait(60)
+
+
+def test_a_job_is_stopped_before_it_is_there(tmp_path: Path) -> None:
+    """Reading a large picture takes a second in which Stop can be pressed, or the tab be closed."""
+    visitors = Visitors(tmp_path)
+    visitors.ask("a")
+    visitors.stop("a")
+    visitors.ask("b")
+    visitors.forget("b")
+    for job in (visitors.start("a", endless), visitors.start("b", endless)):
+        assert job.wait(60)
+        with pytest.raises(Stopped):
+            job.result()
+    for visitor in "ab":  # pressed again, and a connection that is there again
+        visitors.ask(visitor)
+        again = visitors.start(visitor, lambda job: "done")
+        assert again.wait(60)
+        assert again.result() == "done"
+
+
+def test_a_long_job_gives_way_and_goes_on_behind_those_who_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hiper.ui.jobs.SLICE", 0.02)
+    visitors, turns = Visitors(tmp_path), []
+
+    def long(job: Job[None]) -> None:
+        turns.append(job.progress.done)
+        while not job.stop_request():
+            job.progress.report("working", job.progress.done + 1, 10**9)
+            time.sleep(0.001)
+        raise Interrupted("asked to")
+
+    first = visitors.start("a", long)
+    while not first.progress.done:
+        first.wait(0.001)
+    others = [visitors.start(name, lambda job: "done") for name in "bc"]
+    for other in others:
+        assert other.wait(60)
+        assert other.result() == "done"
+    reached = turns[-1]
+    assert not first.wait(0.2)
+    assert len(turns) > 1  # its work was called again
+    assert first.progress.done > reached
+    visitors.stop("a")
+    assert first.wait(60)
+    with pytest.raises(Interrupted):
+        first.result()
+
+
+def test_fits_that_take_turns_are_bit_for_bit_their_own(
+    sd1: Any, subject: hiper.Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hiper.ui.jobs.SLICE", 0.0)
+    monkeypatch.setenv("HIPER_CACHE", str(tmp_path / "cache"))
+    studio = Studio(sd1, Library(tmp_path / "library"), Visitors(tmp_path), Similarity())
+    options = [HiPer().options(steps=5, seed=seed) for seed in (0, 1)]
+    jobs = [studio.learn(str(each.seed), subject, each, previews=False)[0] for each in options]
+    assert all(job.wait(60) for job in jobs)
+    for job, each in zip(jobs, options, strict=True):
+        alone = HiPer().fit(sd1, subject, each)
+        assert torch.equal(job.result().artifact.tensors["tail"], alone.tensors["tail"])
+
+
+def test_a_fit_is_stopped_while_a_preview_is_drawn(sd1: Any, subject: hiper.Subject, tmp_path: Path) -> None:
+    shown: list[Preview] = []
+    steps = [0]
+    asked: list[int] = []
+
+    def should_stop() -> int | None:
+        asked.append(steps[-1])
+        return 2 if asked.count(3) > 1 else None
+
+    with pytest.raises(Interrupted, match="while a preview"):
+        fit_with_previews(
+            sd1,
+            subject,
+            HiPer().options(steps=12),
+            at=(3,),
+            on_preview=shown.append,
+            checkpoint=CheckpointFile(path=tmp_path / "fit", resume=True),
+            callback=lambda record: steps.append(record.step),
+            should_stop=should_stop,
+        )
+    assert shown == []
+    assert steps[-1] == 3
+
+
+def test_a_search_is_stopped_between_two_pictures_that_are_ranked() -> None:
+    job = Job(endless, Line())
+    ranker = _Stoppable(Redness(), partial(job.report, "ranking"))
+    assert ranker.score(tiny.picture(), "a dog") == Redness().score(tiny.picture(), "a dog")
+    job.stop()
+    with pytest.raises(Stopped):
+        ranker.score(tiny.picture(), "a dog")
+    assert job.wait(60)
+
+
+# what comes from outside
+
+
+OWN = "127.0.0.1:7860"
+
+
+def asked(headers: dict[str, str], *, host: str = "127.0.0.1", method: str = "POST", path: str = "/x") -> int:
+    """What a guarded page answers; 200: it was let through."""
+
+    async def page(scope: Any, receive: Any, send: Any) -> None:
+        await PlainTextResponse("welcome")(scope, receive, send)
+
+    local = host in ("127.0.0.1", "localhost")
+    guard = Guard(
+        page, names=names_of(host), addresses=not local, max_file_bytes=1000, after_upload=lambda: None
+    )
+    statuses: list[int] = []
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"{}", "more_body": False}
+
+    encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
+    scope = {"type": "http", "method": method, "path": path, "headers": encoded, "query_string": b""}
+    asyncio.run(guard(scope, receive, send))
+    return statuses[0]
+
+
+@pytest.mark.parametrize("path", ["/gradio_api/upload", "/gradio_api/queue/join", "/gradio_api/run/predict"])
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"host": OWN}, 200),  # no browser
+        ({"host": OWN, "origin": f"http://{OWN}", "sec-fetch-site": "same-origin"}, 200),
+        ({"host": "localhost:7860", "origin": "http://localhost:7860"}, 200),
+        ({"host": "[::1]:7860", "origin": "http://[::1]:7860"}, 200),
+        ({"host": OWN, "origin": "https://evil.example"}, 403),
+        ({"host": OWN, "origin": "http://127.0.0.1:8000"}, 403),  # another server of this computer
+        ({"host": OWN, "origin": "http://localhost:7860"}, 403),
+        ({"host": OWN, "origin": "null"}, 403),
+        ({"host": OWN, "sec-fetch-site": "cross-site"}, 403),
+        ({"host": OWN, "sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}, 403),
+        ({"host": "evil.example:7860", "origin": "http://evil.example:7860"}, 400),  # rebinding
+        ({"host": "192.168.0.9:7860"}, 400),
+        ({"host": ""}, 400),
+        ({"host": "["}, 400),
+    ],
+)
+def test_another_site_can_send_nothing(headers: dict[str, str], status: int, path: str) -> None:
+    assert asked({**headers, "content-length": "2"}, path=path) == status
+
+
+def test_links_lead_to_the_page_but_nothing_of_it_is_embedded_elsewhere() -> None:
+    elsewhere = {"host": OWN, "sec-fetch-site": "cross-site"}
+    assert asked({**elsewhere, "sec-fetch-mode": "navigate"}, method="GET") == 200
+    assert asked({**elsewhere, "sec-fetch-mode": "no-cors"}, method="GET") == 403
+
+
+def test_a_page_for_several_is_reached_by_address_and_own_name_alone() -> None:
+    own = socket.gethostname()
+    for name in (
+        "192.168.0.9:7860",
+        "[fe80::1]:7860",
+        f"{own}:7860",
+        "studio.example:7860",
+        "localhost:7860",
+    ):
+        headers = {"host": name, "origin": f"http://{name}", "content-length": "2"}
+        assert asked(headers, host="studio.example") == 200
+    rebound = {"host": "evil.example:7860", "origin": "http://evil.example:7860", "content-length": "2"}
+    assert asked(rebound, host="0.0.0.0") == 400
+
+
+@pytest.mark.parametrize(
+    ("path", "length", "status"),
+    [
+        ("/gradio_api/upload", "66000", 200),
+        ("/gradio_api/upload", "67000", 413),
+        ("/gradio_api/upload/", "67000", 413),
+        ("/gradio_api/queue/join", str(2**20), 200),
+        ("/gradio_api/queue/join", str(2**20 + 1), 413),
+        ("/gradio_api/upload", "", 411),
+        ("/gradio_api/upload", "-1", 411),
+    ],
+)
+def test_requests_are_bounded(path: str, length: str, status: int) -> None:
+    assert asked({"host": OWN, "content-length": length}, path=path) == status
+
+
+def test_uploads_go_when_they_are_read_or_pile_up(tmp_path: Path) -> None:
+    def upload(name: str, age: float = 0) -> str:
+        path = tmp_path / name / "picture.png"
+        path.parent.mkdir()
+        path.write_bytes(bytes(100))
+        os.utime(path, (time.time() - age,) * 2)
+        uploads.paths.add(str(path))
+        return str(path)
+
+    uploads = Uploads(most=250)
+    first, second, third = (upload(str(age), age=age) for age in (30, 20, 10))
+    uploads.prune()
+    assert [Path(each).exists() for each in (first, second, third)] == [False, True, True]
+    with uploads.taken(second):
+        assert Path(second).read_bytes() == bytes(100)
+    assert not Path(second).parent.exists()
+    old, strange = upload("old", age=3600), tmp_path / "strange.png"
+    strange.touch()
+    with uploads.taken(str(strange)):
+        pass
+    uploads.prune()
+    assert strange.exists()
+    assert not Path(old).exists()
+    assert uploads.paths == {third}
 
 
 def test_leaving_the_ticks_stops_the_job() -> None:

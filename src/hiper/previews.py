@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from PIL import Image
 
@@ -78,12 +79,15 @@ def fit_with_previews(
                 raise
         checkpoint = replace(checkpoint, resume=True)
         so_far = method.unfinished(backbone, subject, options, TrainingState.from_file(checkpoint.path))
-        on_preview(Preview(step=reached, image=_drawn(backbone, so_far, subject.caption)))
+        on_preview(Preview(step=reached, image=_drawn(backbone, so_far, subject.caption, should_stop)))
 
 
-def _drawn(backbone: Backbone, so_far: Artifact, caption: str) -> Image.Image:
+def _drawn(backbone: Backbone, so_far: Artifact, caption: str, should_stop: StopRequest) -> Image.Image:
+    def on_step(done: int, total: int) -> None:
+        if signal_number := should_stop():
+            raise Interrupted(f"stopped by signal {signal_number} while a preview was drawn", signal_number)
+
+    quick: dict[str, Any] = {"steps": OTHER_STEPS}
     if QUICK in backbone.schedulers:
-        drawn = edit(backbone, so_far, caption, steps=QUICK_STEPS, scheduler=QUICK)
-    else:
-        drawn = edit(backbone, so_far, caption, steps=OTHER_STEPS)
-    return drawn.images[0]
+        quick = {"steps": QUICK_STEPS, "scheduler": QUICK}
+    return edit(backbone, so_far, caption, callback=on_step, **quick).images[0]

@@ -14,6 +14,7 @@ from hiper.ui.layout import DrawPage, LearnPage, LibraryPage, draw_page, learn_p
 from hiper.ui.learning import Learning
 from hiper.ui.shelf import Shelf
 from hiper.ui.studio import Studio
+from hiper.ui.uploads import Uploads
 
 _AT_ONCE: dict[str, Any] = {"concurrency_limit": None}
 """Of every event: jobs wait in a line of our own. Without a queue Gradio could not show messages."""
@@ -23,11 +24,12 @@ _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"
 """Of every event: progress is ours to show, and there is no second way in."""
 
 
-def build(studio: Studio) -> gr.Blocks:
+def build(studio: Studio, uploads: Uploads) -> gr.Blocks:
     """Lay the page out and wire it; nothing is served yet."""
 
     def leave(request: gr.Request) -> None:
         studio.visitors.forget(visitor(request))
+        uploads.prune()
 
     with gr.Blocks(title="hiper", analytics_enabled=False, delete_cache=_FILES_LIVE) as page:
         gr.HTML(markup.heading(studio.backbone.id, embedded=studio.embedded))
@@ -47,8 +49,8 @@ def build(studio: Studio) -> gr.Blocks:
         drawing_shows = [
             draw.start, draw.search, draw.stop, draw.status, draw.gallery, draw.compare, draw.archive, drawn
         ]  # fmt: skip
-        shelf = Shelf(studio, library, draw, choice=choice, names=names, tabs=tabs)
-        _wire_learning(Learning(studio, learn, shelf), learn, everything)
+        shelf = Shelf(studio, uploads, library, draw, choice=choice, names=names, tabs=tabs)
+        _wire_learning(Learning(studio, uploads, learn, shelf), learn, everything)
         _wire_drawing(Drawing(studio, draw, choice=choice, drawn=drawn), draw, choice, drawn, drawing_shows)
         learn.go_on.click(lambda: gr.update(selected="draw"), None, tabs, **_AT_ONCE, **_QUIET)
         library.shelf.select(shelf.choose, [names], everything, **_AT_ONCE, **_QUIET)

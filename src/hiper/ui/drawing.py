@@ -39,8 +39,9 @@ class Drawing:
             page.candidates,
         ]
 
-    def began(self) -> Update:
-        """Answer the button at once."""
+    def began(self, request: gr.Request) -> Update:
+        """Answer the button at once, and the button that stops from then on."""
+        self._studio.visitors.ask(visitor(request))
         return {self._page.status: markup.message("Starting…"), **self._buttons(idle=False)}
 
     def handler(self, *, searching: bool) -> Callable[..., Iterator[Update]]:

@@ -10,13 +10,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Generic, TypeVar, final
 
+from hiper.errors import Interrupted
+
 T = TypeVar("T")
 _LOOK = 0.1
 """Seconds between two looks of a waiting job whether it is still wanted."""
 
 
+SLICE = 60.0
+"""Seconds after which a job gives way to those that wait, and goes on behind them."""
+
+
 class Stopped(Exception):  # no mistake of anybody
     """Raised inside a job that was asked to stop, wherever it reports its progress."""
+
+
+class _GaveWay(Exception):
+    """Raised inside a job that has had its slice; its work is called again in its next turn."""
 
 
 @final
@@ -24,7 +34,7 @@ class Progress:
     """How far a job has come: what it does, steps done and in all, and the seconds it has left."""
 
     def __init__(self) -> None:
-        self.stage, self.done, self.total = "", 0, 0
+        self.stage, self.done, self.total, self.reports = "", 0, 0, 0
         self._first, self._begun = 0, time.monotonic()
 
     def report(self, stage: str, done: int, total: int) -> None:
@@ -32,6 +42,7 @@ class Progress:
         if stage != self.stage:
             self._first, self._begun = done, time.monotonic()
         self.stage, self.done, self.total = stage, done, total
+        self.reports += 1
 
     @property
     def seconds_left(self) -> float | None:
@@ -49,6 +60,10 @@ class Line:
     def __init__(self) -> None:
         self._waiting: deque[object] = deque()
         self._changed = threading.Condition()
+
+    def is_wanted(self) -> bool:
+        """Whether others wait for the turn that somebody has."""
+        return len(self._waiting) > 1
 
     def before(self, who: object) -> int:
         """Count those who come before `who`, who has had no turn yet if it is more than none."""
@@ -74,12 +89,17 @@ class Line:
 
 @final
 class Job(Generic[T]):
-    """Runs `work` in a thread when its turn in `line` comes; what it returns or raises is told by `result`."""
+    """Runs `work` in a thread when its turn in `line` comes; what it returns or raises is told by `result`.
 
-    def __init__(self, work: Callable[[Job[T]], T], line: Line) -> None:
+    Work that others wait for gives way after a slice of time, wherever it asks `stop_request` or calls `give_way`, and
+    is called again when its next turn comes: it goes on from what it has kept. stop: set as soon as it is to end.
+    """
+
+    def __init__(self, work: Callable[[Job[T]], T], line: Line, stop: threading.Event | None = None) -> None:
         self.progress = Progress()
         self._work, self._line = work, line
-        self._stop = threading.Event()
+        self._stop = stop or threading.Event()
+        self._turn_ends, self._reports_before, self._pauses = 0.0, 0, False
         self._value: list[T] = []
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="hiper-job", daemon=True)
@@ -95,14 +115,29 @@ class Job(Generic[T]):
         self._stop.set()
 
     def stop_request(self) -> int | None:
-        """Answer a fit's question whether to stop (`hiper.fitting.StopRequest`)."""
-        return int(signal.SIGINT) if self._stop.is_set() else None
+        """Answer a fit's question whether to stop (`hiper.fitting.StopRequest`), to end or to give way."""
+        self._pauses = not self._stop.is_set() and self._gives_way()
+        return int(signal.SIGINT) if self._stop.is_set() or self._pauses else None
 
     def report(self, stage: str, done: int, total: int) -> None:
         """Note progress from inside the work; raises Stopped there once `stop` was called."""
         self.progress.report(stage, done, total)
+        self.check()
+
+    def check(self) -> None:
+        """Raise Stopped inside the work once `stop` was called."""
         if self._stop.is_set():
             raise Stopped
+
+    def give_way(self) -> None:
+        """Leave the work, to come back to it, where others wait and its slice is over."""
+        if self._gives_way():
+            raise _GaveWay
+
+    def _gives_way(self) -> bool:
+        """Never before something was done in this turn: two that prepare for long would come to nothing."""
+        is_over = self.progress.reports > self._reports_before and time.monotonic() > self._turn_ends
+        return is_over and self._line.is_wanted()
 
     def wait(self, seconds: float | None = None) -> bool:
         """Wait for the end, at most so long; whether it has come."""
@@ -125,7 +160,21 @@ class Job(Generic[T]):
 
     def _run(self) -> None:
         try:
-            with self._line.turn(self, self._stop):
-                self._value.append(self._work(self))
+            while not self._has_finished():
+                pass
         except BaseException as error:  # noqa: BLE001  # raised again by `result`, in the thread that asks
             self._error = error
+
+    def _has_finished(self) -> bool:
+        """Work for one turn; whether nothing is left to do."""
+        with self._line.turn(self, self._stop):
+            self._turn_ends, self._reports_before = time.monotonic() + SLICE, self.progress.reports
+            try:
+                self._value.append(self._work(self))
+            except _GaveWay:
+                return False
+            except Interrupted:
+                if not self._pauses:
+                    raise
+                return False
+        return True

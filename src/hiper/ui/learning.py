@@ -30,6 +30,7 @@ from hiper.ui.jobs import Job, Stopped
 from hiper.ui.layout import LearnPage, preset_value
 from hiper.ui.shelf import Shelf
 from hiper.ui.studio import FitWatch, Studio
+from hiper.ui.uploads import Uploads
 
 _SMOOTHED = 20
 """Windows of steps that a point of the loss curve averages over: the loss of a single step says nothing."""
@@ -41,14 +42,15 @@ _POINTS = 200
 class Learning:
     """Handlers of `LearnPage`; the first argument of each is what stands in its inputs."""
 
-    def __init__(self, studio: Studio, page: LearnPage, shelf: Shelf) -> None:
-        self._studio, self._page, self._shelf = studio, page, shelf
+    def __init__(self, studio: Studio, uploads: Uploads, page: LearnPage, shelf: Shelf) -> None:
+        self._studio, self._uploads, self._page, self._shelf = studio, uploads, page, shelf
         self._examples = itertools.count()
 
     def given(self, path: str, caption: str, suggested: str, request: gr.Request) -> Iterator[Update]:
         """Refuse an unusable picture at once; on critters, suggest a caption unless one was written."""
         try:
-            loaded = open_image(path)
+            with self._uploads.taken(path):
+                loaded = open_image(path)
         except ImageError as error:
             yield {self._page.upload: None, **self.cleared()}
             with Told():
@@ -83,8 +85,9 @@ class Learning:
             self._page.shown: markup.picture(image, "The picture that is learnt"),
         }
 
-    def began(self) -> Update:
-        """Answer the button at once."""
+    def began(self, request: gr.Request) -> Update:
+        """Answer the button at once, and the button that stops from then on."""
+        self._studio.visitors.ask(visitor(request))
         return {
             self._page.status: markup.message("Starting…"),
             self._page.start: gr.update(interactive=False),

@@ -3,38 +3,29 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, final
+from typing import Any
 
 import gradio as gr
 from gradio import processing_utils
-from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hiper.backbones.base import Backbone
 from hiper.errors import OptionError
 from hiper.library import Library
 from hiper.ui.app import build
+from hiper.ui.guard import LOOPBACK, Guard, names_of
 from hiper.ui.studio import Similarity, Studio
+from hiper.ui.uploads import Uploads
 from hiper.ui.visitors import Visitors
 
-LOOPBACK = ("127.0.0.1", "localhost")
-_REMOTE = re.compile(r"/(file=|proxy=)\s*(\w+:|//)|/proxy=", re.IGNORECASE)
+KEPT = 8
+"""Largest uploads that may lie there at a time, until the page has taken them."""
 _STYLE = Path(__file__).with_name("style.css")
-_CONTENT_POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline';"
-    " img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:;"
-    " object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
-)
-"""Whatever a text smuggled into the page, it could load nothing from elsewhere and send nothing there."""
 _THEME = gr.themes.Soft(
     primary_hue="teal",
     neutral_hue="stone",
@@ -83,9 +74,19 @@ def served(
     """Serve the page while the block runs and yield its URL. OptionError when that cannot be."""
     with TemporaryDirectory(prefix="hiper-ui-") as name, _environment(Path(name)), _no_downloads():
         visitors = Visitors(Path(name))
-        page = build(Studio(backbone, library, visitors, similarity))
+        largest = max_upload_mb * 1024 * 1024
+        uploads = Uploads(most=KEPT * largest)
+        page = build(Studio(backbone, library, visitors, similarity), uploads)
+        uploads.paths = page.upload_file_set
+        guard = Middleware(
+            Guard,
+            names=names_of(address.host),
+            addresses=not address.is_local,
+            max_file_bytes=largest,
+            after_upload=uploads.prune,
+        )
         try:
-            page.launch(**_settings(address), max_file_size=max_upload_mb * 1024 * 1024)
+            page.launch(**_settings(address, guard), max_file_size=largest)
         except OSError as error:
             port = f" port {address.port}" if address.port else ""
             raise OptionError(
@@ -98,15 +99,12 @@ def served(
             visitors.close()
 
 
-def _settings(address: Address) -> dict[str, Any]:
-    """What Gradio is launched with. A page of another site cannot reach a loopback server under a name of its own."""
-    hosts = list(LOOPBACK) if address.is_local else ["*"]
+def _settings(address: Address, guard: Middleware) -> dict[str, Any]:
+    """What Gradio is launched with."""
     return {
         "server_name": address.host,
         "server_port": address.port,
-        "app_kwargs": {
-            "middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=hosts), Middleware(_Guard)]
-        },
+        "app_kwargs": {"middleware": [guard]},
         "theme": _THEME,
         "css_paths": [_STYLE],
         "footer_links": [],
@@ -119,28 +117,6 @@ def _settings(address: Address) -> dict[str, Any]:
         "run_history": False,
         "pwa": False,
     }
-
-
-@final
-class _Guard:
-    """Adds the content policy to every answer, and refuses to fetch addresses for a visitor."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def guarded(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers["Content-Security-Policy"] = _CONTENT_POLICY
-                headers["X-Content-Type-Options"] = "nosniff"
-                headers["Referrer-Policy"] = "no-referrer"
-            await send(message)
-
-        if scope["type"] == "http" and _REMOTE.search(scope["path"]):
-            await PlainTextResponse("addresses are not fetched", status_code=403)(scope, receive, guarded)
-        else:
-            await self._app(scope, receive, guarded)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from hiper.ui import markup
 from hiper.ui.handlers import NOTHING, Told, Update, visitor, warn
 from hiper.ui.layout import EMPTY_LIBRARY, MAX_STRENGTH, DrawPage, LibraryPage
 from hiper.ui.studio import Studio
+from hiper.ui.uploads import Uploads
 
 _NAMED = 5
 """Entries that cannot be read and get a note of their own when the page is opened."""
@@ -31,9 +32,17 @@ class Shelf:
     """
 
     def __init__(
-        self, studio: Studio, page: LibraryPage, draw: DrawPage, *, choice: Any, names: Any, tabs: Any
+        self,
+        studio: Studio,
+        uploads: Uploads,
+        page: LibraryPage,
+        draw: DrawPage,
+        *,
+        choice: Any,
+        names: Any,
+        tabs: Any,
     ) -> None:
-        self._studio, self._page, self._draw = studio, page, draw
+        self._studio, self._uploads, self._page, self._draw = studio, uploads, page, draw
         self._choice, self._names, self._tabs = choice, names, tabs
 
     def listed(self) -> Update:
@@ -70,7 +79,7 @@ class Shelf:
 
     def bring(self, path: str, request: gr.Request) -> Update:
         """Take in a tail file from elsewhere."""
-        with Told():
+        with Told(), self._uploads.taken(path):
             try:
                 entry = self._studio.adopt(Path(path))
             except ArtifactError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -26,7 +27,7 @@ from hiper.methods.hiper import HiPer, HiPerOptions
 from hiper.metrics.similarity import ClipSimilarity, DinoSimilarity
 from hiper.previews import Preview, fit_with_previews, preview_steps
 from hiper.rankers import CrittersRanker, SimilarityRanker
-from hiper.search import Ranker, search_seeds
+from hiper.search import Ranker, Score, search_seeds
 from hiper.seeds import resolve_seed
 from hiper.subject import Subject
 from hiper.ui.jobs import Job
@@ -35,8 +36,8 @@ from hiper.ui.visitors import Visitors
 
 PREVIEWS = 4
 """Pictures in the strip of a fit that shows previews."""
-MAX_SENTENCES, MAX_PICTURES = 20, 64
-"""Of one drawing: sentences, and pictures in all."""
+MAX_SENTENCES, MAX_PICTURES, MAX_PER_SENTENCE = 20, 64, 16
+"""Of one drawing: sentences, pictures in all, and of one sentence, between two of which others get their turn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +79,24 @@ class DrawWatch:
 
 
 Report = Callable[[int, int], None]
+
+
+@final
+class _Stoppable:
+    """A ranker that can be stopped between two pictures, as drawing them can between two steps."""
+
+    def __init__(self, ranker: Ranker, report: Report) -> None:
+        self._ranker, self._report, self._done = ranker, report, 0
+
+    def score(self, picture: Image.Image, sentence: str) -> Score:
+        self._report(self._done, 0)
+        self._done += 1
+        return self._ranker.score(picture, sentence)
+
+    def order(self, scores: Sequence[Score]) -> list[int]:
+        return self._ranker.order(scores)
+
+
 DrawOne = Callable[[str, Report, DrawWatch], None]
 
 
@@ -105,6 +124,7 @@ class Studio:
         at = preview_steps(options.steps, PREVIEWS) if previews else ()
 
         def work(job: Job[Entry]) -> Entry:
+            job.check()
             path = fit_path(subject, self.backbone, HiPer.name, settled)
             files.make_folder(path.parent, within=files.cache_dir())
             with files.lock(path):
@@ -177,7 +197,7 @@ class Studio:
                 self.backbone,
                 artifact,
                 sentence,
-                ranker,
+                _Stoppable(ranker, report),
                 first_seed=wish.first_seed,
                 candidates=candidates,
                 best=wish.images,
@@ -198,15 +218,22 @@ class Studio:
     ) -> tuple[Job[None], DrawWatch]:
         if not 1 <= len(sentences) <= MAX_SENTENCES:
             raise OptionError(f"{len(sentences)} sentences; write 1 to {MAX_SENTENCES}, one on each line")
-        if not 1 <= len(sentences) * images <= MAX_PICTURES:
+        if not (1 <= images <= MAX_PER_SENTENCE and len(sentences) * images <= MAX_PICTURES):
             raise OptionError(
-                f"{len(sentences)} sentences with {images} pictures each; at a time 1 to {MAX_PICTURES} are drawn"
+                f"{len(sentences)} sentences with {images} pictures each; allowed are 1 to {MAX_PER_SENTENCE} each, and"
+                f" at a time 1 to {MAX_PICTURES} are drawn"
             )
         watch = DrawWatch()
+        left = deque(enumerate(sentences, start=1))
 
         def work(job: Job[None]) -> None:
-            for number, sentence in enumerate(sentences, start=1):
+            while left:
+                job.check()
+                number, sentence = left[0]
                 one(sentence, partial(job.report, f"{what}, sentence {number} of {len(sentences)}"), watch)
+                left.popleft()
+                if left:
+                    job.give_way()
 
         return self.visitors.start(visitor, work), watch
 
