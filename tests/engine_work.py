@@ -18,7 +18,7 @@ from hiper.fitting import StopRequest
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """What to do; `deaths`: files that are consumed one by one, a worker's life each."""
+    """What to do; `deaths`: a folder of files, each of them a worker's life, or one to meet in."""
 
     do: str
     number: int = 0
@@ -27,11 +27,12 @@ class Order:
 
 @dataclass(frozen=True, kw_only=True)
 class Receipt:
-    """The square of the number, and who worked it out with how many threads."""
+    """The square of the number, and who worked it out with how many threads, seeing which GPU."""
 
     square: int
     pid: int
     threads: int
+    device: str = ""
 
 
 def make_work(should_stop: StopRequest) -> Callable[[Order], Receipt]:
@@ -39,7 +40,10 @@ def make_work(should_stop: StopRequest) -> Callable[[Order], Receipt]:
 
     def work(order: Order) -> Receipt:
         _ACTIONS[order.do](order, should_stop)
-        return Receipt(square=order.number**2, pid=os.getpid(), threads=torch.get_num_threads())
+        device = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        return Receipt(
+            square=order.number**2, pid=os.getpid(), threads=torch.get_num_threads(), device=device
+        )
 
     return work
 
@@ -69,6 +73,15 @@ def _sleep(order: Order, should_stop: StopRequest) -> None:
         time.sleep(0.01)
 
 
+def _meet(order: Order, should_stop: StopRequest) -> None:
+    """Wait for another worker, in a folder."""
+    assert order.deaths is not None
+    (order.deaths / str(os.getpid())).touch()
+    end = time.monotonic() + 100
+    while time.monotonic() < end and len(list(order.deaths.iterdir())) < 2:
+        time.sleep(0.01)
+
+
 def _hog(order: Order, should_stop: StopRequest) -> None:
     torch.ones(2**31, dtype=torch.uint8)
 
@@ -85,6 +98,7 @@ _ACTIONS: dict[str, Callable[[Order, StopRequest], None]] = {
     "square": _square,
     "die": _die,
     "sleep": _sleep,
+    "meet": _meet,
     "hog": _hog,
     "refuse": _refuse,
     "fail": _fail,

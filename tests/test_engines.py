@@ -12,9 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from hiper.engines import EngineSettings, open_engine
 from hiper.engines.base import Engine, RemoteError, Settled, Task
+from hiper.engines.devices import devices_of, gpus
+from hiper.engines.processes import Processes
 from hiper.errors import (
     HiperError,
     Interrupted,
@@ -51,6 +54,44 @@ def test_one_worker_is_this_process() -> None:
     assert [each.unwrapped().square for each in results] == [0, 1, 4]
     assert {each.unwrapped().pid for each in results} == {os.getpid()}
     assert [each.notes for each in results] == [(f"{i} is squared",) for i in range(3)]
+
+
+def test_every_worker_process_has_a_gpu_of_its_own(tmp_path: Path) -> None:
+    """Also the one that comes in place of a worker that has died."""
+    devices = devices_of(2, None, lambda: ("3", "5", "GPU-7"))
+    meeting = marks(tmp_path / "meeting", 0)
+    orders = [
+        Order(do="die", deaths=marks(tmp_path / "marks", 1)),
+        *(Order(do="meet", deaths=meeting) for _ in range(2)),
+    ]
+    tasks = deque(Task(payload=order) for order in orders)
+    results = [each.unwrapped() for each in Processes(2, devices=devices).run(tasks, make_work, lambda: None)]
+    seen = {each.pid: each.device for each in results}
+    assert len(results) == 3
+    assert len(seen) == 2
+    assert set(seen.values()) == {"3", "5"}
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:1", "mps"])
+def test_a_stated_device_is_every_workers(device: str) -> None:
+    assert devices_of(4, device, lambda: ("0", "1")) == ()
+
+
+def test_more_workers_than_gpus_are_refused() -> None:
+    assert devices_of(2, "cuda", lambda: ("0", "1")) == ("0", "1")
+    assert devices_of(8, None, lambda: ()) == ()
+    assert devices_of(1, None, lambda: ("0",)) == ()
+    with pytest.raises(OptionError, match=r"3 workers.* 2 to be had") as refused:
+        devices_of(3, None, lambda: ("0", "1"))
+    assert "\n" not in str(refused.value)
+
+
+def test_gpus_are_named_as_the_environment_names_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert list(gpus()) == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a, GPU-b")
+    assert list(gpus()) == ["GPU-a", "GPU-b"]
 
 
 def test_errors_are_told_and_stop_nothing_here() -> None:

@@ -97,7 +97,7 @@ def run(
         tasks: deque[Task[Order]] = deque(batch.begin())
         work = partial(Worker, store.place)
         try:
-            for settled in open_engine(engine).run(tasks, work, should_stop):
+            for settled in open_engine(engine, settings.device).run(tasks, work, should_stop):
                 tasks.extend(batch.take(settled))
                 progress(STAGE, ledger.settled(), len(ledger.asked))
             batch.end()

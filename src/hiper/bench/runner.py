@@ -67,6 +67,7 @@ def run(
             raise OptionError(f"{name} is {value}; allowed are whole numbers from 1 upwards")
     if engine is not None and engine.address:
         check_reachable(engine.address)
+    elsewhere = None if engine is None or engine == EngineSettings() else open_engine(engine, device)
     parsed = parse_arms(arms)
     opened = open_suite(suite)
     check_suite(parsed, opened)
@@ -95,11 +96,11 @@ def run(
 
         report(0)
         subjects = list(wanted.subjects)
-        if engine is None or engine == EngineSettings():
+        if elsewhere is None:
             drawn = _run_here(Workshop(job, whole, opened, model, should_stop), subjects, report)
         else:
             del model
-            drawn = _run_elsewhere(open_engine(engine), job, whole, subjects, report, should_stop)
+            drawn = _run_elsewhere(elsewhere, job, whole, subjects, report, should_stop)
     return Done(cells=cells, drawn=drawn)
 
 

@@ -50,8 +50,11 @@ class EngineSettings:
             raise OptionError(f"memory_limit is {self.memory_limit}; allowed are numbers of GiB above 0")
 
 
-def open_engine(settings: EngineSettings) -> Engine:
-    """Return the engine."""
+def open_engine(settings: EngineSettings, device: str | None = None) -> Engine:
+    """Return the engine; device: what its workers are to load on, None: each a GPU of its own, where there are any.
+
+    OptionError for more worker processes than GPUs.
+    """
     if settings.name == "ray":
         from hiper.engines.ray import RayEngine
 
@@ -65,6 +68,8 @@ def open_engine(settings: EngineSettings) -> Engine:
         from hiper.engines.here import Here
 
         return Here()
+    from hiper.engines.devices import devices_of
     from hiper.engines.processes import Processes
 
-    return Processes(settings.workers, memory_limit=settings.memory_limit)
+    devices = devices_of(settings.workers, device)
+    return Processes(settings.workers, memory_limit=settings.memory_limit, devices=devices)

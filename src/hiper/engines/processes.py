@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -17,6 +17,7 @@ import torch
 
 from hiper.engines.base import Answer, Engine, MakeWork, R, Settled, T, Task, perform_remotely
 from hiper.engines.crew import Crew, Fleet, Gone, Member
+from hiper.engines.devices import VARIABLE
 from hiper.engines.worker import prepare
 from hiper.fitting import StopRequest
 
@@ -26,15 +27,18 @@ _CAN_MASK = hasattr(signal, "pthread_sigmask")
 
 @final
 class Processes(Engine):
-    """workers: processes at a time; memory_limit: GiB of each."""
+    """workers: processes at a time; memory_limit: GiB of each; devices: the GPU that each sees, () for all."""
 
-    def __init__(self, workers: int, *, memory_limit: float | None = None) -> None:
-        self._workers, self._memory_limit = workers, memory_limit
+    def __init__(
+        self, workers: int, *, memory_limit: float | None = None, devices: Sequence[str] = ()
+    ) -> None:
+        self._workers, self._memory_limit, self._devices = workers, memory_limit, devices
 
     def run(
         self, tasks: deque[Task[T]], make_work: MakeWork[T, R], should_stop: StopRequest
     ) -> Iterator[Settled[T, R]]:
-        crew: Crew[T, R] = Crew(_Fleet(self._workers, make_work, self._memory_limit, should_stop))
+        fleet = _Fleet(self._workers, make_work, self._memory_limit, should_stop, self._devices)
+        crew: Crew[T, R] = Crew(fleet)
         try:
             yield from crew.run(tasks, should_stop)
         finally:
@@ -50,8 +54,10 @@ class _Fleet(Fleet):
         make_work: MakeWork[Any, Any],
         memory_limit: float | None,
         should_stop: StopRequest,
+        devices: Sequence[str],
     ) -> None:
         self._should_stop = should_stop
+        self._free = list(devices)
         self._context = multiprocessing.get_context("spawn")
         self._stop = self._context.Value("i", 0)
         self._workers = workers
@@ -63,11 +69,13 @@ class _Fleet(Fleet):
 
     def start(self) -> _Process:
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_serve, args=(theirs, *self._arguments), daemon=True)
+        device = self._free.pop(0) if self._free else None
+        arguments = (theirs, device, *self._arguments)
+        process = self._context.Process(target=_serve, args=arguments, daemon=True)
         with _interrupts_blocked():
             process.start()
         theirs.close()
-        return _Process(process, ours)
+        return _Process(process, ours, lambda: self._free.extend([device] if device is not None else []))
 
     def stirring(self, members: Sequence[Member], seconds: float) -> list[Member]:
         processes = [member for member in members if isinstance(member, _Process)]
@@ -85,9 +93,9 @@ class _Fleet(Fleet):
 
 
 class _Process(Member):
-    def __init__(self, process: SpawnProcess, connection: Connection) -> None:
+    def __init__(self, process: SpawnProcess, connection: Connection, on_end: Callable[[], None]) -> None:
         super().__init__()
-        self._process, self.connection = process, connection
+        self._process, self.connection, self._on_end = process, connection, on_end
 
     def give(self, payload: Any) -> None:
         with suppress(BrokenPipeError):  # it has just died, as `hear` will tell
@@ -107,6 +115,7 @@ class _Process(Member):
         self._process.kill()
         self._process.join()
         self.connection.close()
+        self._on_end()  # whoever comes in its place takes its device
 
 
 @contextmanager
@@ -127,6 +136,7 @@ def _interrupts_blocked() -> Iterator[None]:
 
 def _serve(
     connection: Connection,
+    device: str | None,
     make_work: MakeWork[Any, Any],
     stop: Any,
     threads: int,
@@ -135,6 +145,8 @@ def _serve(
     """What a worker process does until there are no more tasks."""
     if not _CAN_MASK:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if device is not None:  # before anything asks for a GPU
+        os.environ[VARIABLE] = device
     threading.Thread(target=_end_with_parent, daemon=True).start()
     prepare(threads, memory_limit)
     work = make_work(lambda: stop.value or None)
