@@ -34,8 +34,8 @@ from hiper.previews import Preview, fit_with_previews, preview_steps
 from hiper.rankers import CrittersRanker
 from hiper.search import Score, evenly, search_seeds, text_first
 from hiper.ui import markup
-from hiper.ui.handlers import Told
 from hiper.ui.guard import Guard, names_of
+from hiper.ui.handlers import Told
 from hiper.ui.jobs import Job, Line, Progress, Stopped
 from hiper.ui.studio import EditWish, Similarity, Studio, _Stoppable
 from hiper.ui.uploads import Uploads
