@@ -540,6 +540,12 @@ def test_png_keeps_pixels_and_texts() -> None:
     assert image.info == texts
 
 
+def test_texts_with_half_characters_are_written_as_escapes() -> None:
+    data = png_bytes(gradient(), metadata={"parameters": "Model: \udcff, é"})
+    with Image.open(io.BytesIO(data)) as picture:
+        assert picture.info["parameters"] == "Model: \\udcff, é"
+
+
 @pytest.mark.parametrize("size", [(64, 64), (640, 200), (200, 1000)])
 def test_thumbnail_is_small_even_of_noise(size: tuple[int, int]) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)

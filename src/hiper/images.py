@@ -164,7 +164,7 @@ def png_bytes(image: Image.Image, *, metadata: Mapping[str, str] | None = None) 
     """Encode as PNG with `metadata` as its text chunks and nothing else: no EXIF, GPS or profile."""
     texts = PngImagePlugin.PngInfo()
     for key, text in (metadata or {}).items():
-        texts.add_text(key, text)
+        texts.add_text(key, text.encode(errors="backslashreplace").decode())  # a model's path may be no text
     buffer = io.BytesIO()
     bare(image).save(buffer, "PNG", pnginfo=texts)
     return buffer.getvalue()
