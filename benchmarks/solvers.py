@@ -35,6 +35,7 @@ from hiper.bench.fits import Fits
 from hiper.bench.statistics import FEWEST, Estimate, Rows, difference, mean
 from hiper.files import atomic_write
 from hiper.images import png_bytes
+from hiper.keys import digest
 from hiper.metrics.picture_distance import picture_distance
 
 MARGINS = {
@@ -202,7 +203,7 @@ def main() -> None:
     given = parser.parse_args()
     backbone, suite = hiper.load_backbone("critters"), CrittersSuite(split=given.split)
     arm = parse_arm(given.arm)
-    folder = given.kept / f"{backbone.weights_sha256()[:12]}-{given.split}"
+    folder = given.kept / f"{digest(backbone.model_key())[:12]}-{given.split}"
     fits = Fits(folder / "fits", suite, backbone, lambda: None)
     studio = Studio(backbone=backbone, suite=suite, folder=folder / arm.slug, seeds=range(given.seeds))
     samplers = [Sampler.parse(text) for text in given.draw]

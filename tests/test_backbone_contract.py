@@ -24,6 +24,7 @@ from hiper.backbones import PIPELINES, _diffusers, wrap
 from hiper.backbones.declared import declarations
 from hiper.conditioning import place_tail, take_tail
 from hiper.errors import ArtifactError, HiperWarning, OptionError
+from hiper.keys import Key
 from hiper.methods import METHODS, get_method
 from hiper.seeds import generator
 from tests import tiny, tiny_families
@@ -81,17 +82,19 @@ def backbone(name: str) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """A short fit, and the hash of all weights before it."""
+    """A short fit, and the hash of all weights and the model's key before it."""
 
     artifact: hiper.Artifact
     weights: str
+    key: Key
 
 
 @pytest.fixture(scope="module")
 def fit(backbone: Any) -> Fit:
-    weights = backbone.weights_sha256()
+    weights, key = backbone.weights_sha256(), backbone.model_key()
     subject = hiper.Subject.from_image(tiny.picture(), caption=CAPTION)
-    return Fit(artifact=hiper.fit(backbone, subject, steps=6, batch=4, learning_rate=0.1), weights=weights)
+    artifact = hiper.fit(backbone, subject, steps=6, batch=4, learning_rate=0.1)
+    return Fit(artifact=artifact, weights=weights, key=key)
 
 
 @pytest.fixture(scope="module")
@@ -316,6 +319,7 @@ def test_a_short_fit_lowers_the_loss_and_an_edit_restores_every_weight(backbone:
     assert figures["loss_after"] < 0.9997 * figures["loss_before"]
     hiper.edit(backbone, fit.artifact, TARGET, steps=1, guidance=3.0)
     assert backbone.weights_sha256() == fit.weights
+    assert backbone.model_key() == fit.key
 
 
 def test_a_tail_changes_the_picture(backbone: Any, artifact: hiper.Artifact) -> None:
@@ -392,6 +396,7 @@ def test_every_method_that_it_offers_to_fits_and_edits(backbone: Any, fit: Fit, 
     learnt = hiper.fit(backbone, subject, method=method, **ONE_STEP[method])
     assert len(hiper.edit(backbone, learnt, TARGET, steps=STEPS, guidance=2.0).images) == 1
     assert backbone.weights_sha256() == fit.weights
+    assert backbone.model_key() == fit.key
 
 
 def test_an_artifact_is_saved_loaded_and_refused_elsewhere(

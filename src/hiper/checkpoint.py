@@ -19,9 +19,10 @@ from torch import Tensor
 
 from hiper import files
 from hiper.errors import ResumeError
+from hiper.keys import Key, differences
 
 FORMAT = 2
-Identity = Mapping[str, str | int | float | bool]
+Identity = Key
 _STATE = ("parameters", "first_moments", "second_moments", "best")
 _GROUPS = (*_STATE, *(f"good_{name}" for name in _STATE))
 
@@ -130,11 +131,7 @@ class CheckpointFile:
         if not self.resume or not self.path.exists():
             return None
         state = TrainingState.from_file(self.path)
-        differing = [
-            f"{name} was {state.identity.get(name)!r} and is {identity.get(name)!r}"
-            for name in sorted({*identity, *state.identity})
-            if state.identity.get(name) != identity.get(name)
-        ]
+        differing = differences(state.identity, identity)
         if differing:
             raise ResumeError(
                 f"{self.path} belongs to another job: {', '.join(differing)};"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict, cast
 
 from hiper.backbones.base import Backbone, check_scheduler
 from hiper.backbones.sampling_defaults import LCM_STEPS
@@ -15,6 +15,27 @@ LARGEST_SIDE = 8192
 STRENGTH = 0.8
 
 NegativePrompt = str | Sequence[str]
+
+
+class Sampling(TypedDict, total=False):
+    """The settings of a drawing, as `edit` takes them; what is not there is left to the artifact and the model.
+
+    Whoever draws passes them on as a whole, `**sampling`, so that none can be left behind.
+    """
+
+    strength: float | None
+    guidance: float | None
+    steps: int | None
+    scheduler: str | None
+    height: int | None
+    width: int | None
+    negative_prompt: NegativePrompt
+
+
+def sampling_of(request: object) -> Sampling:
+    """Return the sampling settings among the fields of a request, or of settings that were drawn with."""
+    names = (name for name in Sampling.__annotations__ if hasattr(request, name))
+    return cast(Sampling, {name: getattr(request, name) for name in names})
 
 
 @dataclass(frozen=True, kw_only=True)

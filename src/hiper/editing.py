@@ -11,6 +11,7 @@ from typing import Any
 
 import PIL.Image
 
+from hiper import determinism
 from hiper.artifact import Artifact, check_compatible
 from hiper.backbones import wrap_reader
 from hiper.backbones._relatives import batched, for_call
@@ -70,6 +71,7 @@ def edit(
     negative_prompt: NegativePrompt = "",
     batch_size: int = 4,
     callback: StepCallback | None = None,
+    deterministic: bool = False,
 ) -> EditResult:
     """Draw one picture per seed of what `prompt` says, with the artifact's subject in it.
 
@@ -82,6 +84,7 @@ def edit(
     height, width: pixels, rounded to the model's `size_multiple`; None is its native side.
     negative_prompt: one sentence, or one per seed. batch_size: pictures drawn at a time.
     callback: called after each denoising step with (steps done, steps in all).
+    deterministic: the same bits every time on an accelerator too, slower; see `hiper.determinism`.
 
     ArtifactError for another family of models, OptionError for a value out of range. Warns (HiperWarning)
     of lost words, a rounded size, another checkpoint of the family, and flagged pictures.
@@ -106,9 +109,8 @@ def edit(
         images=len(chosen),
     )
     cleaned = _cleaned(prompt, backbone, notes)
-    with _told(
-        backbone, learnt.artifact, cleaned, settings.strength, settings.negative_prompt, notes
-    ) as told:
+    asked = backbone, learnt.artifact, cleaned, settings.strength, settings.negative_prompt, notes
+    with determinism.deterministic(deterministic), _told(*asked) as told:
         notes += _unheard(backbone, told, settings, guidance)
         if steps is None and settings.steps >= MANY_TIMES * backbone.default_steps:
             notes.append(

@@ -291,10 +291,10 @@ def _wait(device: torch.device) -> None:
 
 
 def _prepared(backbone: Backbone, subject: Subject) -> None:
-    """What a fit does before its steps: encode both, and hash the weights for the checkpoint."""
+    """What a fit does before its steps: encode both, and hash the model for the checkpoint."""
     backbone.encode(subject.caption)
     backbone.latents(fit_square(subject.image, backbone.resolution), generator(0))
-    backbone.weights_sha256()
+    backbone.model_key()
     backbone.fingerprint()
 
 

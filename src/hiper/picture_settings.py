@@ -10,7 +10,6 @@ import base64
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from importlib.metadata import version
 from typing import Any, get_type_hints
 
 from hiper.artifact import Artifact
@@ -18,6 +17,7 @@ from hiper.backbones.base import Backbone
 from hiper.edit_settings import EditSettings
 from hiper.editing import EditResult
 from hiper.errors import ImageError
+from hiper.keys import versions
 from hiper.portable import content_sha256, portable, public_name
 
 SCHEMA = 1
@@ -27,7 +27,6 @@ SETTINGS, PARAMETERS, ARTIFACT, DEMO = "hiper", "parameters", "hiper.artifact", 
 LARGEST_ARTIFACT = 131_072
 """Bytes of an artifact that is embedded; five rows of 4096 numbers, the widest in use, take some 90 000."""
 
-LIBRARIES = ("hiper", "torch", "diffusers", "transformers")
 _SAMPLERS = {
     "ddim": "DDIM",
     "dpm++": "DPM++ 2M",
@@ -94,7 +93,7 @@ def settings_of(backbone: Backbone, artifact: Artifact, result: EditResult, seed
         family=artifact.family,
         caption=artifact.caption,
         artifact_sha256=content_sha256(artifact),
-        versions={name: version(name) for name in LIBRARIES},
+        versions=versions(),
     )
 
 

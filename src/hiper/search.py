@@ -9,13 +9,13 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Unpack
 
 from PIL import Image
 
 from hiper.artifact import Artifact
 from hiper.backbones.base import Backbone, StepCallback
-from hiper.edit_settings import check_whole
+from hiper.edit_settings import Sampling, check_whole
 from hiper.editing import EditResult, edit
 
 MAX_CANDIDATES = 256
@@ -67,40 +67,26 @@ def search_seeds(
     candidates: int = 24,
     quick_steps: int = 8,
     best: int = 4,
-    strength: float | None = None,
-    guidance: float | None = None,
-    steps: int | None = None,
     callback: StepCallback | None = None,
+    **sampling: Unpack[Sampling],
 ) -> SearchResult:
     """Draw seeds first_seed .. first_seed + candidates - 1 in `quick_steps`, and the `best` of them in full.
 
-    candidates: 1 .. 256; best: 1 .. candidates; strength, guidance, steps: as of `edit`, also for the quick draws but
-    their steps. callback: called after each denoising step with (steps done, steps in all); the full draws may be
-    longer than was known before. Raises and warns as `edit` does.
+    candidates: 1 .. 256; best: 1 .. candidates; sampling: as of `edit`, also for the quick draws but their steps; a
+    negative prompt of its own for each candidate stays with it. callback: called after each denoising step with (steps
+    done, steps in all); the full draws may be longer than was known before. Raises and warns as `edit` does.
     """
     check_whole("candidates", candidates, 1, MAX_CANDIDATES)
     check_whole("best", best, 1, candidates)
-    quick = edit(
-        backbone,
-        artifact,
-        sentence,
-        seeds=range(first_seed, first_seed + candidates),
-        strength=strength,
-        guidance=guidance,
-        steps=quick_steps,
-        callback=callback,
-    )
+    quickly: Sampling = {**sampling, "steps": quick_steps}
+    seeds = range(first_seed, first_seed + candidates)
+    quick = edit(backbone, artifact, sentence, seeds=seeds, callback=callback, **quickly)
     ranked = _ranked(ranker, quick)
-    drawn = edit(
-        backbone,
-        artifact,
-        sentence,
-        seeds=[candidate.seed for candidate in ranked[:best]],
-        strength=strength,
-        guidance=guidance,
-        steps=steps,
-        callback=callback,
-    )
+    chosen = [candidate.seed for candidate in ranked[:best]]
+    negatives = quick.settings.negative_prompt
+    if len(negatives) > 1:
+        sampling["negative_prompt"] = [negatives[seed - first_seed] for seed in chosen]
+    drawn = edit(backbone, artifact, sentence, seeds=chosen, callback=callback, **sampling)
     scores = tuple(ranker.score(picture, drawn.prompt) for picture in drawn.images)
     return SearchResult(candidates=ranked, drawn=drawn, scores=scores)
 

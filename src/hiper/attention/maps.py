@@ -27,7 +27,7 @@ class Maps:
 
     heads: layer -> [heads, length, SIDE, SIDE], means over all steps, in the order in which the layers run
     phases: [phases, length, SIDE, SIDE], means over all layers and heads; the first phase is the noisiest
-    sides: layer -> cells of its own side
+    sides: layer -> cells of its own height
     """
 
     heads: Mapping[str, Tensor]
@@ -47,10 +47,13 @@ class Maps:
 
 @final
 class Recorder:
-    """Adds up what a denoiser tells of its last `pictures` batch entries, which are those of the positive sentence."""
+    """Adds up what a denoiser tells of its last `pictures` batch entries, which are those of the positive sentence.
 
-    def __init__(self, *, pictures: int, steps: int) -> None:
-        self._pictures, self._steps = pictures, steps
+    aspect: height of the pictures over their width
+    """
+
+    def __init__(self, *, pictures: int, steps: int, aspect: float = 1.0) -> None:
+        self._pictures, self._steps, self._aspect = pictures, steps, aspect
         self._step = 0
         self._heads: dict[str, _Mean] = defaultdict(_Mean)
         self._phases = [_Mean() for _ in range(min(PHASES, steps))]
@@ -59,8 +62,8 @@ class Recorder:
     def watch(self, attended: Attended) -> None:
         """Take in one call of one layer."""
         probabilities = attended.probabilities[-self._pictures :].mean(0)
-        side = math.isqrt(probabilities.shape[1])
-        own = probabilities.transpose(1, 2).reshape(*probabilities.shape[::2], side, side)
+        side = round(math.sqrt(probabilities.shape[1] * self._aspect))
+        own = probabilities.transpose(1, 2).reshape(*probabilities.shape[::2], side, -1)
         maps = functional.adaptive_avg_pool2d(own, SIDE)
         self._sides[attended.layer] = side
         self._heads[attended.layer].add(maps)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import final
+from dataclasses import asdict
+from typing import Unpack, final
 
 import numpy as np
 import torch
@@ -18,10 +19,11 @@ from hiper.attention.rows import label_rows
 from hiper.attention.study import Study, View
 from hiper.backbones.base import Backbone, StepCallback
 from hiper.conditioning import Conditioning, lengthened
-from hiper.edit_settings import EditSettings, check_whole, resolve_settings, resolve_strength
+from hiper.edit_settings import EditSettings, Sampling, check_whole, resolve_settings, resolve_strength
 from hiper.errors import HiperWarning, ImageError, OptionError
 from hiper.images import fit_square
 from hiper.methods import get_method
+from hiper.methods.base import PromptEncoder
 from hiper.methods.options import Value
 from hiper.noise_levels import spread_levels
 from hiper.seeds import generator, resolve_seed
@@ -37,11 +39,8 @@ def study_drawing(
     prompt: str | None = None,
     *,
     seed: int = 0,
-    strength: float | None = None,
-    guidance: float | None = None,
-    steps: int | None = None,
-    scheduler: str | None = None,
     callback: StepCallback | None = None,
+    **sampling: Unpack[Sampling],
 ) -> Study:
     """Draw `prompt` (None: the artifact's caption) with and without what was learnt, and watch both drawings.
 
@@ -53,27 +52,22 @@ def study_drawing(
     """
     check_compatible(artifact, backbone)
     seed = resolve_seed(seed)
-    settings = resolve_settings(
-        artifact.edit,
-        backbone,
-        [],
-        strength=strength,
-        guidance=guidance,
-        steps=steps,
-        scheduler=scheduler,
-    )
+    notes: list[str] = []
+    settings = resolve_settings(artifact.edit, backbone, notes, **sampling)
+    for note in notes:
+        warnings.warn(note, HiperWarning, stacklevel=2)
     told = _Progress(callback, 2 * settings.steps)
 
-    def draw(conditioning: Conditioning) -> View:
-        return _draw(backbone, conditioning, settings, seed, told)
+    def draw(conditioning: Conditioning, encode_negative: PromptEncoder) -> View:
+        negative = encode_negative(settings.negative_prompt[0])
+        return _draw(backbone, conditioning, negative, settings, seed, told)
 
     shown: dict[str, Value] = {
-        "strength": settings.strength,
-        "guidance": settings.guidance,
-        "steps": settings.steps,
-        "scheduler": settings.scheduler,
-        "seed": seed,
+        name: value for name, value in asdict(settings).items() if name != "negative_prompt"
     }
+    shown["seed"] = seed
+    if settings.negative_prompt[0]:
+        shown["negative prompt"] = settings.negative_prompt[0]
     return _study(backbone, artifact, prompt, settings.strength, draw, shown, drawn=True, mask=None)
 
 
@@ -108,7 +102,7 @@ def study_picture(
     square = fit_square(picture, backbone.resolution)
     told = _Progress(callback, 2 * count)
 
-    def read(conditioning: Conditioning) -> View:
+    def read(conditioning: Conditioning, encode_negative: PromptEncoder) -> View:
         return _read(backbone, conditioning, square, seed, count, told)
 
     shown: dict[str, Value] = {"strength": factor, "levels": count, "seed": seed}
@@ -121,7 +115,7 @@ def _study(
     artifact: Artifact,
     prompt: str | None,
     strength: float,
-    run: Callable[[Conditioning], View],
+    run: Callable[[Conditioning, PromptEncoder], View],
     settings: dict[str, Value],
     *,
     drawn: bool,
@@ -135,8 +129,9 @@ def _study(
                 " that the model itself draws with, such as hiper"
             )
         conditioning = applied.encode(cleaned)
-        learnt = run(conditioning)
-    untouched = run(lengthened(backbone.encode(cleaned), conditioning.length))
+        learnt = run(conditioning, applied.encode_negative or backbone.encode_negative)
+    plain = lengthened(backbone.encode(cleaned), conditioning.length)
+    untouched = run(plain, backbone.encode_negative)
     for note in conditioning.notes:
         warnings.warn(note, HiperWarning, stacklevel=3)
     return Study(
@@ -153,9 +148,14 @@ def _study(
 
 
 def _draw(
-    backbone: Backbone, conditioning: Conditioning, settings: EditSettings, seed: int, told: _Progress
+    backbone: Backbone,
+    conditioning: Conditioning,
+    negative: Conditioning,
+    settings: EditSettings,
+    seed: int,
+    told: _Progress,
 ) -> View:
-    recorder = Recorder(pictures=1, steps=settings.steps)
+    recorder = Recorder(pictures=1, steps=settings.steps, aspect=settings.height / settings.width)
 
     def after_step(done: int, total: int) -> None:
         recorder.after_step(done, total)
@@ -164,7 +164,7 @@ def _draw(
     with backbone.watching(recorder.watch):
         samples = backbone.sample(
             conditioning,
-            [backbone.encode_negative("")],
+            [negative],
             seeds=[seed],
             steps=settings.steps,
             guidance=settings.guidance,

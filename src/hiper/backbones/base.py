@@ -18,8 +18,10 @@ import PIL.Image
 import torch
 from torch import Tensor, nn
 
+from hiper.backbones.contents import hashes
 from hiper.conditioning import Conditioning, Placement
 from hiper.errors import OptionError
+from hiper.keys import Key, digest, versions
 from hiper.nearest import suggestion
 from hiper.tail_encoder import TailEncoder
 
@@ -36,6 +38,12 @@ UNET_SCHEDULERS: tuple[Scheduler, ...] = (
     "pndm",
 )
 FLOW_SCHEDULERS: tuple[Scheduler, ...] = ("flow-euler",)
+
+_DECIDING = (
+    *("family", "objective", "timesteps", "latent_shape", "resolution", "placement", "dtype", "quantised"),
+    *("default_guidance", "default_steps", "schedulers"),
+)
+"""Attributes of a backbone that are part of its key; the defaults count where a job leaves them to the model."""
 
 StepCallback = Callable[[int, int], None]
 """Called after each denoising step with (steps done, steps in all)."""
@@ -271,6 +279,29 @@ class Backbone(ABC):
             " models with a UNet, such as Stable Diffusion 1 and 2"
         )
 
+    def contents(self) -> dict[str, str]:
+        """Hash every component, by its name: all that it holds, weights and configuration. Nothing is moved."""
+        return {"weights": self.weights_sha256()}
+
+    def model_key(self) -> Key:
+        """Return what of this model, where and how it computes decides a result, by name.
+
+        "backbone" stands for all components, which follow one by one.
+        """
+        parts = {**self.contents(), **hashes({"tail encoder": self.tail_encoder})}
+        plain = {name: getattr(self, name) for name in _DECIDING}
+        return {
+            "backbone": digest(parts),
+            **{f"backbone's {name}": value[:16] for name, value in parts.items()},
+            **{
+                name: value if isinstance(value, (int, float)) else str(value)
+                for name, value in plain.items()
+            },
+            "device": self.device.type,
+            "deterministic": torch.get_deterministic_debug_mode() == 2,
+            **versions(),
+        }
+
     @abstractmethod
     def fingerprint(self) -> tuple[float, ...]:
         """Return 256 evenly spaced weights of text encoders and denoiser, to tell checkpoints apart.
@@ -284,4 +315,4 @@ class Backbone(ABC):
 
     @abstractmethod
     def weights_sha256(self) -> str:
-        """Hash every weight and buffer of every component, in hexadecimal."""
+        """Hash every weight and buffer of every component as they are now, in hexadecimal."""

@@ -5,13 +5,12 @@ A family says how a sentence is encoded, how its denoiser is called and how its 
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -23,6 +22,7 @@ from hiper import images
 from hiper.backbones import _attention, _diffusers, _lora, _relatives, _splicing
 from hiper.backbones.base import Backbone, Diffused, Samples, StepCallback, Watch, check_scheduler
 from hiper.backbones.checks import check_loaded
+from hiper.backbones.contents import described_pipeline, hashes, picked, state_of
 from hiper.backbones.loading import Loading
 from hiper.backbones.matching import Layout, check_components
 from hiper.backbones.parking import UNIFIED_MEMORY, Entered, Offloaded, frozen
@@ -34,6 +34,7 @@ from hiper.backbones.turns import Turns
 from hiper.backbones.weights import check_weights, read_index, text_encoder_bytes
 from hiper.conditioning import Conditioning, expanded
 from hiper.errors import BackboneError, HiperError, HiperWarning, OptionError
+from hiper.keys import digest
 from hiper.seeds import generator
 
 FINGERPRINT = 256
@@ -72,6 +73,9 @@ class PipelineBackbone(Backbone):
         self._pipe = pipe
         self._turns: Turns | None = None
         self._recomputes = False
+        self._known: _Read | None = (
+            None  # of a model that was loaded here; a user's own may change between two calls
+        )
         self.id, self.revision = name, revision
         suited = self._sampling_defaults()
         self.default_guidance = suited.guidance if default_guidance is None else default_guidance
@@ -159,12 +163,19 @@ class PipelineBackbone(Backbone):
         """Bring a pipeline that was just loaded to where it computes."""
         cls._adopt_named_kind(pipe, name)
         if how.memory != "low":
-            return cls(_placed(pipe, how.device), name=name, revision=revision, default_guidance=guidance)
+            backbone = cls(_placed(pipe, how.device), name=name, revision=revision, default_guidance=guidance)
+            backbone._known = _Read(pipe, cls.denoiser_name)
+            return backbone
         parts = _modules(_placed(pipe, torch.device("cpu")))
+        read = _Read(pipe, cls.denoiser_name)
+        if (
+            how.device.type in UNIFIED_MEMORY
+        ):  # what waits there is written to a file and cannot be read where it lies
+            _ = read.contents, read.fingerprint
         turns = Turns(parts, how.device)
         turns.take([part for part in parts if not _encodes(part)])
         backbone = cls(pipe, name=name, revision=revision, default_guidance=guidance)
-        backbone._turns, backbone._recomputes = turns, how.recompute
+        backbone._turns, backbone._recomputes, backbone._known = turns, how.recompute, read
         return backbone
 
     def resize(self, resolution: int) -> None:
@@ -413,22 +424,14 @@ class PipelineBackbone(Backbone):
         return _modules(self._pipe)
 
     def fingerprint(self) -> tuple[float, ...]:
-        parts = (*filter(_encodes, self._modules()), self.denoiser_name)
-        total = sum(weight.numel() for part in parts for weight in self._weights(part))
-        places = torch.arange(FINGERPRINT, dtype=torch.float64).mul(total / FINGERPRINT).long()
-        picked, start = [], 0
-        for weight in (weight for part in parts for weight in self._weights(part)):
-            inside = places[(places >= start) & (places < start + weight.numel())] - start
-            if len(inside):
-                picked.append(weight.reshape(-1)[inside.to(weight.device)].float().cpu())
-            start += weight.numel()
-        return tuple(float(f"{value:.6g}") for value in torch.cat(picked).tolist())
+        if self._known is not None and self._known.is_current():
+            return self._known.fingerprint
+        return _fingerprint(self._modules(), self.denoiser_name)
 
-    def _weights(self, part: str) -> list[Tensor]:
-        """Return a component's weights in the order of their names."""
-        if self.device.type in UNIFIED_MEMORY:  # else what is parked can be read where it lies, on the CPU
-            self._take(encoders=_encodes(part))
-        return [weight for _, weight in sorted(_diffusers.weights_of(self._modules()[part]).items())]
+    def contents(self) -> dict[str, str]:
+        if self._known is not None and self._known.is_current():
+            return self._known.contents
+        return _contents(self._pipe)
 
     def weight_bytes(self) -> dict[str, int]:
         sizes = {}
@@ -438,13 +441,45 @@ class PipelineBackbone(Backbone):
         return sizes
 
     def weights_sha256(self) -> str:
-        digest = hashlib.sha256()
+        found: dict[str, str] = {}
         for part, module in self._modules().items():
             self._take(encoders=_encodes(part))
-            for name, tensor in sorted([*module.named_parameters(), *module.named_buffers()]):
-                digest.update(f"{part}.{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-                digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+            found |= hashes({part: module})
+        return digest(found)
+
+
+class _Read:
+    """What was read of a model that was loaded here, once: again only when a tensor has been written to since."""
+
+    def __init__(self, pipe: _diffusers.Pipeline, denoiser: str) -> None:
+        self._pipe, self._denoiser = pipe, denoiser
+        self._states = _states(pipe)
+
+    def is_current(self) -> bool:
+        return self._states == _states(self._pipe)
+
+    @cached_property
+    def contents(self) -> dict[str, str]:
+        return _contents(self._pipe)
+
+    @cached_property
+    def fingerprint(self) -> tuple[float, ...]:
+        return _fingerprint(_modules(self._pipe), self._denoiser)
+
+
+def _states(pipe: _diffusers.Pipeline) -> dict[str, object]:
+    return {name: state_of(module) for name, module in _modules(pipe).items()}
+
+
+def _contents(pipe: _diffusers.Pipeline) -> dict[str, str]:
+    own = digest({"pipeline": described_pipeline(pipe)})
+    return {"pipeline": own, **hashes(dict(sorted(pipe.components.items())))}
+
+
+def _fingerprint(modules: Mapping[str, nn.Module], denoiser: str) -> tuple[float, ...]:
+    parts = (modules[name] for name in (*filter(_encodes, modules), denoiser))
+    weights = [weight for part in parts for _, weight in sorted(_diffusers.weights_of(part).items())]
+    return picked(weights, FINGERPRINT)
 
 
 def _modules(pipe: _diffusers.Pipeline) -> dict[str, nn.Module]:

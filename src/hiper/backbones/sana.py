@@ -48,6 +48,9 @@ class SanaBackbone(FlowBackbone):
                 f"{name} is a Sana Sprint, which is told its guidance; only Sana itself is supported"
             )
         self.family = "sana"
+        pipe.tokenizer.padding_side = (
+            "right"  # as its pipeline sets it whenever it reads; the key is the same before
+        )
         self.embed = int(config.caption_channels)
         factor = int(pipe.vae_scale_factor)
         self._set_native(int(config.in_channels), int(config.sample_size), factor)

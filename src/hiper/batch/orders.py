@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hiper.batch.jobs import Job
 from hiper.errors import HiperError, ImageError
 from hiper.files import distinct_slugs, safe_slug
+from hiper.keys import Key, digest, fit_key
 from hiper.reading import open_regular, shown
+
+if TYPE_CHECKING:
+    from hiper.backbones.base import Backbone
 
 RECORD_SCHEMA = 1
 ARTIFACT, SOURCE, RECORD = "artifact.safetensors", "source.png", "record.json"
@@ -28,16 +30,30 @@ class Model:
     dtype: str | None
     may_download: bool
     prediction_type: str | None = None
+    deterministic: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFacts:
-    """What of a model decides a job's results."""
+    """What of a model decides a job's results: its key, and the best known parts of that."""
 
     weights_sha256: str
     objective: str
     device: str
     dtype: str
+    key: Key = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, backbone: Backbone) -> ModelFacts:
+        """Read them off a loaded model."""
+        key = backbone.model_key()
+        return cls(
+            weights_sha256=str(key["backbone"]),
+            objective=backbone.objective,
+            device=backbone.device.type,
+            dtype=str(backbone.dtype).removeprefix("torch."),
+            key=key,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,21 +114,25 @@ class Verdict:
 
 def plan(job: Job, facts: ModelFacts) -> PlannedJob:
     """Hash what decides the job's results. ImageError when the picture or the mask is no readable file."""
+    mask = "" if job.mask_path is None else _digest(job.mask_path)
+    key = fit_key(
+        job.method,
+        facts.key,
+        picture=_digest(job.image_path),
+        caption=job.caption,
+        options=job.resolved_options(),
+    )
     record: dict[str, Any] = {
         "schema": RECORD_SCHEMA,
-        "hiper": version("hiper"),
-        "image": _digest(job.image_path),
-        "mask": None if job.mask_path is None else _digest(job.mask_path),
-        "caption": job.caption,
-        "method": job.method,
-        "options": job.resolved_options().as_mapping(),
+        "fit": key,
+        "mask": mask,
         "sentences": job.sentences,
         "seeds": job.seeds,
         "edit": job.edit.as_mapping(),
         "negative_prompt": job.negative_prompt,
         "model": asdict(facts),
     }
-    return PlannedJob(job=job, key=hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest())
+    return PlannedJob(job=job, key=digest(record))
 
 
 def _digest(path: Path) -> str:

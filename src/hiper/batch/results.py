@@ -8,17 +8,18 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any
 
 from hiper.artifact import Artifact
 from hiper.backbones.base import Backbone, StepCallback
 from hiper.batch.orders import ARTIFACT, RECORD, RECORD_SCHEMA, SOURCE, ModelFacts, PlannedJob
 from hiper.batch.store import Store
+from hiper.edit_settings import Sampling, sampling_of
 from hiper.editing import EditResult, edit
 from hiper.images import fit_square, png_bytes
+from hiper.keys import versions
 from hiper.methods.together import FitRequest
-from hiper.picture_settings import LIBRARIES, settings_of, text_chunks
+from hiper.picture_settings import settings_of, text_chunks
 
 BATCH = 4
 """Pictures drawn at a time; their last bits depend on it."""
@@ -80,16 +81,15 @@ def _timeless(artifact: Artifact) -> Artifact:
 
 def _drawn(backbone: Backbone, fit: Fit, sentence: str, on_step: StepCallback) -> EditResult:
     job = fit.planned.job
-    settings: dict[str, Any] = asdict(job.edit)
+    sampling: Sampling = {**sampling_of(job.edit), **sampling_of(job)}
     return edit(
         backbone,
         fit.artifact,
         sentence,
         seeds=job.seeds,
-        negative_prompt=job.negative_prompt,
         batch_size=BATCH,
         callback=on_step,
-        **settings,
+        **sampling,
     )
 
 
@@ -134,5 +134,5 @@ def _record(fit: Fit, facts: ModelFacts, drawn: dict[str, EditResult]) -> dict[s
         ],
         "settings": {sentence: asdict(result.settings) for sentence, result in drawn.items()},
         "notes": list(dict.fromkeys([*fit.notes, *(n for result in drawn.values() for n in result.notes)])),
-        "versions": {name: version(name) for name in LIBRARIES},
+        "versions": versions(),
     }

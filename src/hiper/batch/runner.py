@@ -45,6 +45,7 @@ class BatchSettings:
     together: subjects fitted at a time; None: as many as make up `NOISE_LEVELS`
     seconds: that a job may take; needs workers in processes of their own
     trusted: the one model that may be downloaded; others that a job names must be there
+    deterministic: the same bits every time on an accelerator too; see `hiper.determinism`
     """
 
     retry: bool = False
@@ -53,6 +54,7 @@ class BatchSettings:
     trusted: str = "critters"
     device: str | None = None
     dtype: str | None = None
+    deterministic: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +138,7 @@ class _Batch:
             device=self._settings.device,
             dtype=self._settings.dtype,
             may_download=trusted,
+            deterministic=self._settings.deterministic,
             prediction_type=job.prediction_type,
         )
 

@@ -15,8 +15,10 @@ from hiper.batch.orders import Describe, Group, Model, ModelFacts, PlannedJob, V
 from hiper.batch.results import Fit, write_results
 from hiper.batch.store import open_store
 from hiper.critters.strangers import tell_of_strangers
+from hiper.determinism import deterministic
 from hiper.errors import BackboneError, HiperError, Interrupted
 from hiper.fitting import StopRequest
+from hiper.keys import differences
 from hiper.methods import get_method
 from hiper.methods.together import FitRequest, fit_all
 from hiper.subject import Subject
@@ -33,15 +35,17 @@ class Worker:
 
     def __call__(self, order: Describe | Group) -> ModelFacts | list[Verdict]:
         """Do what is ordered. BackboneError when the model cannot be had, or is not the one that was described."""
-        self._load(order.model)
-        if isinstance(order, Describe):
-            return self._facts
-        if self._facts != order.facts:
-            raise BackboneError(
-                f"{order.model.name} is not what it was when this batch began, or not the same on all machines;"
-                " run the batch again"
-            )
-        return self._do(order)
+        with deterministic(order.model.deterministic):
+            self._load(order.model)
+            if isinstance(order, Describe):
+                return self._facts
+            if self._facts != order.facts:
+                changed = ", ".join(differences(order.facts.key, self._facts.key))
+                raise BackboneError(
+                    f"{order.model.name} is not what it was when this batch began, or not the same on all machines"
+                    f" ({changed}); run the batch again"
+                )
+            return self._do(order)
 
     def _load(self, model: Model) -> None:
         if self._model == model:
@@ -55,12 +59,7 @@ class Worker:
             local_only=local_only,
             prediction_type=model.prediction_type,
         )
-        self._facts = ModelFacts(
-            weights_sha256=backbone.weights_sha256(),
-            objective=backbone.objective,
-            device=backbone.device.type,
-            dtype=str(backbone.dtype).removeprefix("torch."),
-        )
+        self._facts = ModelFacts.of(backbone)
         self._backbone, self._model = backbone, model
 
     def _do(self, group: Group) -> list[Verdict]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -17,7 +17,8 @@ def conforms(value: object, kind: Any) -> bool:
     origin, arguments = get_origin(kind), get_args(kind)
     if is_dataclass(kind):
         hints = get_type_hints(kind)
-        return isinstance(value, dict) and value.keys() == hints.keys() and _all(value, hints)
+        needed = {each.name for each in fields(kind) if each.default is each.default_factory is MISSING}
+        return isinstance(value, dict) and needed <= value.keys() <= hints.keys() and _all(value, hints)
     if origin in (Union, UnionType):
         return any(conforms(value, each) for each in arguments)
     if origin is Literal:
@@ -30,7 +31,7 @@ def conforms(value: object, kind: Any) -> bool:
 
 
 def _all(values: Mapping[str, object], kinds: Mapping[str, Any]) -> bool:
-    return all(conforms(values[name], kind) for name, kind in kinds.items())
+    return all(conforms(value, kinds[name]) for name, value in values.items())
 
 
 def _is_scalar(value: object, kind: type) -> bool:

@@ -13,6 +13,7 @@ from typing import final
 import numpy as np
 from PIL import Image
 
+from hiper.backbones.contents import hashes
 from hiper.bench.base import Case, Metric, Scores, Suite, Truth
 from hiper.critters import world
 from hiper.critters.captions import bare_caption, full_caption, species_caption
@@ -20,6 +21,7 @@ from hiper.critters.reader import AttributeReader, Kind, Reading, load_reader, t
 from hiper.critters.render import SIZE, render, subject_mask
 from hiper.critters.world import Scene, draw_scene
 from hiper.errors import OptionError
+from hiper.keys import digest
 from hiper.metrics import attributes
 from hiper.metrics.colour_distance import colour_distance
 from hiper.metrics.picture_distance import picture_distance
@@ -85,7 +87,14 @@ class CrittersSuite(Suite):
         self.split, self.seed = split, seed
 
     def identity(self) -> Mapping[str, str | int]:
-        return {"suite": "critters", "split": self.split, "seed": self.seed, "pixels": SIZE}
+        readers = digest(hashes(dict(self._readers.items())))[:16]
+        return {
+            "suite": "critters",
+            "split": self.split,
+            "seed": self.seed,
+            "pixels": SIZE,
+            "readers": readers,
+        }
 
     def subjects(self) -> Sequence[str]:
         return [f"{number:03}" for number in range(SUBJECTS)]

@@ -111,7 +111,10 @@ class Easel:
     def _sampled(self, arm: Arm, prompt: str, seeds: Sequence[int]) -> Drawn:
         settings = drawing_settings(arm, self._backbone)
         begun = time.perf_counter()
-        positive, negative = self._backbone.encode(prompt), self._backbone.encode_negative("")
+        positive, negative = (
+            self._backbone.encode(prompt),
+            self._backbone.encode_negative(settings.negative_prompt[0]),
+        )
         images: list[Image.Image] = []
         flagged: list[int] = []
         for start in range(0, len(seeds), BATCH):

@@ -31,6 +31,7 @@ from hiper.bench.base import Case, Metric, Scores, Suite
 from hiper.errors import OptionError, UserError
 from hiper.filetypes import path_in
 from hiper.images import fit_square
+from hiper.keys import digest
 from hiper.nearest import suggestion
 from hiper.subject import Subject, clean_text
 from hiper.texts import decoded
@@ -166,7 +167,10 @@ class OwnSuite(Suite):
         loaders = {"clip": ClipSimilarity.load, "dino": DinoSimilarity.load}
         models = {name: self._model(record, name) for name in loaders if name in record}
         with self._named("[metrics]"):
-            return {name: loaders[name](model) for name, model in models.items()}
+            scorers: dict[str, Any] = {name: loaders[name](model) for name, model in models.items()}
+        for scorer in scorers.values():
+            self._digest.update(digest(scorer.contents()).encode())
+        return scorers
 
     def _model(self, record: Mapping[str, Any], name: str) -> str:
         """A folder is meant from where the file is."""

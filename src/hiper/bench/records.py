@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -79,6 +79,7 @@ class Identity:
     """What all cells of a folder have in common.
 
     suite: its identity; backbone: its name; device: its type; seed: of the suite and of the first picture
+    weights_sha256: of all components; model: the model's key, empty in records of earlier releases
     """
 
     suite: Mapping[str, str | int]
@@ -87,6 +88,7 @@ class Identity:
     device: str
     dtype: str
     seed: int
+    model: Mapping[str, Value] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +156,10 @@ def joined(folder: Path, new: Run) -> Run:
 
 
 def _differences(old: Identity, new: Identity) -> list[str]:
+    if not old.model:
+        return [
+            "it was begun by an earlier release of hiper, which wrote down less of what decides a picture"
+        ]
     ours, theirs = _flat(new), _flat(old)
     names = dict.fromkeys([*theirs, *ours])
     return [
@@ -164,8 +170,9 @@ def _differences(old: Identity, new: Identity) -> list[str]:
 
 
 def _flat(identity: Identity) -> dict[str, object]:
-    plain = {each.name: getattr(identity, each.name) for each in fields(identity) if each.name != "suite"}
-    return {**{f"suite {name}": value for name, value in identity.suite.items()}, **plain}
+    plain = {each.name: getattr(identity, each.name) for each in fields(identity)}
+    suite, model = plain.pop("suite"), plain.pop("model")
+    return {**{f"suite {name}": value for name, value in suite.items()}, **model, **plain}
 
 
 def _changed_arms(old: Run, new: Run) -> list[str]:

@@ -152,14 +152,16 @@ def _check_arms(arms: Sequence[Arm], backbone: Backbone) -> None:
 
 def _plan(job: Job, arms: Sequence[Arm], suite: Suite, backbone: Backbone, limit: int | None) -> Run:
     names = list(suite.subjects())[:limit]
+    key = backbone.model_key()
     return Run(
         identity=Identity(
             suite=dict(suite.identity()),
             backbone=backbone.id,
-            weights_sha256=backbone.weights_sha256(),
+            weights_sha256=str(key["backbone"]),
             device=backbone.device.type,
             dtype=str(backbone.dtype).removeprefix("torch."),
             seed=job.suite.seed,
+            model=key,
         ),
         metrics=dict(suite.metrics()),
         arms={arm.text: arm.options for arm in arms},

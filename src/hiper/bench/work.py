@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import final
 
@@ -22,6 +21,7 @@ from hiper.errors import HiperError, Interrupted
 from hiper.files import atomic_write, make_folder
 from hiper.fitting import StopRequest
 from hiper.images import fit_square, png_bytes
+from hiper.keys import differences, versions
 from hiper.methods import get_method
 
 OnCells = Callable[[int], None]
@@ -66,11 +66,17 @@ class Workshop:
         backbone = load_backbone(
             job.backbone, device=job.device, dtype=job.dtype, prediction_type=job.prediction_type
         )
-        if backbone.weights_sha256() != run.identity.weights_sha256:
+        suite = open_suite(job.suite)
+        changed = [
+            *differences(run.identity.model, backbone.model_key()),
+            *differences(run.identity.suite, suite.identity()),
+        ]
+        if changed:
             raise HiperError(
-                f"the model {job.backbone} has changed since the run began; put it back, or begin in another folder"
+                f"the model {job.backbone} or the suite has changed since the run began ({', '.join(changed)});"
+                " put it back, or begin in another folder"
             )
-        return cls(job, run, open_suite(job.suite), backbone, should_stop)
+        return cls(job, run, suite, backbone, should_stop)
 
     def draw(self, subject: str, on_cells: OnCells) -> int:
         """Draw and score the cells of one subject that are not there, and return their number."""
@@ -122,7 +128,7 @@ class Workshop:
             edit_seconds=drawn.seconds,
             artifact_bytes=fit.bytes if fit else None,
             per_sentence=fit is not None and get_method(arm.method).per_sentence,
-            versions={name: version(name) for name in ("hiper", "torch", "diffusers", "transformers")},
+            versions=versions(),
         )
 
 

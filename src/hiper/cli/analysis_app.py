@@ -13,13 +13,16 @@ from hiper.cli.options import (
     Device,
     Dtype,
     Guidance,
+    Height,
     Json,
+    NegativePrompt,
     Overwrite,
     Prediction,
     Quiet,
     Scheduler,
     Steps,
     Strength,
+    Width,
 )
 from hiper.cli.requests import Hardware, session
 from hiper.engines import EngineSettings
@@ -43,6 +46,9 @@ def attention(
     guidance: Guidance = None,
     steps: Steps = None,
     scheduler: Scheduler = None,
+    height: Height = None,
+    width: Width = None,
+    negative_prompt: NegativePrompt = "",
     backbone: Annotated[
         str | None, typer.Option(metavar="NAME", help="Default: the model the file was fitted on.")
     ] = None,
@@ -65,6 +71,9 @@ def attention(
         guidance=guidance,
         steps=steps,
         scheduler=scheduler,
+        height=height,
+        width=width,
+        negative_prompt=negative_prompt,
         overwrite=overwrite,
     )
     with session(json=json, quiet=quiet) as here:

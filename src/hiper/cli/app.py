@@ -23,6 +23,7 @@ from hiper.cli.options import (
     Caption,
     Captioner,
     CheckpointEvery,
+    Deterministic,
     Device,
     Dtype,
     EditSeed,
@@ -134,6 +135,7 @@ def fit(
     quantise: Quantise = None,
     memory: Memory = "auto",
     resolution: Resolution = None,
+    deterministic: Deterministic = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a fit that was stopped.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Start anew although one was stopped.")] = False,
     checkpoint_every: CheckpointEvery = 20,
@@ -166,7 +168,7 @@ def fit(
         memory=memory,
         resolution=resolution,
     )
-    with session(json=json, quiet=quiet) as here:
+    with session(json=json, quiet=quiet, deterministic=deterministic) as here:
         fit_to_file(
             here,
             request,
@@ -207,6 +209,7 @@ def edit(
     quantise: Quantise = None,
     memory: Memory = "auto",
     resolution: Resolution = None,
+    deterministic: Deterministic = False,
     batch_size: BatchSize = 4,
     report: ReportPage = None,
     no_artifact: NoArtifact = False,
@@ -243,7 +246,7 @@ def edit(
         negative=negative,
         negative_strength=negative_strength,
     )
-    with session(json=json, quiet=quiet) as here:
+    with session(json=json, quiet=quiet, deterministic=deterministic) as here:
         edit_to_folder(
             here,
             learnt,
@@ -292,6 +295,7 @@ def run(
     quantise: Quantise = None,
     memory: Memory = "auto",
     resolution: Resolution = None,
+    deterministic: Deterministic = False,
     batch_size: BatchSize = 4,
     report: ReportPage = None,
     no_artifact: NoArtifact = False,
@@ -335,7 +339,7 @@ def run(
         command=context.obj,
         overwrite=overwrite,
     )
-    with session(json=json, quiet=quiet) as here:
+    with session(json=json, quiet=quiet, deterministic=deterministic) as here:
         job(
             here,
             fit_request,

@@ -36,6 +36,9 @@ class AttentionRequest:
     guidance: float | None
     steps: int | None
     scheduler: str | None
+    height: int | None
+    width: int | None
+    negative_prompt: str
     overwrite: bool
 
 
@@ -75,9 +78,12 @@ def _subject(request: AttentionRequest) -> Subject | None:
         if request.mask is not None:
             raise OptionError("--mask says where the subject of a picture is; give that picture by --picture")
         return None
-    for name in ("guidance", "steps", "scheduler"):
-        if getattr(request, name) is not None:
-            raise OptionError(f"--{name} is for drawing, and with --picture nothing is drawn; leave one away")
+    for name in ("guidance", "steps", "scheduler", "height", "width", "negative_prompt"):
+        if getattr(request, name) not in (None, ""):
+            option = name.replace("_", "-")
+            raise OptionError(
+                f"--{option} is for drawing, and with --picture nothing is drawn; leave one away"
+            )
     from hiper.subject import Subject
 
     return Subject.open(request.picture, caption=request.prompt or "a picture", mask=request.mask)
@@ -91,6 +97,7 @@ def _study(
     report: Report,
 ) -> Study:
     from hiper.attention import study_drawing, study_picture
+    from hiper.edit_settings import sampling_of
 
     def step(done: int, total: int) -> None:
         report("watching", done, total)
@@ -111,11 +118,8 @@ def _study(
         artifact,
         request.prompt,
         seed=request.seed,
-        strength=request.strength,
-        guidance=request.guidance,
-        steps=request.steps,
-        scheduler=request.scheduler,
         callback=step,
+        **sampling_of(request),
     )
 
 

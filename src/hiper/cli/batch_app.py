@@ -12,6 +12,7 @@ from hiper.cli.options import (
     Address,
     Backbone,
     CoresPerWorker,
+    Deterministic,
     Device,
     Dtype,
     EngineName,
@@ -69,6 +70,7 @@ def batch(
     device: Device = None,
     dtype: Dtype = None,
     prediction: Prediction = None,
+    deterministic: Deterministic = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -97,6 +99,7 @@ def batch(
             trusted=backbone,
             device=device,
             dtype=dtype,
+            deterministic=deterministic,
         ),
         engine=EngineSettings(
             name=engine,

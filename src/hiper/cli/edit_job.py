@@ -132,6 +132,7 @@ def print_drawn(
 def _batches(
     backbone: Backbone, artifact: Artifact, drawing: Drawing, request: EditRequest, report: Report
 ) -> Iterator[EditResult]:
+    from hiper.edit_settings import sampling_of
     from hiper.editing import edit
 
     seeds, size = list(drawing.paths), request.batch_size
@@ -147,15 +148,9 @@ def _batches(
             artifact,
             drawing.prompt,
             seeds=seeds[batch * size : (batch + 1) * size],
-            strength=request.strength,
-            guidance=request.guidance,
-            steps=request.steps,
-            scheduler=request.scheduler,
-            height=request.height,
-            width=request.width,
-            negative_prompt=request.negative_prompt,
             batch_size=size,
             callback=step,
+            **sampling_of(request),
         )
 
 

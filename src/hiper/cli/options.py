@@ -36,6 +36,9 @@ Memory = Annotated[
         metavar="NAME", help="low: as little as possible, slower; balanced: all stays in memory; or auto."
     ),
 ]
+Deterministic = Annotated[
+    bool, typer.Option("--deterministic", help="The same bits every time on a GPU too; slower.")
+]
 Resolution = Annotated[
     int | None, typer.Option(parser=whole(8, 8192), metavar="N", help="Side in pixels; default: the model's.")
 ]

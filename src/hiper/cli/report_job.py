@@ -63,6 +63,7 @@ def write_report(
 def _sentence(
     backbone: Backbone, artifact: Artifact, results: Sequence[EditResult], report: Report
 ) -> Sentence:
+    from hiper.edit_settings import Sampling, sampling_of
     from hiper.editing import edit
     from hiper.report import Sentence
 
@@ -73,19 +74,14 @@ def _sentence(
     missing = [strength for strength in STRENGTHS if strength != settings.strength]
     for number, strength in enumerate(missing):
         report("drawing the report's grid", number, len(missing))
+        sampling: Sampling = {**sampling_of(settings), "strength": strength}
         grid[strength] = edit(
             backbone,
             artifact,
             first.prompt,
             seeds=seeds,
-            strength=strength,
-            guidance=settings.guidance,
-            steps=settings.steps,
-            scheduler=settings.scheduler,
-            height=settings.height,
-            width=settings.width,
-            negative_prompt=settings.negative_prompt,
             batch_size=first.batch_size,
+            **sampling,
         ).images
     report("drawing the report's grid", len(missing), len(missing))
     return Sentence(results=results, grid=dict(sorted(grid.items())), grid_seeds=seeds)
@@ -93,19 +89,16 @@ def _sentence(
 
 def _study(backbone: Backbone, artifact: Artifact, first: EditResult, report: Report) -> Study | str:
     from hiper.attention import study_drawing
+    from hiper.edit_settings import sampling_of
 
-    settings = first.settings
     try:
         return study_drawing(
             backbone,
             artifact,
             first.prompt,
             seed=first.seeds[0],
-            strength=settings.strength,
-            guidance=settings.guidance,
-            steps=settings.steps,
-            scheduler=settings.scheduler,
             callback=lambda done, total: report("watching the attention", done, total),
+            **sampling_of(first.settings),
         )
     except OptionError as error:  # a model that has no cross-attention; the rest of the page is no less true
         return str(error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,10 +20,18 @@ class Session:
 
 
 @contextmanager
-def session(*, json: bool, quiet: bool) -> Iterator[Session]:
+def session(*, json: bool, quiet: bool, deterministic: bool = False) -> Iterator[Session]:
     """Start a command: warnings become notes, Ctrl-C and SIGTERM are handled."""
-    with catch_signals() as stop, console(json=json, quiet=quiet) as voice:
+    with catch_signals() as stop, console(json=json, quiet=quiet) as voice, _arithmetic(deterministic):
         yield Session(console=voice, stop=stop)
+
+
+def _arithmetic(deterministic: bool) -> AbstractContextManager[None]:
+    if not deterministic:
+        return nullcontext()
+    from hiper import determinism
+
+    return determinism.deterministic()
 
 
 @dataclass(frozen=True, kw_only=True)

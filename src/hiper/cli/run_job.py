@@ -60,20 +60,9 @@ def _targeted(plan: Plan, request: EditRequest) -> Plan:
 
 def _check_settings(backbone: Backbone, request: EditRequest) -> None:
     """Refuse a setting of the edits before a fit is spent on them."""
-    from hiper.edit_settings import resolve_settings
+    from hiper.edit_settings import resolve_settings, sampling_of
 
-    resolve_settings(
-        {},
-        backbone,
-        [],
-        strength=request.strength,
-        guidance=request.guidance,
-        steps=request.steps,
-        scheduler=request.scheduler,
-        height=request.height,
-        width=request.width,
-        negative_prompt=request.negative_prompt,
-    )
+    resolve_settings({}, backbone, [], **sampling_of(request))
 
 
 @dataclass(frozen=True, kw_only=True)

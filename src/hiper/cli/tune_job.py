@@ -30,14 +30,17 @@ def tune(
     plan = prepare(session, request, hardware)
     with files.lock(path), progress(quiet=session.console.quiet) as report:
         backbone = load_model(request.backbone, hardware, report)
+        from hiper.keys import fit_key
         from hiper.tuning import tune as search
 
         tried = path.with_name(f"{path.name}.tries")
-        job = {
-            "backbone": backbone.weights_sha256(),
-            "image": plan.subject.sha256,
-            "caption": plan.subject.caption,
-        }
+        job = fit_key(
+            plan.method.name,
+            backbone.model_key(),
+            picture=plan.subject.sha256,
+            caption=plan.subject.caption,
+            options=plan.options,
+        )
 
         def keep(tries: Mapping[str, float]) -> None:
             report("fits tried", len(tries), 0)
@@ -61,7 +64,7 @@ def tune(
     session.console.result({"preset": str(path), **vars(found)}, [*lines, f"hiper fit ... --preset {out}"])
 
 
-def _known(path: Path, job: Mapping[str, str]) -> dict[str, float]:
+def _known(path: Path, job: Mapping[str, object]) -> dict[str, float]:
     """Return the tries of a stopped search for the same picture on the same model."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))

@@ -58,6 +58,7 @@ def fit(
     callback: Callback | None = None,
     checkpoint: CheckpointFile | None = None,
     should_stop: StopRequest | None = None,
+    deterministic: bool = False,
     **options: object,
 ) -> Artifact:
     """Learn one subject and return what was learnt.
@@ -67,6 +68,7 @@ def fit(
     callback: called with a `StepRecord` after every window of steps.
     checkpoint: where a long fit saves itself, and whether it continues from there.
     should_stop: asked after every window; a signal number stops and saves the fit.
+    deterministic: the same bits every time on an accelerator too, slower; see `hiper.determinism`.
 
     OptionError for an unknown or impossible option, FitError when nothing can be learnt, ResumeError for the
     checkpoint of another job, Interrupted after `should_stop`. The backbone is afterwards what it was.
@@ -81,6 +83,9 @@ def fit(
     resolved = chosen.options_for(backbone.id, preset, **options)
     chosen.check(backbone)
     tell_of_strangers(subject, backbone.id)
-    return chosen.fit(
-        backbone, subject, resolved, callback=callback, checkpoint=checkpoint, should_stop=should_stop
-    )
+    from hiper import determinism
+
+    with determinism.deterministic(deterministic):
+        return chosen.fit(
+            backbone, subject, resolved, callback=callback, checkpoint=checkpoint, should_stop=should_stop
+        )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Annotated, Any, Literal, TypeVar
 
 import torch
@@ -17,6 +16,7 @@ from hiper.backbones.prediction import prediction_entry
 from hiper.checkpoint import Identity
 from hiper.fitting import Fitted, Recipe, Schedule
 from hiper.images import fit_square, thumbnail_data_url
+from hiper.keys import fit_key, versions
 from hiper.methods.options import Options, Spec
 from hiper.noise_levels import Sampling
 from hiper.seeds import resolve_seed
@@ -113,17 +113,14 @@ def identity(
 
     editing: options that only an edit uses.
     """
-    return {
-        "method": method,
-        "image": subject.sha256,
-        "caption": subject.caption,
-        "backbone": backbone.weights_sha256(),
-        "resolution": backbone.resolution,
-        "objective": backbone.objective,
-        "device": backbone.device.type,
-        "dtype": str(backbone.dtype),
-        **{name: value for name, value in options.as_mapping().items() if name not in editing},
-    }
+    return fit_key(
+        method,
+        backbone.model_key(),
+        picture=subject.sha256,
+        caption=subject.caption,
+        options=options,
+        leaving=editing,
+    )
 
 
 def picture_latents(
@@ -158,7 +155,7 @@ def artifact(
         edit={"steps" if name == "edit_steps" else name: values[name] for name in EDITING},
         tensors=dict(tensors),
         figures=dict(figures),
-        versions={name: version(name) for name in ("hiper", "torch", "diffusers", "transformers")},
+        versions=versions(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         thumbnail=thumbnail_data_url(subject.image),
         extra=prediction_entry(backbone.objective),

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from hiper.backbones._diffusers import first_line, quiet
 from hiper.backbones.checks import check_part
+from hiper.backbones.contents import hashes
 from hiper.backbones.hub import explained, repository_files
 from hiper.backbones.variants import choose_variant
 from hiper.backbones.weights import component_files, read_header
@@ -73,6 +74,10 @@ class Network:
             )
         pixels: Tensor = self.processor(picture, return_tensors="pt").pixel_values
         return pixels.to(torch.device(self.model.device))
+
+    def contents(self) -> dict[str, str]:
+        """Hash both, by name."""
+        return hashes({"network": self.model, "preprocessing": self.processor})
 
     def direction(self, output: Any) -> Tensor:
         """Return an output's pooled embedding as [embed] of length 1, float64 on the CPU."""

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from hiper.backbones import resolve_device
 from hiper.backbones._diffusers import quiet
+from hiper.backbones.contents import hashes
 from hiper.errors import HiperWarning
 from hiper.metrics._transformers import (
     CLIP,
@@ -64,6 +65,10 @@ class ClipSimilarity:
         with told(str(folder)):
             loaded.text(_GREY, "a picture")
         return loaded
+
+    def contents(self) -> dict[str, str]:
+        """Hash network, preprocessing and tokenizer, by name: what decides a score."""
+        return {**self._network.contents(), **hashes({"tokenizer": self._tokenizer})}
 
     def text(self, picture: Image.Image, sentence: str) -> float:
         """Cosine of an RGB picture and a sentence: -1 to 1, no unit, higher is better.
@@ -131,6 +136,10 @@ class DinoSimilarity:
         with told(str(folder)):
             loaded.image(_GREY, _GREY)
         return loaded
+
+    def contents(self) -> dict[str, str]:
+        """Hash network and preprocessing, by name: what decides a score."""
+        return self._network.contents()
 
     def image(self, a: Image.Image, b: Image.Image) -> float:
         """Cosine of two RGB pictures (the DINO score): -1 to 1, no unit, higher is better, 1 for the same picture.

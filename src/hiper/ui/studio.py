@@ -18,6 +18,7 @@ from hiper.backbones.base import Backbone
 from hiper.cache import cached_fit, fit_path
 from hiper.checkpoint import CheckpointFile
 from hiper.cli.fit_job import checkpoint_beside
+from hiper.edit_settings import sampling_of
 from hiper.editing import edit
 from hiper.errors import OptionError
 from hiper.fitting import StepRecord
@@ -172,12 +173,8 @@ class Studio:
                 artifact,
                 sentence,
                 seeds=range(wish.first_seed, wish.first_seed + wish.images),
-                strength=wish.strength,
-                guidance=wish.guidance,
-                steps=wish.steps,
-                scheduler=wish.scheduler,
-                negative_prompt=wish.negative_prompt,
                 callback=report,
+                **sampling_of(wish),
             )
             watch.notes.extend(result.notes)
             watch.pictures.extend(
@@ -201,10 +198,8 @@ class Studio:
                 first_seed=wish.first_seed,
                 candidates=candidates,
                 best=wish.images,
-                strength=wish.strength,
-                guidance=wish.guidance,
-                steps=wish.steps,
                 callback=report,
+                **sampling_of(wish),
             )
             folder = self.visitors.new_folder(visitor)
             told = [f"text {score.text:.2f}, likeness {score.identity:.2f}" for score in found.scores]

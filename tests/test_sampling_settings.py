@@ -1,0 +1,211 @@
+"""Whatever draws honours every setting of a drawing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+import hiper
+from hiper.artifact import Artifact
+from hiper.attention import study_drawing
+from hiper.backbones.sd import SdBackbone
+from hiper.batch.job_files import read_jobs
+from hiper.batch.jobs import Defaults
+from hiper.batch.runner import BatchSettings
+from hiper.batch.runner import run as run_batch
+from hiper.edit_settings import EditSettings, Sampling
+from hiper.library import Library
+from hiper.png_settings import read_drawn
+from hiper.rerunning import rerun
+from hiper.search import Score, search_seeds
+from hiper.subject import Subject
+from hiper.ui.studio import EditWish, Similarity, Studio
+from hiper.ui.visitors import Visitors
+from tests import tiny
+from tests.conftest import Cli
+
+SENTENCE = "a sitting dog"
+SETTINGS: Mapping[str, Any] = {
+    "strength": 0.5,
+    "guidance": 3.0,
+    "steps": 2,
+    "scheduler": "euler",
+    "height": 48,
+    "width": 40,
+    "negative_prompt": "a red cat",
+}
+"""Of every setting a value that nothing has by itself."""
+WORDS = [word for name, value in SETTINGS.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+
+Drawings = list[dict[str, Any]]
+
+
+@pytest.fixture
+def drawings(monkeypatch: pytest.MonkeyPatch) -> Drawings:
+    """What every drawing was made with, by whichever tiny model."""
+    seen: Drawings = []
+    sample = SdBackbone.sample
+
+    def noted(self: SdBackbone, positive: Any, negatives: Any, **settings: Any) -> Any:
+        seen.append({**settings, "negative_prompt": negatives[0].prompt})
+        return sample(self, positive, negatives, **settings)
+
+    monkeypatch.setattr(SdBackbone, "sample", noted)
+    return seen
+
+
+def check(drawings: Drawings, *, but: tuple[str, ...] = ()) -> None:
+    """Strength is no setting of the sampler, and is looked at where a caller can."""
+    assert drawings
+    for drawing in drawings:
+        for name, value in SETTINGS.items():
+            if name not in (*but, "strength"):
+                assert drawing[name] == value, (name, drawing[name])
+
+
+@pytest.fixture(scope="module")
+def artifact(tail: Path) -> Artifact:
+    return Artifact.load(tail)
+
+
+class Bright:
+    """Ranks by brightness."""
+
+    def score(self, picture: Image.Image, sentence: str) -> Score:
+        return Score(text=float(sum(picture.convert("L").tobytes())), identity=0.0)
+
+    def order(self, scores: Any) -> list[int]:
+        return sorted(range(len(scores)), key=lambda i: scores[i].text)
+
+
+def test_the_settings_are_those_that_an_edit_resolves() -> None:
+    assert set(SETTINGS) == set(Sampling.__annotations__) == set(EditSettings.__dataclass_fields__)
+
+
+def test_an_edit(sd1: SdBackbone, artifact: Artifact, drawings: Drawings) -> None:
+    result = hiper.edit(sd1, artifact, SENTENCE, **SETTINGS)
+    check(drawings)
+    assert result.settings == EditSettings(**{**SETTINGS, "negative_prompt": ("a red cat",)})
+
+
+def test_a_seed_search(sd1: SdBackbone, artifact: Artifact, drawings: Drawings) -> None:
+    found = search_seeds(sd1, artifact, SENTENCE, Bright(), candidates=2, best=1, quick_steps=1, **SETTINGS)
+    check(drawings, but=("steps",))
+    assert [drawing["steps"] for drawing in drawings] == [1, SETTINGS["steps"]]
+    assert found.drawn.settings.strength == SETTINGS["strength"]
+
+
+def test_a_seed_search_keeps_each_seed_s_negative_prompt(
+    sd1: SdBackbone, artifact: Artifact, drawings: Drawings
+) -> None:
+    texts = ["a cat", "a blue cat", "a red cat"]
+    found = search_seeds(
+        sd1, artifact, SENTENCE, Bright(), first_seed=5, candidates=3, best=2, quick_steps=1, steps=1,
+        negative_prompt=texts,
+    )  # fmt: skip
+    assert found.drawn.settings.negative_prompt == tuple(texts[seed - 5] for seed in found.drawn.seeds)
+
+
+def test_a_watched_drawing_is_the_edit_s_own(sd1: SdBackbone, artifact: Artifact, drawings: Drawings) -> None:
+    study = study_drawing(sd1, artifact, SENTENCE, seed=3, **SETTINGS)
+    check(drawings)
+    (picture,) = hiper.edit(sd1, artifact, SENTENCE, seeds=[3], **SETTINGS).images
+    assert study.learnt.picture.tobytes() == picture.tobytes()
+    assert study.settings["strength"] == SETTINGS["strength"]
+
+
+@pytest.fixture
+def studio(sd1: SdBackbone, artifact: Artifact, tmp_path: Path) -> Studio:
+    library = Library(tmp_path / "library")
+    library.add(artifact, tiny.picture())
+    return Studio(sd1, library, Visitors(tmp_path), Similarity())
+
+
+@pytest.mark.parametrize("searching", [False, True])
+def test_the_page(
+    studio: Studio, drawings: Drawings, monkeypatch: pytest.MonkeyPatch, searching: bool
+) -> None:
+    monkeypatch.setattr(studio, "_ranker", lambda name: Bright())
+    here = {name: value for name, value in SETTINGS.items() if name not in ("height", "width")}
+    wish = EditWish(sentences=[SENTENCE], images=1, first_seed=0, **here)
+    (entry,) = studio.library.listing().entries
+    start: Callable[..., Any] = studio.search if searching else studio.draw
+    job, watch = start("me", entry.name, wish, **({"candidates": 2} if searching else {}))
+    assert job.wait(60)
+    job.result()
+    assert len(watch.pictures) == 1
+    check(drawings[-1:], but=("height", "width"))
+    check(drawings[:1], but=("height", "width", "steps"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["edit", "run", "attention"])
+def test_the_commands_and_their_reports(
+    cli: Cli, drawings: Drawings, tail: Path, dog: Path, model_folder: Path, tmp_path: Path, command: str
+) -> None:
+    report = ("--report", tmp_path / "page.html")
+    model = ("--backbone", model_folder, "--device", "cpu")
+    words: Mapping[str, tuple[Any, ...]] = {
+        "edit": ("edit", tail, SENTENCE, *report),
+        "run": ("run", dog, SENTENCE, "--caption", "a standing dog", "-o", "steps=2", *report),
+        "attention": ("attention", tail, "--prompt", SENTENCE),
+    }
+    done = cli(*words[command], *model, *WORDS, "--out", tmp_path / "out", "--json")
+    assert done.status == 0, done.err
+    check(drawings)
+    assert len(drawings) > 1
+
+
+@pytest.mark.slow
+def test_a_batch_and_a_rerun(
+    drawings: Drawings, dog: Path, model_folder: Path, tmp_path: Path, sd1: SdBackbone
+) -> None:
+    settings = dict(SETTINGS)
+    line = {
+        "image": str(dog),
+        "caption": "a standing dog",
+        "sentences": [SENTENCE],
+        "backbone": str(model_folder),
+        "options": {"steps": 2},
+        "negative_prompt": settings.pop("negative_prompt"),
+        "edit": settings,
+    }
+    (tmp_path / "jobs.jsonl").write_text(json.dumps(line))
+    assert run_batch(
+        read_jobs(tmp_path / "jobs.jsonl", Defaults()), str(tmp_path / "out"), BatchSettings()
+    ).succeeded
+    check(drawings)
+    drawings.clear()
+    (path,) = (tmp_path / "out").glob("jobs/*/a-sitting-dog-*.png")
+    drawn = read_drawn(path)
+    assert drawn.artifact is not None
+    backbone = hiper.load_backbone(model_folder, device="cpu")
+    assert rerun(drawn, backbone, drawn.artifact).changed == 0
+    check(drawings)
+
+
+def test_a_subject_s_own_settings_reach_a_preview(
+    sd1: SdBackbone, drawings: Drawings, tmp_path: Path
+) -> None:
+    """A preview is quick, so sampler and steps are its own."""
+    from hiper.checkpoint import CheckpointFile
+    from hiper.methods.hiper import HiPer
+    from hiper.previews import fit_with_previews
+
+    options = HiPer().options("default", steps=4, guidance=SETTINGS["guidance"])
+    fit_with_previews(
+        sd1,
+        Subject.from_image(tiny.picture(), caption="a standing dog"),
+        options,
+        at=(2,),
+        on_preview=lambda preview: None,
+        checkpoint=CheckpointFile(path=tmp_path / "fit.checkpoint"),
+        callback=lambda record: None,
+        should_stop=lambda: None,
+    )
+    assert [drawing["guidance"] for drawing in drawings] == [SETTINGS["guidance"]]
