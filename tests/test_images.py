@@ -23,6 +23,7 @@ import pytest
 import torch
 from PIL import Image, ImageCms, ImageFile, ImageOps, PngImagePlugin
 
+from hiper import reading
 from hiper.errors import HiperError, HiperWarning, ImageError, OptionError
 from hiper.images import (
     LoadedImage,
@@ -561,3 +562,18 @@ def test_thumbnail_is_small_even_of_noise(size: tuple[int, int]) -> None:
 def test_bad_pictures_are_refused_without_importing_torch() -> None:
     code = "import sys, hiper.subject; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("mistake", [TypeError, KeyError, ValueError])
+@pytest.mark.parametrize("where", ["_check_size", "_choose_frame", "_upright", "readable_formats"])
+def test_a_mistake_of_ours_is_no_damage(
+    dog: Path, monkeypatch: pytest.MonkeyPatch, where: str, mistake: type[Exception]
+) -> None:
+    """Of what Pillow raises, damage is told; what our own code raises comes through as it is."""
+
+    def wrong(*_: object) -> None:
+        raise mistake
+
+    monkeypatch.setattr(reading, where, wrong)
+    with pytest.raises(mistake):
+        open_image(dog)

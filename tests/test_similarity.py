@@ -25,6 +25,7 @@ from transformers import (
 )
 
 from hiper.errors import BackboneError, HiperWarning, ImageError, OptionError
+from hiper.metrics import similarity
 from hiper.metrics.similarity import ClipSimilarity, DinoSimilarity
 from tests import local_hub, tiny
 
@@ -395,3 +396,15 @@ def test_the_wrong_hub_model_is_refused_before_its_weights_are_fetched(
         assert "allowed is dinov2" in refused(DinoSimilarity, "owner/model", local_only=False)
     assert list(cache.rglob("config.json"))
     assert not list(cache.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("mistake", [AttributeError, TypeError])
+def test_a_mistake_of_ours_is_no_damage(
+    clip: Path, monkeypatch: pytest.MonkeyPatch, mistake: type[Exception]
+) -> None:
+    def wrong(*_: object, **__: object) -> None:
+        raise mistake
+
+    monkeypatch.setattr(similarity, "clean_text", wrong)
+    with pytest.raises(mistake):
+        ClipSimilarity.load(clip)

@@ -59,9 +59,9 @@ class Captioner:
 
     def caption(self, picture: Image.Image) -> str:
         """Describe an RGB picture; the same picture gives the same words. CaptionError when no word comes."""
-        network = self._network
+        network, task = self._network, _TASKS[self._kind]
         with told(str(network.folder)), quiet(), torch.inference_mode():
-            inputs = network.processor(images=picture, return_tensors="pt", **_TASKS[self._kind])
+            inputs = network.processor(images=picture, return_tensors="pt", **task)
             tokens = network.model.generate(
                 **inputs.to(network.model.device), max_new_tokens=_LONGEST, num_beams=_BEAMS, do_sample=False
             )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import struct
 import warnings
 import zlib
@@ -97,8 +96,13 @@ def _texts(path: Path) -> tuple[tuple[int, int], dict[str, object]]:
     with open_regular(path) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # no pixel is decoded
         own = slimmed(file, lambda _, data: keyword(data) in (SETTINGS, ARTIFACT, DEMO), pixels=False)
-        with Image.open(own.file if own is not None else file, formats=["PNG"]) as image:
-            return image.size, {str(name): value for name, value in image.info.items()}
+        try:
+            image = Image.open(own.file if own is not None else file, formats=["PNG"])
+        except UnidentifiedImageError as error:  # its own message shows our handle
+            raise ImageError("no PNG, or damaged at its start; give a picture that hiper drew") from error
+        except _DAMAGE as error:
+            raise ImageError(f"no PNG, or damaged ({error}); get the file again") from error
+        return image.size, {str(name): value for name, value in image.info.items()}
 
 
 def _no_settings(demo: object) -> str:
@@ -118,14 +122,21 @@ def _limited(texts: dict[str, object], name: str) -> str:
 
 def _artifact(text: str) -> Artifact:
     try:
-        data = base64.b64decode(text, validate=True)
-        if len(data) > LARGEST_ARTIFACT:
-            raise ArtifactError(f"{len(data)} bytes; at most {LARGEST_ARTIFACT} are embedded")
-        return Artifact.parse(data)
-    except (binascii.Error, ValueError, ArtifactError) as error:
+        return Artifact.parse(_unpacked(text))
+    except ArtifactError as error:
         raise ImageError(
             f"the artifact it carries cannot be used ({error}); name yours by --artifact"
         ) from error
+
+
+def _unpacked(text: str) -> bytes:
+    try:
+        data = base64.b64decode(text, validate=True)
+    except ValueError as error:  # binascii's own is one, and a letter beyond ASCII
+        raise ArtifactError(str(error)) from error
+    if len(data) > LARGEST_ARTIFACT:
+        raise ArtifactError(f"{len(data)} bytes; at most {LARGEST_ARTIFACT} are embedded")
+    return data
 
 
 @contextmanager
@@ -134,9 +145,3 @@ def _named(path: Path) -> Iterator[None]:
         yield
     except ImageError as error:
         raise ImageError(f"{shown(path)}: {error}") from error
-    except UnidentifiedImageError as error:  # its own message shows our handle
-        raise ImageError(
-            f"{shown(path)}: no PNG, or damaged at its start; give a picture that hiper drew"
-        ) from error
-    except _DAMAGE as error:
-        raise ImageError(f"{shown(path)}: no PNG, or damaged ({error}); get the file again") from error

@@ -33,7 +33,7 @@ _MAX_WEBP_PIXELS = 48_000_000
 """Its reader holds four copies of a picture at a time: a file of 38 bytes could take more than 1 GB."""
 
 # What Pillow's readers raise on damaged files, found by feeding them files with flipped and missing bytes.
-_DAMAGE = (
+_RAISED = (
     OSError,
     SyntaxError,
     ValueError,
@@ -44,6 +44,12 @@ _DAMAGE = (
     struct.error,
     zlib.error,
 )
+
+
+class _DamagedError(Exception):
+    """What Pillow has raised while it read a file."""
+
+
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -77,7 +83,7 @@ def read_picture(
             raise ImageError(f"a camera raw file is not read: export it as one of {_allowed()}")
         try:
             return _decode(file, head, frame, max_pixels, notes)
-        except (*_DAMAGE, _UnknownError) as error:
+        except (_DamagedError, _UnknownError) as error:
             picture = _decode_without_metadata(file, frame, max_pixels, notes)
             if picture is not None:
                 return picture
@@ -96,9 +102,10 @@ def take_picture(picture: Image.Image, *, max_pixels: int, notes: Notes) -> Imag
     _check_size(picture, max_pixels, notes)
     try:
         with _pillow_warnings_as(notes):
-            picture.load()
+            with _reading():
+                picture.load()
             return _upright(picture, notes)
-    except _DAMAGE as error:
+    except _DamagedError as error:
         file = getattr(picture, "fp", None)  # of a picture that was opened and not yet decoded
         bare = None
         if file is not None and not file.closed:
@@ -128,6 +135,15 @@ def open_regular(path: str | Path) -> BufferedReader:
 
 
 @contextmanager
+def _reading() -> Iterator[None]:
+    """Take what Pillow raises, whose calls alone stand in the block, for damage: a mistake of ours is none."""
+    try:
+        yield
+    except _RAISED as error:
+        raise _DamagedError(str(error) or type(error).__name__) from error
+
+
+@contextmanager
 def _pillow_warnings_as(notes: Notes) -> Iterator[None]:
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
@@ -154,7 +170,8 @@ def _decode(file: IO[bytes], head: bytes, frame: int | None, max_pixels: int, no
     _check_pixels(picture, max_pixels)
     _choose_frame(picture, frame, notes)
     _check_size(picture, max_pixels, notes)
-    picture.load()
+    with _reading():
+        picture.load()
     return _upright(picture, notes)
 
 
@@ -167,7 +184,7 @@ def _decode_without_metadata(
         return None
     try:
         picture = _decode(slim.file, slim.file.read(HEAD_BYTES), frame, max_pixels, notes)
-    except (*_DAMAGE, _UnknownError):
+    except (_DamagedError, _UnknownError):
         return None
     if slim.dropped:
         notes.add(f"texts beside the pixels were left out, too large or damaged ({slim.dropped} of them)")
@@ -183,7 +200,7 @@ def _decode_what_is_left(
     ImageFile.LOAD_TRUNCATED_IMAGES = True
     try:
         picture = _decode(file, head, frame, max_pixels, notes)
-    except _DAMAGE as error:
+    except _DamagedError as error:
         raise ImageError(f"damaged, nothing of it can be used ({error}): get the file again") from error
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = before
@@ -193,9 +210,13 @@ def _decode_what_is_left(
 
 def _identify(file: IO[bytes], head: bytes) -> Image.Image:
     file.seek(0)
+    formats = readable_formats()
     try:
-        return Image.open(file, formats=readable_formats())
-    except UnidentifiedImageError as error:
+        with _reading():
+            return Image.open(file, formats=formats)
+    except _DamagedError as error:
+        if not isinstance(error.__cause__, UnidentifiedImageError):
+            raise
         kind = looks_like(head)
         what = f"it looks like {kind}" if kind else "its first bytes are those of no known format"
         raise _UnknownError(f"not a picture hiper reads, {what}: give one of {_allowed()}") from error
@@ -228,11 +249,13 @@ def _check_size(picture: Image.Image, max_pixels: int, notes: Notes) -> None:
 
 
 def _choose_frame(picture: Image.Image, frame: int | None, notes: Notes) -> None:
-    count = getattr(picture, "n_frames", 1)
+    with _reading():
+        count = getattr(picture, "n_frames", 1)
     if frame is not None:
         if not 0 <= frame < count:
             raise ImageError(f"frame {frame} was asked for, the file has {count}: choose 0 to {count - 1}")
-        picture.seek(frame)
+        with _reading():
+            picture.seek(frame)
     if count > 1:
         # The second picture of an MPO, which phones write as .jpg, is a preview or a depth map.
         surprising = frame is None and picture.format not in ("MPO", "HEIF")
@@ -242,8 +265,9 @@ def _choose_frame(picture: Image.Image, frame: int | None, notes: Notes) -> None
 
 def _upright(picture: Image.Image, notes: Notes) -> Image.Image:
     try:
-        orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
-    except _DAMAGE as error:
+        with _reading():
+            orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    except _DamagedError as error:
         notes.add(f"its EXIF data are damaged, the picture may lie on its side ({error})", warn=True)
         return picture
     if orientation not in _TURNS:

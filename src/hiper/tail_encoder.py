@@ -61,14 +61,19 @@ class TailEncoder(nn.Module):
     @classmethod
     def load(cls, path: Path, latent_shape: tuple[int, int, int], embed: int) -> Self:
         """Read the file of a model with such latents and rows; BackboneError for one that does not fit it."""
+        refusal = f"{path} is damaged, or no tail encoder of this model; remove it, or make it anew"
         try:
             weights = {name: weight.float() for name, weight in load_file(path).items()}
-            made = cls(latent_shape[0], latent_shape[1], len(weights["rows.bias"]) // embed, embed)
+        except (OSError, SafetensorError) as error:
+            raise BackboneError(refusal) from error
+        rows = weights.get("rows.bias", torch.empty(0)).numel() // embed
+        if not rows or latent_shape[1] < _SHRINK:
+            raise BackboneError(refusal)
+        made = cls(latent_shape[0], latent_shape[1], rows, embed)
+        try:
             made.load_state_dict(weights)
-        except (OSError, SafetensorError, KeyError, RuntimeError, ZeroDivisionError) as error:
-            raise BackboneError(
-                f"{path} is damaged, or no tail encoder of this model; remove it, or make it anew"
-            ) from error
+        except RuntimeError as error:
+            raise BackboneError(refusal) from error
         check_part(made, str(path), None, strict=True)
         return made.eval().requires_grad_(False)
 

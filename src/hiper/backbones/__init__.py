@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import warnings
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
     from hiper.backbones.base import Backbone, Scheduler
     from hiper.backbones.loading import Loading
+
+# diffusers imports it wherever it is installed, and at that it warns of kernels that nobody has asked for
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 GROUP = "hiper.backbones"
 PIPELINES = {

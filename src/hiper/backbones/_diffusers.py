@@ -5,7 +5,6 @@ The only file that may use `Any`-typed library objects without saying so at ever
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,9 +38,6 @@ from hiper.backbones.schedules import Epsilon, Flow, Schedule, Velocity
 from hiper.backbones.variants import WeightFiles
 from hiper.errors import BackboneError
 from hiper.memory_errors import is_out_of_memory
-
-# diffusers imports it wherever it is installed, and at that it warns of kernels that nobody has asked for
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 Pipeline = Any
 """A diffusers pipeline; its attributes are set at run time and carry no types."""

@@ -72,7 +72,8 @@ class Network:
             raise ImageError(
                 f"the picture has mode {picture.mode}, allowed is RGB: pass it through convert_image"
             )
-        pixels: Tensor = self.processor(picture, return_tensors="pt").pixel_values
+        with told(f"the preprocessing of {self.folder}"):
+            pixels: Tensor = self.processor(picture, return_tensors="pt").pixel_values
         return pixels.to(torch.device(self.model.device))
 
     def contents(self) -> dict[str, str]:

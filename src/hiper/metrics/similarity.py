@@ -62,8 +62,7 @@ class ClipSimilarity:
         network = load_network(folder, CLIP, place)
         loaded = cls(network, load_tokenizer(network))
         # A model that its preprocessing does not fit fails here, not in the middle of a job
-        with told(str(folder)):
-            loaded.text(_GREY, "a picture")
+        loaded.text(_GREY, "a picture")
         return loaded
 
     def contents(self) -> dict[str, str]:
@@ -79,7 +78,7 @@ class ClipSimilarity:
         """
         ids = self._tokens(clean_text(sentence, what="sentence"))
         model = self._network.model
-        with torch.inference_mode():
+        with told(str(self._network.folder)), torch.inference_mode():
             output = model.get_text_features(input_ids=ids.to(model.device))
         return _cosine(self._embed(picture), self._network.direction(output))
 
@@ -92,8 +91,9 @@ class ClipSimilarity:
 
     def _embed(self, picture: Image.Image) -> Tensor:
         pixels = self._network.pixels(picture)
-        with torch.inference_mode():
-            return self._network.direction(self._network.model.get_image_features(pixel_values=pixels))
+        with told(str(self._network.folder)), torch.inference_mode():
+            output = self._network.model.get_image_features(pixel_values=pixels)
+        return self._network.direction(output)
 
     def _tokens(self, sentence: str) -> Tensor:
         """Return the sentence as token numbers [1, length], cut at the length that the model reads."""
@@ -133,8 +133,7 @@ class DinoSimilarity:
         place = resolve_device(device)
         folder = find_folder(name_or_path, DINO, local_only=local_only, revision=revision)
         loaded = cls(load_network(folder, DINO, place))
-        with told(str(folder)):
-            loaded.image(_GREY, _GREY)
+        loaded.image(_GREY, _GREY)
         return loaded
 
     def contents(self) -> dict[str, str]:
@@ -151,8 +150,9 @@ class DinoSimilarity:
 
     def _embed(self, picture: Image.Image) -> Tensor:
         pixels = self._network.pixels(picture)
-        with torch.inference_mode():
-            return self._network.direction(self._network.model(pixel_values=pixels))
+        with told(str(self._network.folder)), torch.inference_mode():
+            output = self._network.model(pixel_values=pixels)
+        return self._network.direction(output)
 
 
 def _cosine(a: Tensor, b: Tensor) -> float:
