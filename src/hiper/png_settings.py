@@ -78,8 +78,9 @@ def read_pixels(drawn: DrawnPicture) -> NDArray[np.int16]:
     """Decode the picture, [height, width, 3] of 0..255; ImageError when it is damaged."""
     with _named(drawn.path), open_regular(drawn.path) as file:
         bare = slimmed(file, lambda kind, data: False)
-        with Image.open(bare.file if bare is not None else file, formats=["PNG"]) as image:
-            return np.asarray(image.convert("RGB"), np.int16)
+        with _reading():
+            pixels = Image.open(bare.file if bare is not None else file, formats=["PNG"]).convert("RGB")
+        return np.asarray(pixels, np.int16)
 
 
 def check_artifact(artifact: Artifact, settings: PictureSettings) -> None:
@@ -96,12 +97,8 @@ def _texts(path: Path) -> tuple[tuple[int, int], dict[str, object]]:
     with open_regular(path) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # no pixel is decoded
         own = slimmed(file, lambda _, data: keyword(data) in (SETTINGS, ARTIFACT, DEMO), pixels=False)
-        try:
+        with _reading():
             image = Image.open(own.file if own is not None else file, formats=["PNG"])
-        except UnidentifiedImageError as error:  # its own message shows our handle
-            raise ImageError("no PNG, or damaged at its start; give a picture that hiper drew") from error
-        except _DAMAGE as error:
-            raise ImageError(f"no PNG, or damaged ({error}); get the file again") from error
         return image.size, {str(name): value for name, value in image.info.items()}
 
 
@@ -137,6 +134,17 @@ def _unpacked(text: str) -> bytes:
     if len(data) > LARGEST_ARTIFACT:
         raise ArtifactError(f"{len(data)} bytes; at most {LARGEST_ARTIFACT} are embedded")
     return data
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Tell what Pillow raises, whose calls alone stand in the block, as damage."""
+    try:
+        yield
+    except UnidentifiedImageError as error:  # its own message shows our handle
+        raise ImageError("no PNG, or damaged at its start; give a picture that hiper drew") from error
+    except _DAMAGE as error:
+        raise ImageError(f"no PNG, or damaged ({error}); get the file again") from error
 
 
 @contextmanager
