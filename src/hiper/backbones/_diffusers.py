@@ -64,6 +64,12 @@ class Loaded:
     reports: Mapping[str, Report]
 
 
+def pipeline_class(name: str) -> Any:
+    """Return a class of diffusers by name; its import, which happens here, tells of packages that nobody needs."""
+    with quiet():
+        return getattr(diffusers, name)
+
+
 def load_folder(
     folder: Path, index: Mapping[str, Any], weights: Mapping[str, WeightFiles], dtype: torch.dtype
 ) -> Loaded:
@@ -78,7 +84,7 @@ def load_folder(
     Raises:
         BackboneError: A library refuses it.
     """
-    kind = getattr(diffusers, str(index["_class_name"]))
+    kind = pipeline_class(str(index["_class_name"]))
     known, parts, reports = signature(kind.__init__).parameters, {}, {}
     for name in sorted(weights.keys() & known.keys()):
         parts[name], reports[name] = _load_part(folder / name, index[name], weights[name].variant, dtype)

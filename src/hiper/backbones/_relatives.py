@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hiper.backbones._diffusers import Pipeline, quiet
+from hiper.backbones._diffusers import Pipeline, pipeline_class, quiet
 from hiper.errors import BackboneError, HiperWarning
 
 _UNETS = ("UNet2DConditionModel", "UNetMotionModel", "UNetControlNetXSModel")
@@ -36,14 +36,14 @@ def related_class(pipe: Pipeline, names: Sequence[str]) -> str | None:
     encode = getattr(type(pipe), "encode_prompt", getattr(type(pipe), "_encode_prompt", None))
     if encode is None or any("image" in name for name in set(signature(encode).parameters) - {_PER_PROMPT}):
         return None
-    return next((name for name in names if hasattr(diffusers, name) and _is_related(pipe, name)), None)
+    return next((name for name in names if name in dir(diffusers) and _is_related(pipe, name)), None)
 
 
 _PER_PROMPT = "num_images_per_prompt"
 
 
 def _is_related(pipe: Pipeline, name: str) -> bool:
-    kinds = getattr(diffusers, name)._get_signature_types()  # noqa: SLF001
+    kinds = pipeline_class(name)._get_signature_types()  # noqa: SLF001
     parts = _readers(pipe)
     wanted = {part: kind for part, kind in kinds.items() if _reads(part)}
     return wanted.keys() == parts.keys() and all(_is_a(parts[part], kind) for part, kind in wanted.items())
@@ -66,7 +66,7 @@ def _is_a(part: Any, kinds: Sequence[type]) -> bool:
 
 def as_class(pipe: Pipeline, name: str) -> Pipeline:
     """Return a pipeline of that class of diffusers, made of the components and the configuration of a relative."""
-    kind = getattr(diffusers, name)
+    kind = pipeline_class(name)
     there = {**pipe.config, **pipe.components}
     parameters = {each: there.get(each, Parameter.empty) for each in signature(kind.__init__).parameters}
     known = {each: value for each, value in parameters.items() if value is not Parameter.empty}
