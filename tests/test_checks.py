@@ -16,7 +16,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hiper.backbones import load_backbone, wrap
+from hiper.backbones import load_backbone, wrap, wrap_reader
 from hiper.errors import BackboneError, HiperWarning
 from tests import tiny, tiny_families
 
@@ -291,6 +291,57 @@ def test_the_second_encoder_too(
 def test_a_component_that_is_not_there_is_named(folder: Path, component: str) -> None:
     configure(folder / "model_index.json", **{component: [None, None]})
     assert component in refused(folder)
+
+
+@pytest.mark.parametrize(
+    ("family", "file", "says"),
+    [
+        ("sd3", "tokenizer/tokenizer.json", "tokenizer knows no words"),
+        ("sd3", "tokenizer_2/tokenizer_config.json", "tokenizer_config.json is missing"),
+        ("sd3", "tokenizer_3/tokenizer.json", "tokenizer_3 knows no words"),
+        ("sana", "tokenizer/tokenizer.json", "tokenizer knows no words"),
+        ("z-image", "tokenizer/tokenizer.json", "tokenizer knows no words"),
+        ("z-image", "tokenizer/chat_template.jinja", "no chat_template"),
+        ("klein", "tokenizer/chat_template.jinja", "no chat_template"),
+    ],
+)
+def test_a_tokenizer_without_one_of_its_files_is_refused(
+    family: str, file: str, says: str, family_folders: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(family_folders(family), tmp_path / "model")
+    (folder / file).unlink()
+    assert says in refused(folder)
+
+
+def test_a_tokenizer_that_spells_what_it_has_tokens_for_is_refused(folder: Path) -> None:
+    file = folder / "tokenizer" / "tokenizer.json"
+    rules = json.loads(file.read_text())
+    rules["model"]["merges"] = rules["model"]["merges"][:3]
+    file.write_text(json.dumps(rules))
+    assert "tokenizer knows no words" in refused(folder)
+
+
+def test_a_token_that_the_encoder_has_no_row_for_is_refused_where_it_is_used(folder: Path) -> None:
+    larger = tiny.tokenizer()
+    larger.add_tokens(["zebra"])
+    larger.save_pretrained(folder / "tokenizer")
+    backbone = load_backbone(folder, device="cpu")
+    assert backbone.encode("a dog").rows.isfinite().all()
+    for encode in (backbone.encode, backbone.encode_negative):
+        with pytest.raises(BackboneError, match="'zebra'"):
+            encode("a zebra")
+
+
+def test_a_tokenizer_that_cuts_nowhere_is_refused(folder: Path) -> None:
+    configure(folder / "tokenizer" / "tokenizer_config.json", model_max_length=10**30)
+    assert "set model_max_length to 77" in refused(folder)
+
+
+def test_a_users_own_tokenizer_is_looked_at_too() -> None:
+    empty = transformers.CLIPTokenizer(model_max_length=77)
+    for wrapped in (wrap, wrap_reader):
+        with pytest.raises(BackboneError, match="knows no words"):
+            wrapped(tiny.pipeline(tokenizer=empty))
 
 
 @pytest.mark.slow

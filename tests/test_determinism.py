@@ -110,6 +110,9 @@ def test_the_commands_offer_it(
         cli("edit", tail, "a dog", "--steps", "1", *model, "--deterministic", "--out", tmp_path / "e").status
         == 0
     )
+    (picture,) = (tmp_path / "e").glob("*.png")
+    assert "--deterministic" in cli("rerun", "--help").out
+    assert cli("rerun", picture, *model, "--deterministic").status == 0
     (tmp_path / "jobs.jsonl").write_text(
         json.dumps(
             {"image": str(dog), "caption": "a dog", "sentences": ["a cat"], "backbone": str(model_folder)}

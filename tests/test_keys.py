@@ -190,6 +190,13 @@ def test_a_users_pipeline_that_changed_is_noticed_at_the_next_use(what: str) -> 
         assert backbone.fingerprint() != print_
 
 
+def test_a_users_pipeline_that_is_saved_keeps_its_key(tmp_path: Path) -> None:
+    pipe = tiny.pipeline()
+    key = wrap(pipe).model_key()
+    pipe.save_pretrained(tmp_path)
+    assert wrap(pipe).model_key() == {**key, **({"id": str(tmp_path)} if "id" in key else {})}
+
+
 def test_the_weight_of_an_adapter_counts() -> None:
     pipe = tiny.pipeline()
     torch.manual_seed(0)

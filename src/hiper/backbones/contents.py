@@ -23,7 +23,8 @@ _PASSING = ("training", "gradient_checkpointing", "warnings_issued", "name_or_pa
 """Attributes of modules that decide nothing: where it came from, and what changes from moment to moment."""
 _ADAPTERS = ("_active_adapter", "_disable_adapters")
 """Of peft's layers: which adapters take part. Other private attributes are not looked at."""
-_INCIDENTAL = ("transformers_version", "dtype", "torch_dtype")
+_INCIDENTAL = ("architectures", "transformers_version", "dtype", "torch_dtype")
+"""Of configurations: what saving writes into the model that is saved, and what its weights say anyway."""
 _TOKENIZER = ("model_max_length", "padding_side", "truncation_side", "chat_template", "special_tokens_map")
 
 

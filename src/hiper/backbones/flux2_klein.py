@@ -31,7 +31,7 @@ class KleinBackbone(FlowBackbone):
     """
 
     pipeline_name: ClassVar[str] = "Flux2KleinPipeline"
-    layout: ClassVar[Layout] = Layout(patch=PATCH, rows=("text_encoder",) * 3)
+    layout: ClassVar[Layout] = Layout(patch=PATCH, rows=("text_encoder",) * 3, chat=True)
     length = 512
 
     def __init__(

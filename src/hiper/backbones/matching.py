@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from hiper.errors import BackboneError
 
 _TEXT_WIDTHS = ("caption_channels", "joint_attention_dim", "cap_feat_dim", "cross_attention_dim")
+_WORDS = ("dog", "cat")
+_AGAIN = "download the model again"
 _SIZES = 6  # numbers by which SDXL knows a picture's size and crop (arXiv:2307.01952, section 2.2)
 
 
@@ -20,12 +24,14 @@ class Layout:
         rows: Text encoders whose embeddings stand side by side in a row of the denoiser's table.
         pooled: Text encoders whose pooled vectors stand side by side in the one that the denoiser reads.
         optional: Which of these a pipeline may go without.
+        chat: Sentences are told as a turn of a chat, by the tokenizer's template.
     """
 
     patch: int = 1
     rows: tuple[str, ...] = ("text_encoder",)
     pooled: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
+    chat: bool = False
 
 
 def check_components(pipe: Any, denoiser: str, layout: Layout, name: str) -> None:
@@ -38,14 +44,16 @@ def check_components(pipe: Any, denoiser: str, layout: Layout, name: str) -> Non
         name: What to call the model in a message.
 
     Raises:
-        BackboneError: One is missing; the denoiser takes other latent channels than the vae makes, as models for
-            inpainting do; or a text encoder is not the denoiser's.
+        BackboneError: One is missing; a tokenizer is not its text encoder's, or lacks its files; the denoiser takes
+            other latent channels than the vae makes, as models for inpainting do; or a text encoder is not the
+            denoiser's.
     """
     encoders = {*layout.rows, *layout.pooled} - set(layout.optional)
     tokenizers = {each.replace("text_encoder", "tokenizer") for each in encoders}
     for component in (denoiser, "vae", "scheduler", *sorted(encoders | tokenizers)):
         if getattr(pipe, component, None) is None:
             raise BackboneError(f"{name} has no {component}; the whole pipeline is needed")
+    check_tokenizers(pipe, layout, name)
     config, vae = getattr(pipe, denoiser).config, pipe.vae.config
     taken = int(config.in_channels)
     made = int(vae.get("latent_channels") or vae["z_dim"]) * layout.patch**2
@@ -64,6 +72,81 @@ def check_components(pipe: Any, denoiser: str, layout: Layout, name: str) -> Non
         _pooled(config),
         sum(_pooled_width(getattr(pipe, each)) for each in layout.pooled),
     )
+
+
+def check_tokenizers(pipe: Any, layout: Layout, name: str) -> None:
+    """Check that each text encoder's tokenizer knows words, and cuts sentences at what the encoder can read.
+
+    One whose files are missing is made without any word: every sentence is the same to it.
+
+    Args:
+        pipe: A diffusers pipeline.
+        layout: The family's.
+        name: What to call the model in a message.
+
+    Raises:
+        BackboneError: It is not so, or a tokenizer lacks the template of a chat where the family takes one.
+    """
+    for each, which, encoder, tokenizer in _readers(pipe, layout):
+        if not _knows_words(tokenizer):
+            raise BackboneError(f"{name}: {which} knows no words, its vocabulary is not whole; {_AGAIN}")
+        longest, places = tokenizer.model_max_length, _places(encoder)
+        if longest > places:
+            raise BackboneError(
+                f"{name}: {which} cuts sentences at {longest} tokens, {each} has places for {places}; set"
+                f" model_max_length to {places} in tokenizer_config.json"
+            )
+        if layout.chat and not tokenizer.chat_template:
+            raise BackboneError(f"{name}: {which} has no chat_template, its files are not whole; {_AGAIN}")
+
+
+def check_sentence(pipe: Any, layout: Layout, name: str, sentence: str) -> None:
+    """Check that a sentence has no token for which a text encoder has no row, as one that was added to a tokenizer.
+
+    Args:
+        pipe: A diffusers pipeline.
+        layout: The family's.
+        name: What to call the model in a message.
+        sentence: What is to be encoded.
+
+    Raises:
+        BackboneError: It has one.
+    """
+    for each, which, encoder, tokenizer in _readers(pipe, layout):
+        largest, rows = max(tokenizer(sentence)["input_ids"], default=0), _rows(encoder)
+        if largest >= rows:
+            raise BackboneError(
+                f"{name}: {which} reads {tokenizer.convert_ids_to_tokens(largest)!r} as token {largest}, {each} has"
+                f" {rows} rows; they are of different models, or tokens were added without resize_token_embeddings"
+            )
+
+
+def _rows(encoder: Any) -> int:
+    return int(encoder.get_input_embeddings().weight.shape[0])
+
+
+def _readers(pipe: Any, layout: Layout) -> Iterator[tuple[str, str, Any, Any]]:
+    """Yield the text encoders with their tokenizers, where both are there: their names, then they."""
+    for each in dict.fromkeys((*layout.rows, *layout.pooled)):
+        which = each.replace("text_encoder", "tokenizer")
+        if getattr(pipe, each) is not None and getattr(pipe, which) is not None:
+            yield each, which, getattr(pipe, each), getattr(pipe, which)
+
+
+def _knows_words(tokenizer: Any) -> bool:
+    """Tell a tokenizer to which all words are one, or which spells what it has a token for, from a whole one."""
+    word, other = (tokenizer(each)["input_ids"] for each in _WORDS)
+    known = tokenizer.get_vocab().keys() & {
+        _WORDS[0] + "</w>",
+        "\u2581" + _WORDS[0],
+    }  # of CLIP, of SentencePiece
+    return word != other and not (known and len(tokenizer.tokenize(_WORDS[0])) > 1)
+
+
+def _places(encoder: Any) -> float:
+    """Return how many tokens a text encoder reads whose tokenizer alone says where to cut: one of CLIP's."""
+    config = encoder.config
+    return int(config.max_position_embeddings) if str(config.model_type).startswith("clip") else math.inf
 
 
 def _check_width(name: str, what: str, wanted: object, found: int) -> None:

@@ -24,7 +24,7 @@ from hiper.backbones.base import Backbone, Diffused, Samples, StepCallback, Watc
 from hiper.backbones.checks import check_loaded
 from hiper.backbones.contents import described_pipeline, hashes, picked, state_of
 from hiper.backbones.loading import Loading
-from hiper.backbones.matching import Layout, check_components
+from hiper.backbones.matching import Layout, check_components, check_sentence, check_tokenizers
 from hiper.backbones.parking import UNIFIED_MEMORY, Entered, Offloaded, frozen
 from hiper.backbones.prediction import assume_epsilon
 from hiper.backbones.sampling_defaults import SamplingDefaults
@@ -103,6 +103,7 @@ class PipelineBackbone(Backbone):
         pipe: the family's own, made of the components of the user's pipeline `of`.
         """
         _relatives.check_readers(pipe, cls.layout.optional)
+        check_tokenizers(pipe, cls.layout, _name_of(of))
         return cls(pipe, name=_name_of(of))
 
     @classmethod
@@ -229,11 +230,13 @@ class PipelineBackbone(Backbone):
             self._turns.take([part for part in self._modules() if _encodes(part) == encoders])
 
     def encode(self, prompt: str) -> Conditioning:
+        check_sentence(self._pipe, self.layout, self.id, prompt)
         self._take(encoders=True)
         with torch.no_grad(), _diffusers.quiet():
             return self._encode(prompt)
 
     def encode_negative(self, prompt: str) -> Conditioning:
+        check_sentence(self._pipe, self.layout, self.id, prompt)
         self._take(encoders=True)
         with torch.no_grad(), _diffusers.quiet():
             return self._encode_negative(prompt)

@@ -99,8 +99,13 @@ def check_weights(folder: Path) -> dict[str, WeightFiles]:
     """Check the weight files of a folder that are to be loaded; return them by component.
 
     Raises:
-        BackboneError: One is missing, damaged or pickled, or lacks a tensor that a table of shards promises.
+        BackboneError: One is missing, damaged or pickled, or lacks a tensor that a table of shards promises; or a
+            tokenizer, which would be made without any word, is not there.
     """
+    for name, entry in read_index(folder).items():
+        settings = folder / name / "tokenizer_config.json"
+        if name.startswith("tokenizer") and any(entry) and not settings.is_file():
+            raise BackboneError(f"{settings} is missing; download the model again")
     weights = weight_files(folder)
     for name, found in weights.items():
         headers = {file: read_header(folder / name / file) for file in found.files}

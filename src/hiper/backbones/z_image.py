@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hiper.backbones import _diffusers
 from hiper.backbones.flow import FlowBackbone
+from hiper.backbones.matching import Layout
 from hiper.backbones.sampling_defaults import SamplingDefaults, z_image_defaults
 from hiper.backbones.words import chat_words
 from hiper.conditioning import Conditioning, expanded
@@ -27,6 +28,7 @@ class ZImageBackbone(FlowBackbone):
     """
 
     pipeline_name: ClassVar[str] = "ZImagePipeline"
+    layout: ClassVar[Layout] = Layout(chat=True)
     placement = "append"
     length = 512
 

@@ -430,6 +430,7 @@ def rerun(
     device: Device = None,
     dtype: Dtype = None,
     prediction: Prediction = None,
+    deterministic: Deterministic = False,
     overwrite: Overwrite = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -438,7 +439,7 @@ def rerun(
     from hiper.cli.rerun_job import rerun_to_file
 
     hardware = Hardware(device=device, dtype=dtype, prediction_type=prediction)
-    with session(json=json, quiet=quiet) as here:
+    with session(json=json, quiet=quiet, deterministic=deterministic) as here:
         rerun_to_file(here, picture, artifact, backbone, hardware, out, overwrite=overwrite)
 
 
