@@ -140,7 +140,7 @@ def _knows_words(tokenizer: Any) -> bool:
         _WORDS[0] + "</w>",
         "\u2581" + _WORDS[0],
     }  # of CLIP, of SentencePiece
-    return word != other and not (known and len(tokenizer.tokenize(_WORDS[0])) > 1)
+    return bool(word != other) and not (known and len(tokenizer.tokenize(_WORDS[0])) > 1)
 
 
 def _places(encoder: Any) -> float:

@@ -104,7 +104,8 @@ def check_weights(folder: Path) -> dict[str, WeightFiles]:
     """
     for name, entry in read_index(folder).items():
         settings = folder / name / "tokenizer_config.json"
-        if name.startswith("tokenizer") and any(entry) and not settings.is_file():
+        named = name.startswith("tokenizer") and isinstance(entry, list) and any(entry)
+        if named and not settings.is_file():
             raise BackboneError(f"{settings} is missing; download the model again")
     weights = weight_files(folder)
     for name, found in weights.items():
