@@ -403,6 +403,16 @@ def test_a_damaged_cell_keeps_no_other_back(folder: Path, text: str | None) -> N
     assert "\n" not in told[0]
 
 
+def test_a_damaged_picture_keeps_no_report_back(folder: Path, tmp_path: Path) -> None:
+    for number, path in enumerate(sorted(folder.glob("cells/hiper/ann/*.png"))):
+        path.write_bytes(path.read_bytes()[:-40] if number else b"")
+    (folder / "subjects/ann/source.png").write_bytes(b"GIF89a")
+    write_report(build_report(folder), folder, tmp_path / "out", overwrite=False)
+    page = (tmp_path / "out/report.html").read_text()
+    assert "damaged: source" in page
+    assert "damaged: hiper" in page
+
+
 def test_a_run_whose_names_are_no_file_names_is_damaged(folder: Path) -> None:
     run = json.loads((folder / "run.json").read_text())
     run["subjects"] = {"ann": ["x" * 300]}

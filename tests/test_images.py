@@ -393,6 +393,8 @@ METADATA = {
         b"".join(chunk(b"tEXt", b"a%d\0" % i + b"x" * 9_000_000) for i in range(8))
     ),
     "a wrong checksum": with_chunk(chunk(b"tEXt", b"a\0b")[:-1] + b"!"),
+    "EXIF with a wrong checksum": with_chunk(chunk(b"eXIf", b"II*\0")[:-1] + b"!"),
+    "a program's own data with a wrong checksum": with_chunk(chunk(b"prVt", b"abc")[:-1] + b"!"),
 }
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -401,3 +403,47 @@ def test_what_a_killed_writer_left_is_swept(tmp_path: Path) -> None:
     store.sweep("x")
     store.sweep("not/there")
     assert store.names() == {"x/y.json"}
+
+
+def test_a_name_that_is_given_twice_is_told(tmp_path: Path) -> None:
+    table = tmp_path / "jobs.csv"
+    table.write_text("image,caption,caption\na.png,a dog,a cat\n")
+    with pytest.raises(OptionError, match="'caption' is given twice"):
+        read_jobs(table, Defaults())
+    lines = tmp_path / "jobs.jsonl"
+    lines.write_text(
+        '{"image": "a.png", "caption": "x"}\n{"image": "a.png", "caption": "x", "caption": "y"}\n'
+    )
+    first, second = read_jobs(lines, Defaults())
+    assert isinstance(first, Job)
+    assert isinstance(second, Refused)
+    assert "'caption' is given twice" in str(second.reason)
+
+
+@pytest.mark.parametrize("header", ["options,options.steps", "options.steps,options"])
+def test_options_both_whole_and_in_columns_are_refused(tmp_path: Path, header: str) -> None:
+    table = tmp_path / "jobs.csv"
+    table.write_text(f"image,caption,{header}\na.png,a dog,3,4\n")
+    with pytest.raises(OptionError, match="allowed is an object"):
+        read_jobs(table, Defaults())
+
+
+def test_a_cell_of_any_length_stops_no_other_line(tmp_path: Path) -> None:
+    table = tmp_path / "jobs.csv"
+    table.write_text(f"image,caption\na.png,{'x' * 1_000_000}\nb.png,a dog\n")
+    before = csv.field_size_limit()
+    long, short = read_jobs(table, Defaults())
+    assert isinstance(short, Job)
+    assert short.caption == "a dog"
+    assert csv.field_size_limit() == before
+    assert long.id != short.id
+
+
+def test_a_picture_whose_name_is_no_text_stops_no_other(tmp_path: Path) -> None:
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png")).write_bytes(b"")
+    (tmp_path / "dog.png").write_bytes(b"")
+    (tmp_path / "dog.txt").write_text("a dog")
+    jobs = {job.name: job for job in read_jobs(tmp_path, Defaults())}
+    assert isinstance(jobs["\udcff.png"], Refused)
+    assert jobs["\udcff.png"].id
+    assert isinstance(jobs["dog.png"], Job)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,10 @@ from hiper.batch.summary import PAGE, SUMMARY, write_summary
 from hiper.bench.report_tables import shown_estimate, shown_number
 from hiper.bench.statistics import Estimate
 from hiper.bench.svg import text as svg_text
+from hiper.images import png_bytes
 from hiper.model_card import model_card
 from hiper.texts import is_invisible, visible
+from tests import tiny
 from tests.test_artifact import make
 
 EVIL = "\x1b]0;owned\x07<b>\u202egnp.exe\u2066\x00\x9b31m\ud800"
@@ -44,6 +47,19 @@ def test_the_summary_of_a_batch_shows_strangers_texts_harmlessly(tmp_path: Path)
     assert_harmless(page)
     assert page.count("owned") == 4
     assert json.loads((tmp_path / SUMMARY).read_bytes())["entries"]["a"]["name"] == EVIL
+
+
+@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[:-40], lambda data: b"GIF89a" + data])
+def test_a_damaged_picture_keeps_nothing_else_off_a_summary(
+    tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    store, whole = open_store(str(tmp_path)), png_bytes(tiny.picture())
+    store.write("jobs/a/source.png", whole)
+    store.write("jobs/a/cat-0.png", damage(whole))
+    write_summary(store, {"a": Entry(name="a", status="reused", place="jobs/a")}, 1.0)
+    page = (tmp_path / PAGE).read_text(encoding="utf-8")
+    assert page.count("<img") == 1
+    assert page.count("damaged: cat-0") == 1
 
 
 def test_pages_drawings_and_cards_show_strangers_texts_harmlessly() -> None:

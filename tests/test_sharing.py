@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from PIL import Image
 
 import hiper
 from hiper.artifact import GUARD, Artifact
+from hiper.backbones import hub as the_hub
 from hiper.backbones.sd import SdBackbone
 from hiper.errors import ArtifactError, OptionError, OutputError
 from hiper.portable import content_sha256
@@ -228,3 +230,13 @@ def test_files_without_the_guard_are_read_as_before(tmp_path: Path, artifact: Ar
     old = tmp_path / "old.safetensors"
     safetensors.torch.save_file({"hiper.tail": artifact.tensors["tail"]}, old, metadata=metadata)
     assert torch.equal(Artifact.load(old).tensors["tail"], artifact.tensors["tail"])
+
+
+def test_nothing_is_sent_to_a_hub_that_does_not_answer(
+    at_hub: Callable[[str], None], artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(the_hub, "ANSWER_SECONDS", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        at_hub(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(OutputError, match=r"owner/dog .* was not reached"):
+            artifact.push_to_hub("owner/dog", token="hf_test")

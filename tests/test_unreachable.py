@@ -7,18 +7,21 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
+from hiper.artifact import Artifact
+from hiper.backbones import hub, load_backbone
 from hiper.batch.store import open_store
 from hiper.cli import main
 from hiper.engines import reachable
 from hiper.engines.reachable import check_reachable
-from hiper.errors import OptionError, OutputError
-from tests import processes
+from hiper.errors import OptionError, OutputError, UserError
+from hiper.metrics.similarity import ClipSimilarity
+from tests import local_hub, processes
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs hiper[ray]")
 
@@ -75,7 +78,12 @@ def jobs_in(folder: Path) -> Path:
 def test_names_that_take_for_ever_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reachable, "_SECONDS_IN_ALL", 0.2)
     never = threading.Event()
-    monkeypatch.setattr(socket, "create_connection", lambda *given, **named: never.wait(30))
+
+    def connect(*_: object, **__: object) -> None:
+        never.wait(30)
+        raise OSError
+
+    monkeypatch.setattr(socket, "create_connection", connect)
     with pytest.raises(OptionError, match="no answer"):
         check_reachable("head:6379")
     never.set()
@@ -135,3 +143,29 @@ def test_a_store_that_cannot_be_reached_is_named(closed: int) -> None:
     with pytest.raises(OutputError, match=str(closed)) as refused:
         open_store(f"ftp://127.0.0.1:{closed}/results")
     assert "\n" not in str(refused.value)
+
+
+def test_a_hub_that_never_answers_is_told_soon_and_what_is_cached_is_used(
+    silent: int,
+    model_folder: Path,
+    at_hub: Callable[[str], None],
+    empty_cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with local_hub.serve(model_folder, "owner/model") as address:
+        at_hub(address)
+        weights = load_backbone("owner/model", device="cpu").weights_sha256()
+    at_hub(f"http://127.0.0.1:{silent}")
+    monkeypatch.setattr(hub, "ANSWER_SECONDS", 0.3)
+    begun = time.monotonic()
+    assert load_backbone("owner/model", device="cpu").weights_sha256() == weights
+    asked: list[Callable[[], object]] = [
+        lambda: load_backbone("owner/other", device="cpu"),
+        lambda: ClipSimilarity.load("owner/other", local_only=False, device="cpu"),
+        lambda: Artifact.from_pretrained("owner/other"),
+    ]
+    for ask in asked:
+        with pytest.raises(UserError, match=r"Hub.* was not reached") as refused:
+            ask()
+        assert "\n" not in str(refused.value)
+    assert time.monotonic() - begun < 20

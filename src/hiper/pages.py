@@ -9,6 +9,7 @@ from html import escape as _escape
 
 from PIL import Image
 
+from hiper.reading import RAISED
 from hiper.texts import visible
 
 SIDE = 256
@@ -56,14 +57,21 @@ def table_row(tag: str, cells: Iterable[str]) -> str:
     return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
 
-def figure(image: Image.Image, caption: str) -> str:
-    """Return a picture with a caption of plain text below."""
-    return f"<figure>{picture(image, caption)}<figcaption>{escape(caption)}</figcaption></figure>"
+def figure(data: bytes, caption: str) -> str:
+    """Return a picture file with a caption of plain text below."""
+    return f"<figure>{picture(data, caption)}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
-def picture(image: Image.Image, alt: str) -> str:
-    """Return a picture, at most `SIDE` pixels large, as part of the page; alt: plain text."""
-    small = image.convert("RGB")
+def picture(data: bytes, alt: str) -> str:
+    """Return a picture file, at most `SIDE` pixels large, as part of the page; alt: plain text.
+
+    A file that has been damaged since it was written keeps nothing else off the page: it is named in its place.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+            small = image.convert("RGB")
+    except (*RAISED, Image.DecompressionBombError):
+        return f'<p class="note">damaged: {escape(alt)}</p>'
     small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=90, subsampling=0)

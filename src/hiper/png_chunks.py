@@ -17,6 +17,10 @@ MAX_TEXT = 1_000_000
 MAX_PROFILE = 16_000_000
 """Bytes of a colour profile, unpacked; those of printers have some 3 MB."""
 
+_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+_SEEN = (b"tRNS", b"iCCP", b"fdAT")
+"""Chunks without which a picture looks different, though a reader may leave out all of a small first letter."""
+
 Keep = Callable[[bytes, bytes], bool]
 """Says of a text chunk, by its kind and data, whether it is kept."""
 
@@ -36,8 +40,8 @@ class Slimmed:
 def slimmed(file: IO[bytes], keep: Keep, *, pixels: bool = True) -> Slimmed | None:
     """Copy a PNG with the texts that `keep` keeps, without its colour profile; None for what is no PNG.
 
-    pixels: False ends the copy where the pixels begin. Texts whose checksum is wrong are left out; whatever else is
-    damaged stays as it is.
+    pixels: False ends the copy where the pixels begin. Texts and other data beside the pixels whose checksum is wrong
+    are left out; whatever else is damaged stays as it is.
     """
     file.seek(0)
     if file.read(len(SIGNATURE)) != SIGNATURE:
@@ -45,7 +49,8 @@ def slimmed(file: IO[bytes], keep: Keep, *, pixels: bool = True) -> Slimmed | No
     copy, dropped, profile = io.BytesIO(), 0, None
     copy.write(SIGNATURE)
     for length, kind, data, checksum in _chunks(file):
-        if kind in (b"tEXt", b"zTXt", b"iTXt") and not (_is_whole(kind, data, checksum) and keep(kind, data)):
+        beside = kind[:1].islower() and kind not in _SEEN
+        if beside and not (_is_whole(kind, data, checksum) and (kind not in _TEXTS or keep(kind, data))):
             dropped += 1
         elif kind == b"iCCP":
             profile = _unpacked(data.partition(b"\0")[2][1:], MAX_PROFILE) or b""

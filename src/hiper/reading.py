@@ -33,7 +33,7 @@ _MAX_WEBP_PIXELS = 48_000_000
 """Its reader holds four copies of a picture at a time: a file of 38 bytes could take more than 1 GB."""
 
 # What Pillow's readers raise on damaged files, found by feeding them files with flipped and missing bytes.
-_RAISED = (
+RAISED = (
     OSError,
     SyntaxError,
     ValueError,
@@ -116,7 +116,6 @@ def take_picture(picture: Image.Image, *, max_pixels: int, notes: Notes) -> Imag
 
 
 def open_regular(path: str | Path) -> BufferedReader:
-    """Open an ordinary local file for reading; ImageError for anything else."""
     """Open an ordinary local file; ImageError for a URL, a folder, a pipe, or what cannot be read."""
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/|data:", str(path)):
         raise ImageError("a URL is never fetched: download the picture and give its path")
@@ -139,7 +138,7 @@ def _reading() -> Iterator[None]:
     """Take what Pillow raises, whose calls alone stand in the block, for damage: a mistake of ours is none."""
     try:
         yield
-    except _RAISED as error:
+    except RAISED as error:
         raise _DamagedError(str(error) or type(error).__name__) from error
 
 
@@ -187,7 +186,9 @@ def _decode_without_metadata(
     except (_DamagedError, _UnknownError):
         return None
     if slim.dropped:
-        notes.add(f"texts beside the pixels were left out, too large or damaged ({slim.dropped} of them)")
+        notes.add(
+            f"texts beside the pixels were left out, or other data, too large or damaged ({slim.dropped} of them)"
+        )
     if slim.profile is not None:
         picture.info["icc_profile"] = slim.profile
     return picture

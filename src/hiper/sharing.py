@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, HfApi, hf_hub_download
+from huggingface_hub import CommitOperationAdd, HfApi, constants, hf_hub_download
 
 from hiper.artifact import Artifact
-from hiper.backbones.hub import explained
+from hiper.backbones.hub import explained, hub_answers
 from hiper.editing import EditResult
 from hiper.errors import ArtifactError, OutputError
 from hiper.files import atomic_write, check_writable, make_folder
@@ -51,7 +51,7 @@ def load_shared(
             revision=revision,
             token=token,
             cache_dir=cache_dir,
-            local_files_only=local_files_only,
+            local_files_only=local_files_only or not hub_answers(),
         )
     return Artifact.load(file)
 
@@ -89,6 +89,10 @@ def push_shared(
     """Upload the same files in one commit and return its address; see `Artifact.push_to_hub`."""
     contents = _contents(artifact, results, license)
     files = [CommitOperationAdd(name, data) for name, data in contents.items()]
+    if not hub_answers():
+        raise OutputError(
+            f"{repo} cannot be sent: the Hub ({constants.ENDPOINT}) was not reached; try again later"
+        )
     with explained(repo, missing="no such branch", error=OutputError):
         hub = HfApi(token=token)
         hub.create_repo(repo, private=private, exist_ok=True)

@@ -8,7 +8,14 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download, try_to_load_from_cache
+from huggingface_hub import (
+    HfApi,
+    constants,
+    get_session,
+    hf_hub_download,
+    snapshot_download,
+    try_to_load_from_cache,
+)
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -26,14 +33,27 @@ from hiper.errors import BackboneError, UserError
 _OTHER_WEIGHTS = (".safetensors", ".msgpack", ".onnx", ".pb", ".h5", ".gguf")
 SERVER_FAILS = 500
 """The first HTTP status that tells of trouble at the Hub, not in what was asked (RFC 9110, section 15.6)."""
+ANSWER_SECONDS = 10.0
+"""Until which the Hub has to answer."""
 # The base of every error of the HTTP client underneath, which differs between releases of huggingface_hub
 _NETWORK_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
+
+
+def hub_answers() -> bool:
+    """Whether the Hub says anything within `ANSWER_SECONDS`: a client that is not told so waits for minutes."""
+    try:
+        get_session().head(constants.ENDPOINT, timeout=ANSWER_SECONDS)
+    except (OSError, _NETWORK_ERROR):
+        return False
+    return True
 
 
 def fetch_index(hub_id: str, revision: str | None) -> Path:
     """Fetch model_index.json alone; return its folder, which is named after the commit."""
     with explained(hub_id):
-        return Path(hf_hub_download(hub_id, "model_index.json", revision=revision)).parent
+        here = not hub_answers()
+        file = hf_hub_download(hub_id, "model_index.json", revision=revision, local_files_only=here)
+        return Path(file).parent
 
 
 def fetch_files(hub_id: str, snapshot: Path) -> None:
@@ -64,7 +84,8 @@ def repository_files(hub_id: str, revision: str) -> list[str] | None:
     """Return the files of a repository, None where the Hub cannot be asked; BackboneError where it refuses."""
     with explained(hub_id):
         try:
-            return list(HfApi().list_repo_files(hub_id, revision=revision))
+            found = HfApi().model_info(hub_id, revision=revision, timeout=ANSWER_SECONDS)
+            return [file.rfilename for file in found.siblings or ()]
         except (OSError, _NETWORK_ERROR) as error:
             if isinstance(error, HfHubHTTPError) and error.response.status_code < SERVER_FAILS:
                 raise

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
-from hiper.backbones.hub import explained
+from hiper.backbones.hub import explained, hub_answers
 from hiper.errors import BackboneError
 
 FILES = ("vocab.json", "merges.txt")
@@ -48,4 +48,5 @@ def _fetched(*, network: bool) -> tuple[Path, ...]:
             " (local_only=False)"
         )
     with explained(repository):
-        return tuple(Path(hf_hub_download(repository, name)) for name in FILES)
+        here = not hub_answers()
+        return tuple(Path(hf_hub_download(repository, name, local_files_only=here)) for name in FILES)

@@ -6,7 +6,8 @@ import csv
 import io
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,8 @@ def read_jobs(path: Path, defaults: Defaults) -> list[Asked]:
             raise OptionError(
                 f"jobs are in {str(path)!r}; allowed are a .jsonl file, a .csv file and a folder"
             )
-        asked = list(readers[path.suffix.lower()](_text(path), path.parent, defaults))
+        with _long_cells():
+            asked = list(readers[path.suffix.lower()](_text(path), path.parent, defaults))
     if not asked:
         raise OptionError(
             f"{str(path)!r} holds no job; a line is a job, in a folder a picture with a .txt beside it, or a .caption"
@@ -88,12 +90,32 @@ def _row(row: Mapping[str | None, Any], defaults: Defaults, place: Path) -> Aske
 
 def _object(line: str) -> dict[str, Any]:
     try:
-        value = json.loads(line)
+        value = json.loads(line, object_pairs_hook=_unrepeated)
     except (ValueError, RecursionError) as error:
         raise OptionError(f"no JSON ({error}); write one object per line") from error
     if not isinstance(value, dict):
         raise OptionError("no JSON object; write one per line")
     return value
+
+
+def _unrepeated(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object; OptionError where a name has two values, of which one would go unheard."""
+    values: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in values:
+            raise OptionError(f"{name!r} is given twice; keep one of them")
+        values[name] = value
+    return values
+
+
+@contextmanager
+def _long_cells() -> Iterator[None]:
+    """Let a cell be longer than 128 KiB, so that only its own line is refused."""
+    before = csv.field_size_limit(MAX_BYTES)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
 
 
 def _csv(text: str, place: Path, defaults: Defaults) -> Iterator[Asked]:
@@ -109,6 +131,7 @@ def _csv(text: str, place: Path, defaults: Defaults) -> Iterator[Asked]:
     )
     try:
         reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+        _unrepeated((name, None) for name in reader.fieldnames if name)
         if "image" not in reader.fieldnames:
             raise OptionError(
                 f"the first line of a CSV file names its columns, and reads {text.partition(chr(10))[0][:80]!r};"
@@ -142,8 +165,8 @@ def _unflattened(row: Mapping[str | None, Any]) -> dict[str, Any]:
         outer, dot, inner = str(name).partition(".")
         if not cell:
             continue
-        if dot:
-            values.setdefault(outer, {})[inner] = cell
+        if dot and isinstance(values.setdefault(outer, {}), dict):
+            values[outer][inner] = cell
         else:
             values[outer] = _entries(outer, cell) if outer in _LISTS else cell
     return values

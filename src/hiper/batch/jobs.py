@@ -115,7 +115,8 @@ class Refused:
     @property
     def id(self) -> str:
         """A file name for the line."""
-        return f"{safe_slug(self.name)}-{hashlib.sha256(self.text.encode()).hexdigest()[:12]}"
+        text = self.text.encode(errors="surrogatepass")  # a file's name need not be text
+        return f"{safe_slug(self.name)}-{hashlib.sha256(text).hexdigest()[:12]}"
 
     def as_record(self) -> dict[str, Any]:
         """Return the line."""

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-
-from PIL import Image
 
 from hiper import pages
 from hiper.batch.ledger import Entry
@@ -76,8 +73,7 @@ def _gallery(store: Store, entries: Mapping[str, Entry]) -> Iterator[str]:
         own.sort(key=lambda name: not name.endswith(f"/{SOURCE}"))
         yield f"<section>{pages.table([[entry.name]])}"
         for name in own[:_MAX_PICTURES]:
-            with Image.open(io.BytesIO(store.read(name))) as image:
-                yield pages.figure(image, name.removeprefix(f"{entry.place}/").removesuffix(".png"))
+            yield pages.figure(store.read(name), name.removeprefix(f"{entry.place}/").removesuffix(".png"))
         yield "</section>"
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from PIL import Image
-
 from hiper.bench.report import Report
 from hiper.bench.report_tables import EMPTY, facts, tables
 from hiper.pages import document, escape, picture, table, table_row
@@ -52,7 +50,4 @@ def _pictures(report: Report, folder: Path, subject: str, edit: str) -> str:
 
 
 def _picture(path: Path, alt: str) -> str:
-    if not path.exists():
-        return EMPTY
-    with Image.open(path) as image:
-        return picture(image, alt)
+    return picture(path.read_bytes(), alt) if path.is_file() else EMPTY

@@ -24,7 +24,7 @@ from torch import Tensor
 from hiper.backbones._diffusers import first_line, quiet
 from hiper.backbones.checks import check_part
 from hiper.backbones.contents import hashes
-from hiper.backbones.hub import explained, repository_files
+from hiper.backbones.hub import explained, hub_answers, repository_files
 from hiper.backbones.variants import choose_variant
 from hiper.backbones.weights import component_files, read_header
 from hiper.errors import BackboneError, ImageError
@@ -159,8 +159,9 @@ def _check_hub_id(name: str, path: Path, kinds: Sequence[Kind]) -> None:
 
 
 def _from_hub(name: str, kinds: Sequence[Kind], local_only: bool, revision: str | None) -> Path:
-    patterns = [*_TEXTS, *_WEIGHTS] if local_only else _TEXTS
     with explained(name), quiet():
+        local_only = local_only or not hub_answers()
+        patterns = [*_TEXTS, *_WEIGHTS] if local_only else _TEXTS
         folder = Path(
             snapshot_download(name, revision=revision, allow_patterns=patterns, local_files_only=local_only)
         )
