@@ -44,7 +44,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ui")
     picture = render(demo_scene(7))
     subject = hiper.Subject.from_image(picture, caption=f"{CAPTION} <b onclick=alert(3)>")
-    artifact = hiper.fit(hiper.load_backbone("critters", device="cpu"), subject)
+    with pytest.warns(hiper.HiperWarning, match="onclick"):  # no words of the toy world
+        artifact = hiper.fit(hiper.load_backbone("critters", device="cpu"), subject)
     Library(folder / "library").add(artifact, picture)
     artifact.save(folder / "elsewhere.safetensors")
     (folder / "critter.png").write_bytes(png_bytes(picture))
