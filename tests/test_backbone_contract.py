@@ -314,6 +314,7 @@ def test_while_fitting_only_the_denoiser_is_in_memory(backbone: Any) -> None:
     assert backbone.weights_sha256() == before
 
 
+@pytest.mark.filterwarnings("ignore:.* to draw without guidance")  # klein
 def test_a_short_fit_lowers_the_loss_and_an_edit_restores_every_weight(backbone: Any, fit: Fit) -> None:
     figures = fit.artifact.figures
     assert figures["loss_after"] < 0.9997 * figures["loss_before"]
@@ -386,6 +387,7 @@ def test_an_edit_is_the_plain_pipelines_own(backbone: Any, artifact: hiper.Artif
 
 
 @pytest.mark.filterwarnings("ignore:the fit did not lower")  # after one step it need not
+@pytest.mark.filterwarnings("ignore:.* to draw without guidance")  # klein
 @pytest.mark.parametrize("method", ONE_STEP)
 def test_every_method_that_it_offers_to_fits_and_edits(backbone: Any, fit: Fit, method: str) -> None:
     if lacking := get_method(method).needs - backbone.offers:

@@ -53,7 +53,7 @@ def test_a_tail_of_the_reference_script(tmp_path: Path, sd1: SdBackbone, kind: s
     check_compatible(artifact, sd1)
     again = Artifact.load(artifact.save(tmp_path / "dog.safetensors"))
     assert (again.caption, again.method, again.describe()["seed"]) == (CAPTION, "hiper", None)
-    assert again.extra == {"hiper.imported_from": path.name}
+    assert again.extra == {"hiper.imported_from": path.name, "modelspec.prediction_type": "epsilon"}
 
 
 class Code:

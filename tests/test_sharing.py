@@ -205,7 +205,7 @@ def test_diffusers_does_not_take_a_tail_for_a_textual_inversion(tmp_path: Path, 
     assert pipe.text_encoder.get_input_embeddings().weight.shape[0] == before[0] + 5
 
 
-@pytest.mark.parametrize("names", [("tail",), ("a", "clip_l", "~")])
+@pytest.mark.parametrize("names", [("tail",), ("a", "clip_l", "tail", "~")])
 def test_the_first_tensor_is_one_that_no_text_encoder_takes(
     tmp_path: Path, artifact: Artifact, names: tuple[str, ...]
 ) -> None:
