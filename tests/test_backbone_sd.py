@@ -72,7 +72,7 @@ def test_decoding_inverts_the_scale(sd1: SdBackbone) -> None:
     pipe = pipe_of(sd1)
     with torch.no_grad():
         scaled = latents / pipe.vae.config.scaling_factor
-        pixels = torch.cat([pipe.vae.decode(each[None]).sample for each in scaled])  # one by one, as hiper does
+        pixels = torch.cat([pipe.vae.decode(each[None]).sample for each in scaled])  # one by one
     expected = pipe.image_processor.postprocess(pixels)
     assert [image.tobytes() for image in sd1.decode(latents)] == [image.tobytes() for image in expected]
 
