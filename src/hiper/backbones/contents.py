@@ -30,18 +30,23 @@ _TOKENIZER = ("model_max_length", "padding_side", "truncation_side", "chat_templ
 
 def hashes(components: Mapping[str, Any]) -> dict[str, str]:
     """Return for each component, by its name, a hash of its weights, buffers, settings and configuration."""
+    numbers = checksums(components)
+    return {
+        name: digest({"numbers": numbers.get(name, {}), "description": described(part)})
+        for name, part in components.items()
+        if part is not None
+    }
+
+
+def checksums(components: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    """Return for each module among the components a checksum of every weight and buffer, by their names."""
     sums = {
         name: {key: checksum(tensor) for key, tensor in tensors_of(part)}
         for name, part in components.items()
         if isinstance(part, nn.Module)
     }
     read = iter(_values([each for named in sums.values() for each in named.values()]))
-    numbers = {name: {key: next(read) for key in named} for name, named in sums.items()}
-    return {
-        name: digest({"numbers": numbers.get(name, {}), "description": described(part)})
-        for name, part in components.items()
-        if part is not None
-    }
+    return {name: {key: next(read) for key in named} for name, named in sums.items()}
 
 
 def state_of(module: nn.Module) -> tuple[object, ...]:

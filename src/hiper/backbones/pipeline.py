@@ -22,7 +22,7 @@ from hiper import images
 from hiper.backbones import _attention, _diffusers, _lora, _relatives, _splicing
 from hiper.backbones.base import Backbone, Diffused, Samples, StepCallback, Watch, check_scheduler
 from hiper.backbones.checks import check_loaded
-from hiper.backbones.contents import described_pipeline, hashes, picked, state_of
+from hiper.backbones.contents import checksums, described_pipeline, hashes, picked, state_of
 from hiper.backbones.loading import Loading
 from hiper.backbones.matching import Layout, check_components, check_sentence, check_tokenizers
 from hiper.backbones.parking import UNIFIED_MEMORY, Entered, Offloaded, frozen
@@ -444,10 +444,10 @@ class PipelineBackbone(Backbone):
         return sizes
 
     def weights_sha256(self) -> str:
-        found: dict[str, str] = {}
+        found: dict[str, dict[str, int]] = {}
         for part, module in self._modules().items():
             self._take(encoders=_encodes(part))
-            found |= hashes({part: module})
+            found |= checksums({part: module})
         return digest(found)
 
 
