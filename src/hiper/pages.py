@@ -57,21 +57,28 @@ def table_row(tag: str, cells: Iterable[str]) -> str:
     return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
 
-def figure(data: bytes, caption: str) -> str:
-    """Return a picture file with a caption of plain text below."""
-    return f"<figure>{picture(data, caption)}<figcaption>{escape(caption)}</figcaption></figure>"
+def figure(shown: Image.Image | bytes, caption: str) -> str:
+    """Return a picture, or a file of one, with a caption of plain text below."""
+    return f"<figure>{picture(shown, caption)}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
-def picture(data: bytes, alt: str) -> str:
-    """Return a picture file, at most `SIDE` pixels large, as part of the page; alt: plain text.
+def picture(shown: Image.Image | bytes, alt: str) -> str:
+    """Return a picture, or what a PNG file holds, at most `SIDE` pixels large, as part of the page; alt: plain text.
 
     A file that has been damaged since it was written keeps nothing else off the page: it is named in its place.
     """
+    if isinstance(shown, Image.Image):
+        return _inline(shown, alt)
     try:
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-            small = image.convert("RGB")
+        with Image.open(io.BytesIO(shown), formats=["PNG"]) as image:
+            image.load()
     except (*RAISED, Image.DecompressionBombError):
         return f'<p class="note">damaged: {escape(alt)}</p>'
+    return _inline(image, alt)
+
+
+def _inline(image: Image.Image, alt: str) -> str:
+    small = image.convert("RGB")
     small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=90, subsampling=0)
