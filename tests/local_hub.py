@@ -16,24 +16,27 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @contextmanager
-def serve(folder: Path, name: str) -> Iterator[str]:
-    """Serve `folder` as the model `name`; yield the address."""
-    server = _Hub(folder, name)
+def serve(folder: Path, name: str, *, silent: str | None = None) -> Iterator[str]:
+    """Serve `folder` as the model `name`; yield the address. silent: the ending of files that are never sent."""
+    server = _Hub(folder, name, silent)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"
     finally:
+        server.closing.set()
         server.shutdown()
         thread.join()
         server.server_close()
 
 
 class _Hub(ThreadingHTTPServer):
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, folder: Path, name: str, silent: str | None) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.name = name
         self.folder = folder
+        self.silent = silent
+        self.closing = threading.Event()
 
     @property
     def files(self) -> dict[str, Path]:
@@ -101,6 +104,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif path.startswith(f"/api/models/{name}"):
             siblings = [{"rfilename": each} for each in files]
             self._send(json.dumps({"id": name, "sha": COMMIT, "siblings": siblings}).encode(), body=body)
+        elif body and self.server.silent is not None and file.endswith(self.server.silent):
+            self.server.closing.wait()
         elif file in files:
             self._send(files[file].read_bytes(), body=body, ETag=f'"{_etag(files[file])}"')
         else:

@@ -200,9 +200,16 @@ def test_what_is_done_is_not_done_again(whole: Path, jobs: Path, tmp_path: Path)
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "jobs").rglob("*.*")}
     assert counts(do(jobs, tmp_path / "out")) == {"reused": GOOD, "failed": 2}
     assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "jobs").rglob("*.*")}
-    next((tmp_path / "out" / "jobs").rglob("*-7.png")).unlink()
-    assert counts(do(jobs, tmp_path / "out")) == {"done": 1, "reused": GOOD - 1, "failed": 2}
+    gone, cut = sorted((tmp_path / "out" / "jobs").rglob("*-7.png"))[:2]
+    gone.unlink()
+    cut.write_bytes(cut.read_bytes()[:-1])
+    report = do(jobs, tmp_path / "out")
+    assert counts(report) == {"done": 2, "reused": GOOD - 2, "failed": 2}
     assert results(tmp_path / "out") == before
+    notes = [note for entry in report.entries.values() for note in entry.notes if "done again" in note]
+    assert len(notes) == 2
+    for path in (gone, cut):
+        assert any(path.relative_to(tmp_path / "out").as_posix() in note for note in notes)
 
 
 def test_a_damaged_record_of_a_failure_keeps_no_other_job_back(

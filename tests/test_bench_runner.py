@@ -24,6 +24,7 @@ from hiper.bench.report import build_report
 from hiper.bench.runner import Done
 from hiper.bench.runner import run as run_suite
 from hiper.bench.suites import SuiteSpec, open_suite
+from hiper.determinism import deterministic
 from hiper.engines import EngineSettings
 from hiper.errors import HiperError, Interrupted, OptionError, OutputError
 from tests import tiny
@@ -331,9 +332,10 @@ def test_ray_draws_what_one_process_draws(tmp_path: Path, words: Words, whole: P
 
 
 def test_an_error_in_a_process_is_told(tmp_path: Path, model_folder: Path) -> None:
-    """Its place is taken by a file, which only shows when it is to be written to."""
+    """Its place is taken by a file, which only shows when it is to be written to; processes compute as this one."""
     folder = tmp_path / "run"
-    run_suite(SPEC, str(model_folder), ["source"], folder, limit=1, seeds=1)
+    with deterministic():
+        run_suite(SPEC, str(model_folder), ["source"], folder, limit=1, seeds=1)
     (folder / "cells" / "truth").write_text("")
-    with pytest.raises(HiperError, match="cannot create the folder"):
+    with deterministic(), pytest.raises(HiperError, match="cannot create the folder"):
         run_suite(SPEC, str(model_folder), ["truth"], folder, seeds=1, engine=EngineSettings(workers=2))

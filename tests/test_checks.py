@@ -246,6 +246,39 @@ def test_a_denoiser_that_takes_more_than_latents_is_refused(folder: Path, channe
         wrap(tiny.pipeline("sd1", unet=unet))
 
 
+@pytest.mark.parametrize(("source", "place"), [("tokenizer", "tokenizer_2"), ("tokenizer_2", "tokenizer")])
+def test_a_tokenizer_of_another_text_encoder_is_refused(
+    source: str, place: str, family_folders: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(family_folders("flux-schnell"), tmp_path / "flux")
+    shutil.rmtree(folder / place)
+    shutil.copytree(folder / source, folder / place)
+    message = refused(folder)
+    assert str(folder / place / "tokenizer_config.json") in message
+    assert "belongs to another text encoder" in message
+
+
+def configured(folder: Path, component: str, *without: str) -> None:
+    (file,) = (each for each in (folder / component).glob("*config.json"))
+    left = {name: value for name, value in json.loads(file.read_text()).items() if name not in without}
+    file.write_text(json.dumps(left))
+
+
+def test_numbers_that_a_folder_leaves_to_diffusers_are_told(
+    folder: Path, family_folders: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """The first folders of Stable Diffusion lack the vae's factor, which was the same for all."""
+    configured(folder, "vae", "scaling_factor")
+    load_backbone(folder, device="cpu")
+    configured(folder, "scheduler", "beta_start", "beta_schedule")
+    with pytest.warns(HiperWarning, match=r"scheduler does not say beta_start, beta_schedule: .*0\.0001, "):
+        load_backbone(folder, device="cpu")
+    later = shutil.copytree(family_folders("sdxl"), tmp_path / "later")
+    configured(later, "vae", "scaling_factor")
+    with pytest.warns(HiperWarning, match="vae does not say scaling_factor"):
+        load_backbone(later, device="cpu")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("family", tiny_families.FAMILIES)
 def test_a_vae_of_other_channels_is_refused(

@@ -268,6 +268,13 @@ def test_run_fits_once_per_question(cli: Cli, tmp_path: Path, model_folder: Path
     assert not mended["reused"]
     assert any("not used" in note for note in mended["notes"])
     assert Artifact.load(first["artifact"]).caption == CAPTION
+    Path(first["artifact"]).unlink()
+    Path(first["artifact"]).mkdir()
+    model = ("--caption", CAPTION, "--backbone", model_folder, "-o", "steps=3")
+    stopped = cli("run", dog, "a dog", *model, "--out", tmp_path / "6")
+    assert stopped.status == 2
+    assert f"{first['artifact']!r} is a folder" in stopped.err.splitlines()[-1]
+    assert "fitting" not in stopped.err
 
 
 def test_run_tells_models_apart_by_every_weight(

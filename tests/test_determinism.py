@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from typer.main import get_command
 
 import hiper
 from hiper.backbones.sd import SdBackbone
+from hiper.cli.app import app
 from hiper.determinism import CUBLAS, deterministic
 from hiper.errors import OptionError
 from hiper.subject import Subject
@@ -80,6 +82,18 @@ def test_a_deterministic_result_has_a_key_of_its_own(sd1: SdBackbone) -> None:
     key = sd1.model_key()
     with deterministic():
         assert sd1.model_key() == {**key, "deterministic": True}
+
+
+def test_every_command_that_computes_offers_it() -> None:
+    commands: dict[str, Any] = dict(vars(get_command(app))["commands"])
+    commands |= {f"bench {name}": command for name, command in commands.pop("bench").commands.items()}
+    offered = {
+        name: {flag for option in getattr(command, "params", ()) for flag in option.opts}
+        for name, command in commands.items()
+    }
+    computing = {name for name, flags in offered.items() if "--device" in flags} - {"import", "backbones"}
+    assert computing >= {"fit", "edit", "run", "batch", "bench run", "sweep", "tune", "attention", "ui"}
+    assert {name for name, flags in offered.items() if "--deterministic" in flags} == computing
 
 
 @pytest.mark.slow

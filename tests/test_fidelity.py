@@ -76,4 +76,7 @@ def test_the_paper_preset_is_the_published_algorithm(kind: tiny.Kind) -> None:
 
     result = hiper.edit(backbone, artifact, SENTENCE, seeds=[1, 2])
     pictures = published_edit(tiny.pipeline(kind), tail[None], [1, 2])
-    assert [image.tobytes() for image in result.images] == [image.tobytes() for image in pictures]
+    for ours, theirs in zip(
+        result.images, pictures, strict=True
+    ):  # both round what another CPU adds up otherwise
+        assert np.abs(np.asarray(ours, int) - np.asarray(theirs, int)).max() <= 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 import warnings
 from collections.abc import Callable, Mapping
 from itertools import pairwise
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from hiper.checkpoint import CheckpointFile, TrainingState
+from hiper.cli.stopping import Stopped, catch_signals
 from hiper.errors import FitError, HiperWarning, Interrupted, ResumeError
 from hiper.fitting import Fitted, Keep, Recipe, Schedule, StepRecord, optimise
 from hiper.seeds import generator
@@ -219,9 +221,10 @@ def test_a_rate_that_explodes_ends_in_words() -> None:
         run(Bowl(), rate=1e30)
 
 
-def stop_after(calls: int) -> Callable[[], int | None]:
-    count = iter(range(1, calls + 1))
-    return lambda: None if next(count) < calls else 15
+def stop_after(windows: int) -> Callable[[], int | None]:
+    """Answered so often: before and after the fit's start is measured, and after every window."""
+    count = iter(range(-1, windows + 1))
+    return lambda: None if next(count) < windows else 15
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
@@ -237,6 +240,21 @@ def test_a_stopped_fit_resumes_to_the_same_bits(tmp_path: Path, schedule: Schedu
     assert bowl.calls == 15
     assert torch.equal(resumed.parameters["x"], whole.parameters["x"])
     assert (resumed.loss_before, resumed.loss_after) == (whole.loss_before, whole.loss_after)
+
+
+def test_a_fit_is_stopped_before_its_first_step(tmp_path: Path) -> None:
+    """Before anything is computed, with nothing to go on from; then at step 0."""
+    whole, bowl = run(), Bowl()
+    checkpoint = CheckpointFile(path=tmp_path / "fit.checkpoint", resume=True)
+    with pytest.raises(Interrupted, match=r"^stopped by signal 15$"):
+        run(bowl, checkpoint=checkpoint, should_stop=stop_after(-1))
+    assert not checkpoint.path.exists()
+    with pytest.raises(Interrupted, match="step 0 of 20 is in"):
+        run(bowl, checkpoint=checkpoint, should_stop=stop_after(0))
+    assert bowl.calls == 0
+    resumed = run(bowl, checkpoint=checkpoint)
+    assert torch.equal(resumed.parameters["x"], whole.parameters["x"])
+    assert resumed.loss_before == whole.loss_before
 
 
 def test_a_stop_without_checkpoint_says_no_place() -> None:
@@ -305,6 +323,18 @@ def test_a_file_of_another_kind_is_no_checkpoint(tmp_path: Path) -> None:
         run(checkpoint=CheckpointFile(path=path, resume=True))
 
 
+def test_a_fit_anew_leaves_no_part_of_an_earlier_one_and_no_stranger_is_touched(tmp_path: Path) -> None:
+    checkpoint = CheckpointFile(path=tmp_path / "fit.checkpoint")
+    stale, stranger = checkpoint.part("weights").path, tmp_path / "fit.checkpoint.bak"
+    for path in (stale, stranger):
+        path.write_bytes(b"x")
+    run(checkpoint=checkpoint)
+    assert not stale.exists()
+    stale.write_bytes(b"x")
+    checkpoint.remove()
+    assert list(tmp_path.iterdir()) == [stranger]
+
+
 def test_a_checkpoint_survives_the_file(tmp_path: Path) -> None:
     path = tmp_path / "fit.checkpoint"
     run(checkpoint=CheckpointFile(path=path), identity={"a": 1})
@@ -331,3 +361,13 @@ def test_a_resumed_random_stream_is_not_restarted(tmp_path: Path) -> None:
     for _ in range(3):
         torch.randn(3, generator=random)
     assert torch.equal(state.random, random.get_state())
+
+
+def test_a_signal_waits_only_where_there_is_something_to_save() -> None:
+    """A fit asks for the first time when its sentence and picture are read."""
+    with catch_signals() as stop, stop.deferred(once_asked=True), pytest.raises(Stopped):
+        signal.raise_signal(signal.SIGTERM)
+    with catch_signals() as stop, stop.deferred(once_asked=True):
+        assert stop.requested() is None
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.requested() == signal.SIGTERM

@@ -394,6 +394,13 @@ METADATA = {
     ),
     "a wrong checksum": with_chunk(chunk(b"tEXt", b"a\0b")[:-1] + b"!"),
     "EXIF with a wrong checksum": with_chunk(chunk(b"eXIf", b"II*\0")[:-1] + b"!"),
+    **{
+        f"{length} bytes of {kind!r}": with_chunk(chunk(kind, bytes(length)))
+        for kind, length in (
+            *((b"gAMA", 0), (b"cHRM", 3), (b"cHRM", 33), (b"sRGB", 0), (b"pHYs", 8)),
+            *((b"acTL", 7), (b"fcTL", 25)),
+        )
+    },
     "a program's own data with a wrong checksum": with_chunk(chunk(b"prVt", b"abc")[:-1] + b"!"),
 }
 

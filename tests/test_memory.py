@@ -83,13 +83,21 @@ def fitted(backbone: Any, method: str, **options: Any) -> dict[str, Tensor]:
     return dict(hiper.fit(backbone, subject, method=method, steps=2, batch=2, **options).tensors)
 
 
+_CLASS = {"class_images": 1, "edit_steps": 1}
+
+
 @pytest.mark.parametrize(
-    ("method", "rate"), [("hiper", 0.01), ("dreambooth", 1e-5), ("dreambooth-lora", 0.01)]
+    ("method", "options"),
+    [
+        ("hiper", {"learning_rate": 0.01}),
+        ("dreambooth", {"learning_rate": 1e-5, **_CLASS}),
+        ("dreambooth-lora", {"learning_rate": 0.01, **_CLASS}),
+    ],
 )
-def test_low_memory_learns_the_same(model_folder: Path, method: str, rate: float) -> None:
+def test_low_memory_learns_the_same(model_folder: Path, method: str, options: dict[str, Any]) -> None:
     low, plain = (load_backbone(model_folder, device="cpu", memory=memory) for memory in ("low", "balanced"))
-    wanted = fitted(plain, method, learning_rate=rate)
-    for name, tensor in fitted(low, method, learning_rate=rate).items():
+    wanted = fitted(plain, method, **options)
+    for name, tensor in fitted(low, method, **options).items():
         assert torch.equal(tensor, wanted[name]), name
 
 

@@ -180,6 +180,7 @@ def test_a_large_artifact_is_not_carried(
         ("{", "no JSON"),
         ("[1]", "no schema"),
         ("{}", "no schema"),
+        ('{"schema": Infinity}', "no JSON"),
         ('{"schema": 2}', "schema is 2"),
         ('{"schema": {"a": 1}}', "schema is"),
         ('{"schema": 1}', "missing or unknown"),

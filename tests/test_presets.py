@@ -88,6 +88,7 @@ def test_what_is_no_preset_is_told_in_a_line(file: Path, tmp_path: Path) -> None
         "{}",
         "[1]",
         json.dumps({**record, "options": 3}),
+        json.dumps({**record, "evidence": {"gain": float("nan")}}),
         json.dumps({**record, "more": 1}),
     ):
         file.write_text(damaged)

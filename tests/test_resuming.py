@@ -66,7 +66,7 @@ def fit(spoiled: Collection[int], how: Recipe, *, done: int = 0, **settings: Any
 
 
 def stop_after(windows: int) -> Callable[[], int | None]:
-    count = iter(range(1, windows + 1))
+    count = iter(range(-1, windows + 1))  # asked twice before the first
     return lambda: None if next(count) < windows else 15
 
 

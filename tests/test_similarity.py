@@ -6,6 +6,7 @@ import json
 import pickle
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from transformers import (
 
 from hiper.errors import BackboneError, HiperWarning, ImageError, OptionError
 from hiper.metrics import similarity
+from hiper.metrics._transformers import CLIP, load_network
 from hiper.metrics.similarity import ClipSimilarity, DinoSimilarity
 from tests import local_hub, tiny
 
@@ -408,3 +410,9 @@ def test_a_mistake_of_ours_is_no_damage(
     monkeypatch.setattr(similarity, "clean_text", wrong)
     with pytest.raises(mistake):
         ClipSimilarity.load(clip)
+
+
+def test_a_mistake_of_ours_in_the_place_of_a_library_is_no_damage(clip: Path) -> None:
+    network = replace(load_network(clip, CLIP, torch.device("cpu")), processor=None)
+    with pytest.raises(TypeError):
+        network.pixels(Image.new("RGB", (64, 64)))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hiper.backbones import load_backbone, single_file, wrap
 from hiper.backbones.single_file_parts import Clip, Vae
-from hiper.errors import BackboneError
+from hiper.errors import BackboneError, HiperWarning
 from tests import tiny
 from tests.original_layout import export, export_xl, millions
 from tests.test_single_file_xl import small as small_xl
@@ -168,6 +168,20 @@ def test_other_ways_to_save_it_are_read(
             part.load_state_dict({k: v.float() for k, v in in_float8(part.state_dict()).items()})
     loaded = load_backbone(path, device="cpu", local_only=True)
     assert loaded.weights_sha256() == wrap(pipe).weights_sha256()
+
+
+@pytest.mark.usefixtures("vocabulary")
+@pytest.mark.parametrize(
+    "name", ["model.diffusion_model.extra.weight", "first_stage_model.x.y", "adapter.weight"]
+)
+def test_tensors_that_nothing_takes_are_noted(
+    name: str, whole: dict[str, dict[str, Tensor]], tmp_path: Path
+) -> None:
+    path = tmp_path / "model.safetensors"
+    safetensors.torch.save_file({**whole["sd1"], name: torch.ones(1)}, path)
+    with pytest.warns(HiperWarning, match="it is not used") as told:
+        load_backbone(path, device="cpu", local_only=True)
+    assert len(told) == 1
 
 
 def averaged_alone(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -70,7 +70,7 @@ def _fitted(sd1: Any, subject: hiper.Subject, path: Path, at: tuple[int, ...], s
         on_preview=shown.append,
         checkpoint=CheckpointFile(path=path, resume=True),
         callback=lambda record: steps.append(record.step),
-        should_stop=lambda: 2 if stop_at and steps[-1] >= stop_at else None,
+        should_stop=lambda: 2 if stop_at and steps and steps[-1] >= stop_at else None,
     )
     return artifact, steps, shown
 
@@ -465,6 +465,7 @@ def asked(headers: dict[str, str], *, host: str = "127.0.0.1", method: str = "PO
         ({"host": OWN, "origin": "http://127.0.0.1:8000"}, 403),  # another server of this computer
         ({"host": OWN, "origin": "http://localhost:7860"}, 403),
         ({"host": OWN, "origin": "null"}, 403),
+        ({"host": OWN, "origin": "http://["}, 403),
         ({"host": OWN, "sec-fetch-site": "cross-site"}, 403),
         ({"host": OWN, "sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}, 403),
         ({"host": "evil.example:7860", "origin": "http://evil.example:7860"}, 400),  # rebinding

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import socket
 import threading
 import time
@@ -121,9 +122,9 @@ def test_commands_stop_before_any_work(
         assert not any("Traceback" in line for line in lines)
 
 
-@needs_ray
-@pytest.mark.slow
-def test_a_real_head_is_reached() -> None:
+def checked_head() -> None:
+    """In a process of its own: Ray remembers the first token that it has seen, and would write one to ~/.ray."""
+    os.environ["RAY_AUTH_MODE"] = "disabled"
     import ray
 
     ray.init(
@@ -137,6 +138,12 @@ def test_a_real_head_is_reached() -> None:
         check_reachable(f"127.0.0.1:{ray.get_runtime_context().gcs_address.rpartition(':')[2]}")
     finally:
         ray.shutdown()
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_real_head_is_reached() -> None:
+    assert processes.forked(checked_head) == 0
 
 
 def test_a_store_that_cannot_be_reached_is_named(closed: int) -> None:
@@ -169,3 +176,22 @@ def test_a_hub_that_never_answers_is_told_soon_and_what_is_cached_is_used(
             ask()
         assert "\n" not in str(refused.value)
     assert time.monotonic() - begun < 20
+
+
+@pytest.mark.parametrize("ending", [".json", ".safetensors"])
+def test_a_hub_that_sends_no_file_is_told_soon(
+    ending: str,
+    model_folder: Path,
+    at_hub: Callable[[str], None],
+    empty_cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It says what there is; files come from other servers."""
+    monkeypatch.setattr(hub, "ANSWER_SECONDS", 0.3)
+    with local_hub.serve(model_folder, "owner/model", silent=ending) as address:
+        at_hub(address)
+        begun = time.monotonic()
+        with pytest.raises(UserError, match=r"Hub.* was not reached") as refused:
+            load_backbone("owner/model", device="cpu")
+        assert time.monotonic() - begun < 5
+    assert "\n" not in str(refused.value)

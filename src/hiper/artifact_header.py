@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from hiper.errors import ArtifactError
+from hiper.texts import parse_json
 
 if TYPE_CHECKING:
     from hiper.artifact import Artifact
@@ -32,6 +33,8 @@ _MAPPINGS: Mapping[str, tuple[type, ...]] = {
     "figures": (int, float),
     "versions": (str,),
 }
+_ANY_NUMBER = ("figures", "fingerprint")
+"""A loss may be infinite; neither is shown as it stands."""
 _THUMBNAIL = "modelspec.thumbnail"
 _ARCHITECTURES = {"sd1": "stable-diffusion-v1", "sd2": "stable-diffusion-v2"}
 _HINT = 'hiper edit FILE "a sentence"; rows of the text encoder\'s output, not a textual inversion'
@@ -160,8 +163,9 @@ def _check_parts(entries: Mapping[str, str]) -> None:
 
 
 def _json(entries: Mapping[str, str], name: str) -> Any:
+    parse = json.loads if name in _ANY_NUMBER else parse_json
     try:
-        return json.loads(_entry(entries, name))
+        return parse(_entry(entries, name))
     except (ValueError, RecursionError) as error:
         raise _broken(name) from error
 

@@ -7,11 +7,11 @@ same on resuming.
 
 from __future__ import annotations
 
-import glob
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Literal, get_args
 
 import safetensors
 import safetensors.torch
@@ -23,6 +23,8 @@ from hiper.keys import Key, differences
 
 FORMAT = 2
 Identity = Key
+Part = Literal["weights"]
+"""What a fit learns after its first stage, with a checkpoint of its own."""
 _STATE = ("parameters", "first_moments", "second_moments", "best")
 _GROUPS = (*_STATE, *(f"good_{name}" for name in _STATE))
 
@@ -118,7 +120,7 @@ class CheckpointFile:
     every_seconds: float = 20.0
     resume: bool = False
 
-    def part(self, name: str) -> CheckpointFile:
+    def part(self, name: Part) -> CheckpointFile:
         """Return where a later part of the same fit saves itself: beside this one, which stays meanwhile."""
         return replace(self, path=self.path.with_name(f"{self.path.name}.{name}"))
 
@@ -128,7 +130,8 @@ class CheckpointFile:
 
     def load(self, identity: Identity) -> TrainingState | None:
         """Return the state to go on from, None to start anew; ResumeError when it belongs to another job."""
-        if not self.resume or not self.path.exists():
+        if not (self.resume and self.path.exists()):
+            self._remove_parts()  # of an earlier fit, from which a later stage would go on
             return None
         state = TrainingState.from_file(self.path)
         differing = differences(state.identity, identity)
@@ -141,6 +144,9 @@ class CheckpointFile:
 
     def remove(self) -> None:
         """Remove the checkpoint and its parts once the result is safe."""
-        for part in self.path.parent.glob(f"{glob.escape(self.path.name)}.*"):
-            part.unlink()
+        self._remove_parts()
         self.path.unlink(missing_ok=True)
+
+    def _remove_parts(self) -> None:
+        for name in get_args(Part):
+            self.part(name).path.unlink(missing_ok=True)

@@ -19,6 +19,11 @@ CUBLAS, WORKSPACE = "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
 """cuBLAS is deterministic with a workspace of its own per stream; it reads the variable at its first call."""
 
 
+def is_deterministic() -> bool:
+    """Whether this process uses deterministic algorithms alone, as in the block of `deterministic`."""
+    return torch.get_deterministic_debug_mode() == 2
+
+
 @contextmanager
 def deterministic(wanted: bool = True) -> Iterator[None]:
     """Let torch use deterministic algorithms alone while the block runs; on leaving, all switches are what they were.

@@ -196,7 +196,7 @@ def _target(path: Path, *, overwrite: bool) -> Path:
     except FileNotFoundError:
         return target
     if stat.S_ISDIR(mode):
-        raise OutputError(f"{str(path)!r} is a folder; name a file in it")
+        raise OutputError(f"{str(path)!r} is a folder; name a file in it, or move it away")
     if not stat.S_ISREG(mode):
         raise OutputError(f"{str(path)!r} is no ordinary file and will not be replaced; choose another name")
     if not overwrite:

@@ -43,7 +43,7 @@ class StepRecord:
 
 Callback = Callable[[StepRecord], None]
 StopRequest = Callable[[], int | None]
-"""Asked after every window; a signal number stops the fit, saves it and raises Interrupted."""
+"""Asked before the first window and after every one; a signal number stops the fit, saves it and raises Interrupted."""
 
 
 Project = Callable[[Mapping[str, Tensor]], None]
@@ -123,18 +123,16 @@ def optimise(
     windows without progress between them FitError, with the last good state in the checkpoint. FitError
     also when the first step brings no gradient. Interrupted when `should_stop` says so.
     """
+    _stop_if_asked(should_stop)
     run = _Run(objective, parameters, recipe, generator, identity or {}, checkpoint)
     run.start()
+    _stop_if_asked(should_stop, run)
     while run.step < recipe.steps:
         loss = run.advance(min(recipe.window, recipe.steps - run.step))
         if callback is not None:
             callback(StepRecord(step=run.step, steps=recipe.steps, loss=loss, seconds=run.seconds))
         run.save_if_due()
-        signal_number = should_stop() if should_stop is not None else None
-        if signal_number:
-            run.save()
-            where = f"; step {run.step} of {recipe.steps} is in {checkpoint.path}" if checkpoint else ""
-            raise Interrupted(f"stopped by signal {signal_number}{where}", signal_number)
+        _stop_if_asked(should_stop, run)
     return run.finish()
 
 
@@ -146,13 +144,20 @@ def optimise_together(
     The recipes agree in steps and window. One that fails leaves the others alone. Interrupted when
     `should_stop` says so; nothing is saved then.
     """
+    _stop_if_asked(should_stop)
     group = _Group([_Run(t.objective, t.parameters, t.recipe, t.generator, {}, None) for t in turns])
+    _stop_if_asked(should_stop)
     while group.running():
         group.advance(lambda some: losses([turns[i] for i in some]))
-        signal_number = should_stop() if should_stop is not None else None
-        if signal_number:
-            raise Interrupted(f"stopped by signal {signal_number}", signal_number)
+        _stop_if_asked(should_stop)
     return group.finish()
+
+
+def _stop_if_asked(should_stop: StopRequest | None, run: _Run | None = None) -> None:
+    """Raise Interrupted where `should_stop` says so, once `run` is saved."""
+    signal_number = should_stop() if should_stop is not None else None
+    if signal_number:
+        raise Interrupted(f"stopped by signal {signal_number}{run.save() if run else ''}", signal_number)
 
 
 class _Group:
@@ -358,10 +363,10 @@ class _Run:
         if self._checkpoint is not None and time.monotonic() - self._saved >= self._checkpoint.every_seconds:
             self.save()
 
-    def save(self) -> None:
-        """Write the checkpoint, if there is one."""
+    def save(self) -> str:
+        """Write the checkpoint, if there is one, and return what to tell of it."""
         if self._checkpoint is None:
-            return
+            return ""
         now, good = self._adam.snapshot(), self._good.adam
         progress = Progress(
             step=self.step,
@@ -392,6 +397,7 @@ class _Run:
             )
         )
         self._saved = time.monotonic()
+        return f"; step {self.step} of {self.recipe.steps} is in {self._checkpoint.path}"
 
     def finish(self) -> Fitted:
         """Measure the result and warn when nothing was gained."""

@@ -19,6 +19,7 @@ from hiper.editing import EditResult
 from hiper.errors import ImageError
 from hiper.keys import versions
 from hiper.portable import content_sha256, portable, public_name
+from hiper.texts import parse_json
 
 SCHEMA = 1
 SETTINGS, PARAMETERS, ARTIFACT, DEMO = "hiper", "parameters", "hiper.artifact", "hiper.demo"
@@ -114,7 +115,7 @@ def parse_settings(text: str) -> PictureSettings:
     Ranges are not looked at here: `edit` does that.
     """
     try:
-        record = json.loads(text)
+        record = parse_json(text)
     except (ValueError, RecursionError) as error:
         raise _foreign("they are no JSON") from error
     if not isinstance(record, dict) or "schema" not in record:

@@ -20,6 +20,8 @@ MAX_PROFILE = 16_000_000
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _SEEN = (b"tRNS", b"iCCP", b"fdAT")
 """Chunks without which a picture looks different, though a reader may leave out all of a small first letter."""
+_LENGTHS = {b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"pHYs": 9, b"acTL": 8, b"fcTL": 26}
+"""Bytes of chunks beside the pixels that Pillow takes apart; it refuses the file for other lengths."""
 
 Keep = Callable[[bytes, bytes], bool]
 """Says of a text chunk, by its kind and data, whether it is kept."""
@@ -40,8 +42,8 @@ class Slimmed:
 def slimmed(file: IO[bytes], keep: Keep, *, pixels: bool = True) -> Slimmed | None:
     """Copy a PNG with the texts that `keep` keeps, without its colour profile; None for what is no PNG.
 
-    pixels: False ends the copy where the pixels begin. Texts and other data beside the pixels whose checksum is wrong
-    are left out; whatever else is damaged stays as it is.
+    pixels: False ends the copy where the pixels begin. Texts and other data beside the pixels whose checksum or
+    length is wrong are left out; whatever else is damaged stays as it is.
     """
     file.seek(0)
     if file.read(len(SIGNATURE)) != SIGNATURE:
@@ -95,7 +97,8 @@ def _chunks(file: IO[bytes]) -> Iterator[tuple[bytes, bytes, bytes, bytes]]:
 
 
 def _is_whole(kind: bytes, data: bytes, checksum: bytes) -> bool:
-    return zlib.crc32(kind + data).to_bytes(4, "big") == checksum
+    right_length = _LENGTHS.get(kind, len(data)) == len(data)
+    return right_length and zlib.crc32(kind + data).to_bytes(4, "big") == checksum
 
 
 def _text(kind: bytes, data: bytes, most: int) -> bytes | None:

@@ -40,20 +40,19 @@ def load_shared(
         return Artifact.load(place)
     if place.is_dir():
         return Artifact.load(place / subfolder / weight_name)
-    missing = (
-        f"no {'/'.join(filter(None, (subfolder, weight_name)))}; name the file by weight_name and subfolder"
-    )
-    with explained(str(path_or_repo), missing=missing, error=ArtifactError):
-        file = hf_hub_download(
-            str(path_or_repo),
+    repo, file = str(path_or_repo), "/".join(filter(None, (subfolder, weight_name)))
+    missing = f"no {file}; name the file by weight_name and subfolder"
+    with explained(repo, missing=missing, error=ArtifactError):
+        found = hf_hub_download(
+            repo,
             weight_name,
             subfolder=subfolder or None,
             revision=revision,
             token=token,
             cache_dir=cache_dir,
-            local_files_only=local_files_only or not hub_answers(),
+            local_files_only=local_files_only or not hub_answers(repo, file, revision=revision),
         )
-    return Artifact.load(file)
+    return Artifact.load(found)
 
 
 def save_shared(

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import codecs
+import json
+import math
 import re
 import unicodedata
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from hiper.errors import OptionError
 
@@ -55,6 +59,21 @@ def decoded(data: bytes) -> str:
             f"it is not {encoding.upper().removesuffix('-SIG')} (byte {error.start} is 0x{data[error.start]:02x});"
             " save it as UTF-8, which Excel calls CSV UTF-8"
         ) from error
+
+
+def parse_json(text: str | bytes, pairs: Callable[[Iterable[tuple[str, Any]]], Any] | None = None) -> Any:
+    """Parse a stranger's JSON; ValueError also for NaN and infinite numbers, which Python reads and JSON lacks.
+
+    pairs: makes an object of its names and values.
+    """
+    return json.loads(text, parse_constant=_finite, parse_float=_finite, object_pairs_hook=pairs)
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if not math.isfinite(value):
+        raise ValueError(f"{number[:20]} is no finite number")
+    return value
 
 
 def names_file(text: str) -> bool:

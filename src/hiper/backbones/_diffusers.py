@@ -5,6 +5,8 @@ The only file that may use `Any`-typed library objects without saying so at ever
 
 from __future__ import annotations
 
+import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +27,8 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from hiper.backbones.checks import Report
+import hiper
+from hiper.backbones.checks import Report, first, tell_unused
 from hiper.backbones.prediction import OPTION, Statement, Target, agree
 from hiper.backbones.sampling_defaults import (
     SD,
@@ -35,8 +38,9 @@ from hiper.backbones.sampling_defaults import (
     note_few_step,
 )
 from hiper.backbones.schedules import Epsilon, Flow, Schedule, Velocity
+from hiper.backbones.single_file_parts import UNET, VAE
 from hiper.backbones.variants import WeightFiles
-from hiper.errors import BackboneError
+from hiper.errors import BackboneError, HiperWarning
 from hiper.memory_errors import is_out_of_memory
 
 Pipeline = Any
@@ -54,6 +58,9 @@ SCHEDULERS: dict[str, Callable[..., Any]] = {
     "flow-euler": diffusers.FlowMatchEulerDiscreteScheduler.from_config,
 }
 """From the configuration of any scheduler; "karras": noise levels as in arXiv:2206.00364, eq. 5."""
+
+_PACKAGE = Path(hiper.__file__).parent
+_TELLING = {"scheduler": ("beta_start", "beta_end", "beta_schedule", "shift"), "vae": ("scaling_factor",)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +99,26 @@ def load_folder(
         parts = {"safety_checker": None, "requires_safety_checker": False, **parts}
     with refusals(f"{folder} cannot be loaded as a {kind.__name__}"), quiet():
         pipe = kind.from_pretrained(str(folder), local_files_only=True, **parts)
+    _tell_defaults(folder, pipe)
     return Loaded(pipe=pipe, reports=reports)
+
+
+def _tell_defaults(folder: Path, pipe: Pipeline) -> None:
+    """Warn of numbers that differ from model to model and are taken from diffusers, for the folder lacks them.
+
+    The first folders of Stable Diffusion lack the vae's factor, which was 0.18215 for all, diffusers' own.
+    """
+    for component, names in _TELLING.items():
+        config = getattr(pipe, component).config
+        lacking = [name for name in names if name in config.get("_use_default_values", ())]
+        if lacking and not (component == "vae" and isinstance(pipe, diffusers.StableDiffusionPipeline)):
+            used = ", ".join(f"{name} {config[name]}" for name in lacking)
+            warnings.warn(
+                f"{folder / component} does not say {', '.join(lacking)}: diffusers' own are used ({used}); if the"
+                " loss stays high or pictures look wrong, download its configuration again",
+                HiperWarning,
+                stacklevel=2,
+            )
 
 
 def _load_part(folder: Path, entry: Sequence[str], variant: str, dtype: torch.dtype) -> tuple[Any, Report]:
@@ -125,7 +151,21 @@ def load_single_file(
             )
         except NotImplementedError as error:  # a weight that was left without data is moved
             raise BackboneError(f"{path} is not a whole checkpoint: {_lacking(path, config)}") from error
+    _tell_unused(path, pipe)
     return Loaded(pipe=pipe, reports={})
+
+
+def _tell_unused(path: Path, pipe: Pipeline) -> None:
+    """Warn of tensors that no component takes, but for averages and noise levels, which a checkpoint carries along."""
+    with safe_open(path, framework="pt") as file:
+        names = sorted(file.keys())
+    for component, prefix in (("unet", UNET), ("vae", VAE)):
+        count = sum(name.startswith(prefix) for name in names) - len(getattr(pipe, component).state_dict())
+        if count > 0:
+            tell_unused(f"{path}: {component}", f"{count} tensors more than its layers")
+    carried = (UNET, VAE, "cond_stage_model.", "conditioner.", "model_ema.", "denoiser.")
+    if others := [name for name in names if "." in name and not name.startswith(carried)]:
+        tell_unused(str(path), first(others))
 
 
 def load_old_clip(path: Path, config: Path, dtype: torch.dtype, *, prefix: str, renamed: str) -> Any:
@@ -169,16 +209,29 @@ def _lacking(path: Path, config: Path) -> str:
 
 @contextmanager
 def refusals(what: str) -> Iterator[None]:
-    """Turn every refusal of a library, whose call alone is in the block, into one line; lack of memory is none."""
+    """Turn every refusal of a library, whose call alone is in the block, into one line.
+
+    Lack of memory is none, nor a mistake of ours.
+    """
     try:
         yield
-    except (
-        *(OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError),
-        *(SafetensorError, StrictDataclassError),
-    ) as error:
-        if is_out_of_memory(error):
+    except REFUSALS as error:
+        if is_out_of_memory(error) or is_ours(error):
             raise
         raise BackboneError(f"{what}: {first_line(error)}") from error
+
+
+REFUSALS = (
+    *(OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError),
+    *(SafetensorError, StrictDataclassError),
+)
+"""What the libraries raise for files that they do not understand."""
+
+
+def is_ours(error: BaseException) -> bool:
+    """Whether an error was raised in hiper's own code, not in a library that it called."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return Path(frame.f_code.co_filename).is_relative_to(_PACKAGE)
 
 
 def first_line(error: BaseException) -> str:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from hiper.backbones.contents import hashes
 from hiper.conditioning import Conditioning, Placement
+from hiper.determinism import is_deterministic
 from hiper.errors import OptionError
 from hiper.keys import Key, digest, versions
 from hiper.nearest import suggestion
@@ -298,7 +299,7 @@ class Backbone(ABC):
                 for name, value in plain.items()
             },
             "device": self.device.type,
-            "deterministic": torch.get_deterministic_debug_mode() == 2,
+            "deterministic": is_deterministic(),
             **versions(),
         }
 

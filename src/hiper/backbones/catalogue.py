@@ -163,6 +163,6 @@ def _json(path: Path) -> dict[str, Any]:
         return {}
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BackboneError(f"{path} is not valid JSON ({error}); download it again") from error
     return table if isinstance(table, dict) else {}

@@ -93,16 +93,17 @@ def _check_names(part: nn.Module, where: str, report: Report, *, strict: bool) -
             raise BackboneError(f"{where} was saved with {reason}")
     if missing:
         raise BackboneError(
-            f"{where} lacks {_first(missing)}, which config.json describes; download the model again"
+            f"{where} lacks {first(missing)}, which config.json describes; download the model again"
         )
     if own and strict:
-        raise BackboneError(f"{where} has {_first(own)}, which config.json does not describe; {_AGAIN}")
+        raise BackboneError(f"{where} has {first(own)}, which config.json does not describe; {_AGAIN}")
     if unused := unexpected if strict else own:
-        warnings.warn(
-            f"{where} has {_first(unused)}, which config.json does not describe: it is not used",
-            HiperWarning,
-            stacklevel=2,
-        )
+        tell_unused(where, f"{first(unused)}, which config.json does not describe")
+
+
+def tell_unused(where: str, what: str) -> None:
+    """Warn of tensors that a file has and the model has not."""
+    warnings.warn(f"{where} has {what}: it is not used", HiperWarning, stacklevel=2)
 
 
 def _in_order(part: nn.Module, names: Iterable[str]) -> list[str]:
@@ -111,7 +112,8 @@ def _in_order(part: nn.Module, names: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda name: (order.get(name, len(order)), name))
 
 
-def _first(names: list[str]) -> str:
+def first(names: list[str]) -> str:
+    """Name the first of some tensors, and how many there are besides."""
     return f"{names[0]} and {len(names) - 1} more" if len(names) > 1 else names[0]
 
 

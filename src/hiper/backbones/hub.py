@@ -13,6 +13,7 @@ from huggingface_hub import (
     constants,
     get_session,
     hf_hub_download,
+    hf_hub_url,
     snapshot_download,
     try_to_load_from_cache,
 )
@@ -39,10 +40,22 @@ ANSWER_SECONDS = 10.0
 _NETWORK_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
 
 
-def hub_answers() -> bool:
-    """Whether the Hub says anything within `ANSWER_SECONDS`: a client that is not told so waits for minutes."""
+def hub_answers(hub_id: str = "", file: str = "", *, revision: str | None = None) -> bool:
+    """Whether the Hub says anything within `ANSWER_SECONDS`: a client that is not told so waits for minutes.
+
+    Args:
+        hub_id: Of the repository with `file`.
+        file: Whose first byte is asked for, which may come from another server; "" asks the Hub itself. A refusal is
+            an answer, so no token is needed.
+        revision: A branch, tag or commit.
+    """
+    method, url = "HEAD", constants.ENDPOINT
+    if file:
+        method, url = "GET", hf_hub_url(hub_id, file, revision=revision)
+    first = {"Range": "bytes=0-0"}
     try:
-        get_session().head(constants.ENDPOINT, timeout=ANSWER_SECONDS)
+        with get_session().stream(method, url, headers=first, timeout=ANSWER_SECONDS) as answer:
+            next(answer.iter_raw(), None)
     except (OSError, _NETWORK_ERROR):
         return False
     return True
@@ -51,7 +64,7 @@ def hub_answers() -> bool:
 def fetch_index(hub_id: str, revision: str | None) -> Path:
     """Fetch model_index.json alone; return its folder, which is named after the commit."""
     with explained(hub_id):
-        here = not hub_answers()
+        here = not hub_answers(hub_id, "model_index.json", revision=revision)
         file = hf_hub_download(hub_id, "model_index.json", revision=revision, local_files_only=here)
         return Path(file).parent
 
@@ -76,7 +89,12 @@ def fetch_files(hub_id: str, snapshot: Path) -> None:
         inside = {name.removeprefix(f"{component}/") for name in names if name.startswith(f"{component}/")}
         if isinstance(entry, list) and any(entry) and inside:
             wanted += [f"{component}/{name}" for name in _chosen(inside, index, component, hub_id)]
+    lacking = [name for name in wanted if not (snapshot / name).is_file()]
+    if not lacking:
+        return
     with explained(hub_id):
+        if not hub_answers(hub_id, max(lacking, key=_is_weight), revision=snapshot.name):
+            raise BackboneError(_not_cached(hub_id))
         snapshot_download(hub_id, revision=snapshot.name, allow_patterns=[escape(name) for name in wanted])
 
 
@@ -90,6 +108,11 @@ def repository_files(hub_id: str, revision: str) -> list[str] | None:
             if isinstance(error, HfHubHTTPError) and error.response.status_code < SERVER_FAILS:
                 raise
             return None
+
+
+def _is_weight(name: str) -> bool:
+    """Weights come from other servers than texts."""
+    return name.endswith(".safetensors")
 
 
 def _chosen(names: Collection[str], index: Mapping[str, Any], component: str, hub_id: str) -> list[str]:

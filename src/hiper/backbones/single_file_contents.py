@@ -66,7 +66,8 @@ _ALONE: Mapping[str, str] = {
 """First parts of names in a file without a denoiser where it should be."""
 
 _REMEDIES: Mapping[str, str] = {
-    "averaged weights (model_ema.*) alone": "rename them to model.diffusion_model.*, or take the release without EMA",
+    "averaged weights (model_ema.*) alone": "their names have lost their dots; take the release without EMA, or the"
+    " one pruned to it, whose names begin with model.diffusion_model",
 }
 _WHOLE = (
     "take the checkpoint that holds denoiser, text encoder and autoencoder (ComfyUI's Save Checkpoint writes one),"

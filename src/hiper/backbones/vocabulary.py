@@ -48,5 +48,5 @@ def _fetched(*, network: bool) -> tuple[Path, ...]:
             " (local_only=False)"
         )
     with explained(repository):
-        here = not hub_answers()
+        here = not hub_answers(repository, FILES[0])
         return tuple(Path(hf_hub_download(repository, name, local_files_only=here)) for name in FILES)

@@ -100,13 +100,15 @@ def check_weights(folder: Path) -> dict[str, WeightFiles]:
 
     Raises:
         BackboneError: One is missing, damaged or pickled, or lacks a tensor that a table of shards promises; or a
-            tokenizer, which would be made without any word, is not there.
+            tokenizer, which would be made without any word, is not there, or is another's.
     """
     for name, entry in read_index(folder).items():
         settings = folder / name / "tokenizer_config.json"
         named = name.startswith("tokenizer") and isinstance(entry, list) and any(entry)
         if named and not settings.is_file():
             raise BackboneError(f"{settings} is missing; download the model again")
+        if named:
+            _check_tokenizer(settings, str(entry[-1]))
     weights = weight_files(folder)
     for name, found in weights.items():
         headers = {file: read_header(folder / name / file) for file in found.files}
@@ -118,6 +120,25 @@ def check_weights(folder: Path) -> dict[str, WeightFiles]:
                     " download the model again"
                 )
     return weights
+
+
+def _check_tokenizer(settings: Path, wanted: str) -> None:
+    """Refuse one of CLIP in the place of one of T5, and the reverse, for whose files each lacks its own."""
+    try:
+        found = str(json.loads(settings.read_bytes())["tokenizer_class"])
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        RecursionError,
+    ):  # nothing is said, or the library tells what is wrong
+        return
+    kinds = {kind for kind in ("CLIP", "T5") for name in (found, wanted) if name.startswith(kind)}
+    if len(kinds) > 1:
+        raise BackboneError(
+            f"{settings} is of a {found}, model_index.json names a {wanted}: it belongs to another text encoder;"
+            " download the model again"
+        )
 
 
 def weight_files(folder: Path) -> dict[str, WeightFiles]:

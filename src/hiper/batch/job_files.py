@@ -15,7 +15,7 @@ from typing import Any
 from hiper.batch.jobs import Asked, Defaults, Refused, job
 from hiper.errors import OptionError, UserError
 from hiper.filetypes import is_hidden, picture_suffixes
-from hiper.texts import decoded
+from hiper.texts import decoded, parse_json
 
 MAX_BYTES = 1_000_000_000
 """Of a job file; a million jobs take some 300 MB."""
@@ -90,7 +90,7 @@ def _row(row: Mapping[str | None, Any], defaults: Defaults, place: Path) -> Aske
 
 def _object(line: str) -> dict[str, Any]:
     try:
-        value = json.loads(line, object_pairs_hook=_unrepeated)
+        value = parse_json(line, _unrepeated)
     except (ValueError, RecursionError) as error:
         raise OptionError(f"no JSON ({error}); write one object per line") from error
     if not isinstance(value, dict):

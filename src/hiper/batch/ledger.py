@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, final
 
 from hiper.batch.jobs import Asked
-from hiper.batch.orders import RECORD_SCHEMA, PlannedJob
+from hiper.batch.orders import RECORD, RECORD_SCHEMA, PlannedJob
 from hiper.batch.results import as_json
 from hiper.batch.store import Store
 from hiper.engines.base import RemoteError
 from hiper.errors import HiperError
+from hiper.texts import parse_json
 
 Status = Literal["done", "reused", "failed", "waiting"]
 
@@ -43,7 +43,8 @@ class Ledger:
         self._store = store
         self.asked = {each.id: each for each in asked}
         self.entries: dict[str, Entry] = {}
-        self._names = store.names()
+        self._sizes = store.sizes()
+        self._redone: dict[str, str] = {}
 
     def settled(self) -> int:
         """Return how many jobs are decided."""
@@ -51,11 +52,27 @@ class Ledger:
 
     def has_failed(self, identity: str) -> bool:
         """Return whether an earlier run recorded the job's failure."""
-        return _failure(identity) in self._names
+        return _failure(identity) in self._sizes
 
     def is_done(self, planned: PlannedJob) -> bool:
-        """Return whether all files of the job are there."""
-        return self._names.issuperset(planned.files())
+        """Return whether all files of the job are there, as its record says; a damaged job is one that never was."""
+        record = f"{planned.place}/{RECORD}"
+        if record not in self._sizes:
+            return False
+        damaged = self._damaged(planned, _read(self._store.read(record)))
+        if damaged is not None:
+            self._store.remove(record)
+            del self._sizes[record]
+            self._redone[planned.place] = f"done again, for {damaged} was damaged or gone"
+        return damaged is None
+
+    def _damaged(self, planned: PlannedJob, record: Mapping[str, Any]) -> str | None:
+        """Return the first file that is not as long as the record says; those of earlier releases say nothing."""
+        promised = record.get("bytes", self._sizes)
+        if record.get("key") != planned.key or not isinstance(promised, dict):
+            return f"{planned.place}/{RECORD}"
+        sizes = {each: self._sizes.get(each, 0) for each in planned.files()[:-1]}
+        return next((each for each, size in sizes.items() if size == 0 or size != promised.get(each)), None)
 
     def keep_failure(self, identity: str, key: str) -> bool:
         """Take over an earlier failure of the very same job and content, if there is one."""
@@ -71,7 +88,8 @@ class Ledger:
         """Enter a job whose results are there."""
         if self.has_failed(identity):
             self._store.remove(_failure(identity))
-        self._enter(identity, "reused" if reused else "done", place=place, notes=notes)
+        again = [self._redone[place]] if place in self._redone else []
+        self._enter(identity, "reused" if reused else "done", place=place, notes=(*again, *notes))
 
     def fail(self, identity: str, error: Exception, *, key: str = "", deaths: int = 0) -> None:
         """Enter and record a job that cannot be done."""
@@ -105,7 +123,7 @@ def _failure(identity: str) -> str:
 def _read(data: bytes) -> dict[str, Any]:
     """Return a record; empty where it is damaged, so that its job is tried again and the others go on."""
     try:
-        record = json.loads(data)
+        record = parse_json(data)
     except (ValueError, RecursionError):
         return {}
     return record if isinstance(record, dict) else {}

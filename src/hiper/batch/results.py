@@ -58,6 +58,7 @@ def write_results(
         store.write(name, data)
     record = {
         **_record(fit, facts, drawn),
+        "bytes": {name: len(data) for name, data in files.items()},
         "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
         "cost": {
             "fit_seconds": round(fit.seconds, 3),

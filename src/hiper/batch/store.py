@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -23,8 +24,8 @@ class Store(ABC):
     place: str
 
     @abstractmethod
-    def names(self) -> set[str]:
-        """Return the names of all files."""
+    def sizes(self) -> dict[str, int]:
+        """Return the bytes of all files, by name."""
 
     @abstractmethod
     def exists(self, name: str) -> bool:
@@ -68,9 +69,9 @@ class Folder(Store):
     def __init__(self, folder: Path) -> None:
         self._folder, self.place = folder, str(folder)
 
-    def names(self) -> set[str]:
+    def sizes(self) -> dict[str, int]:
         found = (path for path in self._folder.rglob("*") if path.is_file())
-        return {path.relative_to(self._folder).as_posix() for path in found}
+        return {path.relative_to(self._folder).as_posix(): path.stat().st_size for path in found}
 
     def exists(self, name: str) -> bool:
         return (self._folder / name).is_file()
@@ -117,10 +118,10 @@ class Remote(Store):
             ) from error
         self.place = self._url = url
 
-    def names(self) -> set[str]:
+    def sizes(self) -> dict[str, int]:
         self._system.invalidate_cache()
-        found: list[str] = self._told(self._system.find, self._root)
-        return {name.removeprefix(self._root).lstrip("/") for name in found}
+        found: dict[str, Any] = self._told(partial(self._system.find, detail=True), self._root)
+        return {name.removeprefix(self._root).lstrip("/"): entry["size"] for name, entry in found.items()}
 
     def exists(self, name: str) -> bool:
         self._system.invalidate_cache()

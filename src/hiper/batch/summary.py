@@ -67,7 +67,7 @@ def _gallery(store: Store, entries: Mapping[str, Entry]) -> Iterator[str]:
     if not there:
         return
     yield f"<h2>Pictures</h2>{_limited(len(there))}"
-    names = sorted(store.names())
+    names = sorted(store.sizes())
     for entry in there[:MAX_SHOWN]:
         own = [name for name in names if name.startswith(f"{entry.place}/") and name.endswith(".png")]
         own.sort(key=lambda name: not name.endswith(f"/{SOURCE}"))

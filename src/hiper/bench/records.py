@@ -20,6 +20,7 @@ from hiper.bench.base import Metric, Scores
 from hiper.bench.conforming import conforms
 from hiper.errors import HiperError, OptionError, OutputError
 from hiper.files import atomic_write
+from hiper.texts import parse_json
 
 SCHEMA = 1
 RUN = "run.json"
@@ -193,7 +194,7 @@ def _write(path: Path, record: Mapping[str, object]) -> None:
 
 def _read(path: Path, kind: type[R]) -> R:
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise OptionError(f"{str(path)!r} cannot be read: {error.strerror}; check its permissions") from error
     except (ValueError, RecursionError) as error:

@@ -18,6 +18,7 @@ from hiper.bench.drawing import drawing_settings
 from hiper.bench.records import RUN, Identity, Run, joined
 from hiper.bench.suites import SuiteSpec, open_suite
 from hiper.bench.work import Job, Workshop
+from hiper.determinism import deterministic, is_deterministic
 from hiper.engines import EngineSettings, open_engine
 from hiper.engines.base import Engine, Task
 from hiper.engines.reachable import check_reachable
@@ -84,6 +85,7 @@ def run(
         device=device,
         dtype=dtype,
         prediction_type=prediction_type,
+        deterministic=is_deterministic(),
     )
     with files.lock(folder / RUN):
         wanted = _plan(job, parsed, opened, model, limit)
@@ -140,7 +142,12 @@ def _run_elsewhere(
 def _drawer(job: Job, whole: Run, should_stop: StopRequest) -> Callable[[str], int]:
     """Return a worker's work: draw one subject, by a model that is loaded when the first one comes."""
     workshop = cache(partial(Workshop.load, job, whole, should_stop))
-    return lambda subject: workshop().draw(subject, lambda cells: None)
+
+    def draw(subject: str) -> int:
+        with deterministic(job.deterministic):
+            return workshop().draw(subject, lambda cells: None)
+
+    return draw
 
 
 def _check_arms(arms: Sequence[Arm], backbone: Backbone) -> None:

@@ -30,7 +30,10 @@ OnCells = Callable[[int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What a run is asked to do: plain data, the same in every process. None leaves the choice to hiper."""
+    """What a run is asked to do: plain data, the same in every process. None leaves the choice to hiper.
+
+    deterministic: whether the process that began the run computes so, as its workers are to do
+    """
 
     suite: SuiteSpec
     backbone: str
@@ -40,6 +43,7 @@ class Job:
     device: str | None
     dtype: str | None
     prediction_type: str | None = None
+    deterministic: bool = False
 
     @property
     def picture_seeds(self) -> range:

@@ -10,6 +10,7 @@ import typer
 from hiper.cli.arguments import whole
 from hiper.cli.options import (
     Backbone,
+    Deterministic,
     Device,
     Dtype,
     Guidance,
@@ -55,6 +56,7 @@ def attention(
     device: Device = None,
     dtype: Dtype = None,
     prediction: Prediction = None,
+    deterministic: Deterministic = False,
     overwrite: Overwrite = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -76,7 +78,7 @@ def attention(
         negative_prompt=negative_prompt,
         overwrite=overwrite,
     )
-    with session(json=json, quiet=quiet) as here:
+    with session(json=json, quiet=quiet, deterministic=deterministic) as here:
         attention_to_folder(
             here,
             file,
@@ -127,6 +129,7 @@ def sweep(
     device: Device = None,
     dtype: Dtype = None,
     prediction: Prediction = None,
+    deterministic: Deterministic = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -145,5 +148,5 @@ def sweep(
         engine=EngineSettings(workers=jobs),
     )
     request = SweepRequest(over=over or (), preset=preset, base=base, success=success, identity=identity)
-    with session(json=json, quiet=quiet) as here:
+    with session(json=json, quiet=quiet, deterministic=deterministic) as here:
         run_sweep(here, request, bench, Hardware(device=device, dtype=dtype, prediction_type=prediction), out)

@@ -362,6 +362,7 @@ def ui(
     device: Device = None,
     dtype: Dtype = None,
     prediction: Prediction = None,
+    deterministic: Deterministic = False,
     host: Annotated[
         str | None, typer.Option(metavar="NAME", help="Default: 127.0.0.1, which only this computer reaches.")
     ] = None,
@@ -397,7 +398,7 @@ def ui(
         clip=clip,
         dino=dino,
     )
-    with session(json=json, quiet=quiet) as here:
+    with session(json=json, quiet=quiet, deterministic=deterministic) as here:
         job(here, request, Hardware(device=device, dtype=dtype, prediction_type=prediction))
 
 

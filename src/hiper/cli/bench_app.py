@@ -12,6 +12,7 @@ from hiper.cli.options import (
     Address,
     Backbone,
     CoresPerWorker,
+    Deterministic,
     Device,
     Dtype,
     EngineName,
@@ -61,6 +62,7 @@ def run(
     device: Device = None,
     dtype: Dtype = None,
     prediction: Prediction = None,
+    deterministic: Deterministic = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -83,7 +85,7 @@ def run(
             gpus=device is None or device.startswith("cuda"),
         ),
     )
-    with session(json=json, quiet=quiet) as here:
+    with session(json=json, quiet=quiet, deterministic=deterministic) as here:
         run_bench(here, request, Hardware(device=device, dtype=dtype, prediction_type=prediction), out)
 
 

@@ -39,9 +39,10 @@ class Console:
         return tuple(self._notes)
 
     def result(self, record: Mapping[str, object], lines: Iterable[str]) -> None:
-        """Print what was done: the record and the notes as JSON, or else the lines."""
+        """Print what was done: the record and the notes as JSON, NaN and infinity as null, or else the lines."""
         if self.json:
-            write_line(sys.stdout, json.dumps({**record, "notes": self._notes}))
+            text = json.dumps({**record, "notes": self._notes})
+            write_line(sys.stdout, json.dumps(json.loads(text, parse_constant=lambda _: None)))
         elif not self.quiet:
             for line in lines:
                 write_line(sys.stdout, line)

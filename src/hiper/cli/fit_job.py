@@ -186,12 +186,13 @@ def _fitted(
     overwrite: bool,
 ) -> Artifact:
     try:
-        with session.stop.deferred():
+        with session.stop.deferred(once_asked=True):
             artifact = run_fit(session, plan, backbone, checkpoint, report)
             artifact.save(out, overwrite=overwrite)
             checkpoint.remove()
     except Interrupted as stopped:
-        raise Interrupted(f"{stopped}; --resume goes on from there", stopped.signal_number) from stopped
+        where = "; --resume goes on from there" if checkpoint.path.exists() else ""
+        raise Interrupted(f"{stopped}{where}", stopped.signal_number) from stopped
     except ResumeError as error:
         raise ResumeError(f"{error} (--force)") from error
     return artifact

@@ -85,8 +85,9 @@ def _fitted(session: Session, plan: Plan, backbone: Backbone, report: Report) ->
         if kept is not None:
             report("using the fit of an earlier run", 0, 0)
             return Fitted(artifact=kept, path=path, reused=True)
+        files.check_writable(path, overwrite=True)
         course: list[StepRecord] = []
-        with session.stop.deferred():
+        with session.stop.deferred(once_asked=True):
             artifact = _fit_into(session, plan, backbone, path, report, course)
         return Fitted(artifact=artifact, path=path, reused=False, course=course)
 

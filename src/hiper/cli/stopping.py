@@ -27,19 +27,23 @@ class Stop:
 
     def __init__(self) -> None:
         self._received: int | None = None
-        self._deferred = False
+        self._deferred = self._waits = False
 
     @contextmanager
-    def deferred(self) -> Iterator[None]:
-        """Let work that asks `requested` by itself come to a point where it can be saved."""
-        self._deferred = True
+    def deferred(self, *, once_asked: bool = False) -> Iterator[None]:
+        """Let work that asks `requested` by itself come to a point where it can be saved.
+
+        once_asked: from its first question on; until then there is nothing to save, and it is stopped at once
+        """
+        self._deferred, self._waits = not once_asked, once_asked
         try:
             yield
         finally:
-            self._deferred = False
+            self._deferred = self._waits = False
 
     def requested(self) -> int | None:
         """Return the number of the signal that has arrived, None so far."""
+        self._deferred |= self._waits
         return self._received
 
     def raise_if_requested(self) -> None:

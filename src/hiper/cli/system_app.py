@@ -8,7 +8,18 @@ from typing import Annotated
 import typer
 
 from hiper.cli.arguments import whole
-from hiper.cli.options import Backbone, Device, Dtype, Json, Memory, Prediction, Quantise, Quiet, Resolution
+from hiper.cli.options import (
+    Backbone,
+    Deterministic,
+    Device,
+    Dtype,
+    Json,
+    Memory,
+    Prediction,
+    Quantise,
+    Quiet,
+    Resolution,
+)
 from hiper.cli.requests import Hardware, session
 
 
@@ -53,6 +64,7 @@ def selfcheck(
     quantise: Quantise = None,
     memory: Memory = "auto",
     resolution: Resolution = None,
+    deterministic: Deterministic = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -67,5 +79,5 @@ def selfcheck(
         memory=memory,
         resolution=resolution,
     )
-    with session(json=json, quiet=quiet) as here:
+    with session(json=json, quiet=quiet, deterministic=deterministic) as here:
         job(here, backbone, hardware, image, caption, steps)

@@ -12,6 +12,7 @@ from hiper.cli.fit_job import load_model, prepare
 from hiper.cli.progress import progress
 from hiper.cli.requests import FitRequest, Hardware, Session
 from hiper.errors import HiperWarning, OptionError
+from hiper.texts import parse_json
 
 
 def tune(
@@ -67,7 +68,7 @@ def tune(
 def _known(path: Path, job: Mapping[str, object]) -> dict[str, float]:
     """Return the tries of a stopped search for the same picture on the same model."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        record = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return {}
     return dict(record["tries"]) if isinstance(record, dict) and record.get("job") == job else {}

@@ -10,6 +10,7 @@ from hiper.cli.arguments import method_options, one_picture, whole
 from hiper.cli.options import (
     Backbone,
     Caption,
+    Deterministic,
     Device,
     Dtype,
     FitSeed,
@@ -48,6 +49,7 @@ def tune(
     quantise: Quantise = None,
     memory: Memory = "auto",
     resolution: Resolution = None,
+    deterministic: Deterministic = False,
     overwrite: Overwrite = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -77,5 +79,5 @@ def tune(
         memory=memory,
         resolution=resolution,
     )
-    with session(json=json, quiet=quiet) as here:
+    with session(json=json, quiet=quiet, deterministic=deterministic) as here:
         job(here, request, hardware, out, evaluations, overwrite=overwrite)

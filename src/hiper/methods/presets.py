@@ -16,6 +16,7 @@ from typing import Any
 from hiper.backbones import EMBEDDED
 from hiper.errors import HiperWarning, OptionError
 from hiper.files import atomic_write, cache_dir
+from hiper.texts import parse_json
 
 AUTO = "auto"
 """In the place of a preset's name: the one that suits the model."""
@@ -51,7 +52,7 @@ class PresetFile:
     def load(cls, path: Path) -> PresetFile:
         """Read what `save` wrote; OptionError for anything else."""
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
+            record = parse_json(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise OptionError(f"preset {str(path)!r} cannot be read: {error.strerror}") from error
         except (ValueError, RecursionError) as error:

@@ -16,12 +16,10 @@ from typing import Any
 import torch
 import transformers
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
-from safetensors import SafetensorError
 from torch import Tensor
 
-from hiper.backbones._diffusers import first_line, quiet
+from hiper.backbones._diffusers import REFUSALS, first_line, is_ours, quiet
 from hiper.backbones.checks import check_part
 from hiper.backbones.contents import hashes
 from hiper.backbones.hub import explained, hub_answers, repository_files
@@ -52,10 +50,6 @@ FLORENCE = Kind(
 _HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 _TEXTS = ["*.json", "*.txt"]
 _WEIGHTS = ["model*.safetensors"]
-_REFUSALS = (
-    *(OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError),
-    *(SafetensorError, StrictDataclassError),
-)
 
 
 @dataclass(frozen=True)
@@ -160,7 +154,7 @@ def _check_hub_id(name: str, path: Path, kinds: Sequence[Kind]) -> None:
 
 def _from_hub(name: str, kinds: Sequence[Kind], local_only: bool, revision: str | None) -> Path:
     with explained(name), quiet():
-        local_only = local_only or not hub_answers()
+        local_only = local_only or not hub_answers(name, "config.json", revision=revision)
         patterns = [*_TEXTS, *_WEIGHTS] if local_only else _TEXTS
         folder = Path(
             snapshot_download(name, revision=revision, allow_patterns=patterns, local_files_only=local_only)
@@ -197,11 +191,11 @@ def _models(kinds: Sequence[Kind]) -> str:
 
 @contextmanager
 def told(what: str) -> Iterator[None]:
-    """Turn every refusal of a library into one line; a lack of memory is none."""
+    """Turn every refusal of a library into one line; a lack of memory is none, nor a mistake of ours."""
     try:
         yield
-    except _REFUSALS as error:
-        if is_out_of_memory(error):
+    except REFUSALS as error:
+        if is_out_of_memory(error) or is_ours(error):
             raise
         reason = first_line(error).rstrip(".:")
         raise BackboneError(f"{what} cannot be used ({reason}); download it again") from error

@@ -122,7 +122,7 @@ def _is_foreign(scope: Scope, headers: Headers, host: str) -> bool:
     A link to the page from elsewhere is none: it is a navigation, which only reads.
     """
     origin, site = headers.get("origin"), headers.get("sec-fetch-site", "none")
-    if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+    if origin is not None and origin.partition("://")[2].lower() != host.lower():
         return True
     reads = scope.get("method") in _READING and headers.get("sec-fetch-mode") == "navigate"
     return site not in ("same-origin", "none") and not reads
