@@ -21,6 +21,7 @@ from hiper.errors import Interrupted, OptionError
 from hiper.images import fit_square
 from hiper.methods import get_method
 from hiper.methods.hiper import HiPer
+from hiper.methods.presets import PresetFile
 from hiper.methods.trajectory import walk_steps, walks_by
 from hiper.seeds import generator
 from hiper.subject import Subject
@@ -102,6 +103,21 @@ def test_file_names_differ_where_arms_do() -> None:
     assert len({slug.casefold() for slug in slugs}) == len(texts)
     assert all(set(slug) <= set("abcdefghijklmnopqrstuvwxyz0123456789-") for slug in slugs)
     assert parse_arm("hiper,steps=11").slug == "hiper-steps-11-a6af1206"
+
+
+def test_presets_from_files_share_neither_pictures_nor_fits_of_what_they_said_before(tmp_path: Path) -> None:
+    def tuned(path: Path, steps: int) -> str:
+        path.parent.mkdir(exist_ok=True)
+        found = PresetFile(method="hiper", backbone="critters", options={"steps": steps})
+        found.save(path, overwrite=True)
+        return f"hiper:{path}"
+
+    one, other = parse_arm(tuned(tmp_path / "a" / "b.json", 2)), parse_arm(tuned(tmp_path / "a-b.json", 2))
+    assert one.slug.casefold() != other.slug.casefold()
+    strong, fits = f"{one.text},strength=0.5", one.fitted().slug
+    assert parse_arm(strong).fitted().slug == fits
+    tuned(tmp_path / "a" / "b.json", 3)
+    assert parse_arm(strong).fitted().slug != fits
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -411,6 +412,22 @@ def test_a_damaged_picture_keeps_no_report_back(folder: Path, tmp_path: Path) ->
     page = (tmp_path / "out/report.html").read_text()
     assert "damaged: source" in page
     assert "damaged: hiper" in page
+
+
+def test_no_picture_behind_a_link_reaches_a_report(folder: Path, tmp_path: Path) -> None:
+    """Who publishes a report of a stranger's folder publishes none of their own pictures."""
+    private = tmp_path.parent / f"{tmp_path.name}-private"
+    (private / "ann").mkdir(parents=True)
+    for name in ("source.png", "moved-0.png"):
+        Image.new("RGB", (8, 8), "green").save(private / "ann" / name)
+    before = write_report(build_report(folder), folder, tmp_path / "before", overwrite=False)
+    (folder / "cells/hiper/ann/moved-0.png").unlink()
+    (folder / "cells/hiper/ann/moved-0.png").symlink_to(private / "ann/moved-0.png")
+    shutil.rmtree(folder / "subjects/ann")
+    (folder / "subjects/ann").symlink_to(private / "ann", target_is_directory=True)
+    after = write_report(build_report(folder), folder, tmp_path / "after", overwrite=False)
+    counts = [written.files[-1].read_text().count("<img") for written in (before, after)]
+    assert counts[0] - counts[1] == 3  # the source beside each of its two edits, and a cell
 
 
 def test_a_run_whose_names_are_no_file_names_is_damaged(folder: Path) -> None:

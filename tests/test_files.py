@@ -372,6 +372,10 @@ def test_a_store_neither_writes_nor_removes_through_a_link(tmp_path: Path) -> No
     with pytest.raises(OutputError, match="symbolic link"):
         store.sweep("dog")
     assert [victim.read_bytes(), leftover.read_bytes()] == [OLD, OLD]
+    (folder / "shown.png").symlink_to(victim)
+    store.write("cat/tail", NEW)
+    (folder / "cat" / "copy").symlink_to(folder / "cat" / "tail")
+    assert store.names() == {"cat/tail", "cat/copy"}
 
 
 def test_another_use_is_an_error_of_its_own(tmp_path: Path) -> None:

@@ -76,6 +76,15 @@ def test_tries_of_another_job_are_not_taken_over(tmp_path: Path) -> None:
     assert _known(path, {"image": "b"}) == {}
 
 
+@pytest.mark.parametrize(
+    "tries", ["", ', "tries": 3', ', "tries": ["a"]', ', "tries": {"a": null}', ', "tries": {"a": NaN}']
+)
+def test_damaged_tries_are_made_anew(tmp_path: Path, tries: str) -> None:
+    path = tmp_path / "own.json.tries"
+    path.write_text('{"job": {"image": "a"}' + tries + "}")
+    assert _known(path, {"image": "a"}) == {}
+
+
 def test_a_model_that_learns_nothing_is_told(subject: Subject) -> None:
     pipe = tiny.pipeline()
     with torch.no_grad():

@@ -169,14 +169,23 @@ def cache_dir() -> Path:
         raise OutputError("no home folder to keep a cache in; set HIPER_CACHE to a folder") from error
 
 
+def is_file_within(path: Path, folder: Path) -> bool:
+    """Whether there is a file that no symbolic link leads to from `folder`, which holds it by name, to elsewhere."""
+    return path.is_file() and _is_within(os.path.realpath(path), folder)
+
+
 def check_within(path: Path, folder: Path) -> None:
     """Refuse a path below `folder` that leads, by a symbolic link, out of it; OutputError names the place."""
     real = os.path.realpath(path)
-    if not Path(real).is_relative_to(os.path.realpath(folder)):
+    if not _is_within(real, folder):
         raise OutputError(
             f"{str(path)!r} leads out of its folder, to {real!r}, by a symbolic link; remove the link, or name that"
             " place itself"
         )
+
+
+def _is_within(real: str, folder: Path) -> bool:
+    return Path(real).is_relative_to(os.path.realpath(folder))
 
 
 def _followed(path: Path) -> Path:

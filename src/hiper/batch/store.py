@@ -70,8 +70,12 @@ class Folder(Store):
         self._folder, self.place = folder, str(folder)
 
     def sizes(self) -> dict[str, int]:
-        found = (path for path in self._folder.rglob("*") if path.is_file())
+        found = (path for path in self._folder.rglob("*") if path.is_file() and self._is_ours(path))
         return {path.relative_to(self._folder).as_posix(): path.stat().st_size for path in found}
+
+    def _is_ours(self, path: Path) -> bool:
+        """Links to folders are not entered, so that of a million files the links alone are followed."""
+        return not path.is_symlink() or files.is_file_within(path, self._folder)
 
     def exists(self, name: str) -> bool:
         return (self._folder / name).is_file()

@@ -13,6 +13,7 @@ from typing import Literal
 from hiper.bench.base import Suite
 from hiper.errors import OptionError
 from hiper.files import safe_slug
+from hiper.keys import digest
 from hiper.methods import get_method, method_names
 from hiper.methods.options import Value
 from hiper.nearest import suggestion
@@ -75,10 +76,12 @@ class Arm:
 
     @property
     def slug(self) -> str:
-        """A name for its files."""
-        if not self.changes and not self.source_caption:
+        """A name for its files, which no other arm has; a preset from a file is what it says at the time."""
+        is_own = self.preset in get_method(self.method).presets
+        if is_own and not self.changes and not self.source_caption:
             return safe_slug(self.text)
-        return f"{safe_slug(self.text, limit=60)}-{hashlib.sha256(self.text.encode()).hexdigest()[:8]}"
+        whole = self.text if is_own else digest({"arm": self.text, "options": self.options})
+        return f"{safe_slug(self.text, limit=60)}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
 
     @property
     def yardstick(self) -> Yardstick | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from hiper.bench.report import Report
 from hiper.bench.report_tables import EMPTY, facts, tables
+from hiper.files import is_file_within
 from hiper.pages import document, escape, picture, table, table_row
 
 
@@ -41,13 +42,16 @@ def _pictures(report: Report, folder: Path, subject: str, edit: str) -> str:
     cells = {arm: cells[key] for arm, cells in report.cells.items() if key in cells}
     captions = dict.fromkeys(text for cell in cells.values() for text in (cell.caption, cell.prompt))
     place = folder / "subjects" / subject
-    shown = [_picture(place / "source.png", "source"), _picture(place / f"{edit}-truth.png", "true answer")]
+    shown = [
+        _picture(place / "source.png", "source", folder),
+        _picture(place / f"{edit}-truth.png", "true answer", folder),
+    ]
     for arm in report.run.arms:
         path = report.run.paths(folder, arm, subject)[edit, key[2]].with_suffix(".png")
-        shown.append(_picture(path, f"{arm}: {cells[arm].prompt}") if arm in cells else EMPTY)
+        shown.append(_picture(path, f"{arm}: {cells[arm].prompt}", folder) if arm in cells else EMPTY)
     told = "<br>".join(escape(text) for text in (f"{subject}, {edit}", *captions))
     return f"<tr><td>{told}</td>" + "".join(f"<td>{each}</td>" for each in shown) + "</tr>"
 
 
-def _picture(path: Path, alt: str) -> str:
-    return picture(path.read_bytes(), alt) if path.is_file() else EMPTY
+def _picture(path: Path, alt: str, folder: Path) -> str:
+    return picture(path.read_bytes(), alt) if is_file_within(path, folder) else EMPTY

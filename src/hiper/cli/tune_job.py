@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hiper import files
+from hiper.bench.conforming import conforms
 from hiper.cli.fit_job import load_model, prepare
 from hiper.cli.progress import progress
 from hiper.cli.requests import FitRequest, Hardware, Session
@@ -71,4 +72,5 @@ def _known(path: Path, job: Mapping[str, object]) -> dict[str, float]:
         record = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
-    return dict(record["tries"]) if isinstance(record, dict) and record.get("job") == job else {}
+    is_same = isinstance(record, dict) and record.get("job") == job
+    return record["tries"] if is_same and conforms(record.get("tries"), Mapping[str, float]) else {}
