@@ -451,6 +451,19 @@ def test_lines_tell_the_time_left(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(told) == 2 + 19
 
 
+def test_lines_of_a_length_that_nobody_knows_tell_no_time_left(capsys: pytest.CaptureFixture[str]) -> None:
+    now = 0.0
+    lines = Lines(clock=lambda: now)
+    for tries in range(1, 6):
+        lines("fits tried", tries, 0)
+        now += 6.0
+    assert capsys.readouterr().err.splitlines() == [
+        "fits tried",
+        "fits tried: 3, 10 a minute",
+        "fits tried: 5, 10 a minute",
+    ]
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.4, "0 s"), (99, "99 s"), (100, "2 min"), (7260, "2 h 1 min")]
 )

@@ -205,6 +205,47 @@ def test_a_torchvision_that_breaks_transformers(tmp_path: Path, install: Callabl
 
 
 @pytest.mark.slow
+def test_a_library_that_breaks_another_is_the_culprit(
+    install: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install("guest", "1", "import json\njson.loads('')")
+    site = install(
+        "host", "1", "try:\n    import guest\nexcept ValueError as e:\n    raise ImportError('lazy') from e"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{site}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    (found,) = run_probe(["host"])
+    assert (found["culprit"], "Expecting value" in found["error"]) == ("guest", True)
+
+
+@pytest.mark.slow
+def test_a_library_that_breaks_diffusers_ends_a_command_in_one_line(
+    tmp_path: Path, install: Callable[..., Path], dog: Path
+) -> None:
+    site = install("xformers", "0.0.30", f"raise RuntimeError({VISION_FAULT!r})")
+    words: list[str | Path] = [
+        "fit",
+        dog,
+        "--caption",
+        "a dog",
+        "--out",
+        tmp_path / "dog.safetensors",
+        "--quiet",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "hiper", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": f"{site}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = [line for line in done.stderr.splitlines() if not line.startswith("[transformers]")]
+    assert line.startswith("hiper: ")
+    assert "hiper doctor" in line
+    assert VISION_FAULT in line
+
+
+@pytest.mark.slow
 def test_without_a_torch_that_can_be_imported(tmp_path: Path, install: Callable[..., Path]) -> None:
     site = install("torch", "1.0", "raise OSError('libtorch_cpu.so: cannot open shared object file')")
     status, report = doctor(site, HIPER_CACHE="/proc/none", HF_HOME="/proc/none")

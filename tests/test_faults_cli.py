@@ -97,6 +97,19 @@ def test_a_fit_survives_kill_sigterm_and_ctrl_c_to_the_same_bits(
     assert sorted(path.name for path in tmp_path.glob("*dog*")) == [out.name]
 
 
+def test_a_ctrl_c_before_the_command_has_begun_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
+    path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    code = "import signal, runpy; signal.signal(signal.SIGINT, signal.default_int_handler);"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code} runpy.run_module('hiper', run_name='__main__')", "methods"],
+        capture_output=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
 def test_a_second_ctrl_c_ends_a_long_step_at_once(tmp_path: Path, fit: Words) -> None:
     out = tmp_path / "dog.safetensors"
     running = start(tmp_path, *fit, "--out", out, "-o", "batch=512")

@@ -28,6 +28,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: the whole job was done. 1: it could not be finished. 2: a mistake of the user, told in one line.
     128 + n: stopped by signal n (130 Ctrl-C, 143 SIGTERM) after saving what there was.
     """
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:  # before the command, which catches signals itself, has begun
+        return 130
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     import typer
 
     from hiper.cli.app import app
@@ -52,8 +59,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Stopped as stopped:
         print_error(str(stopped))
         return stopped.exit_status
-    except (MemoryError, RuntimeError, OSError) as error:
-        if not is_out_of_memory(error):
+    except (MemoryError, ImportError, RuntimeError, OSError) as error:
+        if is_out_of_memory(error):
+            print_error(ADVICE)
+        elif _is_broken_library(error):
+            from hiper.doctor.probe import deepest, in_one_line
+
+            print_error(f"a library cannot be imported ({in_one_line(deepest(error))}); see hiper doctor")
+        else:
             raise
-        print_error(ADVICE)
         return 1
+
+
+def _is_broken_library(error: Exception) -> bool:
+    """Diffusers and transformers import their parts at the first use; diffusers tells of a failure as RuntimeError."""
+    if isinstance(error, ImportError):
+        return not (error.name or "").startswith("hiper")
+    return isinstance(error, RuntimeError) and str(error).startswith("Failed to import")

@@ -69,8 +69,8 @@ class Lines:
         elif now - self._told >= SECONDS_BETWEEN_LINES and done > self._first:
             self._told = now
             each = (now - self._begun) / (done - self._first)
-            left = duration(each * (total - done))
-            write_line(sys.stderr, f"{stage}: {done} of {total}, {rate(each)}, {left} left")
+            whole = (f" of {total}", f", {duration(each * (total - done))} left") if total else ("", "")
+            write_line(sys.stderr, f"{stage}: {done}{whole[0]}, {rate(each)}{whole[1]}")
 
 
 @final

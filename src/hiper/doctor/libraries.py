@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec
 from typing import Any
 
@@ -25,12 +25,12 @@ def imports() -> Iterator[Finding]:
     """Import the libraries in a process of their own and tell what fails."""
     targets = [*IMPORTS, *(["torchvision"] if find_spec("torchvision") else [])]
     told = run_probe(targets)
-    failed = {each["target"]: str(each["error"]) for each in told if each["error"]}
-    torchvision = failed.pop("torchvision", None)
-    if torchvision:
-        yield _broken_torchvision(torchvision, is_fatal=bool(failed))
-    else:
-        yield from (_broken_import(target, error) for target, error in failed.items())
+    failed = [each for each in told if each["error"]]
+    blamed = {each.get("culprit") or each["target"]: str(each["error"]) for each in reversed(failed)}
+    fatal = {each.get("culprit") for each in failed if each["target"] in IMPORTS}
+    for name, error in blamed.items():
+        ours = name in IMPORTS or any(each.name == name for each in requirements(""))
+        yield _broken_import(name, error) if ours else _broken_guest(name, error, is_fatal=name in fatal)
     yield from (
         Finding(level="ok", subject=each["target"], what="imports") for each in told if not each["error"]
     )
@@ -41,7 +41,8 @@ def imports() -> Iterator[Finding]:
 
 def run_probe(targets: Sequence[str]) -> list[dict[str, Any]]:
     """Return what `probe` tells of each target; the one that it dies or hangs at has an error of ours."""
-    command = [sys.executable, "-P", "-m", "hiper.doctor.probe", *targets]
+    own = ",".join(target.partition(":")[0].partition(".")[0] for target in IMPORTS)
+    command = [sys.executable, "-P", "-m", "hiper.doctor.probe", own, *targets]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)  # noqa: S603
         out, ending = done.stdout, f"Python died with status {done.returncode}"
@@ -56,14 +57,16 @@ def run_probe(targets: Sequence[str]) -> list[dict[str, Any]]:
     return told
 
 
-def _broken_torchvision(error: str, *, is_fatal: bool) -> Finding:
+def _broken_guest(module: str, error: str, *, is_fatal: bool) -> Finding:
+    """Tell of what hiper does not need, and other libraries import all the same."""
+    name = packages_distributions().get(module, [module])[0]
     return Finding(
         level="problem" if is_fatal else "warning",
-        subject="torchvision",
-        what=f"{version('torchvision')} does not fit torch {version('torch')}: {error}",
-        why="transformers imports it wherever it is installed, and then cannot load any model; hiper needs none. Where"
-        " something else does, such as ComfyUI, install both together, from one index",
-        remedy=f"{PIP} uninstall --yes torchvision",
+        subject=module,
+        what=f"cannot be imported, most likely made for another torch than {version('torch')}: {error}",
+        why="transformers or diffusers import it wherever it is installed, and then cannot load any model; hiper needs"
+        " none. Where something else does, such as ComfyUI, install both together, from one index",
+        remedy=f"{PIP} uninstall --yes {name}",
     )
 
 
