@@ -185,11 +185,13 @@ def test_a_negative_tail_changes_the_picture_and_guidance_1_knows_none(
 
 
 def test_what_cannot_be_put_together(standing: Artifact, red: Artifact) -> None:
+    of_v = {**standing.extra, "modelspec.prediction_type": "v"}
     wide = replace(standing, tensors={"tail": torch.zeros(5, 48)}, caption="a wide dog")
     for changed, words in (
         (replace(standing, method="imagic"), "learnt by imagic; allowed are tails of method hiper"),
         (replace(standing, family="sdxl"), "of sdxl with rows of 32; fit both on one model"),
         (wide, "'a wide dog' of sd with rows of 48"),
+        (replace(standing, extra=of_v), "predicts epsilon, .* as predicting v_prediction"),
         (hiper.combine([standing], negative=red), "already holds a negative tail"),
     ):
         for put_together in (hiper.combine, hiper.average):

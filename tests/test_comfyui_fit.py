@@ -56,7 +56,7 @@ def test_a_fit_as_comfyui_runs_it(comfy_pack: Any, comfy: Host, sd1: SdBackbone)
 def test_a_fit_learns_and_hiper_draws_with_it(comfy_pack: Any, comfy: Host, sd1: SdBackbone) -> None:
     """The loss on noise and levels held fixed falls; the saved file is an artifact like any other."""
     model = Model(sd1)
-    tail = fit(comfy_pack, model, steps=60)
+    tail = fit(comfy_pack, model, steps=60, caption="a standing\x1b dog")
     caption = sd1.encode("a standing dog")
     random = torch.Generator().manual_seed(9)
     latent = model.model.process_latent_in(
@@ -74,7 +74,18 @@ def test_a_fit_learns_and_hiper_draws_with_it(comfy_pack: Any, comfy: Host, sd1:
     assert (saved.caption, saved.seed, saved.options["tail"]) == ("a standing dog", 3, 4)
     with pytest.warns(HiperWarning, match="weights differ"):  # the node does not know the checkpoint
         result = hiper.edit(sd1, saved, "a sitting dog", steps=1)
-    assert result.settings.strength == 0.8
+    assert (result.settings.strength, result.settings.guidance) == (0.8, sd1.default_guidance)
+    assert result.settings.scheduler == sd1.schedulers[0]
+
+
+def test_a_gradient_that_is_none_in_the_last_step_gives_no_tail(
+    comfy_pack: Any, comfy: Host, sd1: SdBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The root of 0 has a value and no derivative, as what a patch computes may."""
+    module = comfy_pack.objective.Objective
+    monkeypatch.setattr(module, "loss", lambda self, rows, noise, t: (rows * 0).sum().sqrt())
+    with pytest.raises(ValueError, match="gradient is not finite at step 1"):
+        fit(comfy_pack, Model(sd1), steps=1)
 
 
 def test_cancel_stops_between_two_steps(comfy_pack: Any, comfy: Host, sd1: SdBackbone) -> None:

@@ -181,6 +181,13 @@ class TestDamagedWeights:
         assert "run `git lfs pull`" in refused(folder)
 
 
+def test_weights_that_are_no_file_are_not_waited_for(folder: Path) -> None:
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.unlink()
+    weights.symlink_to("/dev/null")
+    assert "no ordinary file" in refused(folder)
+
+
 def test_a_missing_configuration(folder: Path) -> None:
     (folder / "unet" / "config.json").unlink()
     assert "config.json" in refused(folder)

@@ -189,6 +189,9 @@ def test_files_that_cannot_be_read(folder: Path) -> None:
     (folder / "latin.toml").write_bytes(b'name = "\xe9"')
     with pytest.raises(OptionError, match="no TOML"):
         OwnSuite(folder / "latin.toml")
+    (folder / "device.toml").symlink_to("/dev/null")
+    with pytest.raises(OptionError, match="no ordinary file"):
+        OwnSuite(folder / "device.toml")
     (folder / "photos" / "rex.png").write_bytes(b"rubbish")
     with pytest.raises(ImageError, match=r"pets\.toml.*subject rex.*rex\.png"):
         OwnSuite(written(folder, REX))

@@ -308,6 +308,8 @@ def test_every_way_in_tells_of_it(cli: Cli, model_folder: Path, dog: Path, tmp_p
         "options": {"steps": 1},
         "edit": edit,
     }
+    told = ("--prompt", "a ((blue)) dog", *negative, *words)
+    watched = cli("attention", tail, *told, "--out", tmp_path / "a", "--json", *model)
     jobs = tmp_path / "jobs.jsonl"
     jobs.write_text(json.dumps(job))
     assert cli("batch", jobs, "--out", tmp_path / "b", *model).status == 0
@@ -315,5 +317,6 @@ def test_every_way_in_tells_of_it(cli: Cli, model_folder: Path, dog: Path, tmp_p
     marks = ["((blue))", "[blue|red]", "far above", "negative sentence is ignored"]
     for mark in marks:
         assert mark in str(json.loads(drawn.out)["notes"])
+        assert mark in str(json.loads(watched.out)["notes"])
         assert mark in record.read_text()
     assert "(red:1.2)" in record.read_text()

@@ -134,6 +134,12 @@ def _check_alike(artifacts: Sequence[Artifact]) -> None:
                 f"{first.caption!r} is of {first.family} with rows of {first.embed}, {each.caption!r} of"
                 f" {each.family} with rows of {each.embed}; fit both on one model"
             )
+        said = first.prediction_type, each.prediction_type
+        if None not in said and said[0] != said[1] and not _far(first, each):
+            raise ArtifactError(
+                f"{first.caption!r} was fitted on a model that predicts {said[0]}, {each.caption!r} on the same weights"
+                f" as predicting {said[1]}; one of them learnt nothing of use: fit it again with the right --prediction"
+            )
 
 
 def _check_same_fit(artifacts: Sequence[Artifact]) -> None:

@@ -108,16 +108,10 @@ def edit(
         negative_prompt=negative_prompt,
         images=len(chosen),
     )
-    cleaned = _cleaned(prompt, backbone, notes)
+    cleaned = cleaned_prompt(prompt, backbone, notes)
     asked = backbone, learnt.artifact, cleaned, settings.strength, settings.negative_prompt, notes
-    with determinism.deterministic(deterministic), _told(*asked) as told:
-        notes += _unheard(backbone, told, settings, guidance)
-        if steps is None and settings.steps >= MANY_TIMES * backbone.default_steps:
-            notes.append(
-                f"{backbone.id} suits {backbone.default_steps} steps at guidance {backbone.default_guidance:g} by"
-                f" {backbone.schedulers[0]}; the file's own {settings.steps} at {settings.guidance:g} by"
-                f" {settings.scheduler} are used: give steps, guidance and scheduler"
-            )
+    with determinism.deterministic(deterministic), telling(*asked) as told:
+        notes += unsuitable(backbone, told, settings, guidance=guidance, steps=steps)
         images, flags = _draw(told, chosen, settings, batch_size, callback)
     flagged = tuple(seed for seed, flag in zip(chosen, flags, strict=True) if flag)
     notes += [
@@ -176,11 +170,11 @@ def prompt_embeds(
     factor = resolve_strength(learnt.artifact.edit, learnt.strength)
     prompts: list[Any] = list(prompt) if isinstance(prompt, (list, tuple)) else [prompt]
     check_whole("number of prompts", len(prompts), 1, 100_000)
-    cleaned = [_cleaned(text, backbone, notes) for text in prompts]
+    cleaned = [cleaned_prompt(text, backbone, notes) for text in prompts]
     negatives = resolve_negatives(negative_prompt, len(cleaned), notes, of="prompt")
     each = []
     for text, other in zip(cleaned, negatives * (len(cleaned) // len(negatives)), strict=True):
-        with _told(backbone, learnt.artifact, text, factor, [other], notes) as told:
+        with telling(backbone, learnt.artifact, text, factor, [other], notes) as told:
             each.append(backbone.arguments(told.positive, told.negatives))
             notes += _unheard(backbone, told, None, None)
     for note in dict.fromkeys(notes):
@@ -191,7 +185,8 @@ def prompt_embeds(
     return for_call(model, arguments, is_negative_heard=any(negatives) or negative is not None)
 
 
-def _cleaned(prompt: str, backbone: Backbone, notes: list[str]) -> str:
+def cleaned_prompt(prompt: str, backbone: Backbone, notes: list[str]) -> str:
+    """Return a sentence as it is told; what was cleaned away, and words that the model does not know, go to `notes`."""
     cleaned = clean_text(prompt, what="prompt", notes=notes)
     notes += word_notes(cleaned, "prompt", backbone.id)
     return cleaned
@@ -219,7 +214,7 @@ def _combined(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Told:
+class Told:
     """What is to be drawn, and by what: the prompt, and the negatives, one for all or one per picture."""
 
     positive: Conditioning
@@ -228,25 +223,42 @@ class _Told:
 
 
 @contextmanager
-def _told(
+def telling(
     backbone: Backbone,
     artifact: Artifact,
     prompt: str,
     strength: float,
     negatives: Sequence[str],
     notes: list[str],
-) -> Iterator[_Told]:
+) -> Iterator[Told]:
+    """Have the model hold what was learnt and be told both; words that do not fit go to `notes`."""
     with get_method(artifact.method).applied(backbone, artifact, strength) as applied:
         positive = applied.encode(prompt)
         encode = applied.encode_negative or backbone.encode_negative
         others = {text: encode(text) for text in dict.fromkeys(negatives)}
         notes += positive.notes
         notes += [f"negative prompt: {note}" for other in others.values() for note in other.notes]
-        yield _Told(positive=positive, negatives=[others[text] for text in negatives], sample=applied.sample)
+        yield Told(positive=positive, negatives=[others[text] for text in negatives], sample=applied.sample)
+
+
+def unsuitable(
+    backbone: Backbone, told: Told, settings: EditSettings, *, guidance: float | None, steps: int | None
+) -> Iterator[str]:
+    """Yield a note for what a drawing does not hear, and for a file's own steps on a model that suits few.
+
+    guidance, steps: what was given, None where it is the file's own.
+    """
+    yield from _unheard(backbone, told, settings, guidance)
+    if steps is None and settings.steps >= MANY_TIMES * backbone.default_steps:
+        yield (
+            f"{backbone.id} suits {backbone.default_steps} steps at guidance {backbone.default_guidance:g} by"
+            f" {backbone.schedulers[0]}; the file's own {settings.steps} at {settings.guidance:g} by"
+            f" {settings.scheduler} are used: give steps, guidance and scheduler"
+        )
 
 
 def _unheard(
-    backbone: Backbone, told: _Told, settings: EditSettings | None, asked: float | None
+    backbone: Backbone, told: Told, settings: EditSettings | None, asked: float | None
 ) -> Iterator[str]:
     """Yield a note for what was given and has no effect on the pictures.
 
@@ -268,7 +280,7 @@ def _unheard(
 
 
 def _draw(
-    told: _Told,
+    told: Told,
     seeds: Sequence[int],
     settings: EditSettings,
     batch_size: int,

@@ -47,9 +47,9 @@ class DrawnPicture:
 def is_png(path: Path) -> bool:
     """Whether a file that can be read starts as every PNG does."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return file.read(len(SIGNATURE)) == SIGNATURE
-    except (OSError, ValueError):
+    except (OSError, ImageError):
         return False  # whoever reads it next says why
 
 

@@ -6,6 +6,7 @@ import codecs
 import json
 import math
 import re
+import stat
 import unicodedata
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -74,6 +75,19 @@ def _finite(number: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{number[:20]} is no finite number")
     return value
+
+
+def read_text(path: Path, most: int) -> str:
+    """Return a text file, as `decoded` does; OSError where it cannot be read.
+
+    OptionError, without a path, for more than `most` bytes, and for a pipe or a device, which may never end.
+    """
+    status = path.stat()
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):  # reading a folder is an OSError
+        raise OptionError("it is no ordinary file; give a file")
+    if status.st_size > most:
+        raise OptionError(f"it is larger than {most} bytes; split it")
+    return decoded(path.read_bytes())
 
 
 def names_file(text: str) -> bool:

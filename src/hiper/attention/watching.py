@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Unpack, final
 
@@ -19,15 +19,14 @@ from hiper.attention.rows import label_rows
 from hiper.attention.study import Study, View
 from hiper.backbones.base import Backbone, StepCallback
 from hiper.conditioning import Conditioning, lengthened
+from hiper.critters.strangers import picture_notes
 from hiper.edit_settings import EditSettings, Sampling, check_whole, resolve_settings, resolve_strength
+from hiper.editing import Told, cleaned_prompt, telling, unsuitable
 from hiper.errors import HiperWarning, ImageError, OptionError
 from hiper.images import fit_square
-from hiper.methods import get_method
-from hiper.methods.base import PromptEncoder
 from hiper.methods.options import Value
 from hiper.noise_levels import spread_levels
 from hiper.seeds import generator, resolve_seed
-from hiper.subject import clean_text
 
 LEVELS = 20
 """Noise levels at which a given picture is watched, unless told otherwise."""
@@ -54,13 +53,13 @@ def study_drawing(
     seed = resolve_seed(seed)
     notes: list[str] = []
     settings = resolve_settings(artifact.edit, backbone, notes, **sampling)
-    for note in notes:
-        warnings.warn(note, HiperWarning, stacklevel=2)
-    told = _Progress(callback, 2 * settings.steps)
+    progress = _Progress(callback, 2 * settings.steps)
 
-    def draw(conditioning: Conditioning, encode_negative: PromptEncoder) -> View:
-        negative = encode_negative(settings.negative_prompt[0])
-        return _draw(backbone, conditioning, negative, settings, seed, told)
+    guidance, steps = sampling.get("guidance"), sampling.get("steps")
+
+    def draw(told: Told) -> View:
+        notes.extend(unsuitable(backbone, told, settings, guidance=guidance, steps=steps))
+        return _draw(backbone, told, settings, seed, progress)
 
     shown: dict[str, Value] = {
         name: value for name, value in asdict(settings).items() if name != "negative_prompt"
@@ -68,7 +67,8 @@ def study_drawing(
     shown["seed"] = seed
     if settings.negative_prompt[0]:
         shown["negative prompt"] = settings.negative_prompt[0]
-    return _study(backbone, artifact, prompt, settings.strength, draw, shown, drawn=True, mask=None)
+    asked = prompt, settings.strength, settings.negative_prompt
+    return _study(backbone, artifact, asked, draw, notes, shown, drawn=True, mask=None)
 
 
 def study_picture(
@@ -100,39 +100,42 @@ def study_picture(
     seed, factor = resolve_seed(seed), resolve_strength(artifact.edit, strength)
     count = check_whole("levels", levels, 1, backbone.timesteps)
     square = fit_square(picture, backbone.resolution)
-    told = _Progress(callback, 2 * count)
+    progress = _Progress(callback, 2 * count)
 
-    def read(conditioning: Conditioning, encode_negative: PromptEncoder) -> View:
-        return _read(backbone, conditioning, square, seed, count, told)
+    def read(told: Told) -> View:
+        return _read(backbone, told.positive, square, seed, count, progress)
 
     shown: dict[str, Value] = {"strength": factor, "levels": count, "seed": seed}
     where = None if mask is None else _on_grid(fit_square(mask, backbone.resolution))
-    return _study(backbone, artifact, prompt, factor, read, shown, drawn=False, mask=where)
+    notes = picture_notes(picture, backbone.id)
+    return _study(backbone, artifact, (prompt, factor, ()), read, notes, shown, drawn=False, mask=where)
 
 
 def _study(
     backbone: Backbone,
     artifact: Artifact,
-    prompt: str | None,
-    strength: float,
-    run: Callable[[Conditioning, PromptEncoder], View],
+    asked: tuple[str | None, float, Sequence[str]],
+    run: Callable[[Told], View],
+    notes: list[str],
     settings: dict[str, Value],
     *,
     drawn: bool,
     mask: Tensor | None,
 ) -> Study:
-    cleaned = clean_text(artifact.caption if prompt is None else prompt, what="prompt")
-    with get_method(artifact.method).applied(backbone, artifact, strength) as applied:
-        if applied.sample != backbone.sample:
+    """Watch both runs; asked: the prompt, the strength and the negative prompts."""
+    prompt, strength, negatives = asked
+    cleaned = cleaned_prompt(artifact.caption if prompt is None else prompt, backbone, notes)
+    with telling(backbone, artifact, cleaned, strength, negatives, notes) as told:
+        if told.sample != backbone.sample:
             raise OptionError(
                 f"method {artifact.method} draws in a way of its own, which cannot be watched; allowed are methods"
                 " that the model itself draws with, such as hiper"
             )
-        conditioning = applied.encode(cleaned)
-        learnt = run(conditioning, applied.encode_negative or backbone.encode_negative)
-    plain = lengthened(backbone.encode(cleaned), conditioning.length)
-    untouched = run(plain, backbone.encode_negative)
-    for note in conditioning.notes:
+        learnt = run(told)
+    plain = lengthened(backbone.encode(cleaned), told.positive.length)
+    others = [backbone.encode_negative(each) for each in negatives]
+    untouched = run(Told(positive=plain, negatives=others, sample=backbone.sample))
+    for note in dict.fromkeys(notes):
         warnings.warn(note, HiperWarning, stacklevel=3)
     return Study(
         prompt=cleaned,
@@ -147,24 +150,17 @@ def _study(
     )
 
 
-def _draw(
-    backbone: Backbone,
-    conditioning: Conditioning,
-    negative: Conditioning,
-    settings: EditSettings,
-    seed: int,
-    told: _Progress,
-) -> View:
+def _draw(backbone: Backbone, told: Told, settings: EditSettings, seed: int, progress: _Progress) -> View:
     recorder = Recorder(pictures=1, steps=settings.steps, aspect=settings.height / settings.width)
 
     def after_step(done: int, total: int) -> None:
         recorder.after_step(done, total)
-        told.step()
+        progress.step()
 
     with backbone.watching(recorder.watch):
         samples = backbone.sample(
-            conditioning,
-            [negative],
+            told.positive,
+            told.negatives,
             seeds=[seed],
             steps=settings.steps,
             guidance=settings.guidance,
@@ -173,7 +169,7 @@ def _draw(
             width=settings.width,
             callback=after_step,
         )
-    return View(picture=samples.images[0], rows=label_rows(conditioning), maps=recorder.maps())
+    return View(picture=samples.images[0], rows=label_rows(told.positive), maps=recorder.maps())
 
 
 def _read(
@@ -182,7 +178,7 @@ def _read(
     picture: Image.Image,
     seed: int,
     count: int,
-    told: _Progress,
+    progress: _Progress,
 ) -> View:
     random = generator(seed)
     latents = backbone.latents(picture, random)
@@ -193,7 +189,7 @@ def _read(
             noisy = backbone.diffuse(latents, noise, t[None]).noisy
             backbone.predict(noisy, t[None], conditioning)
             recorder.after_step(done, count)
-            told.step()
+            progress.step()
     return View(picture=picture, rows=label_rows(conditioning), maps=recorder.maps())
 
 

@@ -24,6 +24,8 @@ def read_header(path: Path) -> dict[str, Any]:
 
     BackboneError for an empty, truncated or foreign file, and for a git-lfs pointer.
     """
+    if not path.is_file():  # a pipe is none, and would be waited for
+        raise BackboneError(f"{path} is no ordinary file; download the model again")
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)

@@ -15,7 +15,7 @@ from typing import Any
 from hiper.batch.jobs import Asked, Defaults, Refused, job
 from hiper.errors import OptionError, UserError
 from hiper.filetypes import is_hidden, picture_suffixes
-from hiper.texts import decoded, parse_json
+from hiper.texts import parse_json, read_text
 
 MAX_BYTES = 1_000_000_000
 """Of a job file; a million jobs take some 300 MB."""
@@ -65,9 +65,7 @@ def read_jobs(path: Path, defaults: Defaults) -> list[Asked]:
 
 def _text(path: Path) -> str:
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise OptionError(f"it is larger than {MAX_BYTES} bytes; split it")
-        return decoded(path.read_bytes())
+        return read_text(path, MAX_BYTES)
     except OSError as error:
         raise OptionError(f"{str(path)!r} cannot be read: {error.strerror}; check the path") from error
     except OptionError as error:

@@ -34,7 +34,7 @@ from hiper.images import fit_square
 from hiper.keys import digest
 from hiper.nearest import suggestion
 from hiper.subject import Subject, clean_text
-from hiper.texts import decoded
+from hiper.texts import read_text
 
 if TYPE_CHECKING:
     from hiper.metrics.similarity import ClipSimilarity, DinoSimilarity
@@ -188,9 +188,7 @@ class OwnSuite(Suite):
 
     def _parsed(self) -> object:
         try:
-            if self._path.stat().st_size > MAX_BYTES:
-                raise OptionError(f"it is larger than {MAX_BYTES} bytes")
-            return tomllib.loads(decoded(self._path.read_bytes()))
+            return tomllib.loads(read_text(self._path, MAX_BYTES))
         except OSError as error:
             raise OptionError(f"cannot read the suite {str(self._path)!r}: {error.strerror}") from error
         except (ValueError, RecursionError, OptionError) as error:

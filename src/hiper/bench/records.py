@@ -20,9 +20,10 @@ from hiper.bench.base import Metric, Scores
 from hiper.bench.conforming import conforms
 from hiper.errors import HiperError, OptionError, OutputError
 from hiper.files import atomic_write
-from hiper.texts import parse_json
+from hiper.texts import parse_json, read_text
 
 SCHEMA = 1
+_MAX_BYTES = 100_000_000
 RUN = "run.json"
 _MAX_SEEDS = 100_000
 _LONGEST_NAME = 200
@@ -194,10 +195,10 @@ def _write(path: Path, record: Mapping[str, object]) -> None:
 
 def _read(path: Path, kind: type[R]) -> R:
     try:
-        record = parse_json(path.read_text(encoding="utf-8"))
+        record = parse_json(read_text(path, _MAX_BYTES))
     except OSError as error:
         raise OptionError(f"{str(path)!r} cannot be read: {error.strerror}; check its permissions") from error
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, OptionError) as error:
         raise _damaged(path) from error
     if isinstance(record, dict) and record.pop("schema", SCHEMA) != SCHEMA:
         raise OptionError(f"{str(path)!r} was written by a later release of hiper; use that one")

@@ -16,7 +16,7 @@ from typing import Any
 from hiper.backbones import EMBEDDED
 from hiper.errors import HiperWarning, OptionError
 from hiper.files import atomic_write, cache_dir
-from hiper.texts import parse_json
+from hiper.texts import parse_json, read_text
 
 AUTO = "auto"
 """In the place of a preset's name: the one that suits the model."""
@@ -25,6 +25,7 @@ UNTUNED = ("published", "paper")
 """Presets for a model that a method was not tuned on; the first one that a method has counts."""
 
 SCHEMA = 1
+_MAX_BYTES = 1_000_000
 ENDING = ".json"
 
 EVIDENCE = {
@@ -52,10 +53,10 @@ class PresetFile:
     def load(cls, path: Path) -> PresetFile:
         """Read what `save` wrote; OptionError for anything else."""
         try:
-            record = parse_json(path.read_text(encoding="utf-8"))
+            record = parse_json(read_text(path, _MAX_BYTES))
         except OSError as error:
             raise OptionError(f"preset {str(path)!r} cannot be read: {error.strerror}") from error
-        except (ValueError, RecursionError) as error:
+        except (ValueError, RecursionError, OptionError) as error:
             raise _damaged(path) from error
         kinds = {"method": str, "backbone": str, "options": dict, "evidence": dict}
         if not isinstance(record, dict) or record.pop("hiper_preset", None) != SCHEMA:

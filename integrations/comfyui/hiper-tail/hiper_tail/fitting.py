@@ -12,6 +12,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
+from unicodedata import category
 
 import torch
 from torch import Tensor, nn
@@ -67,9 +68,10 @@ def fit(
             return objective.loss(place_tail([[rows, {}]], own, 1.0, config.placement)[0][0], noise, t)
 
         value, tail.grad, scale = _loss_and_gradient(loss_of_tail, tail, scale, objective.is_patched)
-        if not math.isfinite(value):
+        if not math.isfinite(value) or not bool(tail.grad.isfinite().all()):
+            what = "loss" if not math.isfinite(value) else "gradient"
             raise ValueError(
-                f"the loss is {value} at step {step + 1}; lower the learning rate, or load in fp32"
+                f"the {what} is not finite at step {step + 1}; lower the learning rate, or load in fp32"
             )
         optimizer.step()
         callback(step + 1, value)
@@ -140,7 +142,7 @@ def header(config: TrainingConfig, family: str, caption: str, losses: tuple[floa
         "seed": config.seed,
         "fingerprint": [],
         "options": options,
-        "edit": {"strength": 0.8, "guidance": 7.5, "steps": 50, "scheduler": "ddim"},
+        "edit": {"strength": 0.8},  # the rest is left to the model that hiper draws with
         "figures": {"first_loss": losses[0], "last_loss": losses[1]},
         "versions": {"torch": torch.__version__},
     }
@@ -149,7 +151,7 @@ def header(config: TrainingConfig, family: str, caption: str, losses: tuple[floa
         "family": family,
         "backbone": "comfyui",
         "revision": "",
-        "caption": " ".join(caption.split()),
+        "caption": "".join(c for c in " ".join(caption.split()) if category(c) not in ("Cc", "Cs")),
         "image_sha256": "",
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
