@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse
 
 import hiper
@@ -524,7 +525,7 @@ def test_uploads_go_when_they_are_read_or_pile_up(tmp_path: Path) -> None:
         uploads.paths.add(str(path))
         return str(path)
 
-    uploads = Uploads(most=250)
+    uploads = Uploads(tmp_path, most=250)
     first, second, third = (upload(str(age), age=age) for age in (30, 20, 10))
     uploads.prune()
     assert [Path(each).exists() for each in (first, second, third)] == [False, True, True]
@@ -539,6 +540,44 @@ def test_uploads_go_when_they_are_read_or_pile_up(tmp_path: Path) -> None:
     assert strange.exists()
     assert not Path(old).exists()
     assert uploads.paths == {third}
+
+
+def test_the_same_picture_of_another_visitor_stays_and_what_broke_off_goes(tmp_path: Path) -> None:
+    """The server names a folder by what a file holds; what it has not taken in whole lies beside these."""
+    uploads = Uploads(tmp_path, most=250)
+    (tmp_path / "content").mkdir()
+    mine, theirs = (tmp_path / "content" / name for name in ("dog.png", "rex.png"))
+    broken = [tmp_path / f"tmp{i}" for i in range(4)]
+    for age, path in enumerate([theirs, mine, *reversed(broken)]):
+        path.write_bytes(bytes(100))
+        os.utime(path, (time.time() - age,) * 2)
+    uploads.paths |= {str(mine), str(theirs)}
+    with uploads.taken(str(mine)):
+        pass
+    assert [mine.exists(), theirs.exists()] == [False, True]
+    uploads.prune()
+    assert theirs.exists()
+    assert [path.exists() for path in broken] == [False, False, False, True]
+
+
+def test_an_upload_that_breaks_off_is_tidied_up_as_well() -> None:
+    calls: list[str] = []
+
+    async def breaks_off(scope: Any, receive: Any, send: Any) -> None:
+        raise ClientDisconnect
+
+    guard = Guard(
+        breaks_off,
+        names=names_of("127.0.0.1"),
+        addresses=False,
+        max_file_bytes=1000,
+        after_upload=lambda: calls.append("tidied"),
+    )
+    headers = [(b"host", OWN.encode()), (b"content-length", b"10")]
+    scope = {"type": "http", "method": "POST", "path": "/gradio_api/upload", "headers": headers}
+    with pytest.raises(ClientDisconnect):
+        asyncio.run(guard(scope, None, None))  # type: ignore[arg-type]  # neither is called
+    assert calls == ["tidied"]
 
 
 def test_leaving_the_ticks_stops_the_job() -> None:

@@ -46,7 +46,7 @@ class Guard:
     """Refuses what another site sends, what is too large, and addresses that are to be fetched for a visitor.
 
     names: see `names_of`; with addresses: any address of this computer will do, as on a network of several
-    after_upload: called when an upload has been answered
+    after_upload: called when an upload has been answered, or has broken off
     """
 
     def __init__(
@@ -75,9 +75,11 @@ class Guard:
             return
         objection = self._objection(scope, Headers(scope=scope))
         if objection is None:
-            await self._app(scope, receive, guarded)
-            if _is_upload(scope):
-                self._after_upload()
+            try:
+                await self._app(scope, receive, guarded)
+            finally:
+                if _is_upload(scope):
+                    self._after_upload()
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
         else:

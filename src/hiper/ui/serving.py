@@ -75,7 +75,7 @@ def served(
     with TemporaryDirectory(prefix="hiper-ui-") as name, _environment(Path(name)), _no_downloads():
         visitors = Visitors(Path(name))
         largest = max_upload_mb * 1024 * 1024
-        uploads = Uploads(most=KEPT * largest)
+        uploads = Uploads(_temporary(Path(name)), most=KEPT * largest)
         page = build(Studio(backbone, library, visitors, similarity), uploads)
         uploads.paths = page.upload_file_set
         guard = Middleware(
@@ -119,12 +119,17 @@ def _settings(address: Address, guard: Middleware) -> dict[str, Any]:
     }
 
 
+def _temporary(scratch: Path) -> Path:
+    """Where Gradio keeps its files."""
+    return scratch / "gradio"
+
+
 @contextmanager
 def _environment(scratch: Path) -> Iterator[None]:
     """Let Gradio keep its files in our folder, and reach its own server past any proxy."""
     without_proxy = ",".join([*LOOPBACK, *filter(None, [os.environ.get("NO_PROXY")])])
     ours = {
-        "GRADIO_TEMP_DIR": str(scratch / "gradio"),
+        "GRADIO_TEMP_DIR": str(_temporary(scratch)),
         "GRADIO_EXAMPLES_CACHE": str(scratch / "examples"),
         "GRADIO_ANALYTICS_ENABLED": "False",
         "NO_PROXY": without_proxy,
