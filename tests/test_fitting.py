@@ -105,6 +105,25 @@ def test_a_loss_scale_of_a_power_of_two_changes_nothing() -> None:
     assert torch.equal(run(scale=1024.0).parameters["x"], run().parameters["x"])
 
 
+def test_a_loss_scale_that_overflows_shrinks_and_a_stopped_fit_goes_on_from_there(tmp_path: Path) -> None:
+    path = tmp_path / "fit.checkpoint"
+
+    def fit(**settings: object) -> Fitted:
+        # on the way back float16 holds 3.3 times that
+        bowl = Bowl(spoil=lambda _, loss: (loss / 2e4).half().float() * 2e4)
+        return run(bowl, scale=1024.0, **settings)  # type: ignore[arg-type]
+
+    whole = fit(checkpoint=CheckpointFile(path=path))
+    progress = TrainingState.from_file(path).progress
+    assert (progress.step, progress.updates, progress.loss_scale, progress.halvings) == (20, 17, 1.0, 0)
+    assert whole.loss_after < whole.loss_before
+    path.unlink()
+    with pytest.raises(Interrupted):
+        fit(checkpoint=CheckpointFile(path=path), should_stop=stop_after(2))
+    resumed = fit(checkpoint=CheckpointFile(path=path, resume=True))
+    assert torch.equal(resumed.parameters["x"], whole.parameters["x"])
+
+
 def test_windows_change_nothing_but_the_reports() -> None:
     records: list[StepRecord] = []
     windowed = run(window=8, callback=records.append)

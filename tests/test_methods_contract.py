@@ -25,7 +25,7 @@ from tests import tiny
 CAPTION, SENTENCE = "a standing dog", "a sitting dog"
 QUICK: Mapping[str, Mapping[str, Any]] = {
     "ddim-inversion": {"edit_steps": 3},
-    "dreambooth": {"steps": 4, "edit_steps": 2},
+    "dreambooth": {"steps": 4, "class_images": 2, "edit_steps": 2},
     "dreambooth-lora": {"steps": 4, "edit_steps": 2},
     "hiper": {"steps": 4, "edit_steps": 2},
     "imagic": {"steps": 3, "weight_steps": 2, "edit_steps": 2, "target": SENTENCE},

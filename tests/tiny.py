@@ -5,6 +5,7 @@ A random small denoiser barely looks at its text, so what it takes from there is
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -25,6 +26,18 @@ WORDS = ("a", "standing", "sitting", "jumping", "dog", "cat", "on", "the", "gras
 EMBED = 32
 RESOLUTION = 32
 AMPLIFY = 20.0
+
+ONE_STEP: Mapping[str, Mapping[str, Any]] = {
+    "ddim-inversion": {"edit_steps": 2},
+    "dreambooth": {"steps": 1, "batch": 1, "class_images": 1, "edit_steps": 2},
+    "dreambooth-lora": {"steps": 1, "batch": 1, "edit_steps": 2},
+    "hiper": {"steps": 1, "batch": 1, "edit_steps": 2},
+    "imagic": {"steps": 1, "weight_steps": 1, "batch": 1, "edit_steps": 2, "target": "a sitting dog"},
+    "null-text": {"edit_steps": 2, "inner_steps": 1, "guidance": 2.0},
+    "sdedit": {"edit_steps": 2},
+    "textual-inversion": {"steps": 1, "batch": 1, "edit_steps": 2},
+}
+"""Every method in its shortest form; imagic serves this one sentence."""
 
 _SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
 

@@ -4,8 +4,8 @@
         model.to("cuda"); model(torch.ones(1, device="cuda"))   # a tensor left on the CPU is refused, as a GPU would
     gpu.kernels, gpu.syncs, gpu.built
 
-See `placed` for how. It rests on two documented extension points of torch, `__torch_function__` and
-`__torch_dispatch__` with their modes, and on no compiled code.
+See `placed` for how, and `methods` for every method on it. It rests on two documented extension points of torch,
+`__torch_function__` and `__torch_dispatch__` with their modes, and on no compiled code.
 """
 
 from __future__ import annotations

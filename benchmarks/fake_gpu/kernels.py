@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, final
 
 import torch
@@ -76,7 +77,7 @@ class Kernels(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._check_dtypes(name, args)
             if name == "aten::nonzero" or (name.startswith("aten::index") and _masks(args)):
                 self.sync("nonzero")
-            if name not in _NO_KERNEL and not _is_view(func):
+            if _starts_kernel(func):
                 self.kernels += 1
         return func(*args, **(kwargs or {}))
 
@@ -110,7 +111,8 @@ def _masks(args: tuple[Any, ...]) -> bool:
     return any(isinstance(each, Tensor) and each.dtype == torch.bool for each in tree_leaves(args[1:2]))
 
 
-def _is_view(func: Any) -> bool:
-    return any(
-        each.alias_info is not None and not each.alias_info.is_write for each in func._schema.arguments
-    )
+@cache
+def _starts_kernel(func: Any) -> bool:
+    views = (each.alias_info for each in func._schema.arguments)
+    is_view = any(alias is not None and not alias.is_write for alias in views)
+    return func._schema.name not in _NO_KERNEL and not is_view

@@ -33,6 +33,8 @@ COPIES = frozenset(("tensor", "as_tensor", "asarray", "new_tensor", "scalar_tens
 READERS = frozenset(("tolist", "numpy", "__array__"))
 ACROSS = frozenset(("copy_", "_has_compatible_shallow_copy_type", "type_as"))
 """Functions whose tensors may lie on different devices."""
+JOINING = frozenset(("cat", "concat", "concatenate", "dstack", "hstack", "stack", "vstack"))
+"""Functions that take not even a single number from the CPU."""
 
 
 @final
@@ -118,11 +120,15 @@ class _Placing(TorchFunctionMode):
         settings: dict[str, Any] = kwargs or {}
         if name in self._special:
             return self._special[name](func, args, settings)
-        found = _found((args, settings))
+        found: list[Placed] = []
+
+        def own(each: Tensor) -> Placed:
+            found.append(self._own(each))
+            return found[-1]
+
+        args, settings = _mapped((args, settings), own)
         if not found and name in FACTORIES:
             return self._made(func, args, settings)
-        args, settings = _mapped((args, settings), self._own)
-        found = _found((args, settings))
         if name in READERS:
             return self._read(func, name, args, settings)
         return self._called(func, name, args, settings, found)
@@ -139,20 +145,21 @@ class _Placing(TorchFunctionMode):
 
     def _shared(self, name: str, args: Sequence[Any], found: Sequence[Placed]) -> torch.device:
         """Return where the call's tensors lie; Mismatch where they do not lie together."""
-        wheres = {each._where for each in found if each._inner.dim()}
-        if len(wheres) < 2:  # a single number on the CPU goes with anything
-            others = (each._where for each in found if each._where != CPU)
-            return next(iter(wheres - {CPU}), next(others, CPU))
+        wheres = {each._where for each in found}
+        if len(wheres) > 1 and name not in JOINING:  # a single number on the CPU goes with anything
+            wheres = {each._where for each in found if each._where != CPU or each._inner.dim()}
+        if len(wheres) < 2:
+            return next(iter(wheres), CPU)
         first: torch.device = args[0]._where if isinstance(args[0], Placed) else CPU
         if name in ACROSS:
             if name == "copy_":
                 self._kernels.sync("copy")
             return first
-        if name in ("__getitem__", "__setitem__") and first != CPU:
+        if name in ("__getitem__", "__setitem__"):  # a place on the CPU is copied, a single one is read
             places, written = _found(args[1]), _found(args[2:])
-            if {each._where for each in places} <= {first, CPU} and {each._where for each in written} <= {
-                first
-            }:
+            if all(each._where in (first, CPU) or not each._inner.dim() for each in places) and all(
+                each._where == first or not each._inner.dim() for each in written
+            ):
                 self._kernels.sync("copy of an index")
                 return first
         names = " and ".join(sorted(map(str, wheres)))
@@ -170,6 +177,7 @@ class _Placing(TorchFunctionMode):
                 self._kernels.built[place()] += 1
         if name in COPIES and where.type not in ("cpu", "meta"):
             self._kernels.sync("copy")
+        _check_generator(name, settings, where)
         if blank:
             args = self._blanked(name, args, settings)
         known = {id(each._inner): each for each in found}
@@ -204,6 +212,7 @@ class _Placing(TorchFunctionMode):
     def _made(self, func: Any, args: Any, settings: dict[str, Any]) -> Placed:
         """Make a tensor from nothing."""
         where = _device(settings.get("device") or "cpu")
+        _check_generator(getattr(func, "__name__", ""), settings, where)
         empty = {name: value for name, value in settings.items() if name not in ("generator", "pin_memory")}
         blank = where.type == "meta" or (
             self._large is not None and func(*args, **{**empty, "device": "meta"}).numel() > self._large
@@ -302,6 +311,12 @@ def _blank(tensor: Tensor) -> Tensor:
     return blank
 
 
+def _check_generator(name: str, settings: dict[str, Any], where: torch.device) -> None:
+    """Refuse a generator, which is the CPU's, for numbers on the GPU."""
+    if settings.get("generator") is not None and where.type not in ("cpu", "meta"):
+        raise Mismatch(f"{name} on {where} by a generator on the CPU in {place()}")
+
+
 def _device(device: Any) -> torch.device:
     """Return a device with its number, as that of a tensor has one."""
     named = torch.device(device)
@@ -309,29 +324,24 @@ def _device(device: Any) -> torch.device:
 
 
 def _found(value: Any) -> list[Placed]:
+    """Return the tensors in a value, however deep."""
     found: list[Placed] = []
-    _gather(value, found)
+    _mapped(value, found.append)
     return found
 
 
-def _gather(value: Any, found: list[Placed]) -> None:
-    if isinstance(value, Placed):
-        found.append(value)
-    elif isinstance(value, tuple | list):
-        for each in value:
-            _gather(each, found)
-    elif isinstance(value, dict):
-        for each in value.values():
-            _gather(each, found)
+_LEAVES = frozenset((bool, float, int, str, type(None), torch.device, torch.dtype, torch.Size))
 
 
 def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
     """Return the value with every tensor changed, however deep it is in lists, tuples and dictionaries."""
+    if type(value) in _LEAVES:
+        return value
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, dict):
         return {name: _mapped(each, change) for name, each in value.items()}
-    if isinstance(value, torch.Size) or not isinstance(value, tuple | list):
+    if not isinstance(value, tuple | list):
         return value
     items = [_mapped(each, change) for each in value]
     return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)

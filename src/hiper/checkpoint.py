@@ -34,7 +34,8 @@ class Progress:
     """Numbers of a fit: steps done, Adam's own count, halvings of the rate, losses, seconds spent.
 
     failures, undone: windows undone since the last good one, and whether the last one was
-    averaged: updates in the mean; good_updates, good_averaged: both counts in the last good state
+    averaged: updates in the mean; loss_scale: by which gradients are multiplied from here on, 0: the recipe's
+    good_updates, good_averaged: both counts in the last good state
     """
 
     step: int
@@ -46,6 +47,7 @@ class Progress:
     failures: int = 0
     undone: bool = False
     averaged: int = 0
+    loss_scale: float = 0.0
     good_updates: int = 0
     good_averaged: int = 0
 

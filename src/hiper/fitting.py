@@ -27,6 +27,8 @@ Schedule = Literal["constant", "cosine"]
 Keep = Literal["last", "best", "mean"]
 
 TRIES = 3
+OVERFLOW_FACTOR = 16.0
+"""By how much the loss scale shrinks: few steps are lost, and what float16 can hold is used."""
 LOOKS_FOR_BEST = 10
 """How often keep="best" looks at the loss on the way."""
 
@@ -65,7 +67,7 @@ class Recipe:
 
     keep: the last parameters, the best of ten on the fixed batch, or the mean over those steps of the second half that
         were not undone, which lets a constant step size forget the noise of its last steps (Polyak and Juditsky, 1992).
-    loss_scale: a power of two that keeps float16 gradients from underflow.
+    loss_scale: a power of two that keeps float16 gradients from underflow; smaller from the first overflow on.
     window: steps between two looks at the loss; looking makes the processor wait for an accelerator.
     undo: keep what it takes to undo a window, three copies of all that is learnt; else one that is not finite
         is a FitError at once. Only together with keep="last".
@@ -189,7 +191,7 @@ class _Group:
 
     def _step(self, going: Sequence[int], losses: Sequence[Tensor]) -> None:
         pairs = [(self._runs[i], loss) for i, loss in zip(going, losses, strict=True)]
-        total = torch.stack([loss * run.recipe.loss_scale for run, loss in pairs]).sum()
+        total = torch.stack([loss * run.loss_scale for run, loss in pairs]).sum()
         total.backward()  # type: ignore[no-untyped-call]
         for i, (run, loss) in zip(going, pairs, strict=True):
             self._try(i, partial(run.update, loss))
@@ -230,6 +232,7 @@ class _Run:
         self._objective, self._parameters, self.recipe = objective, dict(parameters), recipe
         self._generator, self._identity, self._checkpoint = generator, identity, checkpoint
         self._adam = Adam(self._parameters, recipe.learning_rate)
+        self.loss_scale = recipe.loss_scale
         self.step = self._halvings = self._failures = self._averaged = 0
         self._earlier, self._begun, self._saved = 0.0, time.monotonic(), time.monotonic()
         self._loss_before = self._best_loss = math.inf
@@ -256,6 +259,7 @@ class _Run:
         moments = state.good_first_moments, state.good_second_moments
         good = Snapshot(state.good_parameters, *moments, updates=progress.good_updates)
         self._good = _Point(good, state.good_best, averaged=progress.good_averaged)
+        self.loss_scale = progress.loss_scale or self.recipe.loss_scale
         self.step, self._halvings, self._earlier = progress.step, progress.halvings, progress.seconds
         self._failures, self._undone = progress.failures, progress.undone
         self._loss_before, self._best_loss = progress.loss_before, progress.best_loss
@@ -273,7 +277,7 @@ class _Run:
         self.begin_window()
         for _ in range(count):
             loss = self._objective.loss(self._parameters, self._generator)
-            (loss * self.recipe.loss_scale).backward()  # type: ignore[no-untyped-call]
+            (loss * self.loss_scale).backward()  # type: ignore[no-untyped-call]
             self.update(loss)
         return self.end_window()
 
@@ -283,19 +287,25 @@ class _Run:
         self._before = self._point()
 
     def update(self, loss: Tensor) -> None:
-        """Make one step, once the gradient of `loss`, times the loss scale, is there."""
+        """Make one step, once the gradient of `loss`, times the loss scale, is there.
+
+        Where the scale alone was too much for float16, it shrinks and the step learns nothing.
+        """
         recipe, step = self.recipe, self.step + len(self._losses)
         self._adam.rate = (
             recipe.learning_rate * 0.5**self._halvings * _decay(recipe.schedule, step / recipe.steps)
         )
         if not self._seen_gradient:
             self._check_gradient()
-        self._adam.update(recipe.loss_scale)
+        self._losses.append(loss.detach())
+        if self.loss_scale > 1 and self._adam.overflows(loss):
+            self.loss_scale = max(1.0, self.loss_scale / OVERFLOW_FACTOR)
+            return
+        self._adam.update(self.loss_scale)
         if recipe.project is not None:
             recipe.project(self._parameters)
         if recipe.keep == "mean" and step >= recipe.steps // 2:
             self._average()
-        self._losses.append(loss.detach())
 
     def end_window(self) -> float:
         """Return the mean loss of the steps since `begin_window`, after undoing them if anything is not finite."""
@@ -378,6 +388,7 @@ class _Run:
             failures=self._failures,
             undone=self._undone,
             averaged=self._averaged,
+            loss_scale=self.loss_scale,
             good_updates=good.updates,
             good_averaged=self._good.averaged,
         )

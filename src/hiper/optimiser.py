@@ -50,6 +50,15 @@ class Adam:
         self._adam.step()
         self._adam.zero_grad()
 
+    def overflows(self, loss: Tensor) -> bool:
+        """Tell whether a finite loss has gradients that are not, and clear these; an accelerator is waited for."""
+        gradients = [parameter.grad for parameter in self._parameters.values() if parameter.grad is not None]
+        finite = torch.stack([gradient.isfinite().all() for gradient in gradients]).all()
+        if not (loss.isfinite() & ~finite):
+            return False
+        self._adam.zero_grad()
+        return True
+
     def is_finite(self) -> bool:
         """Tell whether all parameters are; an accelerator is waited for once, however many they are."""
         return bool(

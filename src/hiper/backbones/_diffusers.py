@@ -395,6 +395,25 @@ def _one_by_one(vae: Any) -> Iterator[None]:
 
 
 @contextmanager
+def _decoding_carefully(vae: Any) -> Iterator[None]:
+    """Have a pipeline decode in float32 where its autoencoder overflows; most pipelines would not."""
+    own, is_replaced = vae.decode, "decode" in vars(vae)
+
+    def decode(latents: Tensor, *args: Any, **settings: Any) -> Any:
+        with careful_vae(vae):
+            return own(latents.to(vae.dtype), *args, **settings)
+
+    vae.decode = decode
+    try:
+        yield
+    finally:
+        if is_replaced:
+            vae.decode = own
+        else:
+            del vae.decode
+
+
+@contextmanager
 def recomputing(denoiser: Any) -> Iterator[None]:
     """Let a denoiser compute activations anew on the way back instead of keeping them (arXiv:1604.06174)."""
     if denoiser.is_gradient_checkpointing:
@@ -414,12 +433,12 @@ def device_of(pipe: Pipeline) -> torch.device:
 
 @contextmanager
 def sampling(pipe: Pipeline, scheduler: str) -> Iterator[None]:
-    """Lend the pipeline another scheduler, keep it quiet, decode one by one; on leaving it is as it was."""
+    """Lend the pipeline another scheduler, keep it quiet, decode by `careful_vae`; on leaving it is as it was."""
     own, bars = pipe.scheduler, getattr(pipe, "_progress_bar_config", {})
     pipe.scheduler = sampler(scheduler, own.config)
     pipe.set_progress_bar_config(disable=True)
     try:
-        with quiet(), _one_by_one(pipe.vae):
+        with quiet(), _one_by_one(pipe.vae), _decoding_carefully(pipe.vae):
             yield
     finally:
         pipe.scheduler = own

@@ -23,7 +23,7 @@ from hiper.backbones.base import Backbone
 from hiper.checkpoint import CheckpointFile, Identity, Progress, TrainingState
 from hiper.conditioning import Conditioning
 from hiper.errors import ArtifactError, FitError, Interrupted
-from hiper.fitting import Callback, StepRecord, StopRequest
+from hiper.fitting import OVERFLOW_FACTOR, Callback, StepRecord, StopRequest
 from hiper.methods.base import Applied
 from hiper.methods.ddim_inversion import TRAJECTORY, descent_from, inverted
 from hiper.methods.jobs import JobOptions, identity, loss_scale
@@ -192,6 +192,9 @@ class _Pursuit:
             adam.zero_grad()
             (loss * scale).backward()  # type: ignore[no-untyped-call]
             assert rows.grad is not None
+            if scale > 1 and not rows.grad.isfinite().all():
+                scale = max(1.0, scale / OVERFLOW_FACTOR)
+                continue
             rows.grad.div_(scale)
             adam.step()
             if error < options.early_stop + self.done * 2 * options.early_stop:
