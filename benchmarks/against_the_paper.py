@@ -35,11 +35,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import hiper
-from hiper.backbones.base import Backbone
+from hiper.analysis import demo_scene
+from hiper.backbones import Backbone
 from hiper.conditioning import place_tail, take_tail
-from hiper.critters.captions import bare_caption
-from hiper.critters.demo import demo_scene
-from hiper.critters.render import render
+from hiper.critters import bare_caption, render
 from hiper.errors import HiperWarning
 from hiper.files import atomic_write
 from hiper.images import fit_square

@@ -25,20 +25,15 @@ import torch
 from PIL import Image
 
 import hiper
-from hiper.artifact import Artifact
-from hiper.attention import Study, study_picture
-from hiper.attention.rows import Row, places
-from hiper.backbones.base import Backbone
-from hiper.bench.arms import parse_arm
-from hiper.bench.base import Case
-from hiper.bench.critters_suite import CrittersSuite
-from hiper.bench.fits import Fits
-from hiper.bench.statistics import mean
+from hiper.analysis.attention import Row, Study, places, study_picture
+from hiper.artifacts import Artifact
+from hiper.backbones import Backbone
+from hiper.bench import Case, CrittersSuite, Fits, mean, parse_arm
 from hiper.conditioning import Conditioning
 from hiper.images import fit_square
 from hiper.methods import get_method
-from hiper.noise_levels import spread_levels
 from hiper.seeds import generator
+from hiper.training import spread_levels
 
 LEVELS = 10
 Figures = dict[str, float]

@@ -4,7 +4,7 @@
 
 The denoisers are diffusers' own classes in the sizes that were published, under torch's fake tensors, which have
 shapes and no numbers: no memory, no download, about a minute per model. For every way of working: FLOPs, bytes moved
-and the most bytes alive at once (`hiper.counting`), and the least seconds that these take on the named GPU.
+and the most bytes alive at once (`hiper.analysis.counting`), and the least seconds that these take on the named GPU.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
-from hiper.counting import Counter, Work, counting
+from hiper.analysis import Counter, Work, counting
 from hiper.files import atomic_write
 
 STEPS, PREVIEWS, PREVIEW_FORWARDS = 1000, 10, 3 * 50 * 2

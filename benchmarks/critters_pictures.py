@@ -17,13 +17,11 @@ from tempfile import TemporaryDirectory
 from PIL import Image, ImageDraw, ImageFont
 
 import hiper
-from hiper.artifact import Artifact
-from hiper.attention import row_maps, study_picture
-from hiper.backbones.base import Backbone
-from hiper.critters.captions import bare_caption, full_caption
-from hiper.critters.demo import UNSEEN, demo_scene, run_demo
-from hiper.critters.render import render, subject_mask
-from hiper.critters.world import draw_scene
+from hiper.analysis import UNSEEN, demo_scene, run_demo
+from hiper.analysis.attention import row_maps, study_picture
+from hiper.artifacts import Artifact
+from hiper.backbones import Backbone
+from hiper.critters import bare_caption, draw_scene, full_caption, render, subject_mask
 
 CELL, LABEL = 128, 34
 STEPS = 50

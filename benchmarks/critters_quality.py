@@ -22,16 +22,24 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from training.critters.readers import accuracy
 
 import hiper
-from hiper.backbones.base import Backbone
+from hiper.backbones import Backbone
 from hiper.conditioning import Conditioning, place_tail, stacked, take_tail
-from hiper.critters.captions import bare_caption, full_caption
-from hiper.critters.reader import FIELDS, Kind, load_reader, to_input, true_values
-from hiper.critters.render import render
-from hiper.critters.training.readers import accuracy
-from hiper.critters.world import Scene, draw_scene
-from hiper.metrics.picture_distance import picture_distance
+from hiper.critters import (
+    FIELDS,
+    Kind,
+    Scene,
+    bare_caption,
+    draw_scene,
+    full_caption,
+    load_reader,
+    render,
+    to_input,
+    true_values,
+)
+from hiper.metrics import picture_distance
 from hiper.seeds import generator
 
 FIRST, BATCH, TAIL = 5 * 10**9, 20, 5

@@ -20,9 +20,8 @@ from pathlib import Path
 import torch
 
 import hiper
-from hiper.critters.captions import bare_caption
-from hiper.critters.demo import demo_scene
-from hiper.critters.render import render
+from hiper.analysis import demo_scene
+from hiper.critters import bare_caption, render
 
 
 def median_seconds(work: Callable[[], object], rounds: int) -> float:

@@ -15,9 +15,8 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from hiper.engines import EngineSettings, open_engine
-from hiper.engines.base import Task
-from hiper.fitting import StopRequest
+from hiper.engines import EngineSettings, Task, open_engine
+from hiper.training import StopRequest
 
 ENGINES = {"local": EngineSettings(workers=2), "ray": EngineSettings(name="ray")}
 

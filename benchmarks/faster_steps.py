@@ -28,16 +28,14 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 import hiper
-from hiper.backbones.base import Backbone
-from hiper.backbones.texts_once import texts_projected_once
-from hiper.checkpoint import CheckpointFile
+from hiper.analysis import demo_scene
+from hiper.backbones import Backbone, texts_projected_once
 from hiper.conditioning import Conditioning, place_tail, stacked, take_tail
-from hiper.critters.captions import bare_caption
-from hiper.critters.demo import demo_scene
-from hiper.critters.render import render
-from hiper.methods.hiper import HiPer
-from hiper.previews import fit_with_previews, preview_steps
+from hiper.critters import bare_caption, render
+from hiper.inference import fit_with_previews, preview_steps
+from hiper.methods import HiPer
 from hiper.seeds import generator
+from hiper.training import CheckpointFile
 
 PREVIEWS = 4
 PICTURES = 4

@@ -22,12 +22,10 @@ from pathlib import Path
 import torch
 
 import hiper
-from hiper.artifact import Artifact
-from hiper.critters.captions import bare_caption
-from hiper.critters.demo import demo_scene
-from hiper.critters.render import render
-from hiper.methods import get_method
-from hiper.methods.together import FitRequest, fit_all
+from hiper.analysis import demo_scene
+from hiper.artifacts import Artifact
+from hiper.critters import bare_caption, render
+from hiper.methods import FitRequest, fit_all, get_method
 
 
 def requests(preset: str, count: int, steps: int) -> list[FitRequest]:

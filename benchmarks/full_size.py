@@ -23,14 +23,13 @@ from benchmarks.full_size_models import MODELS, as_loaded
 from PIL import Image
 from torch import nn
 
-from hiper.backbones import _class_for
-from hiper.backbones.loading import Loading
-from hiper.counting import counting
+from hiper.analysis import counting
+from hiper.backbones import Loading, backbone_class
 from hiper.files import atomic_write
-from hiper.methods.hiper import HiPer
-from hiper.optimiser import Adam
+from hiper.images import Subject
+from hiper.methods import HiPer
 from hiper.seeds import generator
-from hiper.subject import Subject
+from hiper.training import Adam
 
 OUT = Path(__file__).with_suffix(".json")
 LARGE = 2**16
@@ -70,7 +69,7 @@ def report(name: str, dtype: torch.dtype, memory: str) -> dict[str, Any]:
         weights = sizes(pipe)
         texts = sum(size for part, size in weights.items() if part.startswith("text_encoder"))
         how = Loading(device=torch.device("cuda", 0), dtype=dtype, memory=memory, recompute=memory == "low")
-        kind = _class_for(type(pipe).__name__, name)
+        kind = backbone_class(type(pipe).__name__, name)
         backbone = kind._settled(pipe, how.settled(texts), name=name, revision="", guidance=None)
         picture = Image.new("RGB", (backbone.resolution,) * 2, "red")
         sentence = backbone.encode(CAPTION)

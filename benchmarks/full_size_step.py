@@ -21,7 +21,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 from torch.nn import functional as F
 
-from hiper.counting import counting
+from hiper.analysis import counting
 
 ROWS, EMBED, TAIL = 77, 768, 5
 

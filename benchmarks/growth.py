@@ -3,10 +3,10 @@
     python -m benchmarks.growth [--rounds 3] [--out benchmarks/growth.json] [--figure docs/images/growth.svg]
 
 On the embedded model real steps are made; their processor time counts, the least of `rounds`, so that a busy computer
-matters little, and the most bytes of new tensors alive at once (`hiper.counting`). At the size of SD 1.4 the same is
-counted in FLOPs and bytes under fake tensors. An exponent is the slope of a line through the logarithms: 1 is twice the
-cost for twice the size. The figures of `last` are those between the two largest sizes alone, where what grows slowly
-no longer hides what grows fast.
+matters little, and the most bytes of new tensors alive at once (`hiper.analysis.counting`).
+At the size of SD 1.4 the same is counted in FLOPs and bytes under fake tensors. An exponent is the slope of a line
+through the logarithms: 1 is twice the cost for twice the size. The figures of `last` are those between the two
+largest sizes alone, where what grows slowly no longer hides what grows fast.
 """
 
 from __future__ import annotations
@@ -26,17 +26,14 @@ from benchmarks import cost_model
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import hiper
-from hiper.backbones.base import Backbone
-from hiper.bench.svg import COLOURS, FAINT, GRID, Axis, dot, drawing, line, text
+from hiper.analysis import counting, demo_scene
+from hiper.backbones import Backbone
 from hiper.conditioning import expanded
-from hiper.counting import counting
-from hiper.critters.captions import bare_caption
-from hiper.critters.demo import demo_scene
-from hiper.critters.render import render
+from hiper.critters import bare_caption, render
 from hiper.errors import HiperWarning
-from hiper.fitting import Turn
-from hiper.methods.hiper import HiPer
-from hiper.methods.together import losses_together
+from hiper.html import COLOURS, FAINT, GRID, Axis, dot, drawing, line, text
+from hiper.methods import HiPer, losses_together
+from hiper.training import Turn
 
 SIDES, ROWS, LEVELS, PICTURES, SUBJECTS = (
     (32, 64, 96, 128),

@@ -20,10 +20,9 @@ from pathlib import Path
 import torch
 
 import hiper
-from hiper.backbones.base import Backbone
-from hiper.critters.captions import bare_caption
-from hiper.critters.demo import demo_scene
-from hiper.critters.render import render
+from hiper.analysis import demo_scene
+from hiper.backbones import Backbone
+from hiper.critters import bare_caption, render
 from hiper.errors import HiperWarning
 
 SUBJECTS = 10

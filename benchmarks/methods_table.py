@@ -31,17 +31,26 @@ from benchmarks.remedies import DRAWN, fit_missing
 from PIL import Image
 
 import hiper
-from hiper.backbones.base import Backbone
-from hiper.bench.arms import Arm, parse_arm
-from hiper.bench.base import Case, Suite
-from hiper.bench.critters_suite import IDENTITY
-from hiper.bench.records import Cell
-from hiper.bench.report import Report, build_report, common
-from hiper.bench.report_tables import table_lines
-from hiper.bench.runner import run
-from hiper.bench.statistics import difference, gap_closed, mean
-from hiper.bench.suites import SuiteSpec, open_suite
-from hiper.counting import Work, counting
+from hiper.analysis import Work, counting
+from hiper.backbones import Backbone
+from hiper.bench import (
+    IDENTITY,
+    Arm,
+    Case,
+    Cell,
+    Report,
+    Suite,
+    SuiteSpec,
+    build_report,
+    common,
+    difference,
+    gap_closed,
+    mean,
+    open_suite,
+    parse_arm,
+    run,
+    table_lines,
+)
 from hiper.engines import EngineSettings
 from hiper.errors import HiperWarning
 from hiper.files import make_folder

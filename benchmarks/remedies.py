@@ -21,21 +21,15 @@ from typing import Any
 import torch
 
 import hiper
-from hiper.attempts import Outcome
-from hiper.backbones.base import Backbone
-from hiper.bench.arms import Arm, parse_arm
-from hiper.bench.base import Suite
-from hiper.bench.report import Comparison, Report, build_report
-from hiper.bench.runner import run
-from hiper.bench.suites import SuiteSpec, open_suite
-from hiper.bench.svg import COLOURS, FAINT, GRID, Axis, dot, drawing, line, text
+from hiper.analysis import counting
+from hiper.backbones import Backbone
+from hiper.bench import Arm, Comparison, Report, Suite, SuiteSpec, build_report, open_suite, parse_arm, run
 from hiper.conditioning import place_tail, take_tail
-from hiper.counting import counting
 from hiper.files import atomic_write, make_folder
-from hiper.methods import get_method
-from hiper.methods.denoising import EVALUATIONS
-from hiper.methods.together import FitRequest, fit_all
+from hiper.html import COLOURS, FAINT, GRID, Axis, dot, drawing, line, text
+from hiper.methods import FitRequest, fit_all, get_method
 from hiper.seeds import generator
+from hiper.training import EVALUATIONS, Outcome
 
 DRAWN = "guidance=none,edit_steps=none,scheduler=none"
 """As the model draws by itself, for arms of the paper's preset, which has its own way."""

@@ -20,20 +20,13 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 import hiper
-from hiper.artifact import Artifact
-from hiper.backbones.base import Backbone
-from hiper.bench.critters_suite import CrittersCase, CrittersSuite
-from hiper.bench.statistics import difference
-from hiper.cache import cached_fit
-from hiper.combining import average, combine
-from hiper.critters import world
-from hiper.critters.captions import bare_caption
-from hiper.critters.reader import load_reader
-from hiper.critters.render import render, subject_mask
-from hiper.critters.world import Scene, draw_view
+from hiper.artifacts import Artifact, average, cached_fit, combine
+from hiper.backbones import Backbone
+from hiper.bench import CrittersCase, CrittersSuite, difference
+from hiper.critters import Scene, bare_caption, draw_view, load_reader, render, subject_mask, world
 from hiper.files import atomic_write, safe_slug
 from hiper.images import png_bytes
-from hiper.metrics.colour_distance import colour_distance
+from hiper.metrics import colour_distance
 
 STEPS = 24
 """Of a fit; the default preset's other options."""

@@ -26,17 +26,26 @@ import torch
 from PIL import Image
 
 import hiper
-from hiper.artifact import Artifact
-from hiper.backbones.base import Backbone
-from hiper.bench.arms import Arm, parse_arm
-from hiper.bench.base import Case, Suite
-from hiper.bench.critters_suite import IDENTITY, CrittersSuite
-from hiper.bench.fits import Fits
-from hiper.bench.statistics import FEWEST, Estimate, Rows, difference, mean
+from hiper.artifacts import Artifact
+from hiper.backbones import Backbone
+from hiper.bench import (
+    FEWEST,
+    IDENTITY,
+    Arm,
+    Case,
+    CrittersSuite,
+    Estimate,
+    Fits,
+    Rows,
+    Suite,
+    difference,
+    mean,
+    parse_arm,
+)
 from hiper.files import atomic_write
 from hiper.images import png_bytes
-from hiper.keys import digest
-from hiper.metrics.picture_distance import picture_distance
+from hiper.metrics import picture_distance
+from hiper.options import digest
 
 MARGINS = {
     "edit_success": 0.05,

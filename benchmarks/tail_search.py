@@ -27,13 +27,13 @@ from PIL import ImageOps
 from torch import Tensor, nn
 
 import hiper
-from hiper.backbones.base import Backbone
-from hiper.bench.critters_suite import CrittersSuite
+from hiper.backbones import Backbone
+from hiper.bench import CrittersSuite
 from hiper.conditioning import Conditioning, initial_tail
 from hiper.files import atomic_write
 from hiper.images import fit_square
-from hiper.methods.denoising import mask_weight
 from hiper.seeds import generator
+from hiper.training import mask_weight
 
 TAIL, CHUNK = 5, 24
 REFERENCE = "cosine"

@@ -23,9 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import hiper
-from hiper.backbones.base import Backbone
-from hiper.bench.base import Case, Suite
-from hiper.bench.critters_suite import CrittersSuite
+from hiper.backbones import Backbone
+from hiper.bench import Case, CrittersSuite, Suite
 from hiper.errors import FitError, HiperWarning
 from hiper.files import atomic_write
 from hiper.methods import get_method

@@ -12,10 +12,9 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 import hiper
+from hiper.artifacts import Library
 from hiper.files import atomic_write
-from hiper.library import Library
-from hiper.ui.serving import Address, served
-from hiper.ui.studio import Similarity
+from hiper.web import Address, Similarity, served
 
 COLOURS = 200
 """Of a picture's palette, so that each file stays below 200 KB."""

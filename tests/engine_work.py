@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from hiper.errors import HiperWarning, Interrupted, OptionError
-from hiper.fitting import StopRequest
+from hiper.training import StopRequest
 
 
 @dataclass(frozen=True, kw_only=True)

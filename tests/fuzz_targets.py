@@ -12,30 +12,22 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from hiper.artifact import Artifact
-from hiper.backbones.base import Backbone
+from hiper.artifacts import Artifact, import_reference
+from hiper.backbones import Backbone, check_weights, read_header
 from hiper.backbones.single_file import describe
-from hiper.backbones.weights import (
-    check_components,
-    check_weights,
-    read_header,
-    read_index,
-    weighted_components,
-)
-from hiper.batch.job_files import read_jobs
-from hiper.batch.jobs import Defaults
+from hiper.backbones.weights import check_components, read_index, weighted_components
+from hiper.batch import Defaults, read_jobs
+from hiper.bench import build_report, write_report
 from hiper.bench.own_suite import OwnSuite
-from hiper.bench.report import build_report
-from hiper.bench.report_files import write_report
-from hiper.checkpoint import TrainingState
 from hiper.cli import main
 from hiper.errors import ImageError
-from hiper.images import open_image, open_mask, png_bytes
-from hiper.importing import import_reference
-from hiper.methods import get_method, method_names
-from hiper.methods.options import resolve, specs
-from hiper.picture_settings import ARTIFACT, SETTINGS
-from hiper.png_settings import read_drawn
+from hiper.images import open_image, png_bytes
+from hiper.images.convert import open_mask
+from hiper.inference import read_drawn
+from hiper.inference.picture_settings import ARTIFACT, SETTINGS
+from hiper.methods import get_method
+from hiper.options import method_names, resolve, specs
+from hiper.training import TrainingState
 from tests import tiny
 from tests.mutations import mutated
 

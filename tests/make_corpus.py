@@ -21,14 +21,13 @@ import numpy as np
 import torch
 from PIL import Image, ImageCms
 
-from hiper.artifact import Artifact
+from hiper.artifacts import Artifact, content_sha256
 from hiper.bench.base import Metric
 from hiper.bench.records import Identity, Run
-from hiper.checkpoint import Progress, TrainingState
-from hiper.filetypes import readable_formats
+from hiper.files import readable_formats
 from hiper.images import png_bytes
-from hiper.picture_settings import PictureSettings, text_chunks
-from hiper.portable import content_sha256
+from hiper.inference import PictureSettings, text_chunks
+from hiper.training import Progress, TrainingState
 from tests import tiny
 
 CORPUS = Path(__file__).parent / "corpus"

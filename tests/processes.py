@@ -23,7 +23,7 @@ SECONDS = 180.0
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
-    ["hiper.cache", "hiper.cli.app", "hiper.editing", "hiper.methods.hiper", "tests.tiny"]
+    ["hiper.artifacts.cache", "hiper.cli.app", "hiper.inference.editing", "hiper.methods.hiper", "tests.tiny"]
 )
 
 

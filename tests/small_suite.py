@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from hiper.bench.base import Case, Metric, Scores, Suite, Truth
+from hiper.bench import Case, Suite
+from hiper.bench.base import Metric, Scores, Truth
 
 COLOURS = {"ann": (220, 30, 30), "ben": (30, 200, 30), "cy": (40, 60, 220)}
 EDITS = ("moved", "dark")

@@ -21,12 +21,12 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from hiper.artifact import GUARD, Artifact, check_compatible, fingerprint_distance
+from hiper.artifacts import Artifact, check_compatible, combine
+from hiper.artifacts.artifact import GUARD, fingerprint_distance
+from hiper.artifacts.model_card import model_card
 from hiper.backbones.sd import SdBackbone
-from hiper.combining import combine
 from hiper.errors import ArtifactError, HiperWarning, OutputError
-from hiper.model_card import model_card
-from hiper.tensor_file import TensorFile
+from hiper.files import TensorFile
 from tests import tiny
 
 THUMBNAIL = "data:image/jpeg;base64,/9j/"
@@ -445,7 +445,7 @@ def test_no_entry_of_another_type_ends_in_a_traceback(tmp_path: Path) -> None:
         try:
             artifact = Artifact.load(rewritten(path, {name: kind}))
             json.dumps(artifact.describe())
-            model_card(artifact, [], license=None)
+            model_card(artifact, [], license=None, embed=artifact.embed)
             combine([artifact, artifact], strength=1)
         except ArtifactError as error:
             assert "\n" not in str(error)  # noqa: PT017 (both outcomes are right)

@@ -14,13 +14,13 @@ from diffusers.models.attention_processor import AttnProcessor
 from PIL import Image
 
 import hiper
-from hiper.artifact import Artifact
-from hiper.attention import Study, fragment, page, study_drawing, study_picture
-from hiper.attention.figures import distance, figures, group_figures
-from hiper.attention.heat import SHOWN, heat_map
-from hiper.attention.maps import PHASES, SIDE, Recorder
-from hiper.attention.rows import label_rows, places
-from hiper.backbones.base import Attended
+from hiper.analysis.attention import Study, fragment, page, places, study_drawing, study_picture
+from hiper.analysis.attention.figures import distance, figures, group_figures
+from hiper.analysis.attention.heat import SHOWN, heat_map
+from hiper.analysis.attention.maps import PHASES, SIDE, Recorder
+from hiper.analysis.attention.rows import label_rows
+from hiper.artifacts import Artifact
+from hiper.backbones import Attended
 from hiper.backbones.sd import SdBackbone
 from hiper.conditioning import place_tail, take_tail
 from hiper.errors import ImageError, OptionError

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import hiper
-from hiper.artifact import Artifact
+from hiper.artifacts import Artifact
 from tests import tiny
 from tests.conftest import Cli
 

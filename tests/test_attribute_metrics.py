@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from hiper.metrics.attributes import edit_success, identity_match, preservation, source_leak
-from hiper.metrics.picture_distance import picture_distance
+from hiper.metrics import edit_success, identity_match, picture_distance, preservation, source_leak
 
 SOURCE = {"species": "cat", "pose": "standing", "background": "meadow", "style": "drawing"}
 TARGET = {**SOURCE, "pose": "sitting", "background": "beach"}

@@ -20,12 +20,12 @@ from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteSchedu
 from torch import Tensor
 
 import hiper
-from hiper.backbones import PIPELINES, _diffusers, wrap
-from hiper.backbones.declared import declarations
+from hiper.backbones import PIPELINES, _diffusers, declarations
+from hiper.backbones.registry import wrap
 from hiper.conditioning import place_tail, take_tail
 from hiper.errors import ArtifactError, HiperWarning, OptionError
-from hiper.keys import Key
-from hiper.methods import METHODS, get_method
+from hiper.methods import get_method
+from hiper.options import METHODS, Key
 from hiper.seeds import generator
 from tests import tiny, tiny_families
 

@@ -274,7 +274,7 @@ def test_a_flagged_picture_is_reported() -> None:
 
 
 def test_a_fingerprint_survives_a_change_of_dtype_and_tells_checkpoints_apart(sd1: SdBackbone) -> None:
-    from hiper.artifact import FINGERPRINT_TOLERANCE, fingerprint_distance
+    from hiper.artifacts.artifact import FINGERPRINT_TOLERANCE, fingerprint_distance
 
     print_ = sd1.fingerprint()
     assert len(print_) == 256

@@ -14,13 +14,11 @@ import torch
 from PIL import Image
 
 import hiper
-from hiper.artifact import Artifact
-from hiper.batch.job_files import read_jobs
-from hiper.batch.jobs import Defaults
-from hiper.batch.runner import BatchSettings, Report, run
+from hiper.artifacts import Artifact
+from hiper.batch import BatchSettings, Defaults, Report, read_jobs, run
 from hiper.engines import EngineSettings
 from hiper.errors import BackboneError, Interrupted
-from hiper.subject import Subject
+from hiper.images import Subject
 from tests import tiny
 from tests.processes import Running, start
 from tests.processes import run as command

@@ -9,22 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from hiper.backbones import load_backbone
-from hiper.backbones.base import Backbone
-from hiper.bench.arms import Arm, arm_names, check_suite, parse_arm, parse_arms
-from hiper.bench.base import Case, Suite
+from hiper.backbones import Backbone, load_backbone
+from hiper.bench import Arm, Case, Fits, Suite, SuiteSpec, open_suite, parse_arm
+from hiper.bench.arms import arm_names, check_suite, parse_arms
 from hiper.bench.drawing import Drawn, Easel, drawing_settings, strange_rows
-from hiper.bench.fits import Fits
-from hiper.bench.suites import SuiteSpec, open_suite
-from hiper.editing import edit
 from hiper.errors import Interrupted, OptionError
-from hiper.images import fit_square
-from hiper.methods import get_method
-from hiper.methods.hiper import HiPer
-from hiper.methods.presets import PresetFile
+from hiper.images import Subject, fit_square
+from hiper.inference import edit
+from hiper.methods import HiPer, PresetFile, get_method
 from hiper.methods.trajectory import walk_steps, walks_by
 from hiper.seeds import generator
-from hiper.subject import Subject
 from tests import tiny
 from tests.small_suite import SIDE, SmallSuite
 

@@ -17,11 +17,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hiper.bench.records import Cell, Identity, Run
-from hiper.bench.report import build_report
-from hiper.bench.report_files import write_report
+from hiper.bench import FEWEST, Cell, Estimate, Rows, build_report, difference, gap_closed, mean, write_report
+from hiper.bench.records import Identity, Run
 from hiper.bench.report_tables import shown_estimate
-from hiper.bench.statistics import FEWEST, Estimate, Rows, difference, gap_closed, mean, summarise
+from hiper.bench.statistics import summarise
 from hiper.cli import main
 from hiper.errors import HiperError, OptionError, OutputError
 from tests.small_suite import METRICS

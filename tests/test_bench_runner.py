@@ -17,16 +17,13 @@ import pytest
 import torch
 from PIL import Image
 
-from hiper.artifact import Artifact
-from hiper.bench.arms import parse_arm
+from hiper.artifacts import Artifact
+from hiper.bench import Done, SuiteSpec, build_report, open_suite, parse_arm
+from hiper.bench import run as run_suite
 from hiper.bench.records import Run
-from hiper.bench.report import build_report
-from hiper.bench.runner import Done
-from hiper.bench.runner import run as run_suite
-from hiper.bench.suites import SuiteSpec, open_suite
-from hiper.determinism import deterministic
 from hiper.engines import EngineSettings
 from hiper.errors import HiperError, Interrupted, OptionError, OutputError
+from hiper.options import deterministic
 from tests import tiny
 from tests.processes import Running, run, start
 from tests.small_suite import COLOURS, EDITS, NAME, installed

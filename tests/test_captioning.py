@@ -24,14 +24,11 @@ from transformers import (
     Florence2Processor,
 )
 
-from hiper.artifact import Artifact
-from hiper.captioning import Captioner
-from hiper.critters.captions import bare_caption
-from hiper.critters.describe import describe
-from hiper.critters.render import render
-from hiper.critters.world import draw_scene
+from hiper.artifacts import Artifact
+from hiper.critters import bare_caption, describe, draw_scene, render
 from hiper.errors import BackboneError, CaptionError
 from hiper.images import png_bytes
+from hiper.metrics import Captioner
 from tests import local_hub, tiny
 from tests.conftest import Cli
 

@@ -15,13 +15,11 @@ from huggingface_hub import constants
 from PIL import Image
 
 import hiper
-from hiper.backbones import PIPELINES
-from hiper.backbones.catalogue import LICENCES, Model, Unusable, describe, models
-from hiper.backbones.declared import declarations
+from hiper.analysis import sensitivity
+from hiper.backbones import LICENCES, PIPELINES, Model, Unusable, declarations, describe, models
 from hiper.backbones.sd import SdBackbone
 from hiper.errors import BackboneError
-from hiper.metrics.picture_distance import picture_distance
-from hiper.sensitivity import sensitivity
+from hiper.metrics import picture_distance
 from tests import tiny
 from tests.conftest import Cli
 

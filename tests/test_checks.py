@@ -16,7 +16,8 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hiper.backbones import load_backbone, wrap, wrap_reader
+from hiper.backbones import load_backbone, wrap_reader
+from hiper.backbones.registry import wrap
 from hiper.errors import BackboneError, HiperWarning
 from tests import tiny, tiny_families
 

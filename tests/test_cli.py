@@ -16,11 +16,12 @@ import torch
 from PIL import Image
 
 import hiper
-from hiper.artifact import Artifact
+from hiper.artifacts import Artifact
 from hiper.cli.arguments import method_options, with_joined_options
-from hiper.cli.progress import Lines, duration
+from hiper.cli.progress import Lines
 from hiper.errors import OptionError
-from hiper.methods import method_names
+from hiper.options import method_names
+from hiper.training import duration
 from tests import tiny
 from tests.conftest import Cli
 from tests.processes import Outcome

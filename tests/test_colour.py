@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from hiper.errors import HiperWarning, ImageError, OptionError
-from hiper.images import LoadedImage, convert_image
+from hiper.images.convert import LoadedImage, convert_image
 
 Array = NDArray[np.float64]
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from hiper.metrics.colour_distance import cielab, colour_distance
+from hiper.metrics import colour_distance
+from hiper.metrics.colour_distance import cielab
 
 FULL = Image.new("L", (8, 8), 255)
 

@@ -12,11 +12,10 @@ import torch
 from PIL import Image, ImageOps
 
 import hiper
-from hiper.artifact import Artifact
-from hiper.artifact_header import PARTS
+from hiper.artifacts import Artifact, EditResult
+from hiper.artifacts.header import PARTS
 from hiper.backbones.sd import SdBackbone
 from hiper.conditioning import averaged, place_tail, side_by_side
-from hiper.editing import EditResult
 from hiper.errors import ArtifactError, HiperWarning, OptionError
 from hiper.methods import get_method
 from tests import tiny

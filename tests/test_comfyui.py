@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import hiper
-from hiper.artifact import Artifact
+from hiper.artifacts import Artifact
 from hiper.backbones.sd import SdBackbone
 from hiper.conditioning import Conditioning, place_tail
 from hiper.methods import get_method

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import hiper
-from hiper.artifact import Artifact
+from hiper.artifacts import Artifact
 from hiper.backbones.sd import SdBackbone
 from hiper.conditioning import place_tail
 from hiper.errors import HiperWarning

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from hiper.artifact import Artifact
+from hiper.artifacts import Artifact
 from tests.comfy_host import PACK
 from tests.comfy_server import CHECKOUT, CHECKPOINT, ComfyServer, Refused, furnish
 

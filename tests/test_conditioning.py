@@ -11,12 +11,11 @@ from hiper.conditioning import (
     Placement,
     initial_tail,
     lengthened,
-    overwritten_words,
     place_tail,
     tail_notes,
-    tail_places,
     take_tail,
 )
+from hiper.conditioning.embeddings import overwritten_words, tail_places
 from hiper.errors import OptionError
 from hiper.seeds import generator
 

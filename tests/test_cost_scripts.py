@@ -14,7 +14,7 @@ from benchmarks import against_the_paper, cost_model, full_size_step, growth
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import hiper
-from hiper.counting import Work
+from hiper.analysis import Work
 from tests import tiny
 
 

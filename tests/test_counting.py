@@ -11,7 +11,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.profiler import ProfilerActivity, profile
 
-from hiper.counting import Work, counting
+from hiper.analysis import Work, counting
 from tests import tiny
 
 FLOAT = 4

@@ -12,12 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 import hiper
-from hiper.critters import world
-from hiper.critters.captions import bare_caption, full_caption, word_notes
-from hiper.critters.demo import demo_scene
-from hiper.critters.render import render
-from hiper.critters.strangers import THRESHOLD, likeness, picture_notes
-from hiper.critters.world import draw_scene
+from hiper.analysis import demo_scene
+from hiper.critters import bare_caption, draw_scene, full_caption, picture_notes, render, word_notes, world
+from hiper.critters.strangers import THRESHOLD, likeness
 from hiper.errors import HiperWarning
 from tests.conftest import Cli
 

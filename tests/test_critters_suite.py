@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from training.critters.readers import FRESH, accuracy
 
-from hiper.bench.critters_suite import KINDS, METRICS, SPLITS, CrittersSuite
-from hiper.critters.reader import FIELDS, Kind, load_reader
-from hiper.critters.render import render
-from hiper.critters.training.readers import FRESH, accuracy
-from hiper.critters.world import draw_scene
+from hiper.bench import CrittersSuite
+from hiper.bench.critters_suite import KINDS, METRICS, SPLITS
+from hiper.critters import FIELDS, Kind, draw_scene, load_reader, render
 from hiper.errors import OptionError
 
 

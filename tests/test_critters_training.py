@@ -11,16 +11,15 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from training.critters.__main__ import run
+from training.critters.data import details
+from training.critters.enlarge import start_from
+from training.critters.loop import train
+from training.critters.recipe import Recipe
+from training.critters.vae import build_vae
 
 import hiper
-from hiper.critters.render import render, subject_mask
-from hiper.critters.training.__main__ import run
-from hiper.critters.training.data import details
-from hiper.critters.training.enlarge import start_from
-from hiper.critters.training.loop import train
-from hiper.critters.training.recipe import Recipe
-from hiper.critters.training.vae import build_vae
-from hiper.critters.world import draw_scene
+from hiper.critters import draw_scene, render, subject_mask
 
 TINY = Recipe(
     scenes=12,

@@ -7,21 +7,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
+from training.critters.tokenizer import build_tokenizer
 
-from hiper.critters.captions import WORDS, bare_caption, full_caption, training_caption
-from hiper.critters.render import render, subject_mask
-from hiper.critters.training.tokenizer import build_tokenizer
-from hiper.critters.world import (
-    BACKGROUNDS,
-    COLLARS,
-    COLOURS,
-    EYES,
-    PATTERNS,
-    POSES,
-    SPECIES,
-    STYLES,
+from hiper.critters import (
+    WORDS,
+    bare_caption,
     draw_scene,
+    full_caption,
+    render,
+    subject_mask,
+    training_caption,
 )
+from hiper.critters.world import BACKGROUNDS, COLLARS, COLOURS, EYES, PATTERNS, POSES, SPECIES, STYLES
 
 
 def _pixels(picture: Image.Image) -> np.ndarray[tuple[int, ...], np.dtype[np.int16]]:

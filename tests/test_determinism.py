@@ -16,9 +16,10 @@ from typer.main import get_command
 import hiper
 from hiper.backbones.sd import SdBackbone
 from hiper.cli.app import app
-from hiper.determinism import CUBLAS, deterministic
 from hiper.errors import OptionError
-from hiper.subject import Subject
+from hiper.images import Subject
+from hiper.options import deterministic
+from hiper.options.determinism import CUBLAS
 from tests import tiny
 from tests.conftest import Cli
 

@@ -123,7 +123,7 @@ def test_the_references_know_the_commands_and_the_code(site: Path) -> None:
     example = (site / "how-to" / "own-method" / "index.html").read_text(encoding="utf-8")
     assert "OffsetOptions" in example  # the file itself, not the mark that includes it
     python = (site / "reference" / "python" / "index.html").read_text(encoding="utf-8")
-    assert "hiper.editing.edit" in python
+    assert "hiper.inference.editing.edit" in python
     assert "picture i depends on seed i only" in python
 
 

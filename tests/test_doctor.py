@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
+from hiper.analysis.doctor import Finding
+from hiper.analysis.doctor.folders import embedded, hub, model, places
+from hiper.analysis.doctor.libraries import accelerator, nvidia_gpus, run_probe
+from hiper.analysis.doctor.releases import EXTRAS, extras, packages, requirements
 from hiper.backbones import embedded_folder
-from hiper.doctor import Finding
-from hiper.doctor.folders import embedded, hub, model, places
-from hiper.doctor.libraries import accelerator, nvidia_gpus, run_probe
-from hiper.doctor.releases import EXTRAS, extras, packages, requirements
 
 TOKEN = "hf_abcdefghijklmnopqrstuvwxyz"
 VISION_FAULT = "operator torchvision::nms does not exist"

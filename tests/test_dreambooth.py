@@ -17,16 +17,14 @@ from PIL import Image
 from torch import Tensor
 
 import hiper
-from hiper.artifact import Artifact
+from hiper.artifacts import Artifact
 from hiper.backbones.sd import SdBackbone
 from hiper.errors import ArtifactError, BackboneError, FitError
-from hiper.images import fit_square
-from hiper.methods import get_method
+from hiper.images import Subject, fit_square
+from hiper.methods import get_method, settled
 from hiper.methods.dreambooth import DreamboothOptions
 from hiper.methods.identifiers import PriorPreserving, objective
-from hiper.methods.jobs import settled
 from hiper.seeds import generator
-from hiper.subject import Subject
 from tests import tiny
 
 CAPTION, SENTENCE = "a standing dog", "a sitting dog on the grass"

@@ -11,9 +11,8 @@ import torch
 from PIL import Image
 
 import hiper
-from hiper.artifact import Artifact
+from hiper.artifacts import Artifact, EditResult
 from hiper.backbones.sd import SdBackbone
-from hiper.editing import EditResult
 from hiper.errors import ArtifactError, CaptionError, HiperError, HiperWarning, OptionError
 from hiper.methods import get_method
 from hiper.seeds import generator

@@ -12,12 +12,13 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 import hiper
-from hiper.artifact import Artifact
-from hiper.backbones.base import Backbone
-from hiper.critters.demo import EDITS, run_demo
+from hiper.analysis import run_demo
+from hiper.analysis.demo import EDITS
+from hiper.artifacts import Artifact
+from hiper.backbones import Backbone
 from hiper.errors import ImageError
+from hiper.inference import read_drawn
 from hiper.metrics.colour_distance import cielab
-from hiper.png_settings import read_drawn
 
 WEIGHTS = Path(str(files("hiper"))) / "critters" / "weights"
 

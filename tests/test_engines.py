@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hiper.engines import EngineSettings, open_engine
-from hiper.engines.base import Engine, RemoteError, Settled, Task
+from hiper.engines import Engine, EngineSettings, RemoteError, Settled, Task, open_engine
 from hiper.engines.devices import devices_of, gpus
 from hiper.engines.processes import Processes
 from hiper.errors import (

@@ -12,16 +12,15 @@ import pytest
 import torch
 
 import hiper
-from hiper.backbones import load_backbone, wrap
-from hiper.backbones.base import Backbone
+from hiper.analysis import Estimate, Part, Work, counting, estimate_edit, estimate_fit, free_memory
+from hiper.backbones import Backbone, load_backbone
+from hiper.backbones.registry import wrap
 from hiper.cli.estimate_job import _lines
 from hiper.conditioning import expanded
-from hiper.counting import Work, counting
-from hiper.edit_settings import resolve_settings
-from hiper.estimate import Estimate, Part, estimate_edit, estimate_fit, free_memory
+from hiper.inference import resolve_settings
 from hiper.methods import get_method
-from hiper.methods.denoising import AT_ONCE
 from hiper.seeds import generator
+from hiper.training.denoising import AT_ONCE
 from tests import tiny, tiny_families
 from tests.conftest import Cli
 

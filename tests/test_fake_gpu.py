@@ -18,8 +18,8 @@ from benchmarks.fake_gpu.methods import CAPTION, FAMILIES, GPU, load, possible, 
 from torch import nn
 
 from hiper.backbones.parking import Offloaded
-from hiper.methods.hiper import HiPer
-from hiper.optimiser import Adam
+from hiper.methods import HiPer
+from hiper.training import Adam
 
 VARIANTS = (
     ("sd1", "sd2"),

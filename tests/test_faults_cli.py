@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from hiper.artifact import Artifact
+from hiper.artifacts import Artifact
 from tests import tiny
 from tests.processes import Outcome, Running, run, start, terminal
 

@@ -16,11 +16,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hiper.artifact import Artifact
+from hiper.artifacts import Artifact
 from hiper.backbones import load_backbone
+from hiper.bench import SuiteSpec
+from hiper.bench import run as run_suite
 from hiper.bench.records import Run
-from hiper.bench.runner import run as run_suite
-from hiper.bench.suites import SuiteSpec
 from hiper.engines import EngineSettings
 from hiper.errors import HiperError
 from tests import tiny
@@ -38,7 +38,7 @@ from hiper.cli import main
 model, inputs, disk = map(Path, sys.argv[1:])
 if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", disk]).returncode:
     sys.exit(77)
-ballast, begin_write = disk / "ballast", hiper.files._temporary_beside
+ballast, begin_write = disk / "ballast", hiper.files.atomic._temporary_beside
 writes, fails_at = 0, 0
 
 
@@ -53,7 +53,7 @@ def counted(target):
     return begin_write(target)
 
 
-hiper.files._temporary_beside = counted
+hiper.files.atomic._temporary_beside = counted
 
 
 def attempt(words, at):

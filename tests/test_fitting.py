@@ -13,11 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from hiper.checkpoint import CheckpointFile, TrainingState
 from hiper.cli.stopping import Stopped, catch_signals
 from hiper.errors import FitError, HiperWarning, Interrupted, ResumeError
-from hiper.fitting import Fitted, Keep, Recipe, Schedule, StepRecord, optimise
 from hiper.seeds import generator
+from hiper.training import CheckpointFile, Fitted, Keep, Recipe, Schedule, StepRecord, TrainingState, optimise
 
 START = [3.0, -2.0, 0.5]
 GOAL = torch.tensor([1.0, 1.0, 1.0])

@@ -13,19 +13,14 @@ from PIL import Image
 from torch import Tensor
 
 import hiper
-from hiper.artifact import Artifact
-from hiper.attempts import Outcome
-from hiper.backbones.base import Backbone
+from hiper.artifacts import Artifact
+from hiper.backbones import Backbone
 from hiper.backbones.sd import SdBackbone
 from hiper.errors import FitError, ImageError, Interrupted
-from hiper.fitting import Fitted, Recipe, Turn, optimise, optimise_together
-from hiper.methods import get_method
-from hiper.methods.denoising import Denoising
-from hiper.methods.hiper import HiPer
-from hiper.methods.together import FitRequest, fit_all, losses_together
-from hiper.noise_levels import level_range
+from hiper.images import Subject
+from hiper.methods import FitRequest, HiPer, fit_all, get_method, losses_together
 from hiper.seeds import generator
-from hiper.subject import Subject
+from hiper.training import Denoising, Fitted, Outcome, Recipe, Turn, level_range, optimise, optimise_together
 from tests import tiny
 
 QUICK: dict[str, Any] = {"steps": 5, "batch": 4}

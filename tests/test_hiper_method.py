@@ -17,11 +17,11 @@ import torch
 from PIL import Image
 
 import hiper
-from hiper.artifact import Artifact
-from hiper.backbones.base import Backbone
+from hiper.artifacts import Artifact
+from hiper.backbones import Backbone
 from hiper.backbones.sd import SdBackbone
-from hiper.checkpoint import CheckpointFile, TrainingState
-from hiper.conditioning import Placement, tail_places, take_tail
+from hiper.conditioning import Placement, take_tail
+from hiper.conditioning.embeddings import tail_places
 from hiper.errors import (
     ArtifactError,
     FitError,
@@ -31,11 +31,10 @@ from hiper.errors import (
     OptionError,
     ResumeError,
 )
-from hiper.fitting import StepRecord
-from hiper.methods import get_method, method_names
-from hiper.methods.denoising import EVALUATIONS, mask_weight
-from hiper.methods.hiper import HiPer
-from hiper.subject import Subject
+from hiper.images import Subject
+from hiper.methods import HiPer, get_method
+from hiper.options import method_names
+from hiper.training import EVALUATIONS, CheckpointFile, StepRecord, TrainingState, mask_weight
 from tests import tiny
 
 ROOT = Path(__file__).parent.parent
@@ -428,9 +427,9 @@ def test_the_artifact_survives_the_file(sd1: SdBackbone, subject: Subject, tmp_p
 
 
 def test_the_loss_is_the_weighted_mean_of_squares(sd1: SdBackbone) -> None:
-    from hiper.methods.denoising import Denoising
-    from hiper.noise_levels import draw_levels
     from hiper.seeds import generator
+    from hiper.training import Denoising
+    from hiper.training.noise_levels import draw_levels
 
     sentence = sd1.encode("a dog")
     latents = torch.randn(1, 4, 8, 8, generator=generator(0))

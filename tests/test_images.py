@@ -23,18 +23,9 @@ import pytest
 import torch
 from PIL import Image, ImageCms, ImageFile, ImageOps, PngImagePlugin
 
-from hiper import reading
 from hiper.errors import HiperError, HiperWarning, ImageError, OptionError
-from hiper.images import (
-    LoadedImage,
-    convert_image,
-    fit_square,
-    open_image,
-    png_bytes,
-    thumbnail_data_url,
-    to_images,
-    to_tensor,
-)
+from hiper.images import fit_square, open_image, png_bytes, reading, thumbnail_data_url, to_images, to_tensor
+from hiper.images.convert import LoadedImage, convert_image
 
 HAS_HEIC = importlib.util.find_spec("pillow_heif") is not None
 
@@ -569,7 +560,7 @@ def test_thumbnail_is_small_even_of_noise(size: tuple[int, int]) -> None:
 
 
 def test_bad_pictures_are_refused_without_importing_torch() -> None:
-    code = "import sys, hiper.subject; sys.exit('torch' in sys.modules)"
+    code = "import sys, hiper.images.subject; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -12,16 +12,14 @@ import torch.nn.functional as F
 from diffusers import DDPMScheduler
 
 import hiper
-from hiper.artifact import Artifact
+from hiper.artifacts import Artifact
 from hiper.backbones.sd import SdBackbone
-from hiper.checkpoint import CheckpointFile
 from hiper.errors import Interrupted, OptionError
-from hiper.fitting import StepRecord
-from hiper.images import fit_square
+from hiper.images import Subject, fit_square
 from hiper.methods import get_method
 from hiper.methods.imagic import ROWS
 from hiper.seeds import generator
-from hiper.subject import Subject
+from hiper.training import CheckpointFile, StepRecord
 from tests import tiny
 
 CAPTION, TARGET = "a standing dog", "a sitting dog on the grass"

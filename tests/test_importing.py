@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from hiper.artifact import Artifact, check_compatible
+from hiper.artifacts import Artifact, check_compatible, import_reference
 from hiper.backbones.sd import SdBackbone
 from hiper.errors import ArtifactError
-from hiper.importing import import_reference
 
 CAPTION = "a standing dog"
 

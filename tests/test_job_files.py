@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from hiper.batch.job_files import read_jobs
-from hiper.batch.jobs import Asked, Defaults, EditOptions, Job, Refused
+from hiper.batch import Defaults, read_jobs
+from hiper.batch.jobs import Asked, EditOptions, Job, Refused
 from hiper.batch.orders import ModelFacts, plan
 from hiper.batch.store import open_store
 from hiper.errors import ImageError, OptionError, OutputError

@@ -14,22 +14,19 @@ import torch
 from peft import LoraConfig
 
 import hiper
-from hiper.backbones import wrap
-from hiper.backbones.base import Backbone
+from hiper.artifacts import fit_path
+from hiper.backbones import Backbone
 from hiper.backbones.contents import checksum
-from hiper.batch.job_files import read_jobs
-from hiper.batch.jobs import Defaults
-from hiper.batch.runner import BatchSettings
-from hiper.batch.runner import run as run_batch
+from hiper.backbones.registry import wrap
+from hiper.batch import BatchSettings, Defaults, read_jobs
+from hiper.batch import run as run_batch
+from hiper.bench import SuiteSpec
+from hiper.bench import run as run_suite
 from hiper.bench.records import Run
-from hiper.bench.runner import run as run_suite
-from hiper.bench.suites import SuiteSpec
-from hiper.cache import fit_path
-from hiper.checkpoint import CheckpointFile
 from hiper.errors import OutputError, ResumeError
-from hiper.methods import get_method
-from hiper.methods.jobs import identity
-from hiper.subject import Subject
+from hiper.images import Subject
+from hiper.methods import get_method, identity
+from hiper.training import CheckpointFile
 from tests import tiny
 from tests.conftest import Cli
 from tests.small_suite import NAME, installed

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from hiper.artifact import Artifact
-from hiper.checkpoint import TrainingState
+from hiper.artifacts import Artifact
+from hiper.training import TrainingState
 from tests import tiny
 from tests.processes import Running, run, start
 from tests.small_suite import NAME, installed

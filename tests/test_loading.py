@@ -18,14 +18,13 @@ from huggingface_hub import constants, hf_hub_download
 from hiper.backbones import (
     EMBEDDED,
     PIPELINES,
-    Embedded,
+    explained,
     load_backbone,
     pipeline_names,
     resolve_device,
     resolve_dtype,
-    wrap,
 )
-from hiper.backbones.hub import explained
+from hiper.backbones.registry import Embedded, wrap
 from hiper.backbones.sd import SdBackbone
 from hiper.errors import BackboneError, HiperWarning, OptionError
 from tests import local_hub, tiny
@@ -394,7 +393,7 @@ def test_an_unsupported_hub_model_is_refused_before_its_weights_are_fetched(
 def test_large_text_encoders_never_lie_beside_the_denoiser_on_an_accelerator(
     tmp_path: Path, device: str, quantise: str | None, size: int, memory: str
 ) -> None:
-    from hiper.backbones.loading import Loading
+    from hiper.backbones import Loading
     from hiper.backbones.weights import text_encoder_bytes
 
     for number, component in enumerate(("text_encoder", "text_encoder_2", "unet")):

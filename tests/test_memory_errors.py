@@ -10,7 +10,7 @@ import torch
 from hiper.backbones._diffusers import refusals
 from hiper.engines.base import perform
 from hiper.errors import BackboneError, MemoryLimitError
-from hiper.memory_errors import is_out_of_memory, loading_in_memory
+from hiper.files import is_out_of_memory, loading_in_memory
 
 
 def caught(call: object) -> BaseException:

@@ -8,7 +8,7 @@ import pytest
 import safetensors.torch
 from PIL import Image
 
-from hiper.artifact import Artifact
+from hiper.artifacts import Artifact
 from tests import tiny
 from tests.conftest import Cli
 from tests.test_methods_contract import CAPTION, QUICK, SENTENCE

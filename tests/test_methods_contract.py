@@ -12,14 +12,13 @@ import pytest
 import torch
 
 import hiper
-from hiper.artifact import Artifact
+from hiper.artifacts import Artifact
 from hiper.backbones.sd import SdBackbone
-from hiper.checkpoint import CheckpointFile
 from hiper.errors import ArtifactError, Interrupted, OptionError
-from hiper.fitting import StepRecord
-from hiper.methods import get_method, method_names
-from hiper.methods.options import specs
-from hiper.subject import Subject
+from hiper.images import Subject
+from hiper.methods import get_method
+from hiper.options import method_names, specs
+from hiper.training import CheckpointFile, StepRecord
 from tests import tiny
 
 CAPTION, SENTENCE = "a standing dog", "a sitting dog"

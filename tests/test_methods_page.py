@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from hiper.methods import METHODS, get_method
-from hiper.methods.base import Method
+from hiper.methods import Method, get_method
+from hiper.options import METHODS
 
 PAGE = (Path(__file__).parent.parent / "docs" / "methods.md").read_text(encoding="utf-8")
 

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 from benchmarks.methods_table import counted, fit_of, fit_work, identity
 
-from hiper.backbones.base import Backbone
-from hiper.bench.arms import parse_arm
-from hiper.bench.records import Cell
+from hiper.backbones import Backbone
+from hiper.bench import Cell, parse_arm
 from tests.small_suite import SmallSuite
 
 pytestmark = pytest.mark.filterwarnings("ignore:the fit did not lower the loss")

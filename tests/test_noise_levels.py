@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from hiper.noise_levels import draw_levels, level_range, spread_levels
 from hiper.seeds import generator
+from hiper.training import level_range, spread_levels
+from hiper.training.noise_levels import draw_levels
 
 
 def test_fractions_become_levels() -> None:

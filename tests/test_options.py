@@ -7,11 +7,10 @@ from typing import Any, get_args
 
 import pytest
 
-from hiper.backbones import _diffusers
-from hiper.backbones.base import Scheduler
+from hiper.backbones import Scheduler, _diffusers
 from hiper.errors import OptionError
-from hiper.methods.hiper import HiPer, HiPerOptions
-from hiper.methods.options import specs
+from hiper.methods import HiPer, HiPerOptions
+from hiper.options import specs
 
 
 def test_the_paper_preset_is_the_paper() -> None:

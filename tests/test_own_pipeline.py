@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 import hiper
-from hiper.backbones import wrap, wrap_reader
+from hiper.backbones import wrap_reader
+from hiper.backbones.registry import wrap
 from hiper.errors import ArtifactError, BackboneError, CaptionError, HiperWarning, OptionError
 from tests import tiny, tiny_families
 

@@ -9,14 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hiper.bench import SuiteSpec, build_report, open_suite, run
 from hiper.bench.own_suite import OwnSuite
-from hiper.bench.report import build_report
-from hiper.bench.runner import run
-from hiper.bench.suites import SuiteSpec, open_suite
 from hiper.cli import main
 from hiper.errors import ImageError, OptionError, UserError
 from hiper.images import fit_square
-from hiper.metrics.similarity import ClipSimilarity, DinoSimilarity
+from hiper.metrics import ClipSimilarity, DinoSimilarity
 from tests import tiny
 from tests.test_similarity import clip, dino  # noqa: F401  # fixtures: folders of tiny models
 

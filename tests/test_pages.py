@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from hiper import pages
+from hiper.artifacts.model_card import model_card
 from hiper.batch.ledger import Entry
 from hiper.batch.store import open_store
 from hiper.batch.summary import PAGE, SUMMARY, write_summary
+from hiper.bench import Estimate
 from hiper.bench.report_tables import shown_estimate, shown_number
-from hiper.bench.statistics import Estimate
-from hiper.bench.svg import text as svg_text
+from hiper.files import is_invisible, visible
+from hiper.html import page as pages
+from hiper.html import text as svg_text
 from hiper.images import png_bytes
-from hiper.model_card import model_card
-from hiper.texts import is_invisible, visible
 from tests import tiny
 from tests.test_artifact import make
 
@@ -65,7 +65,9 @@ def test_a_damaged_picture_keeps_nothing_else_off_a_summary(
 def test_pages_drawings_and_cards_show_strangers_texts_harmlessly() -> None:
     assert_harmless(pages.document(EVIL, [pages.table([[EVIL], [EVIL]])]))
     assert_harmless(svg_text(0, 0, EVIL))
-    card = str(model_card(make(caption=EVIL, backbone=EVIL, options={EVIL: EVIL}), [], license=None))
+    card = str(
+        model_card(make(caption=EVIL, backbone=EVIL, options={EVIL: EVIL}), [], license=None, embed=None)
+    )
     assert "\x1b" not in card
     assert "\u202e" not in card
 

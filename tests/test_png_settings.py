@@ -18,14 +18,12 @@ import torch
 from PIL import Image, PngImagePlugin
 
 import hiper
-from hiper.artifact import Artifact
+from hiper.artifacts import Artifact, content_sha256, portable, public_name
 from hiper.backbones.sd import SdBackbone
 from hiper.errors import ImageError
 from hiper.images import png_bytes
-from hiper.picture_settings import ARTIFACT, LARGEST_ARTIFACT, PARAMETERS, SETTINGS, settings_of, text_chunks
-from hiper.png_settings import read_drawn
-from hiper.portable import content_sha256, portable, public_name
-from hiper.rerunning import rerun
+from hiper.inference import read_drawn, rerun, settings_of, text_chunks
+from hiper.inference.picture_settings import ARTIFACT, LARGEST_ARTIFACT, PARAMETERS, SETTINGS
 from tests import tiny
 from tests.conftest import Cli
 

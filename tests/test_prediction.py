@@ -13,11 +13,10 @@ import torch
 import typer
 
 import hiper
-from hiper.artifact import Artifact
-from hiper.backbones import load_backbone, single_file, single_file_xl, wrap
-from hiper.backbones.weights import read_header
-from hiper.bench.runner import run
-from hiper.bench.suites import SuiteSpec
+from hiper.artifacts import Artifact
+from hiper.backbones import load_backbone, read_header, single_file, single_file_xl
+from hiper.backbones.registry import wrap
+from hiper.bench import SuiteSpec, run
 from hiper.cli.app import app
 from hiper.errors import ArtifactError, BackboneError, HiperWarning, OptionError
 from tests import test_single_file_xl, tiny, tiny_families

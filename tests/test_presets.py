@@ -12,9 +12,9 @@ import pytest
 import hiper
 from hiper.backbones.sd import SdBackbone
 from hiper.errors import HiperWarning, OptionError
-from hiper.methods import get_method, method_names
-from hiper.methods.presets import PresetFile, suited, untuned
-from hiper.subject import Subject
+from hiper.images import Subject
+from hiper.methods import PresetFile, get_method, suited, untuned
+from hiper.options import method_names
 from tests import tiny
 
 FOUND: dict[str, Any] = {"steps": 7, "batch": 2, "learning_rate": 0.03, "unit": "rows"}

@@ -16,8 +16,8 @@ def test_every_public_name_exists() -> None:
 
 
 def test_an_unknown_name_is_an_ordinary_error() -> None:
-    with pytest.raises(AttributeError, match="module 'hiper' has no attribute 'editt'"):
-        _ = hiper.editt
+    with pytest.raises(AttributeError, match="editt"):
+        _ = hiper.editt  # type: ignore[attr-defined]
 
 
 def test_importing_takes_neither_torch_nor_diffusers() -> None:

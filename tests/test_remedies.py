@@ -11,7 +11,7 @@ from benchmarks import remedies
 from benchmarks.remedies import IDEAS, PAPER, cost, count
 
 from hiper.backbones.sd import SdBackbone
-from hiper.bench.arms import parse_arm
+from hiper.bench import parse_arm
 
 FLOPS = {"step": 20, "forward": 10}
 

@@ -14,11 +14,12 @@ from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
 import hiper
-from hiper.artifact import Artifact
+from hiper.analysis import RunReport, Sentence, page
+from hiper.artifacts import Artifact
 from hiper.backbones.sd import SdBackbone
-from hiper.fitting import StepRecord
-from hiper.loss_curve import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, loss_curve
-from hiper.report import RunReport, Sentence, page
+from hiper.html import loss_curve
+from hiper.html.loss_curve import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
+from hiper.training import StepRecord
 from tests import tiny
 from tests.conftest import Cli
 

@@ -14,13 +14,12 @@ import torch
 from torch import Tensor
 
 import hiper
-from hiper.artifact import Artifact
+from hiper.artifacts import Artifact
 from hiper.backbones.sd import SdBackbone
-from hiper.checkpoint import CheckpointFile
 from hiper.errors import FitError, HiperError, Interrupted, ResumeError
-from hiper.fitting import Fitted, Keep, Recipe, Schedule, Turn, optimise, optimise_together
+from hiper.images import Subject
 from hiper.seeds import generator
-from hiper.subject import Subject
+from hiper.training import CheckpointFile, Fitted, Keep, Recipe, Schedule, Turn, optimise, optimise_together
 from tests import tiny
 
 STEPS = 12

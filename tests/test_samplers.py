@@ -16,8 +16,8 @@ from hiper.backbones import EMBEDDED, _diffusers
 from hiper.backbones.base import UNET_SCHEDULERS
 from hiper.backbones.sd import SdBackbone
 from hiper.errors import OptionError
+from hiper.images import Subject
 from hiper.seeds import generator
-from hiper.subject import Subject
 from tests import tiny
 
 CONFIG = {

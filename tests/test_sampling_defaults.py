@@ -12,13 +12,13 @@ import pytest
 import torch
 
 import hiper
-from hiper.artifact import Artifact
-from hiper.backbones import load_backbone, wrap
-from hiper.backbones.base import Backbone
+from hiper.artifacts import Artifact
+from hiper.backbones import Backbone, load_backbone
+from hiper.backbones.registry import wrap
 from hiper.errors import BackboneError, HiperWarning, OptionError
+from hiper.images import clean_text
 from hiper.notes import heard
-from hiper.prompt_syntax import prompt_syntax
-from hiper.subject import clean_text
+from hiper.options import prompt_syntax
 from tests import tiny, tiny_families
 from tests.conftest import Cli
 

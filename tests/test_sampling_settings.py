@@ -11,21 +11,17 @@ import pytest
 from PIL import Image
 
 import hiper
-from hiper.artifact import Artifact
-from hiper.attention import study_drawing
+from hiper.analysis.attention import study_drawing
+from hiper.artifacts import Artifact, Library
 from hiper.backbones.sd import SdBackbone
-from hiper.batch.job_files import read_jobs
-from hiper.batch.jobs import Defaults
-from hiper.batch.runner import BatchSettings
-from hiper.batch.runner import run as run_batch
-from hiper.edit_settings import EditSettings, Sampling
-from hiper.library import Library
-from hiper.png_settings import read_drawn
-from hiper.rerunning import rerun
-from hiper.search import Score, search_seeds
-from hiper.subject import Subject
-from hiper.ui.studio import EditWish, Similarity, Studio
-from hiper.ui.visitors import Visitors
+from hiper.batch import BatchSettings, Defaults, read_jobs
+from hiper.batch import run as run_batch
+from hiper.images import Subject
+from hiper.inference import Score, read_drawn, rerun, search_seeds
+from hiper.options import EditSettings, Sampling
+from hiper.web import Similarity
+from hiper.web.studio import EditWish, Studio
+from hiper.web.visitors import Visitors
 from tests import tiny
 from tests.conftest import Cli
 
@@ -193,9 +189,9 @@ def test_a_subject_s_own_settings_reach_a_preview(
     sd1: SdBackbone, drawings: Drawings, tmp_path: Path
 ) -> None:
     """A preview is quick, so sampler and steps are its own."""
-    from hiper.checkpoint import CheckpointFile
-    from hiper.methods.hiper import HiPer
-    from hiper.previews import fit_with_previews
+    from hiper.inference import fit_with_previews
+    from hiper.methods import HiPer
+    from hiper.training import CheckpointFile
 
     options = HiPer().options("default", steps=4, guidance=SETTINGS["guidance"])
     fit_with_previews(

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 import hiper
-from hiper.backbones import load_backbone, wrap
-from hiper.selfcheck import selfcheck
+from hiper.analysis import selfcheck
+from hiper.backbones import load_backbone
+from hiper.backbones.registry import wrap
 from tests import tiny, tiny_families
 from tests.conftest import Cli
 

@@ -16,11 +16,11 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 import hiper
-from hiper.artifact import GUARD, Artifact
+from hiper.artifacts import Artifact, content_sha256
+from hiper.artifacts.artifact import GUARD
 from hiper.backbones import hub as the_hub
 from hiper.backbones.sd import SdBackbone
 from hiper.errors import ArtifactError, OptionError, OutputError
-from hiper.portable import content_sha256
 from tests import local_hub, tiny
 
 PROMPT = "a sitting dog"

@@ -26,9 +26,8 @@ from transformers import (
 )
 
 from hiper.errors import BackboneError, HiperWarning, ImageError, OptionError
-from hiper.metrics import similarity
+from hiper.metrics import ClipSimilarity, DinoSimilarity, similarity
 from hiper.metrics._transformers import CLIP, load_network
-from hiper.metrics.similarity import ClipSimilarity, DinoSimilarity
 from tests import local_hub, tiny
 
 Kind = type[ClipSimilarity] | type[DinoSimilarity]

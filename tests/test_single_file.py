@@ -14,7 +14,8 @@ import transformers
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
-from hiper.backbones import load_backbone, single_file, wrap
+from hiper.backbones import load_backbone, single_file
+from hiper.backbones.registry import wrap
 from hiper.backbones.single_file_parts import Clip, Vae
 from hiper.errors import BackboneError, HiperWarning
 from tests import tiny

@@ -14,7 +14,8 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from hiper.backbones import load_backbone, single_file_xl, wrap
+from hiper.backbones import load_backbone, single_file_xl
+from hiper.backbones.registry import wrap
 from hiper.backbones.single_file_parts import Clip, Vae
 from hiper.errors import BackboneError
 from tests import tiny

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from hiper.errors import CaptionError, HiperWarning, ImageError
-from hiper.subject import Subject, clean_text
+from hiper.images import Subject, clean_text
 
 
 def picture(width: int = 300, height: int = 260) -> Image.Image:

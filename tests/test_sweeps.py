@@ -11,14 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from hiper.bench import build_report, build_sweep_report, choose_axes, mean, parse_sweeps, preset, sweep_arms
 from hiper.bench.base import Metric
-from hiper.bench.report import build_report
-from hiper.bench.statistics import mean
-from hiper.bench.svg import Axis, drawing, text
 from hiper.bench.sweep_page import curve_table, page
-from hiper.bench.sweep_report import SweepReport, build_sweep_report, choose_axes
-from hiper.bench.sweeps import PRESETS, parse_sweeps, preset, sweep_arms
+from hiper.bench.sweep_report import SweepReport
+from hiper.bench.sweeps import PRESETS
 from hiper.errors import OptionError
+from hiper.html import Axis, drawing, text
 from tests import tiny
 from tests.conftest import Cli
 from tests.small_suite import COLOURS, EDITS, METRICS, NAME, installed

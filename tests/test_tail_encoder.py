@@ -9,19 +9,15 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from training.critters.data import counterpart
 
 import hiper
-from hiper.backbones.base import Backbone
+from hiper.backbones import FILE, Backbone, TailEncoder
 from hiper.conditioning import place_tail, take_tail
-from hiper.critters.captions import bare_caption
-from hiper.critters.render import render
-from hiper.critters.training.data import counterpart
-from hiper.critters.world import draw_scene
+from hiper.critters import bare_caption, draw_scene, render
 from hiper.errors import BackboneError, OptionError
-from hiper.images import fit_square
+from hiper.images import Subject, fit_square
 from hiper.seeds import generator
-from hiper.subject import Subject
-from hiper.tail_encoder import FILE, TailEncoder
 from tests import tiny
 
 UNSEEN = 8 * 10**9

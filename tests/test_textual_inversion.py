@@ -16,11 +16,10 @@ import hiper
 from hiper.backbones.sd import SdBackbone
 from hiper.backbones.sdxl import SdxlBackbone
 from hiper.errors import OptionError
-from hiper.images import fit_square
+from hiper.images import Subject, fit_square
 from hiper.methods import get_method
 from hiper.methods.nouns import noun_of, with_word
 from hiper.seeds import generator
-from hiper.subject import Subject
 from tests import tiny, tiny_families
 
 CAPTION, SENTENCE = "a standing dog", "a sitting dog on the grass"

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hiper.backbones import wrap
+from hiper.backbones.registry import wrap
 from hiper.conditioning import Conditioning
 from tests import tiny, tiny_families
 

@@ -16,12 +16,12 @@ import hiper
 from hiper.backbones.sd import SdBackbone
 from hiper.conditioning import Conditioning
 from hiper.errors import ArtifactError, HiperWarning, OptionError
+from hiper.images import Subject
 from hiper.methods.ddim_inversion import TRAJECTORY
 from hiper.methods.null_text import NULLS
 from hiper.methods.sdedit import LATENTS
 from hiper.methods.trajectory import levels
 from hiper.seeds import generator
-from hiper.subject import Subject
 from tests import tiny
 
 CAPTION, SENTENCE = "a standing dog", "a sitting dog"

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from benchmarks.tune_methods import SPACES, main, options_of, score
 
-from hiper.methods import get_method, method_names
+from hiper.methods import get_method
+from hiper.options import method_names
 
 
 def test_every_method_has_a_space() -> None:

@@ -11,12 +11,13 @@ import pytest
 import torch
 
 import hiper
+from hiper.analysis import tune
+from hiper.analysis.tuning import RULES, SHORTEST
 from hiper.backbones.sd import SdBackbone
 from hiper.cli.tune_job import _known
 from hiper.errors import FitError
+from hiper.images import Subject
 from hiper.methods import get_method
-from hiper.subject import Subject
-from hiper.tuning import RULES, SHORTEST, tune
 from tests import tiny
 from tests.conftest import Cli
 

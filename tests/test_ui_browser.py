@@ -22,11 +22,10 @@ from PIL import Image
 from playwright.sync_api import Browser, expect
 
 import hiper
-from hiper.artifact import Artifact
-from hiper.critters.demo import demo_scene
-from hiper.critters.render import render
+from hiper.analysis import demo_scene
+from hiper.artifacts import Artifact, Library
+from hiper.critters import render
 from hiper.images import png_bytes
-from hiper.library import Library
 from tests.browser import Visit, launched, serving
 
 pytestmark = pytest.mark.slow
@@ -132,7 +131,7 @@ def test_from_a_picture_to_downloaded_files(visit: Visit, folder: Path, tmp_path
 
 
 def demo_caption() -> str:
-    from hiper.critters.captions import bare_caption
+    from hiper.critters import bare_caption
 
     return bare_caption(demo_scene(7))
 

@@ -21,26 +21,22 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse
 
 import hiper
-from hiper.artifact import Artifact
-from hiper.checkpoint import CheckpointFile
+from hiper.analysis import CrittersRanker, demo_scene
+from hiper.artifacts import Artifact, Library, default_folder
+from hiper.artifacts.library import thumbnail
 from hiper.cli import main
-from hiper.critters.captions import bare_caption, named_attributes
-from hiper.critters.demo import demo_scene
-from hiper.critters.describe import describe
-from hiper.critters.render import render
+from hiper.critters import bare_caption, describe, named_attributes, render
 from hiper.errors import ArtifactError, Interrupted, OptionError, UserError
-from hiper.library import Library, default_folder, thumbnail
-from hiper.methods.hiper import HiPer
-from hiper.previews import Preview, fit_with_previews, preview_steps
-from hiper.rankers import CrittersRanker
-from hiper.search import Score, evenly, search_seeds, text_first
-from hiper.ui import markup
-from hiper.ui.guard import Guard, names_of
-from hiper.ui.handlers import Told
-from hiper.ui.jobs import Job, Line, Progress, Stopped
-from hiper.ui.studio import EditWish, Similarity, Studio, _Stoppable
-from hiper.ui.uploads import Uploads
-from hiper.ui.visitors import MOST, Visitors
+from hiper.inference import Preview, Score, evenly, fit_with_previews, preview_steps, search_seeds, text_first
+from hiper.methods import HiPer
+from hiper.training import CheckpointFile
+from hiper.web import Similarity, markup
+from hiper.web.guard import Guard, names_of
+from hiper.web.handlers import Told
+from hiper.web.jobs import Job, Line, Progress, Stopped
+from hiper.web.studio import EditWish, Studio, _Stoppable
+from hiper.web.uploads import Uploads
+from hiper.web.visitors import MOST, Visitors
 from tests import tiny
 from tests.test_images import as_nobody
 
@@ -348,7 +344,7 @@ def test_a_job_is_stopped_before_it_is_there(tmp_path: Path) -> None:
 def test_a_long_job_gives_way_and_goes_on_behind_those_who_wait(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hiper.ui.jobs.SLICE", 0.02)
+    monkeypatch.setattr("hiper.web.jobs.SLICE", 0.02)
     visitors, turns = Visitors(tmp_path), []
 
     def long(job: Job[None]) -> None:
@@ -378,7 +374,7 @@ def test_a_long_job_gives_way_and_goes_on_behind_those_who_wait(
 def test_fits_that_take_turns_are_bit_for_bit_their_own(
     sd1: Any, subject: hiper.Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hiper.ui.jobs.SLICE", 0.0)
+    monkeypatch.setattr("hiper.web.jobs.SLICE", 0.0)
     monkeypatch.setenv("HIPER_CACHE", str(tmp_path / "cache"))
     studio = Studio(sd1, Library(tmp_path / "library"), Visitors(tmp_path), Similarity())
     options = [HiPer().options(steps=5, seed=seed) for seed in (0, 1)]
@@ -609,7 +605,7 @@ def test_a_visitor_who_leaves_takes_the_files_along(tmp_path: Path) -> None:
 
 def test_progress_knows_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("hiper.ui.jobs.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("hiper.web.jobs.time.monotonic", lambda: now[0])
     progress = Progress()
     progress.report("fit", 10, 20)
     assert "left" not in markup.bar(progress)
@@ -692,8 +688,8 @@ def test_without_gradio_one_line_says_how_to_get_it(
 
 
 def test_the_curve_is_drawn_of_records_that_grow_meanwhile() -> None:
-    from hiper.fitting import StepRecord
-    from hiper.ui.learning import _curve
+    from hiper.training import StepRecord
+    from hiper.web.learning import _curve
 
     class Growing(list[StepRecord]):
         def __iter__(self) -> Any:

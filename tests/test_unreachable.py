@@ -14,14 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from hiper.artifact import Artifact
+from hiper.artifacts import Artifact
 from hiper.backbones import hub, load_backbone
 from hiper.batch.store import open_store
 from hiper.cli import main
-from hiper.engines import reachable
-from hiper.engines.reachable import check_reachable
+from hiper.engines import check_reachable, reachable
 from hiper.errors import OptionError, OutputError, UserError
-from hiper.metrics.similarity import ClipSimilarity
+from hiper.metrics import ClipSimilarity
 from tests import local_hub, processes
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs hiper[ray]")

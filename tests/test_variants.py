@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from hiper.backbones import load_backbone, wrap
-from hiper.backbones.catalogue import describe
+from hiper.backbones import describe, load_backbone
+from hiper.backbones.registry import wrap
 from hiper.backbones.variants import find_variants
 from hiper.backbones.weights import text_encoder_bytes
 from hiper.errors import BackboneError

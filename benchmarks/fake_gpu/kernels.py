@@ -29,7 +29,7 @@ _SINGLE_DTYPE = (
 _NO_KERNEL = ("aten::detach", "aten::empty", "aten::lift_fresh", "aten::new_empty", "aten::_unsafe_view")
 """Operations that start no kernel, beside views, whose schema says so."""
 
-_OWN = ("torch.", "benchmarks.fake_gpu", "hiper.counting")
+_OWN = ("torch.", "benchmarks.fake_gpu", "hiper.analysis.counting")
 
 
 class Mismatch(RuntimeError):  # what torch would raise on a GPU is a RuntimeError

@@ -25,9 +25,9 @@ from benchmarks.full_size_models import as_loaded
 from tests import tiny, tiny_families
 
 import hiper
-from hiper.backbones import _class_for
-from hiper.backbones.loading import Loading
-from hiper.methods import get_method, method_names
+from hiper.backbones import Loading, backbone_class
+from hiper.methods import get_method
+from hiper.options import method_names
 
 GPU = torch.device("cuda", 0)
 FAMILIES = ("sd1", "sd2", *tiny_families.FAMILIES)
@@ -39,7 +39,7 @@ def load(family: str, memory: str = "low", dtype: torch.dtype = torch.bfloat16) 
     """Bring a family in miniature to the GPU, as `load_backbone` does with a checkpoint."""
     pipe: Any = tiny.pipeline(family) if family in ("sd1", "sd2") else tiny_families.pipeline(family)  # type: ignore[arg-type]
     how = Loading(device=GPU, dtype=dtype, memory=memory, recompute=memory == "low")
-    kind = _class_for(type(pipe).__name__, family)
+    kind = backbone_class(type(pipe).__name__, family)
     backbone = kind._settled(as_loaded(pipe, dtype), how, name=family, revision="", guidance=None)
     backbone.resize(tiny_families.SIDE)
     return backbone

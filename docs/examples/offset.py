@@ -12,20 +12,27 @@ from torch import Tensor
 
 from hiper import Artifact, Backbone, CheckpointFile, Subject
 from hiper.conditioning import Conditioning
-from hiper.fitting import Callback, StopRequest, optimise
-from hiper.methods import jobs
-from hiper.methods.base import Applied, Method
-from hiper.methods.denoising import Denoising
-from hiper.methods.options import Spec
-from hiper.noise_levels import level_range
+from hiper.methods import (
+    Applied,
+    Method,
+    TrainingOptions,
+    artifact,
+    fit_figures,
+    identity,
+    picture_latents,
+    recipe,
+    settled,
+)
+from hiper.options import Spec
 from hiper.seeds import generator
+from hiper.training import Callback, Denoising, StopRequest, level_range, optimise
 
 VECTOR = "offset"
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class OffsetOptions(jobs.TrainingOptions):
+class OffsetOptions(TrainingOptions):
     """Steps, batch, learning rate, guidance and the like are inherited; a range is checked before any work."""
 
     strength: Annotated[float, Spec("factor on the vector when editing", low=-10, high=10)] = 1.0
@@ -53,12 +60,12 @@ class Offset(Method[OffsetOptions]):
         checkpoint: CheckpointFile | None = None,
         should_stop: StopRequest | None = None,
     ) -> Artifact:
-        options = jobs.settled(options, backbone)
+        options = settled(options, backbone)
         random = generator(options.seed)
         caption = backbone.encode(subject.caption)
         objective = Denoising(
             backbone=backbone,
-            latents=jobs.picture_latents(backbone, subject, options, random),
+            latents=picture_latents(backbone, subject, options, random),
             conditioning=lambda learnt: shifted(caption, learnt[VECTOR]),
             batch=options.batch,
             bounds=level_range(0, 1, backbone.timesteps),
@@ -70,15 +77,15 @@ class Offset(Method[OffsetOptions]):
             fitted = optimise(
                 objective,
                 {VECTOR: start},
-                jobs.recipe(options, backbone),
+                recipe(options, backbone),
                 random,
-                identity=jobs.identity(self.name, backbone, subject, options) if checkpoint else {},
+                identity=identity(self.name, backbone, subject, options) if checkpoint else {},
                 callback=callback,
                 checkpoint=checkpoint,
                 should_stop=should_stop,
             )
-        figures = jobs.fit_figures(fitted)
-        return jobs.artifact(
+        figures = fit_figures(fitted)
+        return artifact(
             self.name, backbone, subject, options, fitted.parameters, figures, fingerprint=fingerprint
         )
 

@@ -41,7 +41,7 @@ from hiper.backbones.schedules import Epsilon, Flow, Schedule, Velocity
 from hiper.backbones.single_file_parts import UNET, VAE
 from hiper.backbones.variants import WeightFiles
 from hiper.errors import BackboneError, HiperWarning
-from hiper.memory_errors import is_out_of_memory
+from hiper.files import is_out_of_memory
 
 Pipeline = Any
 """A diffusers pipeline; its attributes are set at run time and carry no types."""

@@ -19,12 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from hiper.backbones.contents import hashes
+from hiper.backbones.tail_encoder import TailEncoder
 from hiper.conditioning import Conditioning, Placement
-from hiper.determinism import is_deterministic
 from hiper.errors import OptionError
-from hiper.keys import Key, digest, versions
-from hiper.nearest import suggestion
-from hiper.tail_encoder import TailEncoder
+from hiper.options import Key, digest, is_deterministic, suggestion, versions
 
 Scheduler = Literal[
     "ddim", "dpm++", "dpm++-karras", "unipc", "unipc-karras", "euler", "pndm", "lcm", "flow-euler"

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hiper.backbones import EMBEDDED, embedded_folder
 from hiper.backbones.declared import Declared, declarations
+from hiper.backbones.registry import EMBEDDED, embedded_folder
 from hiper.backbones.weights import read_header, read_index, weight_files
 from hiper.errors import BackboneError
-from hiper.nearest import suggestion
+from hiper.options import suggestion
 
 LICENCES: Mapping[str, str] = {
     "critters": "Apache-2.0, as hiper itself",

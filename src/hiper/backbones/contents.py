@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from hiper.keys import digest
+from hiper.options import digest
 
 _BLOCK = 1 << 20
 _PASSING = ("training", "gradient_checkpointing", "warnings_issued", "name_or_path")

@@ -10,7 +10,7 @@ from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 
-from hiper.backbones import GROUP, PIPELINES
+from hiper.backbones.registry import GROUP, PIPELINES
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ import torch
 
 from hiper.backbones.prediction import resolve_prediction
 from hiper.errors import BackboneError, OptionError
-from hiper.nearest import suggestion
+from hiper.options import suggestion
 
 MEMORY = ("auto", "balanced", "low")
 QUANTISE = ("nf4", "int8")

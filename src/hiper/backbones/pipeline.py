@@ -34,7 +34,7 @@ from hiper.backbones.turns import Turns
 from hiper.backbones.weights import check_weights, read_index, text_encoder_bytes
 from hiper.conditioning import Conditioning, expanded
 from hiper.errors import BackboneError, HiperError, HiperWarning, OptionError
-from hiper.keys import digest
+from hiper.options import digest
 from hiper.seeds import generator
 
 FINGERPRINT = 256

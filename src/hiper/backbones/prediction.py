@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from hiper.errors import BackboneError, HiperWarning, OptionError
-from hiper.nearest import suggestion
+from hiper.options import suggestion
 
 Prediction = Literal["epsilon", "v_prediction"]
 PREDICTIONS: tuple[Prediction, ...] = get_args(Prediction)

@@ -11,14 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from hiper.backbones.prediction import (
-    OPTION,
-    Prediction,
-    agree,
-    assume_epsilon,
-    file_statements,
-    yaml_files,
-)
+from hiper.backbones.prediction import OPTION, Prediction, agree, assume_epsilon, file_statements, yaml_files
 from hiper.backbones.single_file_parts import (
     UNET,
     Clip,

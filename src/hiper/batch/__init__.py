@@ -1,1 +1,5 @@
-"""Many subjects: job files in, one folder per job out, whatever interrupts it."""
+"""Many subjects from one job file."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

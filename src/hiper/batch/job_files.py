@@ -14,8 +14,7 @@ from typing import Any
 
 from hiper.batch.jobs import Asked, Defaults, Refused, job
 from hiper.errors import OptionError, UserError
-from hiper.filetypes import is_hidden, picture_suffixes
-from hiper.texts import parse_json, read_text
+from hiper.files import is_hidden, parse_json, picture_suffixes, read_text
 
 MAX_BYTES = 1_000_000_000
 """Of a job file; a million jobs take some 300 MB."""

@@ -12,14 +12,11 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any
 
-from hiper.backbones.base import Scheduler
-from hiper.backbones.prediction import resolve_prediction
+from hiper.backbones import Scheduler, resolve_prediction
 from hiper.errors import OptionError
-from hiper.files import safe_slug
-from hiper.filetypes import path_in
+from hiper.files import path_in, safe_slug
 from hiper.methods import get_method
-from hiper.methods.options import Options, Spec, resolve
-from hiper.nearest import suggestion
+from hiper.options import Options, Spec, resolve, suggestion
 from hiper.seeds import LARGEST
 
 MAX_PICTURES = 10_000

@@ -12,9 +12,9 @@ from hiper.batch.jobs import Asked
 from hiper.batch.orders import RECORD, RECORD_SCHEMA, PlannedJob
 from hiper.batch.results import as_json
 from hiper.batch.store import Store
-from hiper.engines.base import RemoteError
+from hiper.engines import RemoteError
 from hiper.errors import HiperError
-from hiper.texts import parse_json
+from hiper.files import parse_json
 
 Status = Literal["done", "reused", "failed", "waiting"]
 

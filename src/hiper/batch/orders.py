@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from hiper.batch.jobs import Job
 from hiper.errors import HiperError, ImageError
 from hiper.files import distinct_slugs, safe_slug
-from hiper.keys import Key, digest, fit_key
-from hiper.reading import open_regular, shown
+from hiper.images import open_regular, shown
+from hiper.options import Key, digest, fit_key
 
 if TYPE_CHECKING:
-    from hiper.backbones.base import Backbone
+    from hiper.backbones import Backbone
 
 RECORD_SCHEMA = 1
 ARTIFACT, SOURCE, RECORD = "artifact.safetensors", "source.png", "record.json"

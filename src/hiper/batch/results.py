@@ -10,16 +10,14 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from hiper.artifact import Artifact
-from hiper.backbones.base import Backbone, StepCallback
+from hiper.artifacts import Artifact, EditResult
+from hiper.backbones import Backbone, StepCallback
 from hiper.batch.orders import ARTIFACT, RECORD, RECORD_SCHEMA, SOURCE, ModelFacts, PlannedJob
 from hiper.batch.store import Store
-from hiper.edit_settings import Sampling, sampling_of
-from hiper.editing import EditResult, edit
 from hiper.images import fit_square, png_bytes
-from hiper.keys import versions
-from hiper.methods.together import FitRequest
-from hiper.picture_settings import settings_of, text_chunks
+from hiper.inference import edit, settings_of, text_chunks
+from hiper.methods import FitRequest
+from hiper.options import Sampling, sampling_of, versions
 
 BATCH = 4
 """Pictures drawn at a time; their last bits depend on it."""

@@ -17,12 +17,10 @@ from hiper.batch.orders import Describe, Group, Model, ModelFacts, PlannedJob, V
 from hiper.batch.store import open_store
 from hiper.batch.summary import write_summary
 from hiper.batch.work import Worker
-from hiper.engines import EngineSettings, open_engine
-from hiper.engines.base import Settled, Task
+from hiper.engines import EngineSettings, Settled, Task, open_engine
 from hiper.errors import ImageError
-from hiper.fitting import StopRequest
-from hiper.methods import get_method
-from hiper.methods.together import FitsTogether
+from hiper.methods import FitsTogether, get_method
+from hiper.training import StopRequest
 
 NOISE_LEVELS = 4
 """In one call of the denoiser, unless told otherwise: subjects are added up to here, which costs no more memory
@@ -45,7 +43,7 @@ class BatchSettings:
     together: subjects fitted at a time; None: as many as make up `NOISE_LEVELS`
     seconds: that a job may take; needs workers in processes of their own
     trusted: the one model that may be downloaded; others that a job names must be there
-    deterministic: the same bits every time on an accelerator too; see `hiper.determinism`
+    deterministic: the same bits every time on an accelerator too; see `hiper.options.determinism`
     """
 
     retry: bool = False

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 
-from hiper import pages
 from hiper.batch.ledger import Entry
 from hiper.batch.orders import RECORD_SCHEMA, SOURCE
 from hiper.batch.results import as_json
 from hiper.batch.store import Store
+from hiper.html import document, figure, table
 
 SUMMARY, PAGE = "summary.json", "summary.html"
 
@@ -36,12 +36,12 @@ def write_summary(store: Store, entries: Mapping[str, Entry], seconds: float) ->
     }
     store.write(SUMMARY, as_json(record))
     parts = [
-        pages.table([list(facts), list(map(str, facts.values()))]),
+        table([list(facts), list(map(str, facts.values()))]),
         *_failures(entries),
         *_notes(entries),
         *_gallery(store, entries),
     ]
-    store.write(PAGE, pages.document("Batch", parts).encode())
+    store.write(PAGE, document("Batch", parts).encode())
 
 
 def _failures(entries: Mapping[str, Entry]) -> Iterator[str]:
@@ -50,16 +50,14 @@ def _failures(entries: Mapping[str, Entry]) -> Iterator[str]:
         return
     yield f"<h2>Failed</h2>{_limited(len(failed))}"
     rows = [[entry.name, entry.kind, entry.reason] for entry in failed[:MAX_SHOWN]]
-    yield pages.table([["job", "error", "reason"], *rows])
+    yield table([["job", "error", "reason"], *rows])
 
 
 def _notes(entries: Mapping[str, Entry]) -> Iterator[str]:
     noted = [entry for entry in entries.values() if entry.notes]
     if noted:
         yield f"<h2>Notes</h2>{_limited(len(noted))}"
-        yield pages.table(
-            [["job", "note"], *([entry.name, "; ".join(entry.notes)] for entry in noted[:MAX_SHOWN])]
-        )
+        yield table([["job", "note"], *([entry.name, "; ".join(entry.notes)] for entry in noted[:MAX_SHOWN])])
 
 
 def _gallery(store: Store, entries: Mapping[str, Entry]) -> Iterator[str]:
@@ -71,9 +69,9 @@ def _gallery(store: Store, entries: Mapping[str, Entry]) -> Iterator[str]:
     for entry in there[:MAX_SHOWN]:
         own = [name for name in names if name.startswith(f"{entry.place}/") and name.endswith(".png")]
         own.sort(key=lambda name: not name.endswith(f"/{SOURCE}"))
-        yield f"<section>{pages.table([[entry.name]])}"
+        yield f"<section>{table([[entry.name]])}"
         for name in own[:_MAX_PICTURES]:
-            yield pages.figure(store.read(name), name.removeprefix(f"{entry.place}/").removesuffix(".png"))
+            yield figure(store.read(name), name.removeprefix(f"{entry.place}/").removesuffix(".png"))
         yield "</section>"
 
 

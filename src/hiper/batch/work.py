@@ -8,20 +8,17 @@ from functools import partial
 from importlib import import_module
 from typing import final
 
-from hiper.artifact import Artifact
-from hiper.attempts import Outcome, attempt
+from hiper.artifacts import Artifact
 from hiper.backbones import load_backbone
 from hiper.batch.orders import Describe, Group, Model, ModelFacts, PlannedJob, Verdict
 from hiper.batch.results import Fit, write_results
 from hiper.batch.store import open_store
-from hiper.critters.strangers import tell_of_strangers
-from hiper.determinism import deterministic
+from hiper.critters import tell_of_strangers
 from hiper.errors import BackboneError, HiperError, Interrupted
-from hiper.fitting import StopRequest
-from hiper.keys import differences
-from hiper.methods import get_method
-from hiper.methods.together import FitRequest, fit_all
-from hiper.subject import Subject
+from hiper.images import Subject
+from hiper.methods import FitRequest, fit_all, get_method
+from hiper.options import deterministic, differences
+from hiper.training import Outcome, StopRequest, attempt
 
 
 @final

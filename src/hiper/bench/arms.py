@@ -13,10 +13,8 @@ from typing import Literal
 from hiper.bench.base import Suite
 from hiper.errors import OptionError
 from hiper.files import safe_slug
-from hiper.keys import digest
-from hiper.methods import get_method, method_names
-from hiper.methods.options import Value
-from hiper.nearest import suggestion
+from hiper.methods import get_method
+from hiper.options import Value, digest, method_names, suggestion
 from hiper.seeds import RANDOM
 
 REFERENCE = "hiper"

@@ -13,19 +13,34 @@ from typing import final
 import numpy as np
 from PIL import Image
 
-from hiper.backbones.contents import hashes
+from hiper.backbones import hashes
 from hiper.bench.base import Case, Metric, Scores, Suite, Truth
-from hiper.critters import world
-from hiper.critters.captions import bare_caption, full_caption, species_caption
-from hiper.critters.reader import AttributeReader, Kind, Reading, load_reader, true_values
-from hiper.critters.render import SIZE, render, subject_mask
-from hiper.critters.world import Scene, draw_scene
+from hiper.critters import (
+    SIZE,
+    AttributeReader,
+    Kind,
+    Reading,
+    Scene,
+    bare_caption,
+    draw_scene,
+    full_caption,
+    load_reader,
+    render,
+    species_caption,
+    subject_mask,
+    true_values,
+    world,
+)
 from hiper.errors import OptionError
-from hiper.keys import digest
-from hiper.metrics import attributes
-from hiper.metrics.colour_distance import colour_distance
-from hiper.metrics.picture_distance import picture_distance
-from hiper.nearest import suggestion
+from hiper.metrics import (
+    colour_distance,
+    edit_success,
+    identity_match,
+    picture_distance,
+    preservation,
+    source_leak,
+)
+from hiper.options import digest, suggestion
 
 SPLITS = {"tuning": 2 * 10**9, "test": 3 * 10**9}
 """First scene seed of a split; training used those from 0, the demo those from 10**9."""
@@ -136,18 +151,18 @@ class CrittersSuite(Suite):
         truth = case.truth
         found = self._read("caption", picture).values
         source, target = true_values(case.before, "caption"), true_values(case.after, "caption")
-        identity = attributes.identity_match(
+        identity = identity_match(
             self._read("identity", picture).values,
             self._read("identity", truth.image).legible,
             true_values(case.after, "identity"),
         )
         return {
-            "edit_success": attributes.edit_success(found, source, target),
-            "preservation": attributes.preservation(found, source, target),
+            "edit_success": edit_success(found, source, target),
+            "preservation": preservation(found, source, target),
             "colour_distance": colour_distance(picture, truth.image, truth.mask),
             **identity,
             "picture_distance": picture_distance(picture, truth.image),
-            "source_leak": attributes.source_leak(found, source, target),
+            "source_leak": source_leak(found, source, target),
         }
 
     @cached_property

@@ -11,20 +11,19 @@ from typing import final
 from PIL import Image
 from torch import Tensor
 
-from hiper.artifact import Artifact
-from hiper.backbones.base import Backbone, StepCallback
+from hiper.artifacts import Artifact
+from hiper.backbones import Backbone, StepCallback
 from hiper.bench.arms import Arm
 from hiper.bench.base import Case
 from hiper.bench.fits import Fits, KeptFit
 from hiper.conditioning import TAIL, random_rows
-from hiper.edit_settings import EditSettings, resolve_settings
-from hiper.editing import edit
 from hiper.errors import Interrupted
-from hiper.fitting import StopRequest
 from hiper.images import fit_square
+from hiper.inference import edit, resolve_settings
 from hiper.methods import get_method
-from hiper.methods.options import Value
+from hiper.options import EditSettings, Value
 from hiper.seeds import generator
+from hiper.training import StopRequest
 
 BATCH = 4
 """Pictures drawn at a time."""

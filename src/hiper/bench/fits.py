@@ -10,16 +10,15 @@ from pathlib import Path
 from typing import final
 
 from hiper import files
-from hiper.artifact import Artifact
-from hiper.backbones.base import Backbone
+from hiper.artifacts import Artifact, cached_fit
+from hiper.backbones import Backbone
 from hiper.bench.arms import Arm
 from hiper.bench.base import Case, Suite
-from hiper.cache import cached_fit
-from hiper.critters.strangers import tell_of_strangers
+from hiper.critters import tell_of_strangers
 from hiper.errors import Interrupted
-from hiper.fitting import StopRequest
+from hiper.images import Subject
 from hiper.methods import get_method
-from hiper.subject import Subject
+from hiper.training import StopRequest
 
 _SECONDS_BETWEEN_TRIES = 0.2
 

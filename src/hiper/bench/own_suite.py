@@ -29,15 +29,12 @@ from PIL import Image
 
 from hiper.bench.base import Case, Metric, Scores, Suite
 from hiper.errors import OptionError, UserError
-from hiper.filetypes import path_in
-from hiper.images import fit_square
-from hiper.keys import digest
-from hiper.nearest import suggestion
-from hiper.subject import Subject, clean_text
-from hiper.texts import read_text
+from hiper.files import path_in, read_text
+from hiper.images import Subject, clean_text, fit_square
+from hiper.options import digest, suggestion
 
 if TYPE_CHECKING:
-    from hiper.metrics.similarity import ClipSimilarity, DinoSimilarity
+    from hiper.metrics import ClipSimilarity, DinoSimilarity
 
 MAX_BYTES = 10_000_000
 """Of a suite's file; a thousand subjects take some 200 kB."""
@@ -161,7 +158,7 @@ class OwnSuite(Suite):
         record = self._table(given, "[metrics]", tuple(METRICS))
         if not record:
             return {}
-        from hiper.metrics.similarity import ClipSimilarity, DinoSimilarity
+        from hiper.metrics import ClipSimilarity, DinoSimilarity
 
         self._digest.update(json.dumps(record, sort_keys=True).encode())
         loaders = {"clip": ClipSimilarity.load, "dino": DinoSimilarity.load}

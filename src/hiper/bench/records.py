@@ -19,8 +19,7 @@ from typing import Any, TypeVar
 from hiper.bench.base import Metric, Scores
 from hiper.bench.conforming import conforms
 from hiper.errors import HiperError, OptionError, OutputError
-from hiper.files import atomic_write
-from hiper.texts import parse_json, read_text
+from hiper.files import atomic_write, parse_json, read_text
 
 SCHEMA = 1
 _MAX_BYTES = 100_000_000

@@ -9,7 +9,7 @@ from pathlib import Path
 from hiper.bench.records import Cell, Run
 from hiper.bench.statistics import FEWEST, INTERVALS, Estimate, Summary, difference, gap_closed, summarise
 from hiper.errors import OptionError
-from hiper.nearest import suggestion
+from hiper.options import suggestion
 
 FLOOR, CEILING = "none", "truth"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from hiper.bench.report import Report
 from hiper.bench.report_tables import EMPTY, facts, tables
 from hiper.files import is_file_within
-from hiper.pages import document, escape, picture, table, table_row
+from hiper.html import document, escape, picture, table, table_row
 
 
 def page(report: Report, folder: Path) -> str:

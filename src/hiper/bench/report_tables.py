@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from hiper.bench.base import Metric
 from hiper.bench.report import CEILING, FLOOR, Report, Row
 from hiper.bench.statistics import INTERVALS, Estimate, Summary
-from hiper.texts import visible
+from hiper.files import visible
 
 ARROWS = {"higher": "↑", "lower": "↓"}
 EMPTY = "–"

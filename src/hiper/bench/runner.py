@@ -10,21 +10,18 @@ from functools import cache, partial
 from pathlib import Path
 
 from hiper import files
-from hiper.backbones import load_backbone
-from hiper.backbones.base import Backbone
+from hiper.backbones import Backbone, load_backbone
 from hiper.bench.arms import Arm, check_suite, parse_arms
 from hiper.bench.base import Suite
 from hiper.bench.drawing import drawing_settings
 from hiper.bench.records import RUN, Identity, Run, joined
 from hiper.bench.suites import SuiteSpec, open_suite
 from hiper.bench.work import Job, Workshop
-from hiper.determinism import deterministic, is_deterministic
-from hiper.engines import EngineSettings, open_engine
-from hiper.engines.base import Engine, Task
-from hiper.engines.reachable import check_reachable
+from hiper.engines import Engine, EngineSettings, Task, check_reachable, open_engine
 from hiper.errors import HiperWarning, OptionError
-from hiper.fitting import StopRequest
 from hiper.methods import get_method
+from hiper.options import deterministic, is_deterministic
+from hiper.training import StopRequest
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done and how much there is; 0 in all: not known."""

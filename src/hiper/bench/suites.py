@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hiper.errors import OptionError
-from hiper.nearest import suggestion
+from hiper.options import suggestion
 
 if TYPE_CHECKING:
     from hiper.bench.base import Suite

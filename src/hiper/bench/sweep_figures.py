@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from hiper.bench.base import Metric
 from hiper.bench.statistics import Estimate
-from hiper.bench.svg import COLOURS, FAINT, GRID, INK, Axis, dot, drawing, line, text
 from hiper.bench.sweep_report import CEILING_LABEL, Curve, Point, SweepReport
+from hiper.html import COLOURS, FAINT, GRID, INK, Axis, dot, drawing, line, text
 
 PANEL, HEIGHT = 330.0, 300.0
 LEFT, RIGHT, TOP, BOTTOM = 55.0, 15.0, 40.0, 45.0

@@ -11,7 +11,7 @@ from hiper.bench.statistics import INTERVALS
 from hiper.bench.sweep_figures import option_figure, trade_off_figure
 from hiper.bench.sweep_report import Curve, Point, SweepReport
 from hiper.files import atomic_write, make_folder, safe_slug
-from hiper.pages import document, escape, table
+from hiper.html import document, escape, table
 
 PAGE, RECORD, TRADE_OFF = "sweep.html", "sweep.json", "trade-off.svg"
 

@@ -12,7 +12,7 @@ from hiper.bench.report import CEILING, Key, Report, build_report
 from hiper.bench.statistics import INTERVALS, Estimate, difference, mean
 from hiper.bench.sweeps import Sweep, base_arm, floor_arm
 from hiper.errors import OptionError
-from hiper.nearest import suggestion
+from hiper.options import suggestion
 
 AXES: Sequence[tuple[str, str]] = (
     ("edit_success", "colour_distance"),

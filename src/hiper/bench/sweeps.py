@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hiper.bench.arms import DRAWING, SOURCE_CAPTION, Arm, parse_arm
 from hiper.bench.report import CEILING, FLOOR
 from hiper.errors import OptionError
-from hiper.nearest import suggestion
+from hiper.options import suggestion
 
 OWN_CAPTION = "right"
 """How a sweep over `source_caption` names the suite's own."""

@@ -9,8 +9,7 @@ from typing import final
 
 from PIL import Image
 
-from hiper.backbones import load_backbone
-from hiper.backbones.base import Backbone
+from hiper.backbones import Backbone, load_backbone
 from hiper.bench.arms import Arm, parse_arms
 from hiper.bench.base import Case, Suite
 from hiper.bench.drawing import Drawn, Easel
@@ -19,10 +18,10 @@ from hiper.bench.records import Cell, Run
 from hiper.bench.suites import SuiteSpec, open_suite
 from hiper.errors import HiperError, Interrupted
 from hiper.files import atomic_write, make_folder
-from hiper.fitting import StopRequest
 from hiper.images import fit_square, png_bytes
-from hiper.keys import differences, versions
 from hiper.methods import get_method
+from hiper.options import differences, versions
+from hiper.training import StopRequest
 
 OnCells = Callable[[int], None]
 """Called with the number of cells that have just been settled."""

@@ -41,7 +41,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     from hiper.cli.arguments import with_joined_options
     from hiper.cli.console import prepare_streams, print_error
     from hiper.cli.stopping import Stopped
-    from hiper.memory_errors import ADVICE, is_out_of_memory
+    from hiper.files import ADVICE, is_out_of_memory
 
     for name, value in _QUIET_LIBRARIES.items():
         os.environ.setdefault(name, value)
@@ -63,7 +63,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         if is_out_of_memory(error):
             print_error(ADVICE)
         elif _is_broken_library(error):
-            from hiper.doctor.probe import deepest, in_one_line
+            from hiper.analysis.doctor import deepest, in_one_line
 
             print_error(f"a library cannot be imported ({in_one_line(deepest(error))}); see hiper doctor")
         else:

@@ -11,7 +11,7 @@ from pathlib import Path
 import typer
 
 from hiper.errors import OptionError
-from hiper.filetypes import picture_suffixes
+from hiper.files import picture_suffixes
 
 LARGEST_SEED = 2**63 - 1
 

@@ -16,10 +16,10 @@ from hiper.errors import OptionError
 from hiper.files import make_folder
 
 if TYPE_CHECKING:
-    from hiper.artifact import Artifact
-    from hiper.attention import Study
-    from hiper.backbones.base import Backbone
-    from hiper.subject import Subject
+    from hiper.analysis.attention import Study
+    from hiper.artifacts import Artifact
+    from hiper.backbones import Backbone
+    from hiper.images import Subject
 
 PAGE, RECORD = "attention.html", "attention.json"
 
@@ -51,7 +51,7 @@ def attention_to_folder(
     out: Path,
 ) -> None:
     """Write `attention.html` and `attention.json`; a model that the file alone names is never downloaded."""
-    from hiper.artifact import Artifact
+    from hiper.artifacts import Artifact
 
     subject = _subject(request)
     for note in subject.notes if subject is not None else ():
@@ -84,7 +84,7 @@ def _subject(request: AttentionRequest) -> Subject | None:
             raise OptionError(
                 f"--{option} is for drawing, and with --picture nothing is drawn; leave one away"
             )
-    from hiper.subject import Subject
+    from hiper.images import Subject
 
     return Subject.open(request.picture, caption=request.prompt or "a picture", mask=request.mask)
 
@@ -96,8 +96,8 @@ def _study(
     request: AttentionRequest,
     report: Report,
 ) -> Study:
-    from hiper.attention import study_drawing, study_picture
-    from hiper.edit_settings import sampling_of
+    from hiper.analysis.attention import study_drawing, study_picture
+    from hiper.options import sampling_of
 
     def step(done: int, total: int) -> None:
         report("watching", done, total)
@@ -124,7 +124,7 @@ def _study(
 
 
 def _write(study: Study, out: Path, *, overwrite: bool) -> list[Path]:
-    from hiper.attention import page
+    from hiper.analysis.attention import page
 
     record = json.dumps(study.as_record(maps=True), ensure_ascii=False, allow_nan=False)
     for name, text in {PAGE: page(study), RECORD: f"{record}\n"}.items():
@@ -133,7 +133,7 @@ def _write(study: Study, out: Path, *, overwrite: bool) -> list[Path]:
 
 
 def _lines(study: Study) -> Iterator[str]:
-    from hiper.attention.tables import groups_table
+    from hiper.analysis.attention import groups_table
 
     for row in groups_table(study, study.learnt, ""):
         yield "".join(f"{cell:<14}" for cell in row).rstrip()

@@ -7,16 +7,24 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hiper.backbones import EMBEDDED, pipeline_names
-from hiper.backbones.catalogue import LICENCES, Model, Unusable, describe, models
-from hiper.backbones.declared import Declared, declarations
+from hiper.backbones import (
+    EMBEDDED,
+    LICENCES,
+    Declared,
+    Model,
+    Unusable,
+    declarations,
+    describe,
+    models,
+    pipeline_names,
+)
 from hiper.cli.fit_job import load_model
 from hiper.cli.progress import progress
 from hiper.cli.requests import Hardware, Session
-from hiper.methods.presets import EVIDENCE, suited
+from hiper.methods import EVIDENCE, suited
 
 if TYPE_CHECKING:
-    from hiper.sensitivity import Sensitivity
+    from hiper.analysis import Sensitivity
 
 
 def backbones(session: Session, measured: Sequence[str], hardware: Hardware) -> None:
@@ -45,7 +53,7 @@ def _recorded(model: Model) -> dict[str, object]:
 def _measure(session: Session, name: str, hardware: Hardware) -> Sensitivity:
     with progress(quiet=session.console.quiet) as report:
         model = load_model(name, hardware, report)
-        from hiper.sensitivity import sensitivity
+        from hiper.analysis import sensitivity
 
         report(f"measuring {name}", 0, 0)
         return sensitivity(model)

@@ -75,8 +75,7 @@ def batch(
     quiet: Quiet = False,
 ) -> None:
     """Fit and draw many subjects, each once, whatever interrupts it."""
-    from hiper.batch.jobs import Defaults
-    from hiper.batch.runner import BatchSettings
+    from hiper.batch import BatchSettings, Defaults
     from hiper.cli.batch_job import BatchRequest, checked_limits, run_batch
 
     checked_limits(timeout, memory_limit)

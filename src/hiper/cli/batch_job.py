@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hiper.cli.progress import duration, progress
+from hiper.cli.progress import progress
 from hiper.cli.requests import Session
 from hiper.errors import HiperError, Interrupted, OptionError
+from hiper.training import duration
 
 if TYPE_CHECKING:
-    from hiper.batch.jobs import Defaults
-    from hiper.batch.runner import BatchSettings, Report
+    from hiper.batch import BatchSettings, Defaults, Report
     from hiper.engines import EngineSettings
 
 
@@ -32,8 +32,7 @@ def run_batch(session: Session, request: BatchRequest) -> None:
 
     HiperError, after the results are told, when some jobs are not done.
     """
-    from hiper.batch.job_files import read_jobs
-    from hiper.batch.runner import run
+    from hiper.batch import read_jobs, run
 
     asked = read_jobs(request.jobs, request.defaults)
     distinct = len({each.id for each in asked})
@@ -105,7 +104,7 @@ def _shortfall(counts: dict[str, int], failures: dict[str, dict[str, str]]) -> s
 
 def checked_limits(timeout: float | None, memory_limit: float | None) -> None:
     """OptionError for limits that nothing could keep, or that this system does not enforce."""
-    from hiper.engines.worker import can_limit_memory
+    from hiper.engines import can_limit_memory
 
     if timeout is not None and not timeout > 0:
         raise OptionError(f"--timeout is {timeout:g}; allowed are seconds above 0")

@@ -13,7 +13,7 @@ from hiper.engines import EngineSettings
 from hiper.errors import Interrupted
 
 if TYPE_CHECKING:
-    from hiper.bench.runner import Done
+    from hiper.bench import Done
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +45,7 @@ def draw_missing(
 ) -> Done:
     """Draw what is missing; a signal stops it between two steps, and the same command goes on from there."""
     with session.stop.deferred():
-        from hiper.bench.runner import run
-        from hiper.bench.suites import SuiteSpec
+        from hiper.bench import SuiteSpec, run
 
         try:
             return run(
@@ -74,8 +73,7 @@ def report_bench(
     session: Session, folder: Path, reference: str | None, out: Path, *, overwrite: bool
 ) -> None:
     """Write the report and print its tables."""
-    from hiper.bench.report import build_report
-    from hiper.bench.report_files import write_report
+    from hiper.bench import build_report, write_report
 
     report = build_report(folder, reference)
     for note in report.notes:

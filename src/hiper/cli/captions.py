@@ -44,9 +44,9 @@ def automatic_caption(session: Session, request: FitRequest, hardware: Hardware)
 
 def _described(picture: Image, captioner: str | None, hardware: Hardware) -> str:
     if captioner is None:
-        from hiper.critters.describe import describe
+        from hiper.critters import describe
 
         return describe(picture)
-    from hiper.captioning import Captioner
+    from hiper.metrics import Captioner
 
     return Captioner.load(captioner, local_only=False, device=hardware.device).caption(picture)

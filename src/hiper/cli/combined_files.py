@@ -11,13 +11,12 @@ from hiper.cli.requests import Learnt, Session
 from hiper.errors import OptionError
 
 if TYPE_CHECKING:
-    from hiper.artifact import Artifact
+    from hiper.artifacts import Artifact
 
 
 def load_learnt(learnt: Learnt, strength: float | None) -> Artifact:
     """Load the one file, or several combined; `strength` is the first one's, None its own."""
-    from hiper.artifact import Artifact
-    from hiper.combining import combine
+    from hiper.artifacts import Artifact, combine
 
     _check_strengths(learnt)
     artifact = Artifact.load(learnt.file)
@@ -37,8 +36,7 @@ def average_files(
     session: Session, paths: Sequence[Path], weights: Sequence[float] | None, out: Path, *, overwrite: bool
 ) -> None:
     """Write the average of several files."""
-    from hiper.artifact import Artifact
-    from hiper.combining import average
+    from hiper.artifacts import Artifact, average
 
     files.check_writable(out, overwrite=overwrite)
     with files.lock(out):

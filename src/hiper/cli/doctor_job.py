@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
+from hiper.analysis.doctor import Finding, examine
 from hiper.cli.progress import progress
 from hiper.cli.requests import Session
-from hiper.doctor import Finding, examine
 
 
 def doctor(session: Session) -> bool:

@@ -22,9 +22,8 @@ from hiper.cli.stopping import Stopped
 from hiper.errors import Interrupted, OptionError
 
 if TYPE_CHECKING:
-    from hiper.artifact import Artifact
-    from hiper.backbones.base import Backbone
-    from hiper.editing import EditResult
+    from hiper.artifacts import Artifact, EditResult
+    from hiper.backbones import Backbone
 
 
 def edit_to_folder(
@@ -132,8 +131,8 @@ def print_drawn(
 def _batches(
     backbone: Backbone, artifact: Artifact, drawing: Drawing, request: EditRequest, report: Report
 ) -> Iterator[EditResult]:
-    from hiper.edit_settings import sampling_of
-    from hiper.editing import edit
+    from hiper.inference import edit
+    from hiper.options import sampling_of
 
     seeds, size = list(drawing.paths), request.batch_size
     batches = math.ceil(len(seeds) / size)
@@ -158,7 +157,7 @@ def _write(
     backbone: Backbone, artifact: Artifact, drawing: Drawing, result: EditResult, request: EditRequest
 ) -> None:
     from hiper.images import png_bytes
-    from hiper.picture_settings import settings_of, text_chunks
+    from hiper.inference import settings_of, text_chunks
 
     for seed, image in zip(result.seeds, result.images, strict=True):
         chunks: dict[str, str] = {}

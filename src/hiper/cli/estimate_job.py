@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hiper.backbones.catalogue import Model, describe, models
+from hiper.backbones import Model, describe, models
 from hiper.cli.backbones_job import size
 from hiper.cli.fit_job import load_model
-from hiper.cli.progress import Report, duration, progress
+from hiper.cli.progress import Report, progress
 from hiper.cli.requests import Hardware, Session
 from hiper.errors import BackboneError
+from hiper.training import duration
 
 if TYPE_CHECKING:
-    from hiper.backbones.base import Backbone
-    from hiper.estimate import Estimate, Part
+    from hiper.analysis import Estimate, Part
+    from hiper.backbones import Backbone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,7 @@ def estimate_fit(
     options = get_method("hiper").options_for(name, preset, **values)
     with progress(quiet=session.console.quiet) as report:
         backbone = _loaded(name, hardware, report)
-        from hiper.estimate import estimate_fit as estimated
+        from hiper.analysis import estimate_fit as estimated
 
         report("counting, then timing a few calls", 0, 0)
         found = estimated(backbone, options)
@@ -52,8 +53,8 @@ def estimate_edit(session: Session, name: str, hardware: Hardware, plan: EditPla
     """Print what an edit will take."""
     with progress(quiet=session.console.quiet) as report:
         backbone = _loaded(name, hardware, report)
-        from hiper.edit_settings import resolve_settings
-        from hiper.estimate import estimate_edit as estimated
+        from hiper.analysis import estimate_edit as estimated
+        from hiper.inference import resolve_settings
 
         notes: list[str] = []
         settings = resolve_settings(
@@ -93,8 +94,8 @@ def _check_room(model: Model, hardware: Hardware) -> None:
     """BackboneError for weights larger than what is free; they all pass through the computer's own memory."""
     import torch
 
+    from hiper.analysis import free_memory
     from hiper.backbones import resolve_device, resolve_dtype
-    from hiper.estimate import free_memory
 
     dtype = resolve_dtype(hardware.dtype, resolve_device(hardware.device))
     needed, free = sum(model.parameters.values()) * dtype.itemsize, free_memory(torch.device("cpu"))

@@ -11,14 +11,14 @@ from hiper.cli.captions import automatic_caption
 from hiper.cli.progress import Report, progress
 from hiper.cli.requests import FitRequest, Hardware, Session
 from hiper.errors import Interrupted, OptionError, ResumeError
+from hiper.training import checkpoint_beside
 
 if TYPE_CHECKING:
-    from hiper.artifact import Artifact
-    from hiper.backbones.base import Backbone
-    from hiper.checkpoint import CheckpointFile
-    from hiper.fitting import StepRecord
-    from hiper.methods.base import Method
-    from hiper.subject import Subject
+    from hiper.artifacts import Artifact
+    from hiper.backbones import Backbone
+    from hiper.images import Subject
+    from hiper.methods import Method
+    from hiper.training import CheckpointFile, StepRecord
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ def fit_to_file(
         if resume and not path.exists():
             session.console.note("no unfinished fit to resume; a new one begins")
         plan = prepare(session, request, hardware)
-        from hiper.checkpoint import CheckpointFile
+        from hiper.training import CheckpointFile
 
         backbone = load_model(request.backbone, hardware, report)
         artifact = _fitted(
@@ -75,7 +75,7 @@ def fit_to_file(
 
 def prepare(session: Session, request: FitRequest, hardware: Hardware) -> Plan:
     """Check picture, method and options; a mistake in them is told before a model is loaded."""
-    from hiper.subject import Subject
+    from hiper.images import Subject
 
     caption = automatic_caption(session, request, hardware) or request.caption
     subject = Subject.open(
@@ -86,7 +86,7 @@ def prepare(session: Session, request: FitRequest, hardware: Hardware) -> Plan:
         background=request.background,
         allow_truncated=request.allow_truncated,
     )
-    from hiper.critters.strangers import tell_of_strangers
+    from hiper.critters import tell_of_strangers
     from hiper.methods import get_method
     from hiper.seeds import RANDOM, resolve_seed
 
@@ -168,11 +168,6 @@ def run_fit(
         checkpoint=checkpoint,
         should_stop=session.stop.requested,
     )
-
-
-def checkpoint_beside(out: Path) -> Path:
-    """Return where the fit that ends in `out` keeps its unfinished state."""
-    return out.with_name(f"{out.name}.checkpoint")
 
 
 def _fitted(

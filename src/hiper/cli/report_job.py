@@ -15,12 +15,11 @@ from hiper.errors import OptionError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from hiper.artifact import Artifact
-    from hiper.attention import Study
-    from hiper.backbones.base import Backbone
-    from hiper.editing import EditResult
-    from hiper.fitting import StepRecord
-    from hiper.report import Sentence
+    from hiper.analysis import Sentence
+    from hiper.analysis.attention import Study
+    from hiper.artifacts import Artifact, EditResult
+    from hiper.backbones import Backbone
+    from hiper.training import StepRecord
 
 STRENGTHS = (0.0, 0.5, 0.8, 1.0)
 """Rows of the grid, besides the strength that was asked for."""
@@ -41,7 +40,7 @@ def write_report(
     course: Sequence[StepRecord] = (),
 ) -> None:
     """Draw the grids, watch the first sentence, and write the page."""
-    from hiper.report import RunReport, page
+    from hiper.analysis import RunReport, page
 
     by_prompt: dict[str, list[EditResult]] = {}
     for result in results:
@@ -63,9 +62,9 @@ def write_report(
 def _sentence(
     backbone: Backbone, artifact: Artifact, results: Sequence[EditResult], report: Report
 ) -> Sentence:
-    from hiper.edit_settings import Sampling, sampling_of
-    from hiper.editing import edit
-    from hiper.report import Sentence
+    from hiper.analysis import Sentence
+    from hiper.inference import edit
+    from hiper.options import Sampling, sampling_of
 
     first = results[0]
     drawn = dict(pair for result in results for pair in zip(result.seeds, result.images, strict=True))
@@ -88,8 +87,8 @@ def _sentence(
 
 
 def _study(backbone: Backbone, artifact: Artifact, first: EditResult, report: Report) -> Study | str:
-    from hiper.attention import study_drawing
-    from hiper.edit_settings import sampling_of
+    from hiper.analysis.attention import study_drawing
+    from hiper.options import sampling_of
 
     try:
         return study_drawing(

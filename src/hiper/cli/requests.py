@@ -29,7 +29,7 @@ def session(*, json: bool, quiet: bool, deterministic: bool = False) -> Iterator
 def _arithmetic(deterministic: bool) -> AbstractContextManager[None]:
     if not deterministic:
         return nullcontext()
-    from hiper import determinism
+    from hiper.options import determinism
 
     return determinism.deterministic()
 

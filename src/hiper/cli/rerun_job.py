@@ -12,11 +12,9 @@ from hiper.cli.requests import Hardware, Session
 from hiper.errors import ImageError
 
 if TYPE_CHECKING:
-    from hiper.artifact import Artifact
-    from hiper.backbones.base import Backbone
-    from hiper.picture_settings import PictureSettings
-    from hiper.png_settings import DrawnPicture
-    from hiper.rerunning import Redrawn
+    from hiper.artifacts import Artifact
+    from hiper.backbones import Backbone
+    from hiper.inference import DrawnPicture, PictureSettings, Redrawn
 
 
 def rerun_to_file(
@@ -30,7 +28,7 @@ def rerun_to_file(
     overwrite: bool,
 ) -> None:
     """Draw a picture again, by the model that its settings name or by the one given, and say what differs."""
-    from hiper.png_settings import read_drawn
+    from hiper.inference import read_drawn
 
     drawn = read_drawn(picture)
     learnt = _artifact(drawn, artifact)
@@ -49,8 +47,8 @@ def rerun_to_file(
 
 
 def _artifact(drawn: DrawnPicture, file: Path | None) -> Artifact:
-    from hiper.artifact import Artifact
-    from hiper.png_settings import check_artifact
+    from hiper.artifacts import Artifact
+    from hiper.inference import check_artifact
 
     if file is not None:
         named = Artifact.load(file)
@@ -86,7 +84,7 @@ def _model(
 
 
 def _redrawn(drawn: DrawnPicture, model: Backbone, artifact: Artifact, report: Report) -> Redrawn:
-    from hiper.rerunning import rerun
+    from hiper.inference import rerun
 
     return rerun(drawn, model, artifact, callback=lambda done, total: report("drawing it again", done, total))
 
@@ -95,7 +93,7 @@ def _write(
     model: Backbone, artifact: Artifact, done: Redrawn, seed: int, target: Path, *, overwrite: bool
 ) -> None:
     from hiper.images import png_bytes
-    from hiper.picture_settings import settings_of, text_chunks
+    from hiper.inference import settings_of, text_chunks
 
     chunks = text_chunks(settings_of(model, artifact, done.result, seed), artifact)
     files.atomic_write(target, png_bytes(done.image, metadata=chunks), overwrite=overwrite)

@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING
 
 from hiper import files
 from hiper.cli.edit_job import draw, planned, print_drawn
-from hiper.cli.fit_job import Plan, checkpoint_beside, load_model, prepare, run_fit
+from hiper.cli.fit_job import Plan, load_model, prepare, run_fit
 from hiper.cli.progress import Report, progress
 from hiper.cli.report_job import write_report
 from hiper.cli.requests import EditRequest, FitRequest, Hardware, Session
 from hiper.errors import Interrupted, OptionError, ResumeError
 from hiper.files import cache_dir, make_folder
+from hiper.training import checkpoint_beside
 
 if TYPE_CHECKING:
-    from hiper.artifact import Artifact
-    from hiper.backbones.base import Backbone
-    from hiper.fitting import StepRecord
+    from hiper.artifacts import Artifact
+    from hiper.backbones import Backbone
+    from hiper.training import StepRecord
 
 
 def run(
@@ -60,7 +61,8 @@ def _targeted(plan: Plan, request: EditRequest) -> Plan:
 
 def _check_settings(backbone: Backbone, request: EditRequest) -> None:
     """Refuse a setting of the edits before a fit is spent on them."""
-    from hiper.edit_settings import resolve_settings, sampling_of
+    from hiper.inference import resolve_settings
+    from hiper.options import sampling_of
 
     resolve_settings({}, backbone, [], **sampling_of(request))
 
@@ -76,7 +78,7 @@ class Fitted:
 
 
 def _fitted(session: Session, plan: Plan, backbone: Backbone, report: Report) -> Fitted:
-    from hiper.cache import cached_fit, fit_path
+    from hiper.artifacts import cached_fit, fit_path
 
     path = fit_path(plan.subject, backbone, plan.method.name, plan.options)
     make_folder(path.parent, within=cache_dir())
@@ -95,7 +97,7 @@ def _fitted(session: Session, plan: Plan, backbone: Backbone, report: Report) ->
 def _fit_into(
     session: Session, plan: Plan, backbone: Backbone, path: Path, report: Report, course: list[StepRecord]
 ) -> Artifact:
-    from hiper.checkpoint import CheckpointFile
+    from hiper.training import CheckpointFile
 
     checkpoint = CheckpointFile(path=checkpoint_beside(path), resume=True)
     try:

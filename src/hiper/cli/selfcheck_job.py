@@ -12,9 +12,9 @@ from hiper.cli.requests import Hardware, Session
 from hiper.errors import OptionError
 
 if TYPE_CHECKING:
-    from hiper.backbones.base import Backbone
-    from hiper.selfcheck import SelfCheck
-    from hiper.subject import Subject
+    from hiper.analysis import SelfCheck
+    from hiper.backbones import Backbone
+    from hiper.images import Subject
 
 
 def selfcheck(
@@ -25,7 +25,7 @@ def selfcheck(
         raise OptionError("a picture needs its caption, and a caption its picture; give both, or neither")
     with progress(quiet=session.console.quiet) as report:
         backbone = load_model(name, hardware, report)
-        from hiper.selfcheck import selfcheck as check
+        from hiper.analysis import selfcheck as check
 
         found = check(backbone, _subject(backbone, image, caption), steps=steps, progress=report)
     asked = {"quantise": hardware.quantise, "memory": hardware.memory}
@@ -33,13 +33,12 @@ def selfcheck(
 
 
 def _subject(backbone: Backbone, image: Path | None, caption: str | None) -> Subject:
-    from hiper.subject import Subject
+    from hiper.images import Subject
 
     if image is not None and caption is not None:
         return Subject.open(image, caption=caption)
-    from hiper.critters.captions import bare_caption
-    from hiper.critters.demo import demo_scene
-    from hiper.critters.render import render
+    from hiper.analysis import demo_scene
+    from hiper.critters import bare_caption, render
 
     scene = demo_scene(0)
     return Subject.from_image(render(scene, backbone.resolution), caption=bare_caption(scene))

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from hiper import files
 from hiper.cli.fit_job import load_model
-from hiper.cli.progress import duration, progress
+from hiper.cli.progress import progress
 from hiper.cli.requests import Hardware, Session
 from hiper.files import make_folder
+from hiper.training import duration
 
 
 def demo(session: Session, out: Path, *, seed: int, overwrite: bool) -> None:
@@ -18,7 +19,7 @@ def demo(session: Session, out: Path, *, seed: int, overwrite: bool) -> None:
     make_folder(out)
     with progress(quiet=session.console.quiet) as report:
         report("loading critters", 0, 0)
-        from hiper.critters.demo import run_demo
+        from hiper.analysis import run_demo
 
         done = run_demo(out, seed=seed, overwrite=overwrite, progress=report)
     record = {"sheet": str(done.sheet), "figures": done.figures, "seconds": done.seconds}
@@ -28,19 +29,19 @@ def demo(session: Session, out: Path, *, seed: int, overwrite: bool) -> None:
 
 def show(session: Session, file: Path) -> None:
     """Print what an artifact, or a picture that hiper drew, says of itself."""
-    from hiper.png_settings import is_png
+    from hiper.inference import is_png
 
     if is_png(file):
         _show_picture(session, file)
         return
-    from hiper.artifact import Artifact
+    from hiper.artifacts import Artifact
 
     description = Artifact.load(file).describe()
     session.console.result({"file": str(file), **description}, _table(description))
 
 
 def _show_picture(session: Session, file: Path) -> None:
-    from hiper.png_settings import read_drawn
+    from hiper.inference import read_drawn
 
     drawn = read_drawn(file)
     settings = asdict(drawn.settings)
@@ -65,7 +66,7 @@ def import_file(
     files.check_writable(out, overwrite=overwrite)
     with files.lock(out), progress(quiet=session.console.quiet) as report:
         model = load_model(backbone, hardware, report)
-        from hiper.importing import import_reference
+        from hiper.artifacts import import_reference
 
         artifact = import_reference(file, backbone=model, caption=caption)
         artifact.save(out, overwrite=overwrite)
@@ -77,7 +78,7 @@ def export(session: Session, file: Path, out: Path, *, overwrite: bool) -> None:
     files.check_writable(out, overwrite=overwrite)
     import safetensors.torch
 
-    from hiper.artifact import Artifact
+    from hiper.artifacts import Artifact
     from hiper.methods import get_method
 
     artifact = Artifact.load(file)
@@ -89,7 +90,7 @@ def export(session: Session, file: Path, out: Path, *, overwrite: bool) -> None:
 
 def methods(session: Session) -> None:
     """List what `--method` takes."""
-    from hiper.methods import method_names
+    from hiper.options import method_names
 
     names = method_names()
     session.console.result({"methods": names}, names)

@@ -13,8 +13,7 @@ from hiper.cli.requests import Hardware, Session
 from hiper.errors import OptionError
 
 if TYPE_CHECKING:
-    from hiper.bench.sweep_report import Axes
-    from hiper.bench.sweeps import Sweep
+    from hiper.bench import Axes, Sweep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +44,7 @@ def run_sweep(
     plan = _plan(session, request, bench)
     with progress(quiet=session.console.quiet) as report:
         done = draw_missing(session, replace(bench, arms=plan.arms), hardware, out, report)
-    from hiper.bench.sweep_page import write_sweep
-    from hiper.bench.sweep_report import build_sweep_report
+    from hiper.bench import build_sweep_report, write_sweep
 
     found = build_sweep_report(out, plan.sweeps, plan.base, plan.axes)
     files = write_sweep(found, out / "sweep")
@@ -60,10 +58,16 @@ def run_sweep(
 def _plan(session: Session, request: SweepRequest, bench: BenchRequest) -> _Plan:
     if request.over and request.preset is not None:
         raise OptionError("--over and --preset both say what is swept over; give one of them")
-    from hiper.bench.arms import SOURCE_CAPTION
-    from hiper.bench.suites import SuiteSpec, open_suite
-    from hiper.bench.sweep_report import choose_axes
-    from hiper.bench.sweeps import base_arm, parse_sweeps, preset, sweep_arms
+    from hiper.bench import (
+        SOURCE_CAPTION,
+        SuiteSpec,
+        base_arm,
+        choose_axes,
+        open_suite,
+        parse_sweeps,
+        preset,
+        sweep_arms,
+    )
 
     base = base_arm(request.base).text
     sweeps = parse_sweeps(request.over if request.preset is None else preset(request.preset), base)

@@ -8,20 +8,19 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hiper import files
-from hiper.bench.conforming import conforms
+from hiper.bench import conforms
 from hiper.cli.fit_job import load_model, prepare
 from hiper.cli.progress import progress
 from hiper.cli.requests import FitRequest, Hardware, Session
 from hiper.errors import HiperWarning, OptionError
-from hiper.texts import parse_json
+from hiper.files import parse_json
 
 
 def tune(
     session: Session, request: FitRequest, hardware: Hardware, out: str, evaluations: int, *, overwrite: bool
 ) -> None:
     """Search settings and write them under the name or path `out`."""
-    from hiper.methods import get_method
-    from hiper.methods.presets import ENDING, preset_path
+    from hiper.methods import ENDING, get_method, preset_path
 
     if out in get_method(request.method).presets:
         raise OptionError(f"--out is {out!r}, which is a preset of the method's own; choose another name")
@@ -32,8 +31,8 @@ def tune(
     plan = prepare(session, request, hardware)
     with files.lock(path), progress(quiet=session.console.quiet) as report:
         backbone = load_model(request.backbone, hardware, report)
-        from hiper.keys import fit_key
-        from hiper.tuning import tune as search
+        from hiper.analysis import tune as search
+        from hiper.options import fit_key
 
         tried = path.with_name(f"{path.name}.tries")
         job = fit_key(

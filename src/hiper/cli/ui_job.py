@@ -33,9 +33,8 @@ def ui(session: Session, request: UiRequest, hardware: Hardware) -> None:
     with progress(quiet=session.console.quiet) as report:
         backbone = load_model(request.backbone, hardware, report)
         report("starting the page", 0, 0)
-        from hiper.library import Library, default_folder
-        from hiper.ui.serving import Address, served
-        from hiper.ui.studio import Similarity
+        from hiper.artifacts import Library, default_folder
+        from hiper.web import Address, Similarity, served
 
     address = Address(host=request.host or Address.host, port=request.port)
     if not address.is_local:

@@ -1,1 +1,5 @@
-"""The embedded model: a procedural world of small animals, its training recipe and its weights."""
+"""The embedded model: a small world with a ground truth for every edit."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

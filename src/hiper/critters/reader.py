@@ -37,7 +37,7 @@ FIELDS: Mapping[Kind, Mapping[str, tuple[str, ...]]] = {
         "eyes": world.EYES,
     },
 }
-SIZE = 64
+READING_SIZE = 64
 """Side in pixels to which a picture is brought before it is read."""
 CHANNELS = (24, 48, 96)
 LEGIBLE = 0.8
@@ -109,7 +109,8 @@ class _Stage(nn.Module):
 def to_input(pictures: Sequence[Image.Image]) -> Tensor:
     """[batch, 3, 64, 64] in [-1, 1]."""
     arrays = [
-        np.asarray(picture.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BOX)) for picture in pictures
+        np.asarray(picture.convert("RGB").resize((READING_SIZE, READING_SIZE), Image.Resampling.BOX))
+        for picture in pictures
     ]
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 127.5 - 1
 

@@ -16,8 +16,7 @@ from hiper.backbones import EMBEDDED, embedded_folder
 from hiper.critters.captions import word_notes
 from hiper.critters.reader import load_reader
 from hiper.errors import HiperWarning
-from hiper.images import fit_square
-from hiper.subject import Subject
+from hiper.images import Subject, fit_square
 
 ELSEWHERE = (
     "this does not look like the toy world that the embedded model draws, six animals in flat colours;"
@@ -75,7 +74,7 @@ def _decibel(error: Tensor) -> float:
 
 @cache
 def _autoencoder() -> Any:
-    from hiper.backbones._diffusers import load_autoencoder  # which takes seconds
+    from hiper.backbones import load_autoencoder  # which takes seconds
 
     (name,) = EMBEDDED
     return load_autoencoder(embedded_folder(name) / "vae")

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from hiper.errors import HiperError, MemoryLimitError
-from hiper.fitting import StopRequest
-from hiper.memory_errors import is_out_of_memory
+from hiper.files import is_out_of_memory
 from hiper.notes import heard
+from hiper.training import StopRequest
 
 TRIES = 3
 """Workers that a task may outlive before it is given up."""

@@ -10,7 +10,7 @@ from typing import Any, Generic, final
 
 from hiper.engines.base import TRIES, Answer, R, Settled, T, Task
 from hiper.errors import HiperError, Interrupted, TimeLimitError, WorkerDiedError
-from hiper.fitting import StopRequest
+from hiper.training import StopRequest
 
 SECONDS_BETWEEN_LOOKS = 0.2
 

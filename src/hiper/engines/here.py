@@ -8,7 +8,7 @@ from typing import final
 
 from hiper.engines.base import Engine, MakeWork, R, Settled, T, Task, perform
 from hiper.errors import Interrupted, OptionError
-from hiper.fitting import StopRequest
+from hiper.training import StopRequest
 
 
 @final

@@ -19,7 +19,7 @@ from hiper.engines.base import Answer, Engine, MakeWork, R, Settled, T, Task, pe
 from hiper.engines.crew import Crew, Fleet, Gone, Member
 from hiper.engines.devices import VARIABLE
 from hiper.engines.worker import prepare
-from hiper.fitting import StopRequest
+from hiper.training import StopRequest
 
 _SECONDS_TO_END = 10.0
 _CAN_MASK = hasattr(signal, "pthread_sigmask")

@@ -19,7 +19,7 @@ from hiper.engines.crew import Crew, Fleet, Gone, Member
 from hiper.engines.reachable import check_reachable
 from hiper.engines.worker import prepare
 from hiper.errors import HiperError, OptionError
-from hiper.fitting import StopRequest
+from hiper.training import StopRequest
 
 _OBJECT_STORE_BYTES = 100 * 2**20  # tasks and answers are a few KB
 _PATIENCE = {"RAY_gcs_server_port_wait_time_s": "1", "RAY_py_gcs_connect_timeout_s": "20"}

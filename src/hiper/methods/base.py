@@ -10,15 +10,14 @@ from typing import ClassVar, Generic, Protocol, TypeVar
 
 from torch import Tensor
 
-from hiper.artifact import Artifact
-from hiper.backbones.base import Backbone, Samples, StepCallback
-from hiper.checkpoint import CheckpointFile
+from hiper.artifacts import Artifact
+from hiper.backbones import Backbone, Samples, StepCallback
 from hiper.conditioning import Conditioning
 from hiper.errors import OptionError
-from hiper.fitting import Callback, StopRequest
-from hiper.methods.options import Options, Value, resolve
+from hiper.images import Subject
 from hiper.methods.presets import AUTO, preset_file, suited, tell_of_other_model, untuned
-from hiper.subject import Subject
+from hiper.options import Options, Value, resolve
+from hiper.training import Callback, CheckpointFile, StopRequest
 
 O = TypeVar("O", bound=Options)  # noqa: E741
 

@@ -16,15 +16,13 @@ from typing import Annotated, ClassVar, final
 import torch
 from torch import Tensor
 
-from hiper.artifact import Artifact
-from hiper.backbones.base import Backbone
-from hiper.checkpoint import CheckpointFile
+from hiper.artifacts import Artifact
+from hiper.backbones import Backbone
 from hiper.errors import HiperWarning
-from hiper.fitting import Callback, StepRecord, StopRequest
+from hiper.images import Subject
 from hiper.methods.base import Applied
 from hiper.methods.jobs import JobOptions, picture_latents
 from hiper.methods.jobs import artifact as artifact_of
-from hiper.methods.options import Spec
 from hiper.methods.trajectory import (
     NOTHING_MINIMISED,
     Descent,
@@ -36,8 +34,9 @@ from hiper.methods.trajectory import (
     plain_encoder,
     raise_if_stopped,
 )
+from hiper.options import Spec
 from hiper.seeds import generator
-from hiper.subject import Subject
+from hiper.training import Callback, CheckpointFile, StepRecord, StopRequest
 
 TRAJECTORY = "trajectory"
 

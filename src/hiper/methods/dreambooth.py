@@ -12,18 +12,17 @@ from typing import Annotated, ClassVar, final
 
 from torch import Tensor
 
-from hiper.artifact import Artifact
-from hiper.backbones.base import Backbone
-from hiper.checkpoint import CheckpointFile
-from hiper.fitting import Callback, StopRequest, optimise
+from hiper.artifacts import Artifact
+from hiper.backbones import Backbone
+from hiper.images import Subject
 from hiper.methods.base import Applied, Method
 from hiper.methods.identifiers import IdentifierOptions, identifying, objective, with_noun
 from hiper.methods.jobs import artifact as artifact_of
 from hiper.methods.jobs import fit_figures, identity, recipe, settled
-from hiper.methods.options import Spec
 from hiper.methods.weights import OverWeights, copied, lent, named
+from hiper.options import Spec
 from hiper.seeds import generator
-from hiper.subject import Subject
+from hiper.training import Callback, CheckpointFile, StopRequest, optimise
 
 
 @final

@@ -17,10 +17,8 @@ from typing import Annotated, ClassVar, Literal, final
 import torch
 from torch import Tensor
 
-from hiper.artifact import Artifact
-from hiper.attempts import Outcome, attempt
-from hiper.backbones.base import Backbone, Scheduler
-from hiper.checkpoint import CheckpointFile, TrainingState
+from hiper.artifacts import Artifact
+from hiper.backbones import Backbone, Scheduler
 from hiper.conditioning import (
     NEGATIVE,
     PLACEMENTS,
@@ -36,28 +34,33 @@ from hiper.conditioning import (
     take_tail,
 )
 from hiper.errors import ArtifactError, HiperError, HiperWarning, OptionError
-from hiper.fitting import (
+from hiper.images import Subject, fit_square
+from hiper.methods.base import Applied, Method, PromptEncoder
+from hiper.methods.jobs import EDITING, fit_figures, identity, loss_scale, settled, window
+from hiper.methods.jobs import artifact as artifact_of
+from hiper.methods.together import FitRequest, FitsTogether, losses_together
+from hiper.options import Options, Spec
+from hiper.seeds import generator
+from hiper.training import (
     Callback,
+    CheckpointFile,
+    Denoising,
     Fitted,
     Keep,
+    Outcome,
     Project,
     Recipe,
+    Sampling,
     Schedule,
     StopRequest,
+    TrainingState,
     Turn,
+    attempt,
+    level_range,
+    mask_weight,
     optimise,
     optimise_together,
 )
-from hiper.images import fit_square
-from hiper.methods.base import Applied, Method, PromptEncoder
-from hiper.methods.denoising import Denoising, mask_weight
-from hiper.methods.jobs import EDITING, fit_figures, identity, loss_scale, settled, window
-from hiper.methods.jobs import artifact as artifact_of
-from hiper.methods.options import Options, Spec
-from hiper.methods.together import FitRequest, FitsTogether, losses_together
-from hiper.noise_levels import Sampling, level_range
-from hiper.seeds import generator
-from hiper.subject import Subject
 
 _PUBLISHED: Mapping[str, object] = {
     "steps": 1000,

@@ -13,17 +13,15 @@ from typing import Annotated, TypeVar, final
 import torch
 from torch import Tensor
 
-from hiper.backbones.base import Backbone
+from hiper.backbones import Backbone
 from hiper.conditioning import Conditioning, lost_notes
-from hiper.fitting import Objective, StopRequest
-from hiper.images import fit_square
+from hiper.images import Subject, fit_square
 from hiper.methods.base import PromptEncoder
-from hiper.methods.denoising import Denoising
 from hiper.methods.jobs import TrainingOptions, picture_latents
 from hiper.methods.nouns import noun_of, with_word
-from hiper.methods.options import Spec
 from hiper.methods.trajectory import raise_if_stopped
-from hiper.subject import Subject
+from hiper.options import Spec
+from hiper.training import Denoising, Objective, StopRequest
 
 O = TypeVar("O", bound="IdentifierOptions")  # noqa: E741
 

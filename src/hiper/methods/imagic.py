@@ -14,20 +14,27 @@ from typing import Annotated, ClassVar, final
 import torch
 from torch import Tensor
 
-from hiper.artifact import Artifact
-from hiper.backbones.base import Backbone
-from hiper.checkpoint import CheckpointFile, Identity
+from hiper.artifacts import Artifact
+from hiper.backbones import Backbone
 from hiper.conditioning import Conditioning, lost_notes
 from hiper.errors import ArtifactError, OptionError
-from hiper.fitting import Callback, Fitted, StepRecord, StopRequest, optimise
+from hiper.images import Subject, clean_text
 from hiper.methods.base import Applied, Method
-from hiper.methods.denoising import Denoising
 from hiper.methods.jobs import EDITING, TrainingOptions, identity, picture_latents, recipe, settled
 from hiper.methods.jobs import artifact as artifact_of
-from hiper.methods.options import Spec
 from hiper.methods.weights import OverWeights, copied, lent, named
+from hiper.options import Spec
 from hiper.seeds import generator
-from hiper.subject import Subject, clean_text
+from hiper.training import (
+    Callback,
+    CheckpointFile,
+    Denoising,
+    Fitted,
+    Identity,
+    StepRecord,
+    StopRequest,
+    optimise,
+)
 
 ROWS = "rows"
 

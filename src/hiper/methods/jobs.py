@@ -10,17 +10,12 @@ from typing import Annotated, Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
-from hiper.artifact import Artifact
-from hiper.backbones.base import Backbone, Scheduler
-from hiper.backbones.prediction import prediction_entry
-from hiper.checkpoint import Identity
-from hiper.fitting import Fitted, Recipe, Schedule
-from hiper.images import fit_square, thumbnail_data_url
-from hiper.keys import fit_key, versions
-from hiper.methods.options import Options, Spec
-from hiper.noise_levels import Sampling
+from hiper.artifacts import Artifact
+from hiper.backbones import Backbone, Scheduler, prediction_entry
+from hiper.images import Subject, fit_square, thumbnail_data_url
+from hiper.options import Options, Spec, fit_key, versions
 from hiper.seeds import resolve_seed
-from hiper.subject import Subject
+from hiper.training import Fitted, Identity, Recipe, Sampling, Schedule
 
 O = TypeVar("O", bound=Options)  # noqa: E741
 

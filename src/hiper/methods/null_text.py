@@ -18,19 +18,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hiper.artifact import Artifact
-from hiper.backbones.base import Backbone
-from hiper.checkpoint import CheckpointFile, Identity, Progress, TrainingState
+from hiper.artifacts import Artifact
+from hiper.backbones import Backbone
 from hiper.conditioning import Conditioning
 from hiper.errors import ArtifactError, FitError, Interrupted
-from hiper.fitting import OVERFLOW_FACTOR, Callback, StepRecord, StopRequest
+from hiper.images import Subject
 from hiper.methods.base import Applied
 from hiper.methods.ddim_inversion import TRAJECTORY, descent_from, inverted
 from hiper.methods.jobs import JobOptions, identity, loss_scale
 from hiper.methods.jobs import artifact as artifact_of
-from hiper.methods.options import Spec
 from hiper.methods.trajectory import Walking, levels, mixed, plain_encoder
-from hiper.subject import Subject
+from hiper.options import Spec
+from hiper.training import (
+    OVERFLOW_FACTOR,
+    Callback,
+    CheckpointFile,
+    Identity,
+    Progress,
+    StepRecord,
+    StopRequest,
+    TrainingState,
+)
 
 NULLS = "nulls"
 

@@ -15,8 +15,7 @@ from typing import Any
 
 from hiper.backbones import EMBEDDED
 from hiper.errors import HiperWarning, OptionError
-from hiper.files import atomic_write, cache_dir
-from hiper.texts import parse_json, read_text
+from hiper.files import atomic_write, cache_dir, parse_json, read_text
 
 AUTO = "auto"
 """In the place of a preset's name: the one that suits the model."""

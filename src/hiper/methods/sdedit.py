@@ -15,14 +15,12 @@ from typing import Annotated, ClassVar, final
 import torch
 from torch import Tensor
 
-from hiper.artifact import Artifact
-from hiper.backbones.base import Backbone
-from hiper.checkpoint import CheckpointFile
-from hiper.fitting import Callback, StepRecord, StopRequest
+from hiper.artifacts import Artifact
+from hiper.backbones import Backbone
+from hiper.images import Subject
 from hiper.methods.base import Applied
 from hiper.methods.jobs import EDITING, JobOptions, picture_latents
 from hiper.methods.jobs import artifact as artifact_of
-from hiper.methods.options import Spec
 from hiper.methods.trajectory import (
     NOTHING_MINIMISED,
     Descent,
@@ -32,8 +30,9 @@ from hiper.methods.trajectory import (
     plain_encoder,
     raise_if_stopped,
 )
+from hiper.options import Spec
 from hiper.seeds import generator
-from hiper.subject import Subject
+from hiper.training import Callback, CheckpointFile, StepRecord, StopRequest
 
 LATENTS = "latents"
 

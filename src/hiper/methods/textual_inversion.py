@@ -14,14 +14,12 @@ from typing import Annotated, ClassVar, final
 import torch
 from torch import Tensor
 
-from hiper.artifact import Artifact
-from hiper.backbones.base import Backbone
-from hiper.checkpoint import CheckpointFile
+from hiper.artifacts import Artifact
+from hiper.backbones import Backbone
 from hiper.conditioning import Conditioning, lost_notes
 from hiper.errors import ArtifactError
-from hiper.fitting import Callback, StopRequest, optimise
+from hiper.images import Subject
 from hiper.methods.base import Applied, Method
-from hiper.methods.denoising import Denoising
 from hiper.methods.jobs import (
     EDITING,
     TrainingOptions,
@@ -33,9 +31,9 @@ from hiper.methods.jobs import (
 )
 from hiper.methods.jobs import artifact as artifact_of
 from hiper.methods.nouns import noun_of, with_word
-from hiper.methods.options import Spec
+from hiper.options import Spec
 from hiper.seeds import generator
-from hiper.subject import Subject
+from hiper.training import Callback, CheckpointFile, Denoising, StopRequest, optimise
 
 _WORD = "<subject>"
 

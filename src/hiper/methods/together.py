@@ -16,14 +16,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from hiper.artifact import Artifact
-from hiper.attempts import Outcome, attempt
-from hiper.backbones.base import Backbone
+from hiper.artifacts import Artifact
+from hiper.backbones import Backbone
 from hiper.conditioning import Conditioning, expanded, stacked
-from hiper.fitting import StopRequest, Turn
+from hiper.images import Subject
 from hiper.methods.base import Method
-from hiper.methods.denoising import Denoising
-from hiper.subject import Subject
+from hiper.training import Denoising, Outcome, StopRequest, Turn, attempt
 
 
 @dataclass(frozen=True, kw_only=True)

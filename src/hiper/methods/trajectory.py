@@ -13,14 +13,14 @@ from typing import Any, ClassVar, TypeVar, final
 import torch
 from torch import Tensor
 
-from hiper.artifact import Artifact
-from hiper.backbones.base import Backbone, Samples, Scheduler, StepCallback
+from hiper.artifacts import Artifact
+from hiper.backbones import Backbone, Samples, Scheduler, StepCallback
 from hiper.conditioning import Conditioning, expanded, lost_notes, stacked
 from hiper.errors import ArtifactError, Interrupted, OptionError
-from hiper.fitting import StopRequest
 from hiper.methods.base import Method, PromptEncoder
 from hiper.methods.jobs import JobOptions, settled
-from hiper.methods.options import Value
+from hiper.options import Value
+from hiper.training import StopRequest
 
 W = TypeVar("W", bound=JobOptions)
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from hiper.artifact import Artifact
-from hiper.backbones.base import Backbone
+from hiper.artifacts import Artifact
+from hiper.backbones import Backbone
 from hiper.errors import ArtifactError
-from hiper.fitting import Objective
+from hiper.training import Objective
 
 
 def copied(module: nn.Module) -> dict[str, Tensor]:

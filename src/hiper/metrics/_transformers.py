@@ -19,15 +19,23 @@ from huggingface_hub import snapshot_download
 from PIL import Image
 from torch import Tensor
 
-from hiper.backbones._diffusers import REFUSALS, first_line, is_ours, quiet
-from hiper.backbones.checks import check_part
-from hiper.backbones.contents import hashes
-from hiper.backbones.hub import explained, hub_answers, repository_files
-from hiper.backbones.variants import choose_variant
-from hiper.backbones.weights import component_files, read_header
+from hiper.backbones import (
+    REFUSALS,
+    check_part,
+    choose_variant,
+    component_files,
+    explained,
+    first_line,
+    hashes,
+    hub_answers,
+    is_ours,
+    quiet,
+    read_header,
+    repository_files,
+)
 from hiper.errors import BackboneError, ImageError
-from hiper.memory_errors import is_out_of_memory, loading_in_memory
-from hiper.nearest import suggestion
+from hiper.files import is_out_of_memory, loading_in_memory
+from hiper.options import suggestion
 
 
 @dataclass(frozen=True)

@@ -15,20 +15,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from hiper.backbones import resolve_device
-from hiper.backbones._diffusers import quiet
-from hiper.backbones.contents import hashes
+from hiper.backbones import hashes, quiet, resolve_device
 from hiper.errors import HiperWarning
-from hiper.metrics._transformers import (
-    CLIP,
-    DINO,
-    Network,
-    find_folder,
-    load_network,
-    load_tokenizer,
-    told,
-)
-from hiper.subject import clean_text
+from hiper.images import clean_text
+from hiper.metrics._transformers import CLIP, DINO, Network, find_folder, load_network, load_tokenizer, told
 
 _GREY = Image.new("RGB", (64, 64), "grey")
 

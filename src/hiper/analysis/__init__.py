@@ -1,0 +1,5 @@
+"""What can be found out about a model, a method or a result: costs, sensitivity, tuning, reports."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

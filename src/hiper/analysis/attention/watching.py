@@ -1,0 +1,211 @@
+"""Watch one sentence twice, with what was learnt and without, on the same noise."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Unpack, final
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from hiper.analysis.attention.maps import SIDE, Recorder
+from hiper.analysis.attention.rows import label_rows
+from hiper.analysis.attention.study import Study, View
+from hiper.artifacts import Artifact, check_compatible
+from hiper.backbones import Backbone, StepCallback
+from hiper.conditioning import Conditioning, lengthened
+from hiper.critters import picture_notes
+from hiper.errors import HiperWarning, ImageError, OptionError
+from hiper.images import fit_square
+from hiper.inference import Told, cleaned_prompt, resolve_settings, telling, unsuitable
+from hiper.options import EditSettings, Sampling, Value, check_whole, resolve_strength
+from hiper.seeds import generator, resolve_seed
+from hiper.training import spread_levels
+
+LEVELS = 20
+"""Noise levels at which a given picture is watched, unless told otherwise."""
+
+
+def study_drawing(
+    backbone: Backbone,
+    artifact: Artifact,
+    prompt: str | None = None,
+    *,
+    seed: int = 0,
+    callback: StepCallback | None = None,
+    **sampling: Unpack[Sampling],
+) -> Study:
+    """Draw `prompt` (None: the artifact's caption) with and without what was learnt, and watch both drawings.
+
+    The other arguments are those of `hiper.edit`, and the picture with what was learnt is the one it draws, bit for
+    bit. callback: called with (steps done, steps in all), both drawings together.
+
+    OptionError for a model without cross-attention to watch, and for a method that draws in a way of its own;
+    otherwise raises and warns as `edit` does.
+    """
+    check_compatible(artifact, backbone)
+    seed = resolve_seed(seed)
+    notes: list[str] = []
+    settings = resolve_settings(artifact.edit, backbone, notes, **sampling)
+    progress = _Progress(callback, 2 * settings.steps)
+
+    guidance, steps = sampling.get("guidance"), sampling.get("steps")
+
+    def draw(told: Told) -> View:
+        notes.extend(unsuitable(backbone, told, settings, guidance=guidance, steps=steps))
+        return _draw(backbone, told, settings, seed, progress)
+
+    shown: dict[str, Value] = {
+        name: value for name, value in asdict(settings).items() if name != "negative_prompt"
+    }
+    shown["seed"] = seed
+    if settings.negative_prompt[0]:
+        shown["negative prompt"] = settings.negative_prompt[0]
+    asked = prompt, settings.strength, settings.negative_prompt
+    return _study(backbone, artifact, asked, draw, notes, shown, drawn=True, mask=None)
+
+
+def study_picture(
+    backbone: Backbone,
+    artifact: Artifact,
+    picture: Image.Image,
+    prompt: str | None = None,
+    *,
+    mask: Image.Image | None = None,
+    seed: int = 0,
+    strength: float | None = None,
+    levels: int = LEVELS,
+    callback: StepCallback | None = None,
+) -> Study:
+    """Watch how the model reads a picture (RGB) under `levels` noise levels, spread evenly from noise to clean.
+
+    prompt: what the picture shows, with what was learnt and without; None: the artifact's caption.
+    mask: mode L, of the picture's size, 255 where the subject is: then every figure says how much falls on it.
+    strength: as in `hiper.edit`; levels: 1 to the model's own number; callback: as in `study_drawing`.
+
+    OptionError as there; ImageError for a mask of another size.
+    """
+    check_compatible(artifact, backbone)
+    if mask is not None and mask.size != picture.size:
+        raise ImageError(
+            f"the mask has {mask.width}x{mask.height} pixels, the picture {picture.width}x{picture.height}:"
+            " give both the same size"
+        )
+    seed, factor = resolve_seed(seed), resolve_strength(artifact.edit, strength)
+    count = check_whole("levels", levels, 1, backbone.timesteps)
+    square = fit_square(picture, backbone.resolution)
+    progress = _Progress(callback, 2 * count)
+
+    def read(told: Told) -> View:
+        return _read(backbone, told.positive, square, seed, count, progress)
+
+    shown: dict[str, Value] = {"strength": factor, "levels": count, "seed": seed}
+    where = None if mask is None else _on_grid(fit_square(mask, backbone.resolution))
+    notes = picture_notes(picture, backbone.id)
+    return _study(backbone, artifact, (prompt, factor, ()), read, notes, shown, drawn=False, mask=where)
+
+
+def _study(
+    backbone: Backbone,
+    artifact: Artifact,
+    asked: tuple[str | None, float, Sequence[str]],
+    run: Callable[[Told], View],
+    notes: list[str],
+    settings: dict[str, Value],
+    *,
+    drawn: bool,
+    mask: Tensor | None,
+) -> Study:
+    """Watch both runs; asked: the prompt, the strength and the negative prompts."""
+    prompt, strength, negatives = asked
+    cleaned = cleaned_prompt(artifact.caption if prompt is None else prompt, backbone, notes)
+    with telling(backbone, artifact, cleaned, strength, negatives, notes) as told:
+        if told.sample != backbone.sample:
+            raise OptionError(
+                f"method {artifact.method} draws in a way of its own, which cannot be watched; allowed are methods"
+                " that the model itself draws with, such as hiper"
+            )
+        learnt = run(told)
+    plain = lengthened(backbone.encode(cleaned), told.positive.length)
+    others = [backbone.encode_negative(each) for each in negatives]
+    untouched = run(Told(positive=plain, negatives=others, sample=backbone.sample))
+    for note in dict.fromkeys(notes):
+        warnings.warn(note, HiperWarning, stacklevel=3)
+    return Study(
+        prompt=cleaned,
+        caption=artifact.caption,
+        method=artifact.method,
+        backbone=backbone.id,
+        drawn=drawn,
+        settings=settings,
+        learnt=learnt,
+        untouched=untouched,
+        mask=mask,
+    )
+
+
+def _draw(backbone: Backbone, told: Told, settings: EditSettings, seed: int, progress: _Progress) -> View:
+    recorder = Recorder(pictures=1, steps=settings.steps, aspect=settings.height / settings.width)
+
+    def after_step(done: int, total: int) -> None:
+        recorder.after_step(done, total)
+        progress.step()
+
+    with backbone.watching(recorder.watch):
+        samples = backbone.sample(
+            told.positive,
+            told.negatives,
+            seeds=[seed],
+            steps=settings.steps,
+            guidance=settings.guidance,
+            scheduler=settings.scheduler,
+            height=settings.height,
+            width=settings.width,
+            callback=after_step,
+        )
+    return View(picture=samples.images[0], rows=label_rows(told.positive), maps=recorder.maps())
+
+
+def _read(
+    backbone: Backbone,
+    conditioning: Conditioning,
+    picture: Image.Image,
+    seed: int,
+    count: int,
+    progress: _Progress,
+) -> View:
+    random = generator(seed)
+    latents = backbone.latents(picture, random)
+    recorder = Recorder(pictures=1, steps=count)
+    with backbone.watching(recorder.watch), torch.no_grad():
+        for done, t in enumerate(spread_levels(count, (0, backbone.timesteps)).flip(0), start=1):
+            noise = torch.randn(latents.shape, generator=random)
+            noisy = backbone.diffuse(latents, noise, t[None]).noisy
+            backbone.predict(noisy, t[None], conditioning)
+            recorder.after_step(done, count)
+            progress.step()
+    return View(picture=picture, rows=label_rows(conditioning), maps=recorder.maps())
+
+
+@final
+class _Progress:
+    """Counts the steps of both runs."""
+
+    def __init__(self, callback: StepCallback | None, total: int) -> None:
+        self._callback, self._total, self._done = callback, total, 0
+
+    def step(self) -> None:
+        self._done = min(self._done + 1, self._total)
+        if self._callback is not None:
+            self._callback(self._done, self._total)
+
+
+def _on_grid(mask: Image.Image) -> Tensor:
+    """Average a mask (mode L) into [SIDE, SIDE], 0 to 1."""
+    levels = torch.from_numpy(np.asarray(mask, dtype=np.float32) / 255)
+    return functional.adaptive_avg_pool2d(levels[None], SIDE)[0]

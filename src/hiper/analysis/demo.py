@@ -1,0 +1,120 @@
+"""The whole story on the embedded model: an unseen identity, one fit, four edits, and the true answers beside them."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from hiper import files
+from hiper.artifacts import Artifact, EditResult
+from hiper.backbones import Backbone, load_backbone
+from hiper.critters import Row, Scene, bare_caption, contact_sheet, draw_scene, render, subject_mask
+from hiper.images import Subject, png_bytes
+from hiper.inference import DEMO, edit, settings_of, text_chunks
+from hiper.methods import fit
+from hiper.metrics import colour_distance
+from hiper.seeds import generator
+
+UNSEEN = 10**9
+"""First seed that no training picture was drawn from."""
+EDITS: tuple[tuple[str, dict[str, str]], ...] = (
+    ("motion", {"pose": "sitting"}),
+    ("background", {"background": "beach"}),
+    ("texture", {"style": "watercolor"}),
+    ("two at once", {"pose": "jumping", "background": "snow"}),
+)
+DRAWS = 4
+"""Pictures per edit that the figures average over; the sheet shows the first."""
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, steps done and steps in all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoReport:
+    """Where the sheet is, the figures (colour distances, lower is better), and seconds in all."""
+
+    sheet: Path
+    figures: dict[str, float | str]
+    seconds: float
+
+
+def demo_scene(seed: int) -> Scene:
+    """The scene a demo starts from: an unseen animal, standing in a meadow, drawn plainly."""
+    return replace(draw_scene(UNSEEN + seed), pose="standing", background="meadow", style="drawing")
+
+
+def run_demo(out: Path, *, seed: int, overwrite: bool, progress: Progress) -> DemoReport:
+    """Fit an unseen identity, edit it four ways; write source, tail, sheet, and a picture per edit with its settings.
+
+    seed: 0 or greater; chooses the animal. OutputError when a file exists and `overwrite` is false.
+    """
+    began = time.monotonic()
+    sheet, source, tail = out / "sheet.png", out / "source.png", out / "tail.safetensors"
+    edits = {kind: out / f"{files.safe_slug(kind)}.png" for kind, _ in EDITS}
+    for path in (sheet, source, tail, *edits.values()):
+        files.check_writable(path, overwrite=overwrite)
+    backbone = load_backbone("critters")
+    scene = demo_scene(seed)
+    picture = render(scene, backbone.resolution)
+    subject = Subject.from_image(picture, caption=bare_caption(scene))
+    artifact = fit(backbone, subject, callback=lambda r: progress("fit", r.step, r.steps))
+    fitted = time.monotonic()
+    rows, figures = [], {}
+    for done, (kind, change) in enumerate(EDITS):
+        progress("edit", done, len(EDITS))
+        row, figures[kind], result = _edit_row(backbone, artifact, scene.edited(**change), picture, kind)
+        rows.append(row)
+        chunks = text_chunks(settings_of(backbone, artifact, result, result.seeds[0]), artifact)
+        data = png_bytes(result.images[0], metadata=chunks)
+        files.atomic_write(edits[kind], data, overwrite=overwrite)
+    progress("edit", len(EDITS), len(EDITS))
+    made_by = {DEMO: str(seed)}
+    files.atomic_write(source, png_bytes(picture, metadata=made_by), overwrite=overwrite)
+    artifact.save(tail, overwrite=overwrite)
+    whole = contact_sheet(subject.caption, rows)
+    files.atomic_write(sheet, png_bytes(whole, metadata=made_by), overwrite=overwrite)
+    report: dict[str, float | str] = {"caption": subject.caption, "fit_seconds": round(fitted - began, 1)}
+    for kind, values in figures.items():
+        report |= {f"{kind}, {name}": round(value, 2) for name, value in values.items()}
+    for name in ("without the tail", "with the tail", "true answer through the VAE"):
+        report[f"mean, {name}"] = round(statistics.mean(values[name] for values in figures.values()), 2)
+    return DemoReport(sheet=sheet, figures=report, seconds=round(time.monotonic() - began, 1))
+
+
+def _edit_row(
+    backbone: Backbone, artifact: Artifact, truth: Scene, source: Image.Image, kind: str
+) -> tuple[Row, dict[str, float], EditResult]:
+    """One row of the sheet, its colour distances to the true answer (means over the draws), and what was drawn."""
+    prompt = bare_caption(truth)
+    answer, mask = render(truth, backbone.resolution), subject_mask(truth, backbone.resolution)
+    seeds = range(DRAWS)
+    result = edit(backbone, artifact, prompt, seeds=seeds)
+    plain = backbone.sample(
+        backbone.encode(prompt),
+        [backbone.encode_negative("")],
+        seeds=seeds,
+        steps=result.settings.steps,
+        guidance=result.settings.guidance,
+        scheduler=result.settings.scheduler,
+        height=backbone.resolution,
+        width=backbone.resolution,
+    ).images
+    ceiling = backbone.decode(backbone.latents(answer, generator(0)))
+
+    def distance(pictures: list[Image.Image]) -> float:
+        return float(np.mean([colour_distance(p, answer, mask) for p in pictures]))
+
+    figures = {
+        "without the tail": distance(plain),
+        "with the tail": distance(result.images),
+        "true answer through the VAE": distance(ceiling),
+    }
+    row = Row(kind=kind, prompt=prompt, pictures=(source, answer, plain[0], result.images[0]))
+    return row, figures, result

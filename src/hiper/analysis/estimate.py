@@ -1,0 +1,326 @@
+"""How long a fit or an edit will take and how much memory, said before it starts.
+
+Operations, memory and seconds are those of a few real calls of each kind, times how often the job makes them. The
+first call is that of one noise level, or of one picture: by what it needs a larger one is known not to fit before it
+is tried.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+
+import torch
+from accelerate.utils import get_max_memory
+from PIL import Image
+from torch import Tensor
+
+from hiper.analysis.counting import Work, counting
+from hiper.analysis.selfcheck import peak_memory
+from hiper.backbones import Backbone
+from hiper.conditioning import Conditioning, expanded
+from hiper.images import MIN_SIDE, Subject, fit_square
+from hiper.methods import HiPer, HiPerOptions, get_method
+from hiper.options import EditSettings
+from hiper.seeds import generator
+from hiper.training import EVALUATIONS, LOOKS_FOR_BEST, Turn, looked_at_once
+
+CAPTION = "a picture"
+LONG, TRIES = 5.0, 5
+"""A call that took fewer seconds than LONG while it was counted is made again, at most so often, to be timed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A piece of work: how often the job does it, and what one of it takes.
+
+    work: counted; None where it is only timed. seconds: measured here; None where it was not tried.
+    """
+
+    name: str
+    times: float
+    work: Work | None
+    seconds: float | None
+
+    @property
+    def all_seconds(self) -> float | None:
+        """Seconds of all of it."""
+        return None if self.seconds is None else self.seconds * self.times
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes, on the device that computes.
+
+    loading:  the weights that lie there at once when the model is loaded
+    working:  those that stay while the job computes
+    computed: most of what it computes at once: activations, gradients, pictures; counted
+    free:     what was left after loading
+    reached:  the process's peak after the real calls, libraries included; on cuda that of the device
+    """
+
+    loading: int
+    working: int
+    computed: int
+    free: int
+    reached: int
+
+    @property
+    def needed(self) -> int:
+        """Weights and what is computed, without libraries."""
+        return max(self.loading, self.working + self.computed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What a job will take.
+
+    job: in words; device, dtype, threads, side: where and how it computes, the picture's larger side in pixels
+    """
+
+    job: str
+    backbone: str
+    device: str
+    dtype: str
+    threads: int
+    side: int
+    parts: tuple[Part, ...]
+    memory: Memory
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds of the whole job after the model is loaded; None where a part was not tried."""
+        every = [part.all_seconds for part in self.parts]
+        return sum(each for each in every if each is not None) if None not in every else None
+
+    @property
+    def flops(self) -> float:
+        """Counted operations of the whole job."""
+        return sum(part.work.flops * part.times for part in self.parts if part.work is not None)
+
+    @property
+    def fits(self) -> bool:
+        """Whether what is computed finds room beside the loaded weights: nothing was left untried."""
+        return self.seconds is not None
+
+    def as_record(self) -> dict[str, object]:
+        """Return all of it, ready for JSON."""
+        whole = {"seconds": self.seconds, "flops": self.flops, "fits": self.fits}
+        return {**asdict(self), **whole, "memory": {**asdict(self.memory), "needed": self.memory.needed}}
+
+
+def estimate_fit(backbone: Backbone, options: HiPerOptions) -> Estimate:
+    """Estimate a fit by method hiper with these options."""
+    method = get_method(HiPer.name)
+    assert isinstance(method, HiPer)
+    subject = Subject.from_image(Image.new("RGB", (MIN_SIDE, MIN_SIDE), "gray"), caption=CAPTION)
+    preparing = _seconds(partial(_prepared, backbone, subject), backbone.device)
+    one = method.turn(backbone, subject, replace(options, batch=1))
+    turn = method.turn(backbone, subject, options)
+    at_once = looked_at_once(options.batch)
+    looking = method.turn(backbone, subject, replace(options, batch=at_once))
+    looks = 2 + (LOOKS_FOR_BEST if options.keep == "best" else 0)
+    begun = time.perf_counter()
+    with backbone.fitting():
+        moving = time.perf_counter() - begun
+        step = _Call(one=partial(_step, one), all=partial(_step, turn), size=options.batch).part(
+            "step", options.steps, backbone.device
+        )
+        look = _Call(one=partial(_look, one), all=partial(_look, looking), size=at_once).part(
+            "look at the loss", looks * EVALUATIONS / at_once, backbone.device
+        )
+    parts = (
+        Part(name="read the picture and the weights", times=1, work=None, seconds=preparing),
+        Part(name="take the rest out of memory and back", times=2, work=None, seconds=moving),
+        look,
+        step,
+    )
+    levels = "noise level" if options.batch == 1 else "noise levels"
+    job = f"fit, {options.steps} steps of {options.batch} {levels}"
+    working = backbone.weight_bytes()[backbone.denoiser_name]
+    return _estimate(backbone, job, backbone.resolution, parts, working)
+
+
+def estimate_edit(
+    backbone: Backbone, settings: EditSettings, *, images: int, batch_size: int, sentences: int = 1
+) -> Estimate:
+    """Estimate an edit with `images` pictures, 1 or more, of each of `sentences`, `batch_size` at a time."""
+    at_once = min(images, batch_size)
+    calls = sentences * images / at_once
+    negative = backbone.encode_negative("")
+    positive = backbone.encode(CAPTION)
+    takes_negatives = any(name.startswith("negative") for name in backbone.arguments(positive, [negative]))
+    guided = settings.guidance > 1 and backbone.hears_negatives and takes_negatives
+    drawing = _Call(
+        one=_prediction(backbone, settings, positive, 2 if guided else 1),
+        all=_prediction(backbone, settings, positive, at_once * (2 if guided else 1)),
+        size=at_once,
+    )
+    _ = backbone.denoiser  # brings it into memory where text encoders and denoiser take turns
+    parts = (
+        Part(
+            name="read the sentences",
+            times=sentences + 1,
+            work=None,
+            seconds=_seconds(partial(backbone.encode, CAPTION), backbone.device),
+        ),
+        drawing.part("step", calls * settings.steps, backbone.device),
+        _decoding(backbone, _noise(backbone, settings, 1), sentences * images, at_once),
+    )
+    plural = "picture" if images == 1 else "pictures"
+    job = f"edit, {sentences} x {images} {plural} of {settings.steps} steps, {at_once} at a time"
+    side = max(settings.height, settings.width)
+    return _estimate(backbone, job, side, parts, _weights(backbone))
+
+
+def _estimate(backbone: Backbone, job: str, side: int, parts: tuple[Part, ...], working: int) -> Estimate:
+    works = [part.work for part in parts if part.work is not None]
+    return Estimate(
+        job=job,
+        backbone=backbone.id,
+        device=str(backbone.device),
+        dtype=str(backbone.dtype).removeprefix("torch."),
+        threads=torch.get_num_threads(),
+        side=side,
+        parts=parts,
+        memory=Memory(
+            loading=_weights(backbone),
+            working=working,
+            computed=max(work.peak for work in works),
+            free=free_memory(backbone.device),
+            reached=peak_memory(backbone.device),
+        ),
+    )
+
+
+def _weights(backbone: Backbone) -> int:
+    """Bytes of weights that lie on the device at once: of all components, or of the larger side of two in turn."""
+    sizes = backbone.weight_bytes()
+    encoders = sum(size for name, size in sizes.items() if name.startswith("text_encoder"))
+    rest = sum(sizes.values()) - encoders
+    return max(encoders, rest) if backbone.takes_turns else encoders + rest
+
+
+def free_memory(device: torch.device) -> int:
+    """Return bytes that are free on a device, or that torch keeps there for its next tensors.
+
+    On cpu and mps: of the whole computer.
+    """
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
+    cached = 0
+    if device.type == "mps":
+        cached = torch.mps.driver_allocated_memory() - torch.mps.current_allocated_memory()
+    return int(get_max_memory()["cpu"]) + cached
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Call:
+    """Something a job does again and again: `size` noise levels or pictures at once, and one alone."""
+
+    one: Callable[[], object]
+    all: Callable[[], object]
+    size: int
+
+    def part(self, name: str, times: float, device: torch.device) -> Part:
+        """Count and time it, unless it would not fit."""
+        if self.size > 1:
+            work = _times(_counted(self.one, device)[0], self.size)
+            if work.peak > free_memory(device):
+                return Part(name=name, times=times, work=work, seconds=None)
+        work, seconds = _counted(self.all, device)
+        return Part(
+            name=name,
+            times=times,
+            work=work,
+            seconds=seconds if seconds >= LONG else _usual_seconds(self.all, device),
+        )
+
+
+def _counted(call: Callable[[], object], device: torch.device) -> tuple[Work, float]:
+    """Make one call; return its work, and its seconds, which counting makes a little longer."""
+    with counting() as counter:
+        seconds = _seconds(call, device)
+    return counter.work(), seconds
+
+
+def _times(work: Work, size: int) -> Work:
+    """Return the work of one call with a batch that many times as large; the bytes of weights count too often."""
+    return Work(**{name: value * size for name, value in asdict(work).items()})
+
+
+def _decoding(backbone: Backbone, latents: Tensor, pictures: int, at_once: int) -> Part:
+    """Count and time on one picture; all at once take that many times its memory, where that is there."""
+    decode = partial(backbone.decode, latents)
+    part = _Call(one=decode, all=decode, size=1).part("decode a picture", pictures, backbone.device)
+    assert part.work is not None
+    peak = part.work.peak * at_once
+    fits = peak <= free_memory(backbone.device)
+    return replace(part, work=replace(part.work, peak=peak), seconds=part.seconds if fits else None)
+
+
+def _usual_seconds(call: Callable[[], object], device: torch.device) -> float:
+    """Median over a few calls: other programs may hold up one of them."""
+    taken: list[float] = []
+    while len(taken) < TRIES and sum(taken) < LONG:
+        taken.append(_seconds(call, device))
+    return statistics.median(taken)
+
+
+def _seconds(call: Callable[[], object], device: torch.device) -> float:
+    _wait(device)
+    begun = time.perf_counter()
+    call()
+    _wait(device)
+    return time.perf_counter() - begun
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def _prepared(backbone: Backbone, subject: Subject) -> None:
+    """What a fit does before its steps: encode both, and hash the model for the checkpoint."""
+    backbone.encode(subject.caption)
+    backbone.latents(fit_square(subject.image, backbone.resolution), generator(0))
+    backbone.model_key()
+    backbone.fingerprint()
+
+
+def _step(turn: Turn) -> None:
+    loss = turn.objective.loss(turn.parameters, turn.generator)
+    (loss * turn.recipe.loss_scale).backward()  # type: ignore[no-untyped-call]
+    for parameter in turn.parameters.values():
+        parameter.grad = None
+
+
+def _look(turn: Turn) -> None:
+    with torch.no_grad():
+        turn.objective.loss(turn.parameters, turn.generator)
+
+
+def _prediction(
+    backbone: Backbone, settings: EditSettings, sentence: Conditioning, batch: int
+) -> Callable[[], None]:
+    def predict() -> None:
+        t, told = torch.full((batch,), backbone.timesteps // 2), expanded(sentence, batch)
+        with torch.no_grad():
+            backbone.predict(_noise(backbone, settings, batch), t, told)
+
+    return predict
+
+
+def _noise(backbone: Backbone, settings: EditSettings, batch: int) -> Tensor:
+    """Latents of that many pictures of the size that is asked for."""
+    channels, native, _ = backbone.latent_shape
+    factor = backbone.resolution // native
+    return torch.randn(
+        batch, channels, settings.height // factor, settings.width // factor, device=backbone.device
+    )

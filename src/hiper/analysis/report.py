@@ -1,0 +1,136 @@
+"""One run as one page: what was learnt, what was drawn, strengths against seeds, the loss, and who looks where."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from PIL import Image
+
+from hiper.analysis.attention import Study
+from hiper.analysis.attention import fragment as attention_fragment
+from hiper.artifacts import Artifact, EditResult, public_name
+from hiper.html import document, escape, figure, loss_curve, picture, table
+from hiper.training import StepRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sentence:
+    """One sentence and what was drawn of it; grid: strength -> one picture for each of `grid_seeds`."""
+
+    results: Sequence[EditResult]
+    grid: Mapping[float, Sequence[Image.Image]]
+    grid_seeds: Sequence[int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunReport:
+    """Everything the page shows.
+
+    command: as it was given, one line; notes: what the user was told
+    source: the picture that was learnt, None when only its thumbnail is at hand
+    course: losses of the fit, empty when the fit is of an earlier run
+    study: who looks where in the first sentence, or in words why that cannot be told
+    """
+
+    artifact: Artifact
+    command: str
+    notes: Sequence[str]
+    source: Image.Image | None
+    sentences: Sequence[Sentence]
+    course: Sequence[StepRecord]
+    study: Study | str
+
+
+def page(report: RunReport) -> str:
+    """Return a page that needs neither network nor script; every text is escaped."""
+    parts = [
+        *_learnt(report),
+        *(part for sentence in report.sentences for part in _drawn(sentence)),
+        *_loss(report),
+        *_attention(report.study),
+        *_made(report),
+    ]
+    return document(f"“{report.artifact.caption}”", parts)
+
+
+def _learnt(report: RunReport) -> Iterator[str]:
+    artifact = report.artifact
+    yield from (f'<p class="note">{escape(note)}</p>' for note in report.notes)
+    yield "<h2>Learnt from</h2>"
+    if report.source is not None:
+        yield figure(report.source, artifact.caption)
+    elif _is_jpeg(artifact.thumbnail):
+        yield f'<figure><img alt="{escape(artifact.caption)}" src="{artifact.thumbnail}"></figure>'
+    else:
+        yield f"<p>A picture of {escape(artifact.caption)}.</p>"
+
+
+def _drawn(sentence: Sentence) -> Iterator[str]:
+    first = sentence.results[0]
+    yield f"<h2>{escape(first.prompt)}</h2>"
+    settings = first.settings
+    yield (
+        f"<p>Strength {settings.strength:zg}, guidance {settings.guidance:zg}, {settings.steps} steps of"
+        f" {escape(settings.scheduler)}, {settings.width} x {settings.height} pixels.</p>"
+    )
+    for result in sentence.results:
+        for seed, image in zip(result.seeds, result.images, strict=True):
+            yield figure(image, f"seed {seed}")
+    yield "<h3>Strength against seed</h3>"
+    yield "<p>Strength: how much of what was learnt is in the picture; 0 is nothing of it.</p><table>"
+    yield _cells("th", ["", *(f"seed {seed}" for seed in sentence.grid_seeds)])
+    for strength, images in sentence.grid.items():
+        shown = [
+            picture(image, f"strength {strength:zg}, seed {seed}")
+            for seed, image in zip(sentence.grid_seeds, images, strict=True)
+        ]
+        yield _cells("td", [f"{strength:zg}", *shown])
+    yield "</table>"
+
+
+def _loss(report: RunReport) -> Iterator[str]:
+    yield "<h2>The loss while fitting</h2>"
+    finite = [record for record in report.course if math.isfinite(record.loss)]
+    if len(finite) > 1:
+        yield loss_curve(finite)
+    else:
+        yield "<p>The fit is of an earlier run, which kept no course of it.</p>"
+    figures = report.artifact.figures
+    if {"loss_before", "loss_after"} <= figures.keys():
+        yield (
+            f"<p>On one batch held fixed: {figures['loss_before']:.4f} before,"
+            f" {figures['loss_after']:.4f} after.</p>"
+        )
+
+
+def _attention(study: Study | str) -> Iterator[str]:
+    yield "<h2>Attention</h2>"
+    yield f"<p>{escape(study)}</p>" if isinstance(study, str) else attention_fragment(study)
+
+
+def _made(report: RunReport) -> Iterator[str]:
+    artifact = report.artifact
+    yield f"<h2>The command</h2><pre>{escape(report.command)}</pre>"
+    values = {
+        "model": public_name(artifact.backbone, artifact.revision),
+        "method": artifact.method,
+        **artifact.options,
+        **{f"edit, {name}": value for name, value in artifact.edit.items()},
+        **artifact.versions,
+        "created": artifact.created,
+    }
+    yield "<h2>The fit</h2>"
+    yield table([("what", "value"), *((name, str(value)) for name, value in values.items())])
+
+
+def _cells(tag: str, cells: Sequence[str]) -> str:
+    """One line of a table whose cells are HTML already."""
+    return "<tr>" + "".join(f"<{tag}>{cell}</{tag}>" for cell in cells) + "</tr>"
+
+
+def _is_jpeg(url: str) -> bool:
+    """A header may come from anybody: what is no JPEG in base64 does not get onto the page."""
+    return re.fullmatch(r"data:image/jpeg;base64,/9j/[A-Za-z0-9+/]*={0,2}", url) is not None

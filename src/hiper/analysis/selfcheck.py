@@ -1,0 +1,122 @@
+"""A minute with one model: does a tail fit, does the model listen to it, what does it cost."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import torch
+
+from hiper.analysis.sensitivity import ROWS, Sensitivity, sensitivity
+from hiper.analysis.sensitivity import STEPS as DRAWING_STEPS
+from hiper.backbones import Backbone
+from hiper.images import Subject
+from hiper.methods import fit
+
+STEPS, PICTURES = 20, 2
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, steps done and steps in all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfCheck:
+    """What was found.
+
+    rows, embed:       the encoder's table; placement: where the tail went
+    loss_before, loss_after: on fixed pairs of noise and noise level, lower is better, after `steps` steps
+    sensitivity:       see `Sensitivity`
+    seconds_per_step, seconds_per_picture: of the fit, and of one picture at `picture_steps` denoising steps
+    peak_memory_bytes: on cuda of the device, elsewhere of the whole process, loading included
+    """
+
+    backbone: str
+    revision: str
+    family: str
+    rows: int
+    embed: int
+    placement: str
+    objective: str
+    resolution: int
+    device: str
+    dtype: str
+    steps: int
+    loss_before: float
+    loss_after: float
+    sensitivity: Sensitivity
+    seconds_per_step: float
+    seconds_per_picture: float
+    picture_steps: int
+    peak_memory_bytes: int
+    versions: dict[str, str]
+
+    def as_record(self) -> dict[str, object]:
+        """Return all of it, ready for JSON."""
+        return {**asdict(self), "sensitivity": {**asdict(self.sensitivity), "ratio": self.sensitivity.ratio}}
+
+
+def selfcheck(
+    backbone: Backbone,
+    subject: Subject,
+    *,
+    steps: int = STEPS,
+    pictures: int = PICTURES,
+    progress: Progress = lambda *_: None,
+) -> SelfCheck:
+    """Fit a tail of 5 rows for a few steps and draw pictures with and without other last rows.
+
+    steps: of the fit, 1 or more; pictures: 2 or more, each drawn twice. Errors and warnings are those of `fit`.
+    """
+    artifact = fit(
+        backbone,
+        subject,
+        steps=steps,
+        tail=ROWS,
+        callback=lambda record: progress("fitting", record.step, record.steps),
+    )
+    progress("drawing", 0, 0)
+    began = time.monotonic()
+    heard = sensitivity(backbone, pictures=pictures)
+    drawing = time.monotonic() - began
+    return SelfCheck(
+        backbone=backbone.id,
+        revision=backbone.revision,
+        family=backbone.family,
+        rows=backbone.length,
+        embed=backbone.embed,
+        placement=str(artifact.options["placement"]),
+        objective=backbone.objective,
+        resolution=backbone.resolution,
+        device=_device_name(backbone.device),
+        dtype=str(backbone.dtype).removeprefix("torch."),
+        steps=steps,
+        loss_before=artifact.figures["loss_before"],
+        loss_after=artifact.figures["loss_after"],
+        sensitivity=heard,
+        seconds_per_step=artifact.figures["seconds"] / steps,
+        seconds_per_picture=drawing / (2 * pictures),
+        picture_steps=min(backbone.default_steps, DRAWING_STEPS),
+        peak_memory_bytes=peak_memory(backbone.device),
+        versions=dict(artifact.versions),
+    )
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the most bytes so far: on cuda of the device, elsewhere of the whole process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil  # accelerate brings it
+
+        memory = psutil.Process().memory_info()
+        return int(getattr(memory, "peak_wset", memory.rss))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # kilobytes everywhere else

@@ -1,0 +1,17 @@
+from .artifact import Artifact as Artifact
+from .artifact import check_compatible as check_compatible
+from .artifact import check_family as check_family
+from .artifact import fits as fits
+from .cache import cached_fit as cached_fit
+from .cache import fit_path as fit_path
+from .combining import average as average
+from .combining import combine as combine
+from .hashing import content_sha256 as content_sha256
+from .importing import import_reference as import_reference
+from .library import Entry as Entry
+from .library import Library as Library
+from .library import Listing as Listing
+from .library import default_folder as default_folder
+from .portable import portable as portable
+from .portable import public_name as public_name
+from .result import EditResult as EditResult

@@ -1,0 +1,294 @@
+"""Artifact: what one fit has learnt, as one safetensors file that explains itself.
+
+Tensors are named `hiper.<name>`; `artifact_header` says what stands in the header. One more tensor keeps other
+tools from taking a tail for a textual inversion: diffusers refuses a file of two tensors, and ComfyUI, which takes
+the first one whatever its name, finds one of a width that fits no model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from hiper.artifacts.header import PREFIX, TEXTS, UNKNOWN_SEED, ArtifactHeader, decode, encode
+from hiper.artifacts.header import SCHEMA as SCHEMA
+from hiper.artifacts.portable import portable
+from hiper.artifacts.result import EditResult
+from hiper.artifacts.sharing import WEIGHT_NAME, find_shared, push_shared, save_shared, shared_files
+from hiper.backbones import MODELSPEC, OPTION, Prediction, parse_prediction
+from hiper.conditioning import TAIL
+from hiper.errors import ArtifactError, HiperWarning
+from hiper.files import MAX_HEADER, ROWS, WEIGHTS, Limits, TensorFile, atomic_write, foreign_kind
+from hiper.options import method_names
+
+if TYPE_CHECKING:
+    from hiper.backbones import Backbone
+
+GUARD = f"{PREFIX}!not-a-textual-inversion"
+"""Sorts before every other name, and so comes first in the file."""
+
+TAILS = ("hiper",)
+"""Methods whose tensors are text rows; their files are small, and read within narrow limits."""
+
+LARGEST_ROWS = 1024
+"""Rows of a tensor; models read 512 at most."""
+
+FINGERPRINT_TOLERANCE = 0.004
+"""Relative root mean square: more than float16 or bfloat16 costs, less than any training changes."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Artifact(ArtifactHeader):
+    """What a method learnt from one picture on one backbone, and everything needed to use it again.
+
+    tensors: name -> what was learnt, made float32 on the CPU; text rows [rows, embed] of one common embed for a
+        method of TAILS, else of any shape: weights, latents, vectors of a vocabulary
+
+    ArtifactError on construction when a tensor is not finite, not of floats, or empty, or no table of rows where
+    it must be one.
+    """
+
+    tensors: Mapping[str, Tensor]
+
+    def __post_init__(self) -> None:
+        tensors = _checked_tensors(self.tensors, _limits(self.method))
+        if self.method in TAILS:
+            _check_rows(tensors)
+        object.__setattr__(self, "tensors", tensors)
+
+    @property
+    def embed(self) -> int | None:
+        """Width of the rows: numbers per token; None for a method that learns something else."""
+        return next(iter(self.tensors.values())).shape[1] if self.method in TAILS else None
+
+    @property
+    def prediction_type(self) -> Prediction | None:
+        """What the model predicted in the fit; None for a flow, and in files of earlier releases."""
+        return parse_prediction(self.extra.get(MODELSPEC, ""))
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the file atomically and return its path; OutputError as in `files.atomic_write`."""
+        atomic_write(Path(path), self.to_bytes(), overwrite=overwrite)
+        return Path(path)
+
+    def to_bytes(self) -> bytes:
+        """Serialise; the same artifact gives the same bytes."""
+        named = {f"{PREFIX}{name}": tensor for name, tensor in self.tensors.items()}
+        blob = safetensors.torch.save({GUARD: torch.zeros(1), **named}, metadata=encode(self))
+        length = int.from_bytes(blob[:8], "little")
+        entries = json.loads(blob[8 : 8 + length])  # safetensors writes them in random order
+        text = json.dumps(entries, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        if len(text) > MAX_HEADER:
+            raise ArtifactError(f"the header takes {len(text)} bytes; at most {MAX_HEADER}: shorten `extra`")
+        return len(text).to_bytes(8, "little") + text + blob[8 + length :]
+
+    @classmethod
+    def load(cls, path: str | Path) -> Artifact:
+        """Read a file that `save` wrote; ArtifactError says in one line why another file is not one."""
+        try:
+            return cls.parse(Path(path))
+        except ArtifactError as error:
+            raise ArtifactError(f"{str(path)!r}: {error}") from error
+
+    @classmethod
+    def parse(cls, source: Path | bytes) -> Artifact:
+        """Read a file, or what `to_bytes` returned; ArtifactError, without the path, for anything else."""
+        file = TensorFile.open(source)
+        if f"{PREFIX}checkpoint" in file.metadata:
+            raise ArtifactError("the checkpoint of an unfinished fit; resume that fit to finish it")
+        if f"{PREFIX}schema" not in file.metadata:
+            raise ArtifactError(foreign_kind(file.dtypes))
+        fields = decode(file.metadata)
+        tensors = file.tensors(_limits(fields["method"]))
+        return cls(**fields, tensors=_unprefixed({n: t for n, t in tensors.items() if n != GUARD}))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_repo: str | Path,
+        *,
+        weight_name: str = WEIGHT_NAME,
+        subfolder: str = "",
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+    ) -> Artifact:
+        """Load from a file, a folder that `save_pretrained` wrote, or a repository of the Hub.
+
+        weight_name, subfolder: which file of the folder; revision: branch, tag or commit
+        token, cache_dir, local_files_only: as huggingface_hub has them; True never uses the network
+
+        ArtifactError says in one line why there is no artifact to be had.
+        """
+        found = find_shared(
+            path_or_repo,
+            weight_name=weight_name,
+            subfolder=subfolder,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+        )
+        return cls.load(found)
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        results: Sequence[EditResult] = (),
+        license: str | None = None,  # noqa: A002
+        overwrite: bool = False,
+    ) -> Path:
+        """Write `hiper.safetensors`, a model card and the pictures it shows, and return the folder.
+
+        The copy holds no path of this computer and no thumbnail of the picture that was learnt.
+        results: edits whose pictures and prompts the card shows
+        license: of the card, as the Hub names it; None refers to the base model's
+
+        OutputError as in `files.atomic_write`, OptionError for a licence that is no identifier.
+        """
+        shared = portable(self)
+        contents = shared_files(shared, shared.to_bytes(), results, license=license, embed=self.embed)
+        return save_shared(contents, folder, overwrite=overwrite)
+
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        results: Sequence[EditResult] = (),
+        license: str | None = None,  # noqa: A002
+        private: bool = False,
+        token: str | bool | None = None,
+    ) -> str:
+        """Upload what `save_pretrained` writes, in one commit, and return its address.
+
+        repo: owner/name, created if it is not there, private if so asked; token: None takes the one of `hf auth login`
+
+        OutputError when the Hub refuses or cannot be reached.
+        """
+        shared = portable(self)
+        contents = shared_files(shared, shared.to_bytes(), results, license=license, embed=self.embed)
+        return push_shared(contents, repo, private=private, token=token)
+
+    def describe(self) -> dict[str, object]:
+        """Return what `hiper show` prints, ready for JSON: no tensor values, no thumbnail."""
+        texts = {name: getattr(self, name) for name in TEXTS}
+        figures = {name: value if math.isfinite(value) else None for name, value in self.figures.items()}
+        return {
+            "schema": SCHEMA,
+            **texts,
+            "fingerprint": hashlib.sha256(json.dumps(self.fingerprint).encode()).hexdigest()[:16],
+            "seed": None if self.seed == UNKNOWN_SEED else self.seed,
+            "options": dict(self.options),
+            "edit": dict(self.edit),
+            "tensors": _described(self.tensors),
+            "figures": figures,
+            "versions": dict(self.versions),
+            "extra": dict(self.extra),
+        }
+
+
+def fits(artifact: Artifact, backbone: Backbone) -> bool:
+    """Whether family and width are the backbone's; no weight is looked at, so this may be asked during a fit."""
+    return (artifact.family, artifact.embed or backbone.embed) == (backbone.family, backbone.embed)
+
+
+def check_family(artifact: Artifact, backbone: Backbone) -> None:
+    """Refuse another family or width (ArtifactError)."""
+    if not fits(artifact, backbone):
+        embed = artifact.embed or backbone.embed
+        raise ArtifactError(
+            f"fitted on {artifact.backbone} ({artifact.family}, rows of {embed}), but {backbone.id}"
+            f" is {backbone.family} with rows of {backbone.embed}; use that model, or fit again on this one"
+        )
+
+
+def check_compatible(artifact: Artifact, backbone: Backbone) -> None:
+    """Refuse another family, width or prediction (ArtifactError); warn of another checkpoint of the family."""
+    check_family(artifact, backbone)
+    distance = fingerprint_distance(artifact.fingerprint, backbone.fingerprint())
+    if distance <= FINGERPRINT_TOLERANCE:
+        if artifact.prediction_type not in (None, backbone.objective):
+            raise ArtifactError(
+                f"fitted on {artifact.backbone} as a model that predicts {artifact.prediction_type}, but {backbone.id}"
+                f" was loaded as one that predicts {backbone.objective}; state {OPTION} what it predicts, or fit again"
+            )
+    else:
+        warnings.warn(
+            f"fitted on {artifact.backbone}, whose weights differ from those of {backbone.id}: the subject"
+            " may come out less alike; fit again on this model if it does",
+            HiperWarning,
+            stacklevel=3,
+        )
+
+
+def fingerprint_distance(theirs: tuple[float, ...], ours: tuple[float, ...]) -> float:
+    """Relative root mean square difference: 0 for the same weights, infinity when not comparable."""
+    if len(theirs) != len(ours):
+        return math.inf
+    difference, norm = math.dist(theirs, ours), math.hypot(*ours)
+    return difference / norm if norm else math.inf * bool(difference)
+
+
+def _unprefixed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    strangers = [name for name in tensors if not name.startswith(PREFIX)]
+    if strangers:
+        raise ArtifactError(f"tensor {strangers[0]!r} is none of hiper's; name the file that hiper fit wrote")
+    return {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
+
+
+def _limits(method: str) -> Limits:
+    """Return what may be read of a file: much of an installed method's only, whatever a header calls itself."""
+    return WEIGHTS if method in method_names() and method not in TAILS else ROWS
+
+
+def _checked_tensors(tensors: Mapping[str, Tensor], limits: Limits) -> dict[str, Tensor]:
+    most = limits.tensors - 1  # the guard is one more
+    if not 1 <= len(tensors) <= most:
+        raise ArtifactError(f"{len(tensors)} tensors; allowed are 1 to {most}")
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise ArtifactError(f"tensor {name!r} is {tensor.dtype}; allowed are float dtypes")
+        if not tensor.numel():
+            raise ArtifactError(f"tensor {name!r} of shape {list(tensor.shape)} is empty; fit again")
+        if not bool(tensor.isfinite().all()):
+            raise ArtifactError(
+                f"tensor {name!r} holds NaN or infinity, which draw black pictures; fit again"
+            )
+    return {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in tensors.items()}
+
+
+def _check_rows(tensors: Mapping[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if tensor.dim() != 2 or len(tensor) > LARGEST_ROWS:
+            raise ArtifactError(
+                f"tensor {name!r} has shape {list(tensor.shape)}; allowed is [rows, embed], 1 or more each, and"
+                f" {LARGEST_ROWS} rows"
+            )
+    widths = {tensor.shape[1] for tensor in tensors.values()}
+    if len(widths) > 1:
+        raise ArtifactError(f"rows of {' and '.join(map(str, sorted(widths)))} numbers; allowed is one width")
+    if TAIL not in tensors:
+        raise ArtifactError(
+            f"it holds no tensor {TAIL!r} but {', '.join(map(repr, sorted(tensors)[:3]))}; name the file that"
+            " hiper fit wrote"
+        )
+
+
+def _described(tensors: Mapping[str, Tensor]) -> dict[str, object]:
+    """Shapes by name; of a whole denoiser only how much it is."""
+    if len(tensors) > ROWS.tensors:
+        return {"count": len(tensors), "numbers": sum(tensor.numel() for tensor in tensors.values())}
+    return {name: list(tensor.shape) for name, tensor in tensors.items()}

@@ -1,0 +1,106 @@
+"""Take over tails that the reference script of the paper saved: bare tensors in PyTorch pickles."""
+
+from __future__ import annotations
+
+import io
+import re
+import zipfile
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from hiper.artifacts.artifact import Artifact
+from hiper.artifacts.header import UNKNOWN_SEED
+from hiper.backbones import prediction_entry
+from hiper.errors import ArtifactError
+from hiper.files import MAX_BYTES, foreign_kind, read_capped
+from hiper.images import clean_text
+
+if TYPE_CHECKING:
+    from hiper.backbones import Backbone
+
+MAX_ROWS = 64
+
+
+def import_reference(path: str | Path, *, backbone: Backbone, caption: str) -> Artifact:
+    """Read a tail [1, rows, embed] or [rows, embed] of the HiPer reference script, of at most 64 rows.
+
+    Such a file knows neither its model nor its caption, so both must be told. Code in it is refused, and
+    nothing above 64 MB is read. Editing defaults are the paper's: strength 0.8, guidance 7.5, DDIM, 50 steps.
+
+    Raises:
+        ArtifactError: no such tensor in it, or one for another model; says what the file is, if it can tell.
+        CaptionError: as `Subject.open`.
+    """
+    caption = clean_text(caption, what="caption")
+    try:
+        tail = _tail(_unpickled(read_capped(Path(path))), backbone)
+        return _artifact(tail, backbone, caption, Path(path).name)
+    except ArtifactError as error:
+        raise ArtifactError(f"{str(path)!r}: {error}") from error
+
+
+def _unpickled(data: bytes) -> object:
+    """Read a pickle of tensors and plain containers; whatever else it asks for is refused by torch."""
+    try:
+        if zipfile.is_zipfile(io.BytesIO(data)):
+            unpacked = sum(entry.file_size for entry in zipfile.ZipFile(io.BytesIO(data)).infolist())
+            if unpacked > MAX_BYTES:
+                raise ArtifactError(f"it unpacks to {unpacked} bytes; at most {MAX_BYTES} are read")
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except ArtifactError:
+        raise
+    except Exception as error:  # a broken pickle can fail in any way
+        code = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if code:
+            raise ArtifactError(
+                f"refused: it asks to run {code[1]}; allowed is a file that holds a tensor and nothing else"
+            ) from error
+        raise ArtifactError("no PyTorch file (.pt), or a damaged one; copy it again") from error
+
+
+def _tail(value: object, backbone: Backbone) -> Tensor:
+    if isinstance(value, Mapping):
+        raise ArtifactError(f"not a tail but {foreign_kind([str(name) for name in value])}")
+    if not isinstance(value, Tensor):
+        raise ArtifactError(f"it holds a {type(value).__name__}; allowed is one tensor [rows, embed]")
+    if value.layout != torch.strided or value.device.type != "cpu":
+        raise ArtifactError(
+            f"its tensor is {value.layout} on {value.device}; allowed is a dense one with values"
+        )
+    match list(value.shape):
+        case [rows, embed] | [1, rows, embed] if 1 <= rows <= MAX_ROWS:
+            tail = value.reshape(rows, embed)
+        case shape:
+            raise ArtifactError(f"its tensor has shape {shape}; allowed is [1 to {MAX_ROWS} rows, embed]")
+    if embed != backbone.embed:
+        raise ArtifactError(
+            f"its rows have {embed} numbers and those of {backbone.id} {backbone.embed};"
+            " name the model that it was fitted on"
+        )
+    return tail
+
+
+def _artifact(tail: Tensor, backbone: Backbone, caption: str, source: str) -> Artifact:
+    return Artifact(
+        method="hiper",
+        family=backbone.family,
+        backbone=backbone.id,
+        revision=backbone.revision,
+        fingerprint=backbone.fingerprint(),
+        caption=caption,
+        image_sha256="",
+        seed=UNKNOWN_SEED,
+        options={"tail": len(tail), "placement": "replace"},
+        edit={"strength": 0.8, "guidance": 7.5, "steps": 50, "scheduler": "ddim"},
+        tensors={"tail": tail},
+        figures={},
+        versions={},
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        thumbnail="",
+        extra={"hiper.imported_from": source, **prediction_entry(backbone.objective)},
+    )

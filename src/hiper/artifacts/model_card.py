@@ -1,0 +1,177 @@
+"""The page that a shared artifact comes with: what it is, pictures, how to use it, its limits and its licence."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from huggingface_hub import ModelCard, ModelCardData, constants
+
+from hiper.artifacts.header import ArtifactHeader
+from hiper.artifacts.result import EditResult
+from hiper.backbones import EMBEDDED
+from hiper.errors import OptionError
+from hiper.files import safe_slug, visible
+
+FOLDER, CARD = "pictures", "README.md"
+
+_ABOUT = """What was learnt from one picture by [HiPer](https://arxiv.org/abs/2303.08767): a few rows at the end of a
+text encoder's table. Any later sentence is drawn with the subject in it."""
+
+_USE = """## Use
+
+```
+pip install hiper
+hiper edit hiper.safetensors "{prompt}" --backbone {backbone} --out edits/
+```
+
+```python
+import hiper
+
+artifact = hiper.Artifact.from_pretrained("owner/name")  # or this folder
+backbone = hiper.load_backbone("{backbone}")
+hiper.edit(backbone, artifact, "{prompt}", seeds=[0, 1, 2, 3]).images[0].save("edit.png")
+```
+
+This is **not a textual inversion**: the rows stand at the end of the text encoder's *output*, so neither
+`load_textual_inversion` nor an embeddings folder can use them. They fit {family} models with rows of {embed} numbers,
+the model they were fitted on best.
+"""
+_LIMITS = """## Limits
+
+- An edit is a new picture of the same subject; the layout of the original is not kept.
+- One picture was learnt from: what it does not show is made up, and small details get lost.
+- Another checkpoint of the same family draws the subject less alike.
+- Faces of people are the method's weak side. Do not use this on anyone without their consent.
+"""
+
+
+def picture_files(results: Sequence[EditResult]) -> dict[str, tuple[EditResult, int]]:
+    """Return path in the folder -> (result, number of its picture) for every picture, the paths all different."""
+    files: dict[str, tuple[EditResult, int]] = {}
+    for i, result in enumerate(results, start=1):
+        for number, seed in enumerate(result.seeds):
+            files[f"{FOLDER}/{i}-{safe_slug(result.prompt)}-{seed}.png"] = (result, number)
+    return files
+
+
+def model_card(
+    shared: ArtifactHeader,
+    results: Sequence[EditResult],
+    *,
+    license: str | None,  # noqa: A002
+    embed: int | None,
+) -> ModelCard:
+    """Return the README of an artifact's folder; no path of this computer is in it.
+
+    shared: what `portable` made of an artifact; embed: width of its rows
+    license: an identifier as the Hub lists them; None refers to the base model's, of which a tail is a derivative.
+    OptionError for one that is no identifier.
+    """
+    files = picture_files(results)
+    prompt = results[0].prompt if results else shared.caption
+    text = [
+        f"# {_plain(shared.caption) or 'A subject'}, for hiper",
+        f"{_ABOUT} {_origin(shared)}",
+        *_pictures(files),
+        _USE.format(
+            prompt=_quotable(prompt),
+            backbone=_quotable(shared.backbone),
+            family=shared.family,
+            embed=embed,
+        ),
+        "## How it was made\n\n" + _made(shared),
+        _LIMITS,
+        "## Licence\n\n" + _licence_text(shared, license),
+    ]
+    data = _data(shared, files, license)
+    return ModelCard(
+        "---\n" + data.to_yaml() + "\n---\n\n" + "\n\n".join(part.strip() for part in text) + "\n"
+    )
+
+
+def _data(
+    shared: ArtifactHeader, files: Mapping[str, tuple[EditResult, int]], given: str | None
+) -> ModelCardData:
+    if given is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]*", given):
+        raise OptionError(f"license is {given!r}; allowed is an identifier of the Hub, such as apache-2.0")
+    more: dict[str, Any] = {"license": given or ("apache-2.0" if shared.backbone in EMBEDDED else "other")}
+    if shared.revision:
+        more["base_model"] = visible(shared.backbone)
+    if more["license"] == "other" and given is None:
+        more["license_name"] = "that-of-the-base-model"
+        more["license_link"] = _page(shared.backbone) if shared.revision else CARD
+    if files:
+        more["widget"] = [
+            {"text": result.prompt, "output": {"url": path}} for path, (result, _) in files.items()
+        ]
+    return ModelCardData(
+        library_name="hiper",
+        pipeline_tag="text-to-image",
+        tags=["hiper", visible(shared.method), visible(shared.family), "personalization", "image-editing"],
+        **more,
+    )
+
+
+def _pictures(files: Mapping[str, tuple[EditResult, int]]) -> list[str]:
+    if not files:
+        return []
+    rows = [
+        "## Pictures",
+        "",
+        "| | sentence | seed | strength | guidance | steps |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for path, (result, number) in files.items():
+        drawn = result.settings
+        rows.append(
+            f"| ![]({path}) | {_plain(result.prompt)} | {result.seeds[number]} | {drawn.strength:zg}"
+            f" | {drawn.guidance:zg} | {drawn.steps}, {drawn.scheduler} |"
+        )
+    return ["\n".join(rows)]
+
+
+def _origin(shared: ArtifactHeader) -> str:
+    return f"Fitted on {_model(shared)} to a picture described as “{_plain(shared.caption)}”."
+
+
+def _made(shared: ArtifactHeader) -> str:
+    values = {
+        "method": shared.method,
+        **shared.options,
+        **{f"edit, {name}": value for name, value in shared.edit.items()},
+        **{name: f"{value:z.4g}" for name, value in shared.figures.items()},
+        **{f"{name} version": value for name, value in shared.versions.items()},
+        "created": shared.created,
+    }
+    return "\n".join(f"- {_plain(name)}: {_plain(str(value))}" for name, value in values.items())
+
+
+def _licence_text(shared: ArtifactHeader, given: str | None) -> str:
+    if given is not None:
+        return (
+            f"{given}, by the choice of whoever shared it; the licence of {_model(shared)} applies as well."
+        )
+    if shared.backbone in EMBEDDED:
+        return "Apache-2.0, as the model it was fitted on."
+    return f"The licence of {_model(shared)} applies: the rows mean nothing without that model."
+
+
+def _model(shared: ArtifactHeader) -> str:
+    name = _plain(shared.backbone)
+    return f"[{name}]({_page(shared.backbone)})" if shared.revision else f"`{_quotable(shared.backbone)}`"
+
+
+def _page(hub_id: str) -> str:
+    return f"{constants.ENDPOINT}/{re.sub(r'[^A-Za-z0-9._/-]', '', hub_id)}"
+
+
+def _plain(text: str) -> str:
+    """Text of a stranger as text: neither Markdown nor HTML, on one line."""
+    return re.sub(r"([\\`*_{}\[\]()<>#+!|~&$@-])", r"\\\1", " ".join(visible(text).split()))
+
+
+def _quotable(text: str) -> str:
+    """Text of a stranger inside quotes of a command, Python or code: without what would end them."""
+    return " ".join(re.sub(r"[\"'`\\$!{}<>]", "", visible(text)).split())

@@ -1,1 +1,0 @@
-"""The training recipe of the embedded model, from scratch: ``python -m hiper.critters.training --out DIR``."""

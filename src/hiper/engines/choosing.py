@@ -1,0 +1,75 @@
+"""Engines: how tasks get to workers, each of which holds a model. A table of names to lazy imports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from hiper.errors import OptionError
+from hiper.options import suggestion
+
+if TYPE_CHECKING:
+    from hiper.engines.base import Engine
+
+ENGINES = ("local", "ray")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSettings:
+    """Which engine, and how it may use the machines.
+
+    OptionError for an unknown engine, one whose extra is not installed, and a number out of range.
+
+    workers: processes of this machine; address: of a running Ray cluster, None starts one here
+    cores_per_worker: of a Ray worker without a GPU; gpus: one Ray worker per GPU, where there are any
+    memory_limit: GiB of a worker process, its model included
+    isolated: even a single local worker gets a process of its own, so that it can be ended
+    """
+
+    name: str = "local"
+    workers: int = 1
+    address: str | None = None
+    cores_per_worker: int = 1
+    gpus: bool = True
+    memory_limit: float | None = None
+    isolated: bool = False
+
+    def __post_init__(self) -> None:
+        if self.name not in ENGINES:
+            near = suggestion(self.name, ENGINES)
+            raise OptionError(f"engine is {self.name!r}; allowed are {', '.join(ENGINES)}{near}")
+        if self.name == "ray" and find_spec("ray") is None:
+            raise OptionError('engine ray needs an extra: pip install "hiper[ray]"')
+        for name in ("workers", "cores_per_worker"):
+            if getattr(self, name) < 1:
+                raise OptionError(
+                    f"{name} is {getattr(self, name)}; allowed are whole numbers from 1 upwards"
+                )
+        if self.memory_limit is not None and not self.memory_limit > 0:
+            raise OptionError(f"memory_limit is {self.memory_limit}; allowed are numbers of GiB above 0")
+
+
+def open_engine(settings: EngineSettings, device: str | None = None) -> Engine:
+    """Return the engine; device: what its workers are to load on, None: each a GPU of its own, where there are any.
+
+    OptionError for more worker processes than GPUs.
+    """
+    if settings.name == "ray":
+        from hiper.engines.ray import RayEngine
+
+        return RayEngine(
+            address=settings.address,
+            cores_per_worker=settings.cores_per_worker,
+            memory_limit=settings.memory_limit,
+            gpus=settings.gpus,
+        )
+    if settings.workers == 1 and settings.memory_limit is None and not settings.isolated:
+        from hiper.engines.here import Here
+
+        return Here()
+    from hiper.engines.devices import devices_of
+    from hiper.engines.processes import Processes
+
+    devices = devices_of(settings.workers, device)
+    return Processes(settings.workers, memory_limit=settings.memory_limit, devices=devices)

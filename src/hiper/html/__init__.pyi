@@ -1,0 +1,16 @@
+from .loss_curve import loss_curve as loss_curve
+from .page import document as document
+from .page import escape as escape
+from .page import figure as figure
+from .page import picture as picture
+from .page import table as table
+from .page import table_row as table_row
+from .svg import COLOURS as COLOURS
+from .svg import FAINT as FAINT
+from .svg import GRID as GRID
+from .svg import INK as INK
+from .svg import Axis as Axis
+from .svg import dot as dot
+from .svg import drawing as drawing
+from .svg import line as line
+from .svg import text as text

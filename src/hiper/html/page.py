@@ -1,0 +1,86 @@
+"""Pages that need nothing else: no network, no script, pictures inside, every text of a stranger escaped."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable, Sequence
+from html import escape as _escape
+
+from PIL import Image
+
+from hiper.files import visible
+from hiper.images import RAISED
+
+SIDE = 256
+"""Pixels of the longer side of a picture on a page, at most."""
+
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem; }
+table { border-collapse: collapse; display: block; margin: .8rem 0; overflow-x: auto; }
+th, td { padding: .3rem .6rem; text-align: left; border-bottom: 1px solid #ccc; vertical-align: top; }
+img { width: 8rem; image-rendering: auto; display: block; }
+figure { display: inline-block; margin: 0 .6rem .6rem 0; width: 8rem; vertical-align: top; }
+figcaption { font-size: 12px; line-height: 1.3; overflow-wrap: anywhere; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; }
+svg { max-width: 100%; height: auto; }
+.note { font-weight: bold; }
+"""
+
+
+def escape(text: str) -> str:
+    """Return text of a stranger as HTML: no tag, no quote, and no character that acts unseen."""
+    return _escape(visible(text))
+
+
+def document(title: str, parts: Iterable[str]) -> str:
+    """Return a whole page from pieces of HTML."""
+    head = [
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">',
+        f'<meta http-equiv="Content-Security-Policy" content="{escape(_POLICY)}">',
+        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body><h1>{escape(title)}</h1>",
+    ]
+    return "\n".join([*head, *parts, "</body></html>"]) + "\n"
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Return a table of plain text; the first row is its head."""
+    head, *others = rows
+    return "\n".join(
+        ["<table>", table_row("th", head), *(table_row("td", row) for row in others), "</table>"]
+    )
+
+
+def table_row(tag: str, cells: Iterable[str]) -> str:
+    """Return one line of a table of plain text; tag: td, or th for a head."""
+    return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+
+def figure(shown: Image.Image | bytes, caption: str) -> str:
+    """Return a picture, or a file of one, with a caption of plain text below."""
+    return f"<figure>{picture(shown, caption)}<figcaption>{escape(caption)}</figcaption></figure>"
+
+
+def picture(shown: Image.Image | bytes, alt: str) -> str:
+    """Return a picture, or what a PNG file holds, at most `SIDE` pixels large, as part of the page; alt: plain text.
+
+    A file that has been damaged since it was written keeps nothing else off the page: it is named in its place.
+    """
+    if isinstance(shown, Image.Image):
+        return _inline(shown, alt)
+    try:
+        with Image.open(io.BytesIO(shown), formats=["PNG"]) as image:
+            image.load()
+    except (*RAISED, Image.DecompressionBombError):
+        return f'<p class="note">damaged: {escape(alt)}</p>'
+    return _inline(image, alt)
+
+
+def _inline(image: Image.Image, alt: str) -> str:
+    small = image.convert("RGB")
+    small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=90, subsampling=0)
+    text = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return f'<img alt="{escape(alt)}" src="data:image/jpeg;base64,{text}">'

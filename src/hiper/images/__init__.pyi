@@ -1,0 +1,15 @@
+from .convert import fit_square as fit_square
+from .convert import open_image as open_image
+from .convert import png_bytes as png_bytes
+from .convert import thumbnail_data_url as thumbnail_data_url
+from .convert import to_images as to_images
+from .convert import to_tensor as to_tensor
+from .png_chunks import SIGNATURE as SIGNATURE
+from .png_chunks import keyword as keyword
+from .png_chunks import slimmed as slimmed
+from .reading import MIN_SIDE as MIN_SIDE
+from .reading import RAISED as RAISED
+from .reading import open_regular as open_regular
+from .reading import shown as shown
+from .subject import Subject as Subject
+from .subject import clean_text as clean_text

@@ -1,0 +1,230 @@
+"""Pictures on their way in and out: the only place where pixel ranges change.
+
+Inside hiper a picture is either a PIL image of mode RGB (8 bits, sRGB, upright, opaque, no metadata) or a
+float32 tensor [batch, 3, height, width] in [-1, 1].
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from PIL import Image, ImageColor, ImageOps, PngImagePlugin
+
+from hiper.errors import HiperError, HiperWarning, ImageError, OptionError
+from hiper.images.colour import bare, to_mask, to_srgb
+from hiper.images.reading import FAR_FROM_SQUARE, read_picture, shown, take_picture
+from hiper.notes import Notes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MAX_PIXELS = 64_000_000
+"""Pixels above which a picture is refused, unless a call says otherwise."""
+
+_MAX_ENLARGEMENT = 2.0
+_THUMBNAIL_CHARACTERS = 3000
+
+
+@dataclass(frozen=True)
+class LoadedImage:
+    """A picture ready for use, and what was changed to make it so."""
+
+    image: Image.Image
+    """Mode RGB (a mask: L), upright, without metadata."""
+    notes: tuple[str, ...]
+    """One line for each thing that was changed on the way in."""
+
+
+def open_image(
+    path: str | Path,
+    *,
+    frame: int | None = None,
+    background: str = "white",
+    allow_truncated: bool = False,
+    max_pixels: int = MAX_PIXELS,
+) -> LoadedImage:
+    """Read a picture file as upright 8-bit sRGB.
+
+    Args:
+        path: a local file: PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF, or HEIC with hiper[heic]. Never a URL.
+        frame: which picture of an animated or multi-page file, from 0; by default the first, with a warning.
+        background: colour (a name or "#rrggbb") that transparent parts are laid on.
+        allow_truncated: use what is left of a file that was cut short, with a warning. This sets Pillow's
+            global switch while the file is read, so do not use it from several threads at once.
+        max_pixels: larger pictures are refused before memory is taken for them; Pillow's own limit of
+            179 million pixels stays in force.
+
+    Raises:
+        ImageError: no such file, not a readable picture, damaged, too large, or a side under 64 pixels.
+        OptionError: `background` is not a colour.
+    """
+    notes = Notes()
+    with _naming(shown(path)):
+        colour = _colour(background)
+        image = to_srgb(
+            read_picture(
+                path, frame=frame, allow_truncated=allow_truncated, max_pixels=max_pixels, notes=notes
+            ),
+            colour,
+            notes,
+        )
+    return _loaded(image, shown(path), notes)
+
+
+def convert_image(
+    image: Image.Image, *, background: str = "white", max_pixels: int = MAX_PIXELS
+) -> LoadedImage:
+    """Bring a PIL image of any mode to upright 8-bit sRGB, as `open_image` does with a file.
+
+    Raises ImageError and OptionError as there.
+    """
+    notes = Notes()
+    with _naming("the picture"):
+        picture = take_picture(image, max_pixels=max_pixels, notes=notes)
+        upright = to_srgb(picture, _colour(background), notes)
+    return _loaded(upright, "the picture", notes)
+
+
+def open_mask(path: str | Path) -> LoadedImage:
+    """Read a mask file as upright mode "L", 255 = subject; transparency, if there is any, is the mask.
+
+    Raises ImageError as `open_image` does, and where nothing is selected.
+    """
+    notes = Notes()
+    with _naming(shown(path)):
+        picture = read_picture(path, frame=None, allow_truncated=False, max_pixels=MAX_PIXELS, notes=notes)
+        mask = to_mask(picture, notes)
+    return _loaded(mask, shown(path), notes)
+
+
+def convert_mask(image: Image.Image) -> LoadedImage:
+    """Bring a PIL image of any mode to upright mode "L", as `open_mask` does with a file."""
+    notes = Notes()
+    with _naming("the mask"):
+        mask = to_mask(take_picture(image, max_pixels=MAX_PIXELS, notes=notes), notes)
+    return _loaded(mask, "the mask", notes)
+
+
+def fit_square(image: Image.Image, size: int, *, how: Literal["crop", "pad"] = "crop") -> Image.Image:
+    """Return `image` (RGB or L, the mode is kept) as `size` x `size` pixels, resampled by Lanczos.
+
+    "crop" cuts out the centre square; "pad" keeps everything and adds white (for a mask, L: 0).
+    Warns (HiperWarning) where a crop drops more than half of an RGB picture and where one is enlarged more
+    than twice, which for a model of 512 pixels means a side under 256. Raises OptionError for another `how`.
+    """
+    if how not in ("crop", "pad"):
+        raise OptionError(f"how is {how!r}: choose crop or pad")
+    if image.mode == "RGB":
+        _warn_of_fit(image, size, how)
+    if how == "crop":
+        return ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
+    colour = "black" if image.mode == "L" else "white"
+    return ImageOps.pad(image, (size, size), Image.Resampling.LANCZOS, color=colour)
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """Return an RGB image as a tensor [1, 3, height, width], float32 in [-1, 1].
+
+    Raises ImageError for another mode.
+    """
+    # Here, so that a bad picture is refused without the seconds that importing torch takes.
+    import torch
+
+    if image.mode != "RGB":
+        raise ImageError(f"the picture has mode {image.mode}, allowed is RGB: pass it through convert_image")
+    levels = torch.from_numpy(np.array(image, dtype=np.float32))
+    return (levels / 127.5 - 1).permute(2, 0, 1).unsqueeze(0).contiguous()
+
+
+def to_images(x: Tensor) -> list[Image.Image]:
+    """Return a tensor [batch, 3, height, width] in [-1, 1] as RGB images; values beyond are clipped.
+
+    Levels are rounded, for truncation would darken each picture by half a level. Raises HiperError if a
+    value is not finite.
+    """
+    values = x.detach().float().cpu().permute(0, 2, 3, 1).numpy()
+    if not np.isfinite(values).all():
+        raise HiperError(
+            "the model drew a picture with values that are not finite: use bfloat16 or float32, "
+            "or a lower strength or guidance"
+        )
+    levels = np.rint((values.clip(-1, 1) + 1) * 127.5).astype(np.uint8)
+    return [Image.fromarray(picture) for picture in levels]
+
+
+def png_bytes(image: Image.Image, *, metadata: Mapping[str, str] | None = None) -> bytes:
+    """Encode as PNG with `metadata` as its text chunks and nothing else: no EXIF, GPS or profile."""
+    texts = PngImagePlugin.PngInfo()
+    for key, text in (metadata or {}).items():
+        texts.add_text(key, text.encode(errors="backslashreplace").decode())  # a model's path may be no text
+    buffer = io.BytesIO()
+    bare(image).save(buffer, "PNG", pnginfo=texts)
+    return buffer.getvalue()
+
+
+def thumbnail_data_url(image: Image.Image, size: int = 64, *, limit: int = _THUMBNAIL_CHARACTERS) -> str:
+    """Return a JPEG of at most `size` pixels a side as "data:image/jpeg;base64,...".
+
+    The best of four qualities that stays within `limit` characters is taken (the lowest if none does, which
+    at 3000 takes a `size` above 64).
+    """
+    small = bare(image.convert("RGB"))
+    small.thumbnail((size, size), Image.Resampling.LANCZOS)
+    url = ""
+    for quality in (80, 60, 40, 20):
+        buffer = io.BytesIO()
+        small.save(buffer, "JPEG", quality=quality, optimize=True)
+        url = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+        if len(url) <= limit:
+            break
+    return url
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Let errors begin with the name of what they are about, and keep to one line whatever a reader says."""
+    try:
+        yield
+    except ImageError as error:
+        raise ImageError(f"{name}: {' '.join(str(error).split())}") from error
+
+
+def _loaded(image: Image.Image, name: str, notes: Notes) -> LoadedImage:
+    notes.issue(name)
+    return LoadedImage(image=image, notes=notes.texts)
+
+
+def _colour(background: str) -> tuple[int, int, int]:
+    try:
+        red, green, blue = ImageColor.getrgb(background)[:3]
+    except ValueError as error:
+        raise OptionError(
+            f'background is {background!r}: give a colour name such as "white", or "#rrggbb"'
+        ) from error
+    return red, green, blue
+
+
+def _warn_of_fit(image: Image.Image, size: int, how: str) -> None:
+    short, long = sorted(image.size)
+    shape = f"the picture is {image.width}x{image.height} pixels"
+    if how == "crop" and long > FAR_FROM_SQUARE * short:
+        warnings.warn(
+            f"{shape}, the square crop keeps {short / long:.0%} of it: cut out the subject yourself, or pad",
+            HiperWarning,
+            stacklevel=3,
+        )
+    enlargement = size / (short if how == "crop" else long)
+    if enlargement > _MAX_ENLARGEMENT:
+        warnings.warn(
+            f"{shape}, the model's {size}x{size} enlarge it {enlargement:.1f} times: give a larger picture",
+            HiperWarning,
+            stacklevel=3,
+        )

@@ -1,0 +1,285 @@
+"""Edit: any sentence, with what was learnt, into pictures. Knows no method by name."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import PIL.Image
+
+from hiper.artifacts import Artifact, EditResult, check_compatible, combine
+from hiper.backbones import Backbone, StepCallback, batched, for_call, wrap_reader
+from hiper.conditioning import Conditioning
+from hiper.critters import word_notes
+from hiper.errors import HiperWarning, OptionError
+from hiper.images import clean_text
+from hiper.inference.settings import resolve_negatives, resolve_settings
+from hiper.methods import Sampler, get_method
+from hiper.options import EditSettings, NegativePrompt, check_whole, determinism, resolve_strength
+from hiper.seeds import resolve_seed
+
+MANY_TIMES = 4
+"""Of the steps that suit a model: a file fitted on an ordinary model asks for that many of a distilled one."""
+
+
+def edit(
+    backbone: Backbone,
+    artifact: Artifact | Sequence[Artifact],
+    prompt: str,
+    *,
+    seeds: Sequence[int] = (0,),
+    strength: float | Sequence[float | None] | None = None,
+    negative: Artifact | None = None,
+    negative_strength: float | None = None,
+    guidance: float | None = None,
+    steps: int | None = None,
+    scheduler: str | None = None,
+    height: int | None = None,
+    width: int | None = None,
+    negative_prompt: NegativePrompt = "",
+    batch_size: int = 4,
+    callback: StepCallback | None = None,
+    deterministic: bool = False,
+) -> EditResult:
+    """Draw one picture per seed of what `prompt` says, with the artifact's subject in it.
+
+    artifact: what was learnt, or several that are to appear together, as `combine` puts them.
+    negative: what was learnt of something that the pictures are kept away from; method hiper only.
+    seeds: 0 .. 2**63 - 1, or -1 for a random one; picture i depends on seed i only, not on its batch.
+    strength: factor on what was learnt, 0 none, the paper 0.8, of several one for all or one each;
+    negative_strength: that of `negative`; guidance: 1 .. 100; steps: 1 .. 1000.
+    None takes the artifact's own setting. scheduler: one of the backbone's `schedulers`.
+    height, width: pixels, rounded to the model's `size_multiple`; None is its native side.
+    negative_prompt: one sentence, or one per seed. batch_size: pictures drawn at a time.
+    callback: called after each denoising step with (steps done, steps in all).
+    deterministic: the same bits every time on an accelerator too, slower; see `hiper.options.determinism`.
+
+    ArtifactError for another family of models, OptionError for a value out of range. Warns (HiperWarning)
+    of lost words, a rounded size, another checkpoint of the family, and flagged pictures.
+    """
+    learnt = _combined(artifact, strength, negative, negative_strength)
+    check_compatible(learnt.artifact, backbone)
+    chosen = tuple(resolve_seed(seed) for seed in seeds)
+    check_whole("number of seeds", len(chosen), 1, 100_000)
+    check_whole("batch_size", batch_size, 1, 100_000)
+    notes: list[str] = []
+    settings = resolve_settings(
+        learnt.artifact.edit,
+        backbone,
+        notes,
+        strength=learnt.strength,
+        guidance=guidance,
+        steps=steps,
+        scheduler=scheduler,
+        height=height,
+        width=width,
+        negative_prompt=negative_prompt,
+        images=len(chosen),
+    )
+    cleaned = cleaned_prompt(prompt, backbone, notes)
+    asked = backbone, learnt.artifact, cleaned, settings.strength, settings.negative_prompt, notes
+    with determinism.deterministic(deterministic), telling(*asked) as told:
+        notes += unsuitable(backbone, told, settings, guidance=guidance, steps=steps)
+        images, flags = _draw(told, chosen, settings, batch_size, callback)
+    flagged = tuple(seed for seed, flag in zip(chosen, flags, strict=True) if flag)
+    notes += [
+        f"the safety checker blackened the picture of seed {seed}; try another seed" for seed in flagged
+    ]
+    for note in notes:
+        warnings.warn(note, HiperWarning, stacklevel=2)
+    return EditResult(
+        images=images,
+        prompt=cleaned,
+        seeds=chosen,
+        settings=settings,
+        batch_size=batch_size,
+        flagged=flagged,
+        notes=tuple(notes),
+    )
+
+
+def prompt_embeds(
+    model: Any,
+    artifact: Artifact | Sequence[Artifact],
+    prompt: str | Sequence[str],
+    *,
+    strength: float | Sequence[float | None] | None = None,
+    negative_prompt: NegativePrompt = "",
+    negative: Artifact | None = None,
+    negative_strength: float | None = None,
+) -> dict[str, Any]:
+    """Return the text rows of an edit for a pipeline call of your own: `pipe(**prompt_embeds(pipe, ...))`.
+
+    Args:
+        model: A Backbone, or a diffusers pipeline that reads sentences as a supported one does, whatever else it
+            does: ControlNet, img2img, inpainting, a subclass of yours. Offloading, a missing vae and parts of
+            different dtypes are no obstacle.
+        artifact: As in `edit`, like what is not named here.
+        prompt: One sentence, or several, for a picture each.
+        negative_prompt: One for all pictures, or one for each.
+
+    Returns:
+        Tensors for as many pictures as there are sentences, [batch, length, embed], in the denoiser's dtype and on
+        its device, with whatever else its family takes (pooled vectors, masks).
+
+    Raises:
+        OptionError: The method's edits are more than text rows; otherwise as `edit`, which warns of the same.
+        BackboneError: The pipeline reads sentences in another way, has no text encoder, or takes no rows.
+    """
+    backbone = model if isinstance(model, Backbone) else wrap_reader(model)
+    learnt = _combined(artifact, strength, negative, negative_strength)
+    check_compatible(learnt.artifact, backbone)
+    if not get_method(learnt.artifact.method).rows_only:
+        raise OptionError(
+            f"an edit by method {learnt.artifact.method} is more than text rows; draw it with hiper.edit, which takes"
+            " hiper.load_backbone or a wrapped pipeline"
+        )
+    notes: list[str] = []
+    factor = resolve_strength(learnt.artifact.edit, learnt.strength)
+    prompts: list[Any] = list(prompt) if isinstance(prompt, (list, tuple)) else [prompt]
+    check_whole("number of prompts", len(prompts), 1, 100_000)
+    cleaned = [cleaned_prompt(text, backbone, notes) for text in prompts]
+    negatives = resolve_negatives(negative_prompt, len(cleaned), notes, of="prompt")
+    each = []
+    for text, other in zip(cleaned, negatives * (len(cleaned) // len(negatives)), strict=True):
+        with telling(backbone, learnt.artifact, text, factor, [other], notes) as told:
+            each.append(backbone.arguments(told.positive, told.negatives))
+            notes += _unheard(backbone, told, None, None)
+    for note in dict.fromkeys(notes):
+        warnings.warn(note, HiperWarning, stacklevel=2)
+    arguments = batched(each)
+    if isinstance(model, Backbone):
+        return arguments
+    return for_call(model, arguments, is_negative_heard=any(negatives) or negative is not None)
+
+
+def cleaned_prompt(prompt: str, backbone: Backbone, notes: list[str]) -> str:
+    """Return a sentence as it is told; what was cleaned away, and words that the model does not know, go to `notes`."""
+    cleaned = clean_text(prompt, what="prompt", notes=notes)
+    notes += word_notes(cleaned, "prompt", backbone.id)
+    return cleaned
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Learnt:
+    """One artifact, and the factor on it that was asked for."""
+
+    artifact: Artifact
+    strength: float | None
+
+
+def _combined(
+    artifact: Artifact | Sequence[Artifact],
+    strength: float | Sequence[float | None] | None,
+    negative: Artifact | None,
+    negative_strength: float | None,
+) -> _Learnt:
+    if isinstance(artifact, Artifact) and negative is None and not isinstance(strength, Sequence):
+        return _Learnt(artifact=artifact, strength=strength)
+    artifacts = [artifact] if isinstance(artifact, Artifact) else artifact
+    together = combine(artifacts, strength=strength, negative=negative, negative_strength=negative_strength)
+    return _Learnt(artifact=together, strength=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """What is to be drawn, and by what: the prompt, and the negatives, one for all or one per picture."""
+
+    positive: Conditioning
+    negatives: Sequence[Conditioning]
+    sample: Sampler
+
+
+@contextmanager
+def telling(
+    backbone: Backbone,
+    artifact: Artifact,
+    prompt: str,
+    strength: float,
+    negatives: Sequence[str],
+    notes: list[str],
+) -> Iterator[Told]:
+    """Have the model hold what was learnt and be told both; words that do not fit go to `notes`."""
+    with get_method(artifact.method).applied(backbone, artifact, strength) as applied:
+        positive = applied.encode(prompt)
+        encode = applied.encode_negative or backbone.encode_negative
+        others = {text: encode(text) for text in dict.fromkeys(negatives)}
+        notes += positive.notes
+        notes += [f"negative prompt: {note}" for other in others.values() for note in other.notes]
+        yield Told(positive=positive, negatives=[others[text] for text in negatives], sample=applied.sample)
+
+
+def unsuitable(
+    backbone: Backbone, told: Told, settings: EditSettings, *, guidance: float | None, steps: int | None
+) -> Iterator[str]:
+    """Yield a note for what a drawing does not hear, and for a file's own steps on a model that suits few.
+
+    guidance, steps: what was given, None where it is the file's own.
+    """
+    yield from _unheard(backbone, told, settings, guidance)
+    if steps is None and settings.steps >= MANY_TIMES * backbone.default_steps:
+        yield (
+            f"{backbone.id} suits {backbone.default_steps} steps at guidance {backbone.default_guidance:g} by"
+            f" {backbone.schedulers[0]}; the file's own {settings.steps} at {settings.guidance:g} by"
+            f" {settings.scheduler} are used: give steps, guidance and scheduler"
+        )
+
+
+def _unheard(
+    backbone: Backbone, told: Told, settings: EditSettings | None, asked: float | None
+) -> Iterator[str]:
+    """Yield a note for what was given and has no effect on the pictures.
+
+    settings: None where nothing is drawn; asked: the guidance scale that was given.
+    """
+    if told.sample != backbone.sample:  # it guides by calls of its own, which every model hears
+        silent = settings is not None and settings.guidance == 1
+        hears_negatives = hears_guidance = True
+    else:
+        silent = settings is not None and settings.guidance <= 1
+        hears_negatives, hears_guidance = backbone.hears_negatives, backbone.hears_guidance
+    if any(each.prompt or each.tail for each in told.negatives):
+        if not hears_negatives:
+            yield f"{backbone.id} is distilled to be guided without a negative sentence; yours is ignored"
+        elif silent:
+            yield "a guidance of 1 or less is none, so that the negative sentence is ignored; raise the guidance"
+    if asked is not None and asked > 1 and not hears_guidance:
+        yield f"{backbone.id} is distilled to draw without guidance; the scale {asked:g} is ignored"
+
+
+def _draw(
+    told: Told,
+    seeds: Sequence[int],
+    settings: EditSettings,
+    batch_size: int,
+    callback: StepCallback | None,
+) -> tuple[list[PIL.Image.Image], list[bool]]:
+    images: list[PIL.Image.Image] = []
+    flags: list[bool] = []
+    negatives = told.negatives
+    total = math.ceil(len(seeds) / batch_size) * settings.steps
+    for batch, start in enumerate(range(0, len(seeds), batch_size)):
+        samples = told.sample(
+            told.positive,
+            negatives if len(negatives) == 1 else negatives[start : start + batch_size],
+            seeds=seeds[start : start + batch_size],
+            steps=settings.steps,
+            guidance=settings.guidance,
+            scheduler=settings.scheduler,
+            height=settings.height,
+            width=settings.width,
+            callback=_shifted(callback, batch * settings.steps, total),
+        )
+        images += samples.images
+        flags += samples.flagged
+    return images, flags
+
+
+def _shifted(callback: StepCallback | None, offset: int, total: int) -> StepCallback | None:
+    if callback is None:
+        return None
+    return lambda done, _: callback(offset + done, total)

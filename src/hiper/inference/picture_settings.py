@@ -1,0 +1,186 @@
+"""What a drawn picture says of itself: all that is needed to draw it again, and no path of this computer.
+
+A PNG carries it as text chunks: `hiper`, one JSON object; `parameters`, the same in the words of other tools, for
+galleries; and `hiper.artifact`, a portable copy of what was learnt, when that is small.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, get_type_hints
+
+from hiper.artifacts import Artifact, EditResult, content_sha256, portable, public_name
+from hiper.backbones import Backbone
+from hiper.errors import ImageError
+from hiper.files import parse_json
+from hiper.options import EditSettings, versions
+
+SCHEMA = 1
+SETTINGS, PARAMETERS, ARTIFACT, DEMO = "hiper", "parameters", "hiper.artifact", "hiper.demo"
+"""Names of the text chunks; the last one, for pictures of `hiper demo` that no edit drew, holds its seed."""
+
+LARGEST_ARTIFACT = 131_072
+"""Bytes of an artifact that is embedded; five rows of 4096 numbers, the widest in use, take some 90 000."""
+
+_SAMPLERS = {
+    "ddim": "DDIM",
+    "dpm++": "DPM++ 2M",
+    "dpm++-karras": "DPM++ 2M Karras",
+    "unipc": "UniPC",
+    "unipc-karras": "UniPC Karras",
+    "euler": "Euler",
+    "pndm": "PLMS",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureSettings:
+    """How one picture was drawn.
+
+    seed: of this picture; batch: the seeds drawn together with it, on which its last bits depend
+    strength .. negative_prompt: as in `EditSettings`, with one negative prompt or one per seed of the batch
+    backbone, revision, device, dtype, quantised: the model that drew, a path cut down to its last part, and its
+        arithmetic
+    method, family, caption: of the artifact; artifact_sha256: its `content_sha256`
+    versions: of the libraries that drew
+    """
+
+    prompt: str
+    seed: int
+    batch: tuple[int, ...]
+    strength: float
+    guidance: float
+    steps: int
+    scheduler: str
+    height: int
+    width: int
+    negative_prompt: tuple[str, ...]
+    backbone: str
+    revision: str
+    device: str
+    dtype: str
+    quantised: str
+    method: str
+    family: str
+    caption: str
+    artifact_sha256: str
+    versions: Mapping[str, str]
+
+
+def settings_of(backbone: Backbone, artifact: Artifact, result: EditResult, seed: int) -> PictureSettings:
+    """Return how the picture of `seed`, one of the result's, was drawn."""
+    start = result.seeds.index(seed) // result.batch_size * result.batch_size
+    batch = slice(start, start + result.batch_size)
+    drawn = asdict(result.settings)
+    negatives = result.settings.negative_prompt
+    drawn["negative_prompt"] = negatives if len(negatives) == 1 else negatives[batch]
+    return PictureSettings(
+        prompt=result.prompt,
+        seed=seed,
+        batch=result.seeds[batch],
+        **drawn,
+        backbone=public_name(backbone.id, backbone.revision),
+        revision=backbone.revision,
+        device=backbone.device.type,
+        dtype=str(backbone.dtype).removeprefix("torch."),
+        quantised=backbone.quantised,
+        method=artifact.method,
+        family=artifact.family,
+        caption=artifact.caption,
+        artifact_sha256=content_sha256(artifact),
+        versions=versions(),
+    )
+
+
+def text_chunks(settings: PictureSettings, artifact: Artifact | None) -> dict[str, str]:
+    """Return the text chunks of a PNG; an artifact of more than `LARGEST_ARTIFACT` bytes is left out."""
+    record = {"schema": SCHEMA, **asdict(settings)}
+    chunks = {SETTINGS: json.dumps(record), PARAMETERS: _parameters(settings)}
+    small = artifact is not None and sum(t.nbytes for t in artifact.tensors.values()) <= LARGEST_ARTIFACT
+    data = portable(artifact).to_bytes() if artifact is not None and small else b""
+    if 0 < len(data) <= LARGEST_ARTIFACT:
+        chunks[ARTIFACT] = base64.b64encode(data).decode("ascii")
+    return chunks
+
+
+def parse_settings(text: str) -> PictureSettings:
+    """Read what stands in the chunk `hiper`; ImageError for anything that hiper did not write.
+
+    Ranges are not looked at here: `edit` does that.
+    """
+    try:
+        record = parse_json(text)
+    except (ValueError, RecursionError) as error:
+        raise _foreign("they are no JSON") from error
+    if not isinstance(record, dict) or "schema" not in record:
+        raise _foreign("they name no schema")
+    schema = record.pop("schema")
+    if schema != SCHEMA:
+        raise _foreign(f"their schema is {str(schema)[:20]}, this hiper reads {SCHEMA}")
+    hints = get_type_hints(PictureSettings)
+    if record.keys() != hints.keys():
+        strange = sorted(record.keys() ^ hints.keys())
+        raise _foreign(f"{strange[0][:40]!r} is missing or unknown")
+    values: dict[str, Any] = {name: _checked(name, record[name], hints[name]) for name in hints}
+    settings = PictureSettings(**values)
+    if settings.seed not in settings.batch:
+        raise _foreign("its seed is none of its batch")
+    return settings
+
+
+def edit_arguments(settings: PictureSettings) -> dict[str, Any]:
+    """Return the arguments of `edit`, but model and artifact, that draw the picture's batch again."""
+    names = {each.name for each in fields(EditSettings)}
+    drawn = {name: value for name, value in vars(settings).items() if name in names}
+    return {**drawn, "prompt": settings.prompt, "seeds": settings.batch, "batch_size": len(settings.batch)}
+
+
+def _checked(name: str, value: object, kind: Any) -> object:
+    """Return the value as the field's type has it; JSON knows no tuples and writes 2.0 as it likes."""
+    match value:
+        case str() if kind is str:
+            return value
+        case bool():
+            pass
+        case int() if kind is int:
+            return value
+        case int() | float() if kind is float and abs(value) < 2**63:
+            return float(value)
+        case [*items] if kind in (tuple[int, ...], tuple[str, ...]) and items:
+            return tuple(_checked(name, item, int if kind == tuple[int, ...] else str) for item in items)
+        case dict() if kind == Mapping[str, str]:
+            return {str(key): _checked(name, item, str) for key, item in value.items()}
+    raise _foreign(f"{name!r} has an impossible value")
+
+
+def _foreign(why: str) -> ImageError:
+    return ImageError(
+        f"its settings were not written by hiper, or changed since ({why}); take the picture as it was drawn"
+    )
+
+
+def _parameters(settings: PictureSettings) -> str:
+    """The settings in the form that the galleries of other tools show: prompt, negative prompt, one line of names."""
+    negative = settings.negative_prompt[settings.batch.index(settings.seed) % len(settings.negative_prompt)]
+    values = {
+        "Steps": settings.steps,
+        "Sampler": _SAMPLERS.get(settings.scheduler, settings.scheduler),
+        "CFG scale": settings.guidance,
+        "Seed": settings.seed,
+        "Size": f"{settings.width}x{settings.height}",
+        "Model": settings.backbone,
+        "HiPer caption": settings.caption,
+        "HiPer strength": settings.strength,
+        "HiPer artifact": settings.artifact_sha256[:10],
+        "Version": f"hiper {settings.versions['hiper']}",
+    }
+    line = ", ".join(f"{name}: {_quoted(str(value))}" for name, value in values.items())
+    return "\n".join([settings.prompt, *([f"Negative prompt: {negative}"] if negative else []), line])
+
+
+def _quoted(value: str) -> str:
+    """Values with a comma, a colon or a quote stand in quotes, as those tools write them."""
+    return json.dumps(value, ensure_ascii=False) if not value or set(value) & set(',:"\n') else value

@@ -1,0 +1,92 @@
+"""A fit that shows on the way what it has learnt: it stops, draws one quick picture, and goes on from its checkpoint.
+
+A resumed fit is the same to the last bit as one that was never stopped, so previews change nothing but the time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from PIL import Image
+
+from hiper.artifacts import Artifact
+from hiper.backbones import Backbone
+from hiper.errors import Interrupted
+from hiper.images import Subject
+from hiper.inference.editing import edit
+from hiper.methods import HiPer, HiPerOptions
+from hiper.training import Callback, CheckpointFile, StepRecord, StopRequest, TrainingState
+
+QUICK, QUICK_STEPS, OTHER_STEPS = "dpm++", 4, 8
+"""What draws a preview, in how many steps, where the model offers it; else its own sampler: enough for a likeness."""
+
+_PAUSE = 10_000
+"""What a fit is stopped with for a preview: the number of no signal."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preview:
+    """The caption drawn with what had been learnt after `step` steps."""
+
+    step: int
+    image: Image.Image
+
+
+def preview_steps(steps: int, count: int) -> tuple[int, ...]:
+    """Return `count` steps at even distances inside a fit of `steps` steps, fewer where it is too short."""
+    evenly = (steps * (i + 1) // (count + 1) for i in range(count))
+    return tuple(dict.fromkeys(step for step in evenly if step > 0))
+
+
+def fit_with_previews(
+    backbone: Backbone,
+    subject: Subject,
+    options: HiPerOptions,
+    *,
+    at: Sequence[int],
+    on_preview: Callable[[Preview], None],
+    checkpoint: CheckpointFile,
+    callback: Callback,
+    should_stop: StopRequest,
+) -> Artifact:
+    """Fit as method `hiper` does, with a preview after each of the steps `at`; none: a plain fit.
+
+    checkpoint: where the fit saves itself, also between previews; it is left to the caller to remove. Two previews
+    that fall into one window of steps, or that a resumed fit has passed, become one. Raises as a fit does.
+    """
+    method, reached = HiPer(), 0
+
+    def note(record: StepRecord) -> None:
+        nonlocal reached
+        reached = record.step
+        callback(record)
+
+    while True:
+        due = next((step for step in at if step > reached), None)
+
+        def stop(due: int | None = due) -> int | None:
+            return should_stop() or (_PAUSE if due is not None and reached >= due else None)
+
+        try:
+            return method.fit(
+                backbone, subject, options, callback=note, checkpoint=checkpoint, should_stop=stop
+            )
+        except Interrupted as stopped:
+            if stopped.signal_number != _PAUSE:
+                raise
+        checkpoint = replace(checkpoint, resume=True)
+        so_far = method.unfinished(backbone, subject, options, TrainingState.from_file(checkpoint.path))
+        on_preview(Preview(step=reached, image=_drawn(backbone, so_far, subject.caption, should_stop)))
+
+
+def _drawn(backbone: Backbone, so_far: Artifact, caption: str, should_stop: StopRequest) -> Image.Image:
+    def on_step(done: int, total: int) -> None:
+        if signal_number := should_stop():
+            raise Interrupted(f"stopped by signal {signal_number} while a preview was drawn", signal_number)
+
+    quick: dict[str, Any] = {"steps": OTHER_STEPS}
+    if QUICK in backbone.schedulers:
+        quick = {"steps": QUICK_STEPS, "scheduler": QUICK}
+    return edit(backbone, so_far, caption, callback=on_step, **quick).images[0]

@@ -1,0 +1,57 @@
+"""Draw a picture again from the settings it carries, and compare."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from hiper.artifacts import Artifact, EditResult
+from hiper.backbones import Backbone, StepCallback
+from hiper.errors import ImageError
+from hiper.images import shown
+from hiper.inference.editing import edit
+from hiper.inference.picture_settings import edit_arguments
+from hiper.inference.png_settings import DrawnPicture, read_pixels
+
+LARGEST_BATCH = 256
+"""Pictures that are drawn again at a time because a file says that they were."""
+LARGEST_AREA = 16
+"""Of a picture that is drawn again, in those of the model's native size."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Redrawn:
+    """The picture, drawn again with its batch; changed: pixels that differ; most: by how many levels of 255."""
+
+    image: Image.Image
+    result: EditResult
+    changed: int
+    most: int
+
+
+def rerun(
+    drawn: DrawnPicture, backbone: Backbone, artifact: Artifact, *, callback: StepCallback | None = None
+) -> Redrawn:
+    """Draw it again, together with the pictures that were drawn with it. Raises and warns as `edit` does.
+
+    ImageError for a damaged picture, and for one that claims a batch or a size that would take any memory.
+    """
+    settings = drawn.settings
+    largest = LARGEST_AREA * backbone.resolution**2
+    if len(settings.batch) > LARGEST_BATCH or settings.height * settings.width > largest:
+        raise ImageError(
+            f"{shown(drawn.path)}: drawn, as it says, in a batch of {len(settings.batch)}, of {settings.width}x"
+            f"{settings.height} pixels each; at most {LARGEST_BATCH} of {largest} pixels are drawn again"
+        )
+    before = read_pixels(drawn)
+    result = edit(backbone, artifact, callback=callback, **edit_arguments(drawn.settings))
+    image = result.images[result.seeds.index(drawn.settings.seed)]
+    difference = np.abs(before - np.asarray(image, np.int16))
+    return Redrawn(
+        image=image,
+        result=result,
+        changed=int(difference.any(axis=2).sum()),
+        most=int(difference.max()),
+    )

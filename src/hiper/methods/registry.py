@@ -1,0 +1,73 @@
+"""The methods: a table of names to lazy imports, plus the entry points of the group "hiper.methods"."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+
+from hiper.errors import OptionError
+from hiper.methods.presets import AUTO
+from hiper.options import GROUP, METHODS, method_names, suggestion
+
+if TYPE_CHECKING:
+    from hiper.artifacts import Artifact
+    from hiper.backbones import Backbone
+    from hiper.images import Subject
+    from hiper.methods.base import Method
+    from hiper.training import Callback, CheckpointFile, StopRequest
+
+
+def get_method(name: str) -> Method[Any]:
+    """Return the method of that name; OptionError lists the known ones."""
+    if name in METHODS:
+        module, _, attribute = METHODS[name].partition(":")
+        method: Method[Any] = getattr(import_module(module), attribute)()
+        return method
+    for entry in entry_points(group=GROUP, name=name):
+        installed: Method[Any] = entry.load()()
+        return installed
+    known = method_names()
+    raise OptionError(f"method is {name!r}; allowed are {', '.join(known)}{suggestion(name, known)}")
+
+
+def fit(
+    backbone: Backbone,
+    subject: Subject,
+    *,
+    method: str = "hiper",
+    preset: str = AUTO,
+    callback: Callback | None = None,
+    checkpoint: CheckpointFile | None = None,
+    should_stop: StopRequest | None = None,
+    deterministic: bool = False,
+    **options: object,
+) -> Artifact:
+    """Learn one subject and return what was learnt.
+
+    method, preset: a way to learn and one of its settings, by name, or a file that `hiper tune` wrote. `auto` is what
+    suits the model at hand: `default` was tuned on the embedded one. `options` are the values that differ from it.
+    callback: called with a `StepRecord` after every window of steps.
+    checkpoint: where a long fit saves itself, and whether it continues from there.
+    should_stop: asked after every window; a signal number stops and saves the fit.
+    deterministic: the same bits every time on an accelerator too, slower; see `hiper.options.determinism`.
+
+    OptionError for an unknown or impossible option, FitError when nothing can be learnt, ResumeError for the
+    checkpoint of another job, Interrupted after `should_stop`. The backbone is afterwards what it was.
+    """
+    from hiper.critters import tell_of_strangers
+
+    if isinstance(subject, (list, tuple)):
+        raise OptionError(
+            f"{len(subject)} subjects; fit them one by one, and put together what was learnt by hiper.average"
+        )
+    chosen = get_method(method)
+    resolved = chosen.options_for(backbone.id, preset, **options)
+    chosen.check(backbone)
+    tell_of_strangers(subject, backbone.id)
+    from hiper.options import determinism
+
+    with determinism.deterministic(deterministic):
+        return chosen.fit(
+            backbone, subject, resolved, callback=callback, checkpoint=checkpoint, should_stop=should_stop
+        )

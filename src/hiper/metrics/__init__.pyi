@@ -1,0 +1,9 @@
+from .attributes import edit_success as edit_success
+from .attributes import identity_match as identity_match
+from .attributes import preservation as preservation
+from .attributes import source_leak as source_leak
+from .captioning import Captioner as Captioner
+from .colour_distance import colour_distance as colour_distance
+from .picture_distance import picture_distance as picture_distance
+from .similarity import ClipSimilarity as ClipSimilarity
+from .similarity import DinoSimilarity as DinoSimilarity

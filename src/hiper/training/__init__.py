@@ -1,0 +1,5 @@
+"""The optimisation loop of a fit: noise levels, the denoising loss, checkpoints."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

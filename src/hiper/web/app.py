@@ -1,0 +1,105 @@
+"""The page: three tabs, and which handler answers what."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import gradio as gr
+
+from hiper.web import markup
+from hiper.web.drawing import Drawing
+from hiper.web.handlers import visitor
+from hiper.web.layout import DrawPage, LearnPage, LibraryPage, draw_page, learn_page, library_page
+from hiper.web.learning import Learning
+from hiper.web.shelf import Shelf
+from hiper.web.studio import Studio
+from hiper.web.uploads import Uploads
+
+_AT_ONCE: dict[str, Any] = {"concurrency_limit": None}
+"""Of every event: jobs wait in a line of our own. Without a queue Gradio could not show messages."""
+_FILES_LIVE = (600, 86_400)
+"""Seconds: how often visitors' old files are looked for, and how old they become."""
+_QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+"""Of every event: progress is ours to show, and there is no second way in."""
+
+
+def build(studio: Studio, uploads: Uploads) -> gr.Blocks:
+    """Lay the page out and wire it; nothing is served yet."""
+
+    def leave(request: gr.Request) -> None:
+        studio.visitors.forget(visitor(request))
+        uploads.prune()
+
+    with gr.Blocks(title="hiper", analytics_enabled=False, delete_cache=_FILES_LIVE) as page:
+        gr.HTML(markup.heading(studio.backbone.id, embedded=studio.embedded))
+        choice, names, drawn = gr.State(""), gr.State([]), gr.State([])
+        with gr.Tabs(selected="learn") as tabs:
+            with gr.Tab("Learn", id="learn"):
+                learn = learn_page(embedded=studio.embedded)
+            with gr.Tab("Draw", id="draw"):
+                draw = draw_page(
+                    studio.backbone.schedulers,
+                    guidance_scale=studio.backbone.default_guidance,
+                    drawing_steps=studio.backbone.default_steps,
+                )
+            with gr.Tab("Library", id="library"):
+                library = library_page()
+        everything = [*_parts(learn), *_parts(draw), *_parts(library), choice, names, drawn, tabs]
+        drawing_shows = [
+            draw.start, draw.search, draw.stop, draw.status, draw.gallery, draw.compare, draw.archive, drawn
+        ]  # fmt: skip
+        shelf = Shelf(studio, uploads, library, draw, choice=choice, names=names, tabs=tabs)
+        _wire_learning(Learning(studio, uploads, learn, shelf), learn, everything)
+        _wire_drawing(Drawing(studio, draw, choice=choice, drawn=drawn), draw, choice, drawn, drawing_shows)
+        learn.go_on.click(lambda: gr.update(selected="draw"), None, tabs, **_AT_ONCE, **_QUIET)
+        library.shelf.select(shelf.choose, [names], everything, **_AT_ONCE, **_QUIET)
+        library.upload.upload(shelf.bring, [library.upload], everything, **_AT_ONCE, **_QUIET)
+        page.load(shelf.opened, None, everything, **_QUIET)
+        page.unload(leave)
+    page.queue()
+    return page
+
+
+def _wire_learning(learning: Learning, page: LearnPage, everything: list[Any]) -> None:
+    given = [page.upload, page.caption, page.suggested]
+    page.upload.upload(learning.given, given, everything, **_QUIET)
+    page.upload.clear(learning.cleared, None, everything, **_AT_ONCE, **_QUIET)
+    page.example.click(learning.example, None, everything, **_AT_ONCE, **_QUIET)
+    inputs = [
+        page.picture,
+        page.caption,
+        page.preset,
+        page.steps,
+        page.rows,
+        page.rate,
+        page.seed,
+        page.previews,
+    ]
+    began = page.start.click(learning.began, None, everything, **_AT_ONCE, **_QUIET)
+    running = began.then(learning.learn, inputs, everything, **_AT_ONCE, **_QUIET)
+    running.failure(learning.idle, None, everything, **_AT_ONCE, **_QUIET)
+    numbers = [page.steps, page.rows, page.rate]
+    page.preset.input(learning.preset_chosen, [page.preset], numbers, **_AT_ONCE, **_QUIET)
+    page.stop.click(learning.stop, None, everything, **_AT_ONCE, **_QUIET)
+
+
+def _wire_drawing(drawing: Drawing, page: DrawPage, choice: Any, drawn: Any, shows: list[Any]) -> None:
+    for button, searching in ((page.start, False), (page.search, True)):
+        began = button.click(drawing.began, None, shows, **_AT_ONCE, **_QUIET)
+        job = began.then(drawing.handler(searching=searching), drawing.inputs, shows, **_AT_ONCE, **_QUIET)
+        job.failure(drawing.idle, None, shows, **_AT_ONCE, **_QUIET)
+    page.stop.click(drawing.stop, None, shows, **_AT_ONCE, **_QUIET)
+    page.gallery.select(drawing.compare, [choice, drawn], shows, **_AT_ONCE, **_QUIET)
+
+
+_TYPED = {
+    LearnPage: {"preset", "steps", "rows", "rate", "seed", "previews"},
+    DrawPage: {"sentences", "images", "seed", "negative", "candidates"},
+    LibraryPage: set[str](),
+}
+"""What a person fills in and no handler changes: as an output it could be put back while it is filled in."""
+
+
+def _parts(page: LearnPage | DrawPage | LibraryPage) -> list[Any]:
+    return [getattr(page, each.name) for each in fields(page) if each.name not in _TYPED[type(page)]]

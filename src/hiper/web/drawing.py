@@ -1,0 +1,151 @@
+"""Handlers of the second page: draw sentences, search seeds, compare a picture with its source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, final
+
+import gradio as gr
+from PIL import Image, ImageOps
+
+from hiper.web import markup
+from hiper.web.handlers import NOTHING, TICK, Told, Update, visitor, warn
+from hiper.web.jobs import Job, Stopped
+from hiper.web.layout import DrawPage
+from hiper.web.pictures import Picture, archive
+from hiper.web.studio import DrawWatch, EditWish, Studio
+
+
+@final
+class Drawing:
+    """Handlers of `DrawPage`; drawn: the State with the visitor's pictures, in the gallery's order.
+
+    A `handler` takes the inputs that `inputs` names, in that order.
+    """
+
+    def __init__(self, studio: Studio, page: DrawPage, *, choice: Any, drawn: Any) -> None:
+        self._studio, self._page, self._drawn = studio, page, drawn
+        self.inputs = [
+            choice,
+            page.sentences,
+            page.strength,
+            page.images,
+            page.seed,
+            page.guidance,
+            page.steps,
+            page.scheduler,
+            page.negative,
+            page.candidates,
+        ]
+
+    def began(self, request: gr.Request) -> Update:
+        """Answer the button at once, and the button that stops from then on."""
+        self._studio.visitors.ask(visitor(request))
+        return {self._page.status: markup.message("Starting…"), **self._buttons(idle=False)}
+
+    def handler(self, *, searching: bool) -> Callable[..., Iterator[Update]]:
+        """Return what draws every sentence with as many seeds as pictures are wanted; searching: with the best ones."""
+
+        def handle(
+            name: str,
+            sentences: str,
+            strength: float,
+            images: int,
+            seed: int,
+            guidance: float,
+            steps: int,
+            scheduler: str,
+            negative: str,
+            candidates: int,
+            request: gr.Request,
+        ) -> Iterator[Update]:
+            who = visitor(request)
+            lines = (line.strip() for line in sentences.splitlines())
+            wish = EditWish(
+                sentences=[*dict.fromkeys(line for line in lines if line)],
+                images=int(images),
+                first_seed=int(seed or 0),
+                strength=strength,
+                guidance=guidance,
+                steps=int(steps),
+                scheduler=scheduler,
+                negative_prompt=negative,
+            )
+            start = (
+                partial(self._studio.search, candidates=int(candidates)) if searching else self._studio.draw
+            )
+            yield from self._run(name, who, partial(start, who, name, wish))
+
+        return handle
+
+    def idle(self) -> Update:
+        """Free the buttons, whatever has happened."""
+        return self._buttons(idle=True)
+
+    def stop(self, request: gr.Request) -> Update:
+        """Ask the job to stop, which then says so itself; what was drawn stays."""
+        self._studio.visitors.stop(visitor(request))
+        return {self._page.stop: gr.update(interactive=False)}
+
+    def compare(self, name: str, drawn: list[Picture], event: gr.SelectData) -> Update:
+        """Put the chosen picture beside its source."""
+        with Told():
+            return self._compared(name, drawn[event.index])
+        return NOTHING
+
+    def _run(self, name: str, who: str, start: Callable[[], tuple[Job[None], DrawWatch]]) -> Iterator[Update]:
+        try:
+            with Told():
+                job, watch = start()
+                yield from self._followed(job, watch)
+                job.result()
+                yield self._finished(name, who, watch)
+                return
+            yield {self._page.status: markup.message("Not drawn."), **self.idle()}
+        except Stopped:
+            yield {self._page.status: markup.message("Stopped."), **self.idle()}
+
+    def _followed(self, job: Job[None], watch: DrawWatch) -> Iterator[Update]:
+        seen = 0
+        for _ in job.ticks(TICK):
+            update: Update = {self._page.status: markup.bar(job.progress, job.before)}
+            if len(watch.pictures) > seen:
+                seen = len(watch.pictures)
+                update |= self._shown(watch.pictures)
+            yield update
+
+    def _shown(self, pictures: Sequence[Picture]) -> Update:
+        items = [(str(picture.path), picture.caption) for picture in pictures]
+        return {self._page.gallery: gr.update(value=items, visible=True), self._drawn: list(pictures)}
+
+    def _finished(self, name: str, who: str, watch: DrawWatch) -> Update:
+        warn(watch.notes)
+        bundle = archive(watch.pictures, self._studio.visitors.new_folder(who) / "pictures.zip")
+        words = f"Drawn: {len(watch.pictures)} pictures. Choose one to compare it with the source."
+        return {
+            self._page.status: markup.message(words),
+            self._page.archive: gr.update(value=str(bundle), visible=True),
+            **self._shown(watch.pictures),
+            **self._compared(name, watch.pictures[0]),
+            **self.idle(),
+        }
+
+    def _compared(self, name: str, picture: Picture) -> Update:
+        source = self._studio.library.open(name).picture
+        if source is None:
+            return {self._page.compare: gr.update(visible=False)}
+        with Image.open(picture.path) as after:
+            pair = (ImageOps.fit(source, after.size), after.copy())
+        return {
+            self._page.compare: gr.update(
+                value=pair, visible=True, label=f"Before and after: {picture.caption}"
+            )
+        }
+
+    def _buttons(self, *, idle: bool) -> Update:
+        return {
+            self._page.start: gr.update(interactive=idle),
+            self._page.search: gr.update(interactive=idle),
+            self._page.stop: gr.update(interactive=not idle),
+        }

@@ -1,0 +1,52 @@
+"""What is common to the handlers of the page: errors become its messages, warnings its notes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any, final
+
+import gradio as gr
+
+from hiper.errors import HiperError, Interrupted
+from hiper.files import ADVICE, is_out_of_memory
+from hiper.html import escape
+
+TICK = 0.25
+"""Seconds between two looks at a running job."""
+
+Update = dict[Any, Any]
+"""Component -> its new value; components that are not in it stay as they are."""
+NOTHING: Update = gr.skip()
+"""The update of a handler that changes nothing."""
+
+
+@final
+class Told:
+    """A block that a mistake ends: its message is shown, escaped, for Gradio renders messages as HTML.
+
+    Not by gr.Error, which would put a red mark on every part of the page that the handler could have changed.
+    """
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> bool:
+        short = is_out_of_memory(error) and not isinstance(error, HiperError)
+        if not (short or isinstance(error, HiperError)) or isinstance(error, Interrupted):
+            return False
+        gr.Warning(escape(ADVICE if short else str(error)), title="That did not work", duration=None)
+        return True
+
+
+def warn(notes: Iterable[str]) -> None:
+    """Show what the visitor should know, each line once."""
+    for note in dict.fromkeys(notes):
+        gr.Warning(escape(note), title="Good to know")
+
+
+def visitor(request: gr.Request) -> str:
+    """Return the name of the browser's tab; two tabs are two visitors."""
+    return str(request.session_hash)

@@ -1,0 +1,180 @@
+"""One piece of work in a thread of its own, which waits for its turn, is watched, and is stopped from outside."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Generic, TypeVar, final
+
+from hiper.errors import Interrupted
+
+T = TypeVar("T")
+_LOOK = 0.1
+"""Seconds between two looks of a waiting job whether it is still wanted."""
+
+
+SLICE = 60.0
+"""Seconds after which a job gives way to those that wait, and goes on behind them."""
+
+
+class Stopped(Exception):  # no mistake of anybody
+    """Raised inside a job that was asked to stop, wherever it reports its progress."""
+
+
+class _GaveWay(Exception):
+    """Raised inside a job that has had its slice; its work is called again in its next turn."""
+
+
+@final
+class Progress:
+    """How far a job has come: what it does, steps done and in all, and the seconds it has left."""
+
+    def __init__(self) -> None:
+        self.stage, self.done, self.total, self.reports = "", 0, 0, 0
+        self._first, self._begun = 0, time.monotonic()
+
+    def report(self, stage: str, done: int, total: int) -> None:
+        """Note where the job stands; a new stage starts its own clock."""
+        if stage != self.stage:
+            self._first, self._begun = done, time.monotonic()
+        self.stage, self.done, self.total = stage, done, total
+        self.reports += 1
+
+    @property
+    def seconds_left(self) -> float | None:
+        """At the pace of this stage so far; None while that is not known."""
+        if self.done <= self._first:
+            return None
+        pace = (time.monotonic() - self._begun) / (self.done - self._first)
+        return pace * (self.total - self.done)
+
+
+@final
+class Line:
+    """First come, first served, one at a time; who waits may be told to leave."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[object] = deque()
+        self._changed = threading.Condition()
+
+    def is_wanted(self) -> bool:
+        """Whether others wait for the turn that somebody has."""
+        return len(self._waiting) > 1
+
+    def before(self, who: object) -> int:
+        """Count those who come before `who`, who has had no turn yet if it is more than none."""
+        return next((place for place, each in enumerate(tuple(self._waiting)) if each is who), 0)
+
+    @contextmanager
+    def turn(self, who: object, leaves: threading.Event) -> Iterator[None]:
+        """Wait for the turn of `who`, hold it for the block; raises Stopped as soon as `leaves` is set before it."""
+        with self._changed:
+            self._waiting.append(who)
+        try:
+            with self._changed:
+                while self._waiting[0] is not who and not leaves.is_set():
+                    self._changed.wait(_LOOK)
+            if leaves.is_set():
+                raise Stopped
+            yield
+        finally:
+            with self._changed:
+                self._waiting.remove(who)
+                self._changed.notify_all()
+
+
+@final
+class Job(Generic[T]):
+    """Runs `work` in a thread when its turn in `line` comes; what it returns or raises is told by `result`.
+
+    Work that others wait for gives way after a slice of time, wherever it asks `stop_request` or calls `give_way`, and
+    is called again when its next turn comes: it goes on from what it has kept. stop: set as soon as it is to end.
+    """
+
+    def __init__(self, work: Callable[[Job[T]], T], line: Line, stop: threading.Event | None = None) -> None:
+        self.progress = Progress()
+        self._work, self._line = work, line
+        self._stop = stop or threading.Event()
+        self._turn_ends, self._reports_before, self._pauses = 0.0, 0, False
+        self._value: list[T] = []
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="hiper-job", daemon=True)
+        self._thread.start()
+
+    @property
+    def before(self) -> int:
+        """Count the jobs that come first; 0: it runs, or has run."""
+        return self._line.before(self)
+
+    def stop(self) -> None:
+        """Ask the work to end at its next step, or not to begin."""
+        self._stop.set()
+
+    def stop_request(self) -> int | None:
+        """Answer a fit's question whether to stop (`hiper.training.fitting.StopRequest`), to end or to give way."""
+        self._pauses = not self._stop.is_set() and self._gives_way()
+        return int(signal.SIGINT) if self._stop.is_set() or self._pauses else None
+
+    def report(self, stage: str, done: int, total: int) -> None:
+        """Note progress from inside the work; raises Stopped there once `stop` was called."""
+        self.progress.report(stage, done, total)
+        self.check()
+
+    def check(self) -> None:
+        """Raise Stopped inside the work once `stop` was called."""
+        if self._stop.is_set():
+            raise Stopped
+
+    def give_way(self) -> None:
+        """Leave the work, to come back to it, where others wait and its slice is over."""
+        if self._gives_way():
+            raise _GaveWay
+
+    def _gives_way(self) -> bool:
+        """Never before something was done in this turn: two that prepare for long would come to nothing."""
+        is_over = self.progress.reports > self._reports_before and time.monotonic() > self._turn_ends
+        return is_over and self._line.is_wanted()
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait for the end, at most so long; whether it has come."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def ticks(self, seconds: float) -> Iterator[None]:
+        """Yield every so many seconds until the end; whoever leaves early stops the work."""
+        try:
+            while not self.wait(seconds):
+                yield
+        finally:
+            self.stop()
+
+    def result(self) -> T:
+        """Return what the work returned, or raise what it raised; only after the end."""
+        if self._error is not None:
+            raise self._error
+        return self._value[0]
+
+    def _run(self) -> None:
+        try:
+            while not self._has_finished():
+                pass
+        except BaseException as error:  # noqa: BLE001  # raised again by `result`, in the thread that asks
+            self._error = error
+
+    def _has_finished(self) -> bool:
+        """Work for one turn; whether nothing is left to do."""
+        with self._line.turn(self, self._stop):
+            self._turn_ends, self._reports_before = time.monotonic() + SLICE, self.progress.reports
+            try:
+                self._value.append(self._work(self))
+            except _GaveWay:
+                return False
+            except Interrupted:
+                if not self._pauses:
+                    raise
+                return False
+        return True

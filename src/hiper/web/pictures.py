@@ -1,0 +1,53 @@
+"""Drawn pictures as files that a visitor can look at and download."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hiper import files
+from hiper.artifacts import Artifact, EditResult
+from hiper.backbones import Backbone
+from hiper.images import png_bytes
+from hiper.inference import settings_of, text_chunks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A PNG that says how it was drawn, and the line below it."""
+
+    path: Path
+    caption: str
+
+
+def write_pictures(
+    backbone: Backbone,
+    artifact: Artifact,
+    result: EditResult,
+    folder: Path,
+    *,
+    remarks: Sequence[str] = (),
+) -> list[Picture]:
+    """Write each picture of an edit into `folder`; `remarks`, one per picture, go below it."""
+    pictures = []
+    slug = files.safe_slug(result.prompt)
+    for number, (seed, image) in enumerate(zip(result.seeds, result.images, strict=True)):
+        path = folder / f"{slug}-{seed}.png"
+        chunks = text_chunks(settings_of(backbone, artifact, result, seed), artifact)
+        files.atomic_write(path, png_bytes(image, metadata=chunks), overwrite=True)
+        parts = [result.prompt, f"seed {seed}", *remarks[number : number + 1]]
+        pictures.append(Picture(path=path, caption=" · ".join(parts)))
+    return pictures
+
+
+def archive(pictures: Sequence[Picture], path: Path) -> Path:
+    """Write all pictures into one ZIP file, in the order they were drawn, and return its path."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as bundle:
+        for number, picture in enumerate(pictures, start=1):
+            bundle.write(picture.path, f"{number:02}-{picture.path.name}")
+    files.atomic_write(path, buffer.getvalue(), overwrite=True)
+    return path

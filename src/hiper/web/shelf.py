@@ -1,0 +1,102 @@
+"""Handlers of the library page, and what the page shows of the subject that is chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, final
+
+import gradio as gr
+from PIL import Image
+
+from hiper.artifacts import Entry
+from hiper.errors import ArtifactError
+from hiper.files import visible
+from hiper.inference import resolve_settings
+from hiper.web import markup
+from hiper.web.handlers import NOTHING, Told, Update, visitor, warn
+from hiper.web.layout import EMPTY_LIBRARY, MAX_STRENGTH, DrawPage, LibraryPage
+from hiper.web.studio import Studio
+from hiper.web.uploads import Uploads
+
+_NAMED = 5
+"""Entries that cannot be read and get a note of their own when the page is opened."""
+NO_PICTURE = Image.new("RGB", (64, 64), "lightgrey")
+
+
+@final
+class Shelf:
+    """Handlers of `LibraryPage`.
+
+    chosen: the State with the name of the visitor's subject; names: that with the names on the shelf, in order
+    """
+
+    def __init__(
+        self,
+        studio: Studio,
+        uploads: Uploads,
+        page: LibraryPage,
+        draw: DrawPage,
+        *,
+        choice: Any,
+        names: Any,
+        tabs: Any,
+    ) -> None:
+        self._studio, self._uploads, self._page, self._draw = studio, uploads, page, draw
+        self._choice, self._names, self._tabs = choice, names, tabs
+
+    def listed(self) -> Update:
+        """Show what the library holds."""
+        return self._shelved(self._studio.subjects().entries)
+
+    def _shelved(self, entries: Sequence[Entry]) -> Update:
+        pictures = [(entry.picture or NO_PICTURE, visible(entry.artifact.caption)) for entry in entries]
+        return {
+            self._page.shelf: gr.update(value=pictures, visible=bool(entries)),
+            self._page.empty: "" if entries else EMPTY_LIBRARY,
+            self._names: [entry.name for entry in entries],
+        }
+
+    def chosen(self, entry: Entry, who: str) -> Update:
+        """Make a subject the one that is drawn, with the settings it brings along."""
+        own = resolve_settings(entry.artifact.edit, self._studio.backbone, [])
+        return {
+            self._choice: entry.name,
+            self._draw.subject: markup.subject(entry),
+            self._draw.strength: min(own.strength, MAX_STRENGTH),
+            self._draw.guidance: own.guidance,
+            self._draw.steps: own.steps,
+            self._draw.scheduler: own.scheduler,
+            self._draw.tail: gr.update(value=str(self._studio.tail_file(who, entry)), interactive=True),
+        }
+
+    def choose(self, names: list[str], request: gr.Request, event: gr.SelectData) -> Update:
+        """Take a subject off the shelf."""
+        with Told():
+            entry = self._studio.library.open(names[event.index])
+            return {**self.chosen(entry, visitor(request)), self._tabs: gr.update(selected="draw")}
+        return NOTHING
+
+    def bring(self, path: str, request: gr.Request) -> Update:
+        """Take in a tail file from elsewhere."""
+        with Told(), self._uploads.taken(path):
+            try:
+                entry = self._studio.adopt(Path(path))
+            except ArtifactError as error:
+                raise ArtifactError(str(error).replace(path, Path(path).name)) from error
+            return {
+                **self.chosen(entry, visitor(request)),
+                **self.listed(),
+                self._tabs: gr.update(selected="draw"),
+            }
+        return NOTHING
+
+    def opened(self) -> Update:
+        """Fill the shelf when the page is opened, and tell of what cannot be read."""
+        with Told():
+            found = self._studio.subjects()
+            warn(found.damaged[:_NAMED])
+            if (more := len(found.damaged) - _NAMED) > 0:
+                warn([f"{more} more entries of the library cannot be read"])
+            return self._shelved(found.entries)
+        return NOTHING

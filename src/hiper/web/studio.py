@@ -1,0 +1,275 @@
+"""What the page does, without the page: one model, one library, and the work its visitors ask for."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import final
+
+from PIL import Image
+
+from hiper import files
+from hiper.analysis import CrittersRanker, SimilarityRanker
+from hiper.artifacts import Artifact, Entry, Library, Listing, cached_fit, check_family, fit_path, fits
+from hiper.backbones import EMBEDDED, Backbone
+from hiper.errors import OptionError
+from hiper.images import Subject, png_bytes
+from hiper.inference import Preview, Ranker, Score, edit, fit_with_previews, preview_steps, search_seeds
+from hiper.methods import HiPer, HiPerOptions
+from hiper.metrics import ClipSimilarity, DinoSimilarity
+from hiper.options import sampling_of
+from hiper.seeds import resolve_seed
+from hiper.training import CheckpointFile, StepRecord, checkpoint_beside
+from hiper.web.jobs import Job
+from hiper.web.pictures import Picture, write_pictures
+from hiper.web.visitors import Visitors
+
+PREVIEWS = 4
+"""Pictures in the strip of a fit that shows previews."""
+MAX_SENTENCES, MAX_PICTURES, MAX_PER_SENTENCE = 20, 64, 16
+"""Of one drawing: sentences, pictures in all, and of one sentence, between two of which others get their turn."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Similarity:
+    """Local weights, or Hub ids in the local cache, that rank pictures of models other than critters."""
+
+    clip: str | None = None
+    dino: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditWish:
+    """What a visitor wants drawn; all but the sentences as in `edit`, images per sentence."""
+
+    sentences: Sequence[str]
+    images: int
+    first_seed: int
+    strength: float
+    guidance: float
+    steps: int
+    scheduler: str
+    negative_prompt: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitWatch:
+    """What a fit under way has shown so far; it grows."""
+
+    records: list[StepRecord] = field(default_factory=list)
+    previews: list[Preview] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawWatch:
+    """What a drawing under way has made so far, and what the visitor should know of it; it grows."""
+
+    pictures: list[Picture] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+Report = Callable[[int, int], None]
+
+
+@final
+class _Stoppable:
+    """A ranker that can be stopped between two pictures, as drawing them can between two steps."""
+
+    def __init__(self, ranker: Ranker, report: Report) -> None:
+        self._ranker, self._report, self._done = ranker, report, 0
+
+    def score(self, picture: Image.Image, sentence: str) -> Score:
+        self._report(self._done, 0)
+        self._done += 1
+        return self._ranker.score(picture, sentence)
+
+    def order(self, scores: Sequence[Score]) -> list[int]:
+        return self._ranker.order(scores)
+
+
+DrawOne = Callable[[str, Report, DrawWatch], None]
+
+
+@final
+class Studio:
+    """Starts jobs and keeps their results. All methods but the jobs' own work return at once."""
+
+    def __init__(
+        self, backbone: Backbone, library: Library, visitors: Visitors, similarity: Similarity
+    ) -> None:
+        self.backbone, self.library, self.visitors = backbone, library, visitors
+        self._similarity = similarity
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the loaded model is the one that the package carries."""
+        return self.backbone.id in EMBEDDED
+
+    def learn(
+        self, visitor: str, subject: Subject, options: HiPerOptions, *, previews: bool
+    ) -> tuple[Job[Entry], FitWatch]:
+        """Start a fit; a stopped one of the same question goes on, a finished one is taken as it is."""
+        watch = FitWatch()
+        settled = replace(options, seed=resolve_seed(options.seed))
+        at = preview_steps(options.steps, PREVIEWS) if previews else ()
+
+        def work(job: Job[Entry]) -> Entry:
+            job.check()
+            path = fit_path(subject, self.backbone, HiPer.name, settled)
+            files.make_folder(path.parent, within=files.cache_dir())
+            with files.lock(path):
+                artifact = cached_fit(path) or self._fitted(job, subject, settled, path, at, watch)
+            return self.library.add(artifact, subject.image)
+
+        return self.visitors.start(visitor, work), watch
+
+    def _fitted(
+        self,
+        job: Job[Entry],
+        subject: Subject,
+        options: HiPerOptions,
+        path: Path,
+        at: Sequence[int],
+        watch: FitWatch,
+    ) -> Artifact:
+        checkpoint = CheckpointFile(path=checkpoint_beside(path), resume=True)
+
+        def note(record: StepRecord) -> None:
+            job.progress.report("Learning", record.step, record.steps)
+            watch.records.append(record)
+
+        artifact = fit_with_previews(
+            self.backbone,
+            subject,
+            options,
+            at=at,
+            on_preview=watch.previews.append,
+            checkpoint=checkpoint,
+            callback=note,
+            should_stop=job.stop_request,
+        )
+        artifact.save(path, overwrite=True)
+        checkpoint.remove()
+        return artifact
+
+    def draw(self, visitor: str, name: str, wish: EditWish) -> tuple[Job[None], DrawWatch]:
+        """Start drawing every sentence with the seeds from the first one on."""
+        artifact = self._artifact(name)
+
+        def one(sentence: str, report: Report, watch: DrawWatch) -> None:
+            result = edit(
+                self.backbone,
+                artifact,
+                sentence,
+                seeds=range(wish.first_seed, wish.first_seed + wish.images),
+                callback=report,
+                **sampling_of(wish),
+            )
+            watch.notes.extend(result.notes)
+            watch.pictures.extend(
+                write_pictures(self.backbone, artifact, result, self.visitors.new_folder(visitor))
+            )
+
+        return self._each(visitor, "Drawing", wish.sentences, wish.images, one)
+
+    def search(
+        self, visitor: str, name: str, wish: EditWish, *, candidates: int
+    ) -> tuple[Job[None], DrawWatch]:
+        """Start a seed search for every sentence, which draws the wished number of pictures, the best ones."""
+        artifact, ranker = self._artifact(name), self._ranker(name)
+
+        def one(sentence: str, report: Report, watch: DrawWatch) -> None:
+            found = search_seeds(
+                self.backbone,
+                artifact,
+                sentence,
+                _Stoppable(ranker, report),
+                first_seed=wish.first_seed,
+                candidates=candidates,
+                best=wish.images,
+                callback=report,
+                **sampling_of(wish),
+            )
+            folder = self.visitors.new_folder(visitor)
+            told = [f"text {score.text:.2f}, likeness {score.identity:.2f}" for score in found.scores]
+            watch.notes.extend(found.drawn.notes)
+            watch.pictures.extend(write_pictures(self.backbone, artifact, found.drawn, folder, remarks=told))
+
+        return self._each(visitor, "Searching", wish.sentences, wish.images, one)
+
+    def _each(
+        self, visitor: str, what: str, sentences: Sequence[str], images: int, one: DrawOne
+    ) -> tuple[Job[None], DrawWatch]:
+        if not 1 <= len(sentences) <= MAX_SENTENCES:
+            raise OptionError(f"{len(sentences)} sentences; write 1 to {MAX_SENTENCES}, one on each line")
+        if not (1 <= images <= MAX_PER_SENTENCE and len(sentences) * images <= MAX_PICTURES):
+            raise OptionError(
+                f"{len(sentences)} sentences with {images} pictures each; allowed are 1 to {MAX_PER_SENTENCE} each, and"
+                f" at a time 1 to {MAX_PICTURES} are drawn"
+            )
+        watch = DrawWatch()
+        left = deque(enumerate(sentences, start=1))
+
+        def work(job: Job[None]) -> None:
+            while left:
+                job.check()
+                number, sentence = left[0]
+                one(sentence, partial(job.report, f"{what}, sentence {number} of {len(sentences)}"), watch)
+                left.popleft()
+                if left:
+                    job.give_way()
+
+        return self.visitors.start(visitor, work), watch
+
+    def picture_file(self, visitor: str, image: Image.Image) -> Path:
+        """Return a picture as a file of the visitor."""
+        path = self.visitors.new_folder(visitor) / "picture.png"
+        files.atomic_write(path, png_bytes(image), overwrite=True)
+        return path
+
+    def tail_file(self, visitor: str, entry: Entry) -> Path:
+        """Return a subject's tail as a file of the visitor, under a name that says what it is."""
+        path = self.visitors.new_folder(visitor) / f"{files.safe_slug(entry.artifact.caption)}.safetensors"
+        files.atomic_write(path, entry.artifact.to_bytes(), overwrite=True)
+        return path
+
+    def subjects(self) -> Listing:
+        """Return the subjects of the library that fit the loaded model, and what cannot be read."""
+        listing = self.library.listing()
+        fitting = tuple(entry for entry in listing.entries if fits(entry.artifact, self.backbone))
+        return replace(listing, entries=fitting)
+
+    def adopt(self, path: Path) -> Entry:
+        """Take a tail file into the library; ArtifactError when it is none, or not for the loaded model."""
+        artifact = Artifact.load(path)
+        check_family(artifact, self.backbone)
+        return self.library.add(artifact, None)
+
+    def _artifact(self, name: str) -> Artifact:
+        if not name:
+            raise OptionError("no subject is chosen; learn one, or choose one from the library")
+        artifact = self.library.open(name).artifact
+        check_family(artifact, self.backbone)
+        return artifact
+
+    def _ranker(self, name: str) -> Ranker:
+        source = self.library.open(name).picture
+        if source is None:
+            raise OptionError("this subject came without its picture, which seed search compares with")
+        if self.embedded:
+            return CrittersRanker(source)
+        if self._similarity.clip is None:
+            raise OptionError(
+                "seed search ranks by CLIP and DINO: start hiper ui with --clip FOLDER and --dino FOLDER"
+            )
+        return SimilarityRanker(source, *self._networks)
+
+    @cached_property
+    def _networks(self) -> tuple[ClipSimilarity, DinoSimilarity | None]:
+        device = str(self.backbone.device)
+        clip = ClipSimilarity.load(str(self._similarity.clip), device=device)
+        dino = self._similarity.dino
+        return clip, None if dino is None else DinoSimilarity.load(dino, device=device)

@@ -1,0 +1,88 @@
+"""Who is on the page: the job each visitor has, in turns on one model, and the files that are theirs alone."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar, final
+
+from hiper.errors import UserError
+from hiper.web.jobs import Job, Line
+
+T = TypeVar("T")
+MOST = 64
+"""Jobs at a time; who asks for one more is told to come back."""
+_REMEMBERED = 1000
+"""Visitors who have left, the last ones, whose jobs may be on their way."""
+
+
+@final
+class Visitors:
+    """Visitors are told apart by the name their browser's tab has chosen, which is never part of a path."""
+
+    def __init__(self, scratch: Path) -> None:
+        self._scratch = scratch
+        self._line = Line()
+        self._jobs: dict[str, Job[Any]] = {}
+        self._asked: dict[str, threading.Event] = {}
+        self._gone: deque[str] = deque(maxlen=_REMEMBERED)
+        self._folders: dict[str, Path] = {}
+
+    def ask(self, visitor: str) -> None:
+        """Note that a visitor wants a job, which `stop` reaches from now on, although it may take long to `start`."""
+        if visitor in self._gone:  # a connection was lost, and is there again
+            self._gone.remove(visitor)
+        self.stop(visitor)
+        self._asked[visitor] = threading.Event()
+
+    def start(self, visitor: str, work: Callable[[Job[T]], T]) -> Job[T]:
+        """Start a job as soon as the model is free; an earlier one of the same visitor is stopped.
+
+        One that was stopped since `ask`, or whose visitor has left, ends at once. Raises UserError while `MOST` jobs
+        are there.
+        """
+        stop = self._asked.pop(visitor, None) or threading.Event()
+        self.stop(visitor)
+        if visitor in self._gone:
+            stop.set()
+        if sum(not job.wait(0) for job in list(self._jobs.values())) >= MOST:
+            raise UserError(f"{MOST} jobs wait for the model already; try again when some of them are done")
+        job = Job(work, self._line, stop)
+        self._jobs[visitor] = job
+        return job
+
+    def stop(self, visitor: str) -> Job[Any] | None:
+        """Ask the visitor's job to stop, also one that is not there yet, and return it; None where there is none."""
+        if visitor in self._asked:
+            self._asked[visitor].set()
+        job = self._jobs.pop(visitor, None)
+        if job is not None:
+            job.stop()
+        return job
+
+    def forget(self, visitor: str) -> None:
+        """Stop what a visitor who has left started, and remove their files."""
+        self._gone.append(visitor)
+        job = self.stop(visitor)
+        self._asked.pop(visitor, None)
+        if job is not None:
+            job.wait()
+        folder = self._folders.pop(visitor, None)
+        if folder is not None:
+            shutil.rmtree(folder)
+
+    def close(self) -> None:
+        """Stop everybody's job and wait for the ends."""
+        for job in [self.stop(visitor) for visitor in list(self._jobs)]:
+            if job is not None:
+                job.wait()
+
+    def new_folder(self, visitor: str) -> Path:
+        """Return a new folder inside the visitor's own; neither name can be guessed."""
+        if visitor not in self._folders:
+            self._folders[visitor] = Path(tempfile.mkdtemp(dir=self._scratch))
+        return Path(tempfile.mkdtemp(dir=self._folders[visitor]))
