@@ -89,13 +89,14 @@ def report(name: str, dtype: torch.dtype, memory: str) -> dict[str, Any]:
 def fit_step(gpu: Kernels, backbone: Any, picture: Image.Image) -> dict[str, Any]:
     """One step of the paper's recipe after one that is not counted: one noise level, forward, back and update."""
     method = HiPer()
-    turn = method.turn(backbone, Subject.from_image(picture, caption=CAPTION), method.options("published"))
-    adam = Adam(turn.parameters, turn.recipe.learning_rate)
+    subject = Subject.from_image(picture, caption=CAPTION)
+    task = method.prepare(backbone, subject, method.resolve(method.options("published"), backbone, subject))
+    adam = Adam(task.parameters, task.config.learning_rate)
 
     def step() -> None:
-        loss = turn.objective.loss(turn.parameters, turn.generator)
-        (loss * turn.recipe.loss_scale).backward()  # type: ignore[no-untyped-call]
-        adam.update(turn.recipe.loss_scale)
+        loss = task.objective.loss(task.parameters, task.generator)
+        (loss * task.config.loss_scale).backward()  # type: ignore[no-untyped-call]
+        adam.update(task.config.loss_scale)
 
     with backbone.fitting():
         step()

@@ -33,7 +33,7 @@ from hiper.critters import bare_caption, render
 from hiper.errors import HiperWarning
 from hiper.html import COLOURS, FAINT, GRID, Axis, dot, drawing, line, text
 from hiper.methods import HiPer, losses_together
-from hiper.training import Turn
+from hiper.training import TrainingTask
 
 SIDES, ROWS, LEVELS, PICTURES, SUBJECTS = (
     (32, 64, 96, 128),
@@ -71,13 +71,13 @@ def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
     return round(statistics.linear_regression(*logs).slope, 2)
 
 
-def turn(backbone: Backbone, *, rows: int = 5, levels: int = 1, number: int = 0) -> Turn:
+def prepared(backbone: Backbone, *, rows: int = 5, levels: int = 1, number: int = 0) -> TrainingTask:
     """Return a fit before its first step; rows are appended, so that every one of them counts."""
     scene = demo_scene(number)
     subject = hiper.Subject.from_image(render(scene), caption=bare_caption(scene))
     method = HiPer()
     options = method.options("paper", tail=rows, batch=levels, placement="append", seed=number)
-    return method.turn(backbone, subject, options)
+    return method.prepare(backbone, subject, method.resolve(options, backbone, subject))
 
 
 def measured(step: Callable[[], object], rounds: int) -> tuple[float, float]:
@@ -92,11 +92,11 @@ def measured(step: Callable[[], object], rounds: int) -> tuple[float, float]:
     return min(seconds), counter.work().peak
 
 
-def fit_step(turns: Sequence[Turn]) -> Callable[[], object]:
+def fit_step(tasks: Sequence[TrainingTask]) -> Callable[[], object]:
     """Return a step of all these fits in one call of the denoiser."""
 
     def step() -> None:
-        torch.autograd.backward(torch.stack(losses_together(turns, len(turns))).sum())
+        torch.autograd.backward(torch.stack(losses_together(tasks, len(tasks))).sum())
 
     return step
 
@@ -131,23 +131,23 @@ def embedded(rounds: int) -> Iterator[Curve]:
     backbone = hiper.load_backbone("critters", device="cpu")
     native = backbone.resolution
 
-    def cost(turns: Sequence[Turn]) -> tuple[float, float]:
+    def cost(tasks: Sequence[TrainingTask]) -> tuple[float, float]:
         with backbone.fitting():
-            return measured(fit_step(turns), rounds)
+            return measured(fit_step(tasks), rounds)
 
     def by_side(side: int) -> tuple[float, float]:
         backbone.resize(side)
-        return cost([turn(backbone)])
+        return cost([prepared(backbone)])
 
     yield curve("picture's side, pixels", "critters", SIDES, by_side)
     backbone.resize(native)
-    yield curve("learnt rows", "critters", ROWS, lambda n: cost([turn(backbone, rows=n)]))
-    yield curve("noise levels per step", "critters", LEVELS, lambda n: cost([turn(backbone, levels=n)]))
+    yield curve("learnt rows", "critters", ROWS, lambda n: cost([prepared(backbone, rows=n)]))
+    yield curve("noise levels per step", "critters", LEVELS, lambda n: cost([prepared(backbone, levels=n)]))
     yield curve(
         "subjects per call",
         "critters",
         SUBJECTS,
-        lambda n: cost([turn(backbone, number=i) for i in range(n)]),
+        lambda n: cost([prepared(backbone, number=i) for i in range(n)]),
     )
     yield curve(
         "pictures drawn at a time",

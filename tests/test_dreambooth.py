@@ -21,10 +21,11 @@ from hiper.artifacts import Artifact
 from hiper.backbones.sd import SdBackbone
 from hiper.errors import ArtifactError, BackboneError, FitError
 from hiper.images import Subject, fit_square
-from hiper.methods import get_method, settled
+from hiper.methods import get_method
 from hiper.methods.dreambooth import DreamboothOptions
 from hiper.methods.identifiers import PriorPreserving, objective
 from hiper.seeds import generator
+from hiper.training import FitControl
 from tests import tiny
 
 CAPTION, SENTENCE = "a standing dog", "a sitting dog on the grass"
@@ -170,7 +171,9 @@ def test_strength_lies_between_the_weights(sd1: SdBackbone, learnt: dict[str, Ar
 
 def prior(backbone: SdBackbone, subject: Subject, **options: Any) -> Any:
     resolved = DreamboothOptions(**{**QUICK, "learning_rate": 1e-3, "noun": "dog", **options})
-    return objective(backbone, subject, settled(resolved, backbone), generator(3), None)
+    return objective(
+        backbone, subject, get_method(FULL).resolve(resolved, backbone, subject), generator(3), FitControl()
+    )
 
 
 def test_the_class_s_loss_stands_beside_the_subject_s(sd1: SdBackbone, subject: Subject) -> None:

@@ -18,7 +18,7 @@ from hiper.backbones.registry import wrap
 from hiper.cli.estimate_job import _lines
 from hiper.conditioning import expanded
 from hiper.inference import resolve_settings
-from hiper.methods import get_method
+from hiper.methods import HiPer
 from hiper.seeds import generator
 from hiper.training.denoising import AT_ONCE
 from tests import tiny, tiny_families
@@ -48,7 +48,7 @@ def _flops_of_a_fit(backbone: Backbone, steps: int) -> int:
 
 @pytest.mark.slow
 def test_a_fit_computes_what_was_estimated(sd1: Any) -> None:
-    found = estimate_fit(sd1, get_method("hiper").options(steps=7, batch=BATCH))
+    found = estimate_fit(sd1, HiPer().options(steps=7, batch=BATCH))
     with counting() as counter:
         sd1.encode("a picture")
         sd1.latents(tiny.picture(sd1.resolution), generator(0))
@@ -64,11 +64,12 @@ def test_a_fit_computes_what_was_estimated(sd1: Any) -> None:
 
 @pytest.mark.slow
 def test_the_memory_of_a_step_is_that_of_a_real_one(sd1: Any) -> None:
-    options = get_method("hiper").options(batch=BATCH)
+    options = HiPer().options(batch=BATCH)
     found = estimate_fit(sd1, options)
-    turn = get_method("hiper").turn(sd1, _subject(), options)  # type: ignore[attr-defined]
+    method = HiPer()
+    task = method.prepare(sd1, _subject(), method.resolve(options, sd1, _subject()))
     with sd1.fitting(), counting() as counter:
-        turn.objective.loss(turn.parameters, turn.generator).backward()
+        task.objective.loss(task.parameters, task.generator).backward()  # type: ignore[no-untyped-call]
     assert found.memory.computed == pytest.approx(counter.work().peak, rel=0.01)
     parts = sd1._pipe.components
     sizes = {
@@ -142,7 +143,7 @@ def test_every_family_is_estimated(name: str) -> None:
     backbone = wrap(tiny_families.pipeline(name))
     backbone.resize(tiny_families.SIDE)
     before = backbone.weights_sha256()
-    fit = estimate_fit(backbone, get_method("hiper").options(steps=3, batch=AT_ONCE))
+    fit = estimate_fit(backbone, HiPer().options(steps=3, batch=AT_ONCE))
     edit = estimate_edit(backbone, resolve_settings({}, backbone, []), images=2, batch_size=2)
     for found in (fit, edit):
         assert found.seconds is not None
@@ -154,7 +155,7 @@ def test_every_family_is_estimated(name: str) -> None:
 
 @pytest.mark.slow
 def test_a_model_whose_parts_take_turns(model_folder: Path) -> None:
-    options = get_method("hiper").options(steps=3)
+    options = HiPer().options(steps=3)
     found = estimate_fit(load_backbone(model_folder, device="cpu", memory="low"), options)
     whole = estimate_fit(load_backbone(model_folder, device="cpu"), options)
     looks, steps = (

@@ -125,19 +125,19 @@ def test_a_step_of_a_fit_waits_for_nothing_and_builds_nothing(gpu: Kernels, fami
     method = HiPer()
     placement = "random" if backbone.placement == "replace" else "append"
     options = method.options("published", steps=3, placement=placement, initial="caption")
-    turn = method.turn(backbone, subject(), options)
-    adam = Adam(turn.parameters, 1e-3)
+    task = method.prepare(backbone, subject(), method.resolve(options, backbone, subject()))
+    adam = Adam(task.parameters, 1e-3)
     with backbone.fitting():
         for number in range(3):
             if number == 1:  # what is the same for all steps is there after the first one
                 gpu.clear()
-            turn.objective.loss(turn.parameters, turn.generator).backward()  # type: ignore[no-untyped-call]
+            task.objective.loss(task.parameters, task.generator).backward()  # type: ignore[no-untyped-call]
             adam.update(1.0)
         kernels, syncs, built = gpu.kernels, gpu.syncs.copy(), gpu.built.copy()
     assert kernels > 100
     assert syncs == Counter({where: 2 * count for where, count in WAITS.get(family, {}).items()})
     assert not [where for where in built if where.startswith("hiper.")]
-    assert turn.parameters["tail"].isfinite().all()
+    assert task.parameters["tail"].isfinite().all()
 
 
 @pytest.mark.slow

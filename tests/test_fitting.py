@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,8 +16,20 @@ from torch import Tensor
 
 from hiper.cli.stopping import Stopped, catch_signals
 from hiper.errors import FitError, HiperWarning, Interrupted, ResumeError
+from hiper.options import Key
 from hiper.seeds import generator
-from hiper.training import CheckpointFile, Fitted, Keep, Recipe, Schedule, StepRecord, TrainingState, optimise
+from hiper.training import (
+    CheckpointFile,
+    FitControl,
+    Fitted,
+    Keep,
+    Schedule,
+    StepRecord,
+    TrainingConfig,
+    TrainingState,
+    TrainingTask,
+    optimise,
+)
 
 START = [3.0, -2.0, 0.5]
 GOAL = torch.tensor([1.0, 1.0, 1.0])
@@ -47,13 +60,18 @@ def run(
     schedule: Schedule = "constant",
     scale: float = 1.0,
     window: int = 1,
-    **settings: object,
+    key: Key | None = None,
+    **control: Any,
 ) -> Fitted:
-    recipe = Recipe(
-        steps=steps, learning_rate=rate, keep=keep, schedule=schedule, loss_scale=scale, window=window
+    config = TrainingConfig(
+        steps=steps, learning_rate=rate, keep=keep, schedule=schedule, loss_scale=scale, log_every=window
     )
-    start = torch.tensor(START, requires_grad=True)
-    return optimise(bowl or Bowl(), {"x": start}, recipe, generator(7), **settings)  # type: ignore[arg-type]
+    return optimise(task(bowl or Bowl(), config), FitControl(**control), key)
+
+
+def task(bowl: Bowl, config: TrainingConfig) -> TrainingTask:
+    start = {"x": torch.tensor(START, requires_grad=True)}
+    return TrainingTask(objective=bowl, parameters=start, config=config, generator=generator(7))
 
 
 def adam(
@@ -86,11 +104,10 @@ def unit_length(parameters: Mapping[str, Tensor]) -> None:
 
 def test_every_update_is_projected_and_a_stopped_fit_goes_on_projecting(tmp_path: Path) -> None:
     path = tmp_path / "fit.checkpoint"
-    recipe = Recipe(steps=20, learning_rate=0.1, project=unit_length)
+    config = TrainingConfig(steps=20, learning_rate=0.1, constraint=unit_length)
 
-    def fit(**settings: object) -> Tensor:
-        start = {"x": torch.tensor(START, requires_grad=True)}
-        return optimise(Bowl(), start, recipe, generator(7), **settings).parameters["x"]  # type: ignore[arg-type]
+    def fit(**control: Any) -> Tensor:
+        return optimise(task(Bowl(), config), FitControl(**control)).parameters["x"]
 
     whole = fit()
     expected = adam(20, lambda _: 0.1, lambda x: x / x.norm())
@@ -173,8 +190,9 @@ def test_a_window_that_is_undone_leaves_no_trace_in_the_mean() -> None:
 
 
 def test_a_projected_mean_is_where_it_may_be() -> None:
-    recipe = Recipe(steps=20, learning_rate=0.1, keep="mean", project=unit_length)
-    fitted = optimise(Bowl(), {"x": torch.tensor(START, requires_grad=True)}, recipe, generator(7))
+    fitted = optimise(
+        task(Bowl(), TrainingConfig(steps=20, learning_rate=0.1, keep="mean", constraint=unit_length))
+    )
     assert float(fitted.parameters["x"].norm()) == pytest.approx(1, abs=1e-6)
     assert fitted.loss_after == pytest.approx(Bowl().evaluate(fitted.parameters))
 
@@ -313,11 +331,11 @@ def test_checkpoints_are_written_as_often_as_asked(tmp_path: Path) -> None:
 
 def test_another_job_is_refused_with_the_differing_fields(tmp_path: Path) -> None:
     path = tmp_path / "fit.checkpoint"
-    run(checkpoint=CheckpointFile(path=path), identity={"caption": "a dog", "tail": 5, "seed": 0})
+    run(checkpoint=CheckpointFile(path=path), key={"caption": "a dog", "tail": 5, "seed": 0})
     with pytest.raises(ResumeError) as refusal:
         run(
             checkpoint=CheckpointFile(path=path, resume=True),
-            identity={"caption": "a cat", "tail": 5, "seed": 1},
+            key={"caption": "a cat", "tail": 5, "seed": 1},
         )
     assert "caption was 'a dog' and is 'a cat', seed was 0 and is 1;" in str(refusal.value)
     assert "tail" not in str(refusal.value)
@@ -355,7 +373,7 @@ def test_a_fit_anew_leaves_no_part_of_an_earlier_one_and_no_stranger_is_touched(
 
 def test_a_checkpoint_survives_the_file(tmp_path: Path) -> None:
     path = tmp_path / "fit.checkpoint"
-    run(checkpoint=CheckpointFile(path=path), identity={"a": 1})
+    run(checkpoint=CheckpointFile(path=path), key={"a": 1})
     state = TrainingState.from_file(path)
     (tmp_path / "again").write_bytes(state.to_bytes())
     again = TrainingState.from_file(tmp_path / "again")

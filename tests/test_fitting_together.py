@@ -18,9 +18,19 @@ from hiper.backbones import Backbone
 from hiper.backbones.sd import SdBackbone
 from hiper.errors import FitError, ImageError, Interrupted
 from hiper.images import Subject
-from hiper.methods import FitRequest, HiPer, fit_all, get_method, losses_together
+from hiper.methods import FitRequest, HiPer, fit_all, get_method, losses_together, shared_by
 from hiper.seeds import generator
-from hiper.training import Denoising, Fitted, Outcome, Recipe, Turn, level_range, optimise, optimise_together
+from hiper.training import (
+    Denoising,
+    FitControl,
+    Fitted,
+    Outcome,
+    TrainingConfig,
+    TrainingTask,
+    level_range,
+    optimise,
+    optimise_together,
+)
 from tests import tiny
 
 QUICK: dict[str, Any] = {"steps": 5, "batch": 4}
@@ -71,7 +81,7 @@ def test_companions_and_order_change_no_bit(backbone: SdBackbone) -> None:
         assert torch.equal(rows(fitted(backbone, requests(i), 3)[0]), rows(whole[i]))
 
 
-def turn(backbone: Backbone, number: int) -> Turn:
+def turn(backbone: Backbone, number: int) -> TrainingTask:
     """A turn with weights of its own, as a mask gives them."""
     random = generator(number)
     told = backbone.encode(CAPTIONS[number])
@@ -85,8 +95,8 @@ def turn(backbone: Backbone, number: int) -> Turn:
         sampling="stratified",
         weight=None if number else torch.rand(1, 1, *backbone.latent_shape[1:], generator=random),
     )
-    recipe = Recipe(steps=1, learning_rate=0.1)
-    return Turn(objective=objective, parameters={"rows": tail}, recipe=recipe, generator=random)
+    config = TrainingConfig(steps=1, learning_rate=0.1)
+    return TrainingTask(objective=objective, parameters={"rows": tail}, config=config, generator=random)
 
 
 def test_every_loss_and_gradient_is_its_own(backbone: SdBackbone) -> None:
@@ -139,7 +149,13 @@ def test_a_subject_that_fails_leaves_the_others_alone(sd1: SdBackbone) -> None:
 def test_a_signal_stops_all(sd1: SdBackbone) -> None:
     for slots in (1, 2):
         with pytest.raises(Interrupted, match="signal 15"):
-            fit_all(get_method("hiper"), sd1, requests(0, 1), slots=slots, should_stop=lambda: 15)
+            fit_all(
+                get_method("hiper"),
+                sd1,
+                requests(0, 1),
+                slots=slots,
+                control=FitControl(should_stop=lambda: 15),
+            )
 
 
 def test_methods_that_share_no_step_fit_one_by_one(sd1: SdBackbone) -> None:
@@ -165,29 +181,29 @@ class Bowl:
         return float((parameters["x"].detach() - 1).square().mean())
 
 
-def bowls(window: int) -> list[Turn]:
+def bowls(window: int) -> list[TrainingTask]:
     spoilt: list[Sequence[int]] = [(), (4,), range(6, 30), ()]
     return [
-        Turn(
+        TrainingTask(
             objective=Bowl(*some),
             parameters={"x": torch.tensor([3.0, -2.0, i], requires_grad=True)},
-            recipe=Recipe(steps=20, learning_rate=0.1 * (i + 1), schedule="cosine", window=window),
+            config=TrainingConfig(steps=20, learning_rate=0.1 * (i + 1), schedule="cosine", log_every=window),
             generator=generator(i),
         )
         for i, some in enumerate(spoilt)
     ]
 
 
-def alone(one: Turn) -> Fitted | FitError:
+def alone(one: TrainingTask) -> Fitted | FitError:
     try:
-        return optimise(one.objective, one.parameters, one.recipe, one.generator)
+        return optimise(one)
     except FitError as error:
         return error
 
 
 @pytest.mark.parametrize("window", [1, 6])
 def test_undoing_rates_and_failures_are_each_ones_own(window: int) -> None:
-    def losses(turns: Sequence[Turn]) -> list[Tensor]:
+    def losses(turns: Sequence[TrainingTask]) -> list[Tensor]:
         return [each.objective.loss(each.parameters, each.generator) for each in turns]
 
     outcomes: list[Outcome[Fitted]] = optimise_together(bowls(window), losses)
@@ -211,5 +227,4 @@ def test_only_alike_options_go_together() -> None:
     options = [
         method.options("paper", **some) for some in ({}, {"learning_rate": 0.1, "seed": 3}, {"steps": 9})
     ]
-    assert method.alike(options[0]) == method.alike(options[1]) != method.alike(options[2])
-    assert method.noise_levels(method.options("default")) == 1
+    assert shared_by(options[0]) == shared_by(options[1]) != shared_by(options[2])

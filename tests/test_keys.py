@@ -25,7 +25,7 @@ from hiper.bench import run as run_suite
 from hiper.bench.records import Run
 from hiper.errors import OutputError, ResumeError
 from hiper.images import Subject
-from hiper.methods import get_method, identity
+from hiper.methods import get_method
 from hiper.training import CheckpointFile
 from tests import tiny
 from tests.conftest import Cli
@@ -251,7 +251,7 @@ def test_the_key_of_a_fit_is_the_same_for_a_kept_one_and_a_resumed_one(
     sd1: Backbone, subject: Subject
 ) -> None:
     options = get_method("hiper").options("default")
-    kept = identity("hiper", sd1, subject, options, editing=())
+    kept = get_method("hiper").key(sd1, subject, options)
     assert kept.items() >= sd1.model_key().items()
     assert (kept["image"], kept["caption"], kept["tail"]) == (subject.sha256, CAPTION, options.tail)
 

@@ -19,7 +19,17 @@ from hiper.backbones.sd import SdBackbone
 from hiper.errors import FitError, HiperError, Interrupted, ResumeError
 from hiper.images import Subject
 from hiper.seeds import generator
-from hiper.training import CheckpointFile, Fitted, Keep, Recipe, Schedule, Turn, optimise, optimise_together
+from hiper.training import (
+    CheckpointFile,
+    FitControl,
+    Fitted,
+    Keep,
+    Schedule,
+    TrainingConfig,
+    TrainingTask,
+    optimise,
+    optimise_together,
+)
 from tests import tiny
 
 STEPS = 12
@@ -46,22 +56,26 @@ class Bowl:
         return float((parameters["x"].detach() - GOAL).square().mean())
 
 
-def recipe(keep: Keep, window: int, schedule: Schedule = "cosine", **more: Any) -> Recipe:
-    return Recipe(
+def recipe(keep: Keep, window: int, schedule: Schedule = "cosine", **more: Any) -> TrainingConfig:
+    return TrainingConfig(
         **{
             "steps": STEPS,
             "learning_rate": 0.2,
             "keep": keep,
-            "window": window,
+            "log_every": window,
             "schedule": schedule,
             **more,
         }
     )
 
 
-def fit(spoiled: Collection[int], how: Recipe, *, done: int = 0, **settings: Any) -> Fitted:
+def task(spoiled: Collection[int], how: TrainingConfig, done: int = 0) -> TrainingTask:
     start = {"x": torch.tensor([3.0, -2.0, 0.5], requires_grad=True)}
-    return optimise(Bowl(spoiled, done), start, how, generator(7), **settings)
+    return TrainingTask(objective=Bowl(spoiled, done), parameters=start, config=how, generator=generator(7))
+
+
+def fit(spoiled: Collection[int], how: TrainingConfig, *, done: int = 0, **control: Any) -> Fitted:
+    return optimise(task(spoiled, how, done), FitControl(**control))
 
 
 def stop_after(windows: int) -> Callable[[], int | None]:
@@ -78,7 +92,7 @@ def outcome(work: Callable[[], Fitted]) -> tuple[object, ...]:
     return (*fitted.parameters["x"].tolist(), fitted.loss_before, fitted.loss_after)
 
 
-def resumed(path: Path, spoiled: Collection[int], how: Recipe, windows: int) -> tuple[object, ...]:
+def resumed(path: Path, spoiled: Collection[int], how: TrainingConfig, windows: int) -> tuple[object, ...]:
     """Stop after so many windows, and go on in what might be another process."""
     path.unlink(missing_ok=True)
 
@@ -86,7 +100,7 @@ def resumed(path: Path, spoiled: Collection[int], how: Recipe, windows: int) -> 
         return fit(spoiled, how, checkpoint=CheckpointFile(path=path), should_stop=stop_after(windows))
 
     def going_on() -> Fitted:
-        done = windows * how.window
+        done = windows * how.log_every
         return fit(spoiled, how, done=done, checkpoint=CheckpointFile(path=path, resume=True))
 
     try:
@@ -133,7 +147,7 @@ def test_the_mean_is_that_of_the_steps_that_were_kept(spoiled: tuple[int, ...], 
     def look(parameters: Mapping[str, Tensor]) -> None:
         came_to.append(parameters["x"].tolist())
 
-    fitted = fit(spoiled, recipe("mean", window, project=look))
+    fitted = fit(spoiled, recipe("mean", window, constraint=look))
     good: list[int] = []  # the steps that were there when the last good window began
     kept: list[int] = []
     for first in range(0, STEPS, window):
@@ -155,17 +169,9 @@ def _unwrapped(result: Fitted | HiperError) -> Fitted:
 @pytest.mark.parametrize("keep", ["last", "best", "mean"])
 def test_fits_together_undo_and_average_as_each_alone(keep: Keep) -> None:
     how = recipe(keep, 2)
-    turns = [
-        Turn(
-            objective=Bowl(spoiled),
-            parameters={"x": torch.tensor([3.0, -2.0, 0.5], requires_grad=True)},
-            recipe=how,
-            generator=generator(7),
-        )
-        for spoiled in SPOILED
-    ]
     together = optimise_together(
-        turns, lambda some: [turn.objective.loss(turn.parameters, turn.generator) for turn in some]
+        [task(spoiled, how) for spoiled in SPOILED],
+        lambda some: [each.objective.loss(each.parameters, each.generator) for each in some],
     )
     for spoiled, ended in zip(SPOILED, together, strict=True):
         alone = outcome(partial(fit, spoiled, how))

@@ -191,7 +191,7 @@ def test_a_subject_s_own_settings_reach_a_preview(
     """A preview is quick, so sampler and steps are its own."""
     from hiper.inference import fit_with_previews
     from hiper.methods import HiPer
-    from hiper.training import CheckpointFile
+    from hiper.training import CheckpointFile, FitControl
 
     options = HiPer().options("default", steps=4, guidance=SETTINGS["guidance"])
     fit_with_previews(
@@ -200,8 +200,6 @@ def test_a_subject_s_own_settings_reach_a_preview(
         options,
         at=(2,),
         on_preview=lambda preview: None,
-        checkpoint=CheckpointFile(path=tmp_path / "fit.checkpoint"),
-        callback=lambda record: None,
-        should_stop=lambda: None,
+        control=FitControl(checkpoint=CheckpointFile(path=tmp_path / "fit.checkpoint")),
     )
     assert [drawing["guidance"] for drawing in drawings] == [SETTINGS["guidance"]]

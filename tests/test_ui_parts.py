@@ -29,7 +29,7 @@ from hiper.critters import bare_caption, describe, named_attributes, render
 from hiper.errors import ArtifactError, Interrupted, OptionError, UserError
 from hiper.inference import Preview, Score, evenly, fit_with_previews, preview_steps, search_seeds, text_first
 from hiper.methods import HiPer
-from hiper.training import CheckpointFile
+from hiper.training import CheckpointFile, FitControl
 from hiper.web import Similarity, markup
 from hiper.web.guard import Guard, names_of
 from hiper.web.handlers import Told
@@ -65,9 +65,11 @@ def _fitted(sd1: Any, subject: hiper.Subject, path: Path, at: tuple[int, ...], s
         HiPer().options(steps=12),
         at=at,
         on_preview=shown.append,
-        checkpoint=CheckpointFile(path=path, resume=True),
-        callback=lambda record: steps.append(record.step),
-        should_stop=lambda: 2 if stop_at and steps and steps[-1] >= stop_at else None,
+        control=FitControl(
+            checkpoint=CheckpointFile(path=path, resume=True),
+            callback=lambda record: steps.append(record.step),
+            should_stop=lambda: 2 if stop_at and steps and steps[-1] >= stop_at else None,
+        ),
     )
     return artifact, steps, shown
 
@@ -401,9 +403,11 @@ def test_a_fit_is_stopped_while_a_preview_is_drawn(sd1: Any, subject: hiper.Subj
             HiPer().options(steps=12),
             at=(3,),
             on_preview=shown.append,
-            checkpoint=CheckpointFile(path=tmp_path / "fit", resume=True),
-            callback=lambda record: steps.append(record.step),
-            should_stop=should_stop,
+            control=FitControl(
+                checkpoint=CheckpointFile(path=tmp_path / "fit", resume=True),
+                callback=lambda record: steps.append(record.step),
+                should_stop=should_stop,
+            ),
         )
     assert shown == []
     assert steps[-1] == 3

@@ -10,22 +10,12 @@ from typing import Annotated, ClassVar, final
 import torch
 from torch import Tensor
 
-from hiper import Artifact, Backbone, CheckpointFile, Subject
+from hiper import Artifact, Backbone, Subject
 from hiper.conditioning import Conditioning
-from hiper.methods import (
-    Applied,
-    Method,
-    TrainingOptions,
-    artifact,
-    fit_figures,
-    identity,
-    picture_latents,
-    recipe,
-    settled,
-)
+from hiper.methods import Applied, TrainedMethod, TrainingOptions, picture_latents, training_config
 from hiper.options import Spec
 from hiper.seeds import generator
-from hiper.training import Callback, Denoising, StopRequest, level_range, optimise
+from hiper.training import NO_CONTROL, Denoising, FitControl, TrainingTask, level_range
 
 VECTOR = "offset"
 
@@ -39,55 +29,34 @@ class OffsetOptions(TrainingOptions):
 
 
 @final
-class Offset(Method[OffsetOptions]):
-    """The result is one tensor [1, embed]. A method holds no state of its own."""
+class Offset(TrainedMethod[OffsetOptions]):
+    """Learns one tensor [1, embed]. A method holds no state of its own."""
 
     name: ClassVar[str] = "offset"
     learns: ClassVar[str] = "one vector added to every text row"
     rows_only: ClassVar[bool] = True
+    fits_together: ClassVar[bool] = True
     options_type = OffsetOptions
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "default": {"steps": 100, "batch": 4, "learning_rate": 1e-2, "schedule": "cosine"}
     }
 
-    def fit(
-        self,
-        backbone: Backbone,
-        subject: Subject,
-        options: OffsetOptions,
-        *,
-        callback: Callback | None = None,
-        checkpoint: CheckpointFile | None = None,
-        should_stop: StopRequest | None = None,
-    ) -> Artifact:
-        options = settled(options, backbone)
+    def prepare(
+        self, backbone: Backbone, subject: Subject, options: OffsetOptions, control: FitControl = NO_CONTROL
+    ) -> TrainingTask:
         random = generator(options.seed)
         caption = backbone.encode(subject.caption)
         objective = Denoising(
             backbone=backbone,
             latents=picture_latents(backbone, subject, options, random),
-            conditioning=lambda learnt: shifted(caption, learnt[VECTOR]),
+            conditioning=lambda parameters: shifted(caption, parameters[VECTOR]),
             batch=options.batch,
             bounds=level_range(0, 1, backbone.timesteps),
             sampling=options.sampling,
         )
-        fingerprint = backbone.fingerprint()
-        start = torch.zeros(1, backbone.embed, device=backbone.device, requires_grad=True)
-        with backbone.fitting():  # all but the denoiser leaves memory; no weight asks for a gradient
-            fitted = optimise(
-                objective,
-                {VECTOR: start},
-                recipe(options, backbone),
-                random,
-                identity=identity(self.name, backbone, subject, options) if checkpoint else {},
-                callback=callback,
-                checkpoint=checkpoint,
-                should_stop=should_stop,
-            )
-        figures = fit_figures(fitted)
-        return artifact(
-            self.name, backbone, subject, options, fitted.parameters, figures, fingerprint=fingerprint
-        )
+        start = {VECTOR: torch.zeros(1, backbone.embed, device=backbone.device, requires_grad=True)}
+        config = training_config(options, backbone)
+        return TrainingTask(objective=objective, parameters=start, config=config, generator=random)
 
     @contextmanager
     def applied(self, backbone: Backbone, artifact: Artifact, strength: float) -> Iterator[Applied]:

@@ -26,7 +26,7 @@ from hiper.images import MIN_SIDE, Subject, fit_square
 from hiper.methods import HiPer, HiPerOptions, get_method
 from hiper.options import EditSettings
 from hiper.seeds import generator
-from hiper.training import EVALUATIONS, LOOKS_FOR_BEST, Turn, looked_at_once
+from hiper.training import EVALUATIONS, EVALUATIONS_FOR_BEST, TrainingTask, looked_at_once
 
 CAPTION = "a picture"
 LONG, TRIES = 5.0, 5
@@ -118,24 +118,25 @@ def estimate_fit(backbone: Backbone, options: HiPerOptions) -> Estimate:
     assert isinstance(method, HiPer)
     subject = Subject.from_image(Image.new("RGB", (MIN_SIDE, MIN_SIDE), "gray"), caption=CAPTION)
     preparing = _seconds(partial(_prepared, backbone, subject), backbone.device)
-    one = method.turn(backbone, subject, replace(options, batch=1))
-    turn = method.turn(backbone, subject, options)
+    options = method.resolve(options, backbone, subject)
+    one = method.prepare(backbone, subject, replace(options, batch=1))
+    task = method.prepare(backbone, subject, options)
     at_once = looked_at_once(options.batch)
-    looking = method.turn(backbone, subject, replace(options, batch=at_once))
-    looks = 2 + (LOOKS_FOR_BEST if options.keep == "best" else 0)
+    evaluating = method.prepare(backbone, subject, replace(options, batch=at_once))
+    evaluations = 2 + (EVALUATIONS_FOR_BEST if options.keep == "best" else 0)
     begun = time.perf_counter()
     with backbone.fitting():
         moving = time.perf_counter() - begun
-        step = _Call(one=partial(_step, one), all=partial(_step, turn), size=options.batch).part(
+        step = _Call(one=partial(_step, one), all=partial(_step, task), size=options.batch).part(
             "step", options.steps, backbone.device
         )
-        look = _Call(one=partial(_look, one), all=partial(_look, looking), size=at_once).part(
-            "look at the loss", looks * EVALUATIONS / at_once, backbone.device
-        )
+        evaluation = _Call(
+            one=partial(_evaluate, one), all=partial(_evaluate, evaluating), size=at_once
+        ).part("evaluate the loss", evaluations * EVALUATIONS / at_once, backbone.device)
     parts = (
         Part(name="read the picture and the weights", times=1, work=None, seconds=preparing),
         Part(name="take the rest out of memory and back", times=2, work=None, seconds=moving),
-        look,
+        evaluation,
         step,
     )
     levels = "noise level" if options.batch == 1 else "noise levels"
@@ -294,16 +295,16 @@ def _prepared(backbone: Backbone, subject: Subject) -> None:
     backbone.fingerprint()
 
 
-def _step(turn: Turn) -> None:
-    loss = turn.objective.loss(turn.parameters, turn.generator)
-    (loss * turn.recipe.loss_scale).backward()  # type: ignore[no-untyped-call]
-    for parameter in turn.parameters.values():
+def _step(task: TrainingTask) -> None:
+    loss = task.objective.loss(task.parameters, task.generator)
+    (loss * task.config.loss_scale).backward()  # type: ignore[no-untyped-call]
+    for parameter in task.parameters.values():
         parameter.grad = None
 
 
-def _look(turn: Turn) -> None:
+def _evaluate(task: TrainingTask) -> None:
     with torch.no_grad():
-        turn.objective.loss(turn.parameters, turn.generator)
+        task.objective.loss(task.parameters, task.generator)
 
 
 def _prediction(

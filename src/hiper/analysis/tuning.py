@@ -15,7 +15,7 @@ from hiper.backbones import Backbone
 from hiper.errors import FitError
 from hiper.images import Subject
 from hiper.methods import HiPer, PresetFile
-from hiper.training import StopRequest
+from hiper.training import FitControl, StopRequest
 
 RULES: Mapping[str, object] = {
     "schedule": "constant",
@@ -90,7 +90,7 @@ class _Search:
         should_stop: StopRequest | None,
     ) -> None:
         self._backbone, self._subject, self._seed = backbone, subject, seed
-        self.tries, self._on_try, self._should_stop = tries, on_try, should_stop
+        self.tries, self._on_try, self._control = tries, on_try, FitControl(should_stop=should_stop)
 
     def best_rate(self, evaluations: int) -> Try:
         """Go from the usual step size by factors of two, up and then down, as long as the gain grows."""
@@ -131,9 +131,7 @@ class _Search:
         method = HiPer()
         options = method.options("published", **RULES, **_changes(made), seed=self._seed)
         try:
-            figures = method.fit(
-                self._backbone, self._subject, options, should_stop=self._should_stop
-            ).figures
+            figures = method.fit(self._backbone, self._subject, options, self._control).figures
         except FitError:
             return -1.0
         return figures["loss_before"] - figures["loss_after"]

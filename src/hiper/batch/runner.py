@@ -19,7 +19,7 @@ from hiper.batch.summary import write_summary
 from hiper.batch.work import Worker
 from hiper.engines import EngineSettings, Settled, Task, open_engine
 from hiper.errors import ImageError
-from hiper.methods import FitsTogether, get_method
+from hiper.methods import get_method, shared_by
 from hiper.training import StopRequest
 
 NOISE_LEVELS = 4
@@ -208,10 +208,9 @@ class _Batch:
 
     def _slots(self, job: Job) -> int:
         method = get_method(job.method)
-        if not isinstance(method, FitsTogether):
+        if not method.fits_together:
             return 1
-        levels = method.noise_levels(job.resolved_options())
-        return self._settings.together or max(1, NOISE_LEVELS // levels)
+        return self._settings.together or max(1, NOISE_LEVELS // job.resolved_options().batch)
 
     def _undone(self, group: Group, error: Exception, deaths: int) -> list[Task[Order]]:
         """Nobody knows whose fault it was: each has another chance, alone."""
@@ -247,5 +246,5 @@ class _Batch:
 def _alike(job: Job) -> Hashable:
     """What jobs must agree in to be fitted together."""
     method = get_method(job.method)
-    shared = method.alike(job.resolved_options()) if isinstance(method, FitsTogether) else None
+    shared = shared_by(job.resolved_options()) if method.fits_together else None
     return job.method, shared

@@ -18,7 +18,7 @@ from hiper.errors import BackboneError, HiperError, Interrupted
 from hiper.images import Subject
 from hiper.methods import FitRequest, fit_all, get_method
 from hiper.options import deterministic, differences
-from hiper.training import Outcome, StopRequest, attempt
+from hiper.training import FitControl, Outcome, StopRequest, attempt
 
 
 @final
@@ -100,7 +100,13 @@ class Worker:
         if not requests:
             return []
         method = get_method(group.jobs[0].job.method)
-        return fit_all(method, self._backbone, requests, slots=group.slots, should_stop=self._should_stop)
+        return fit_all(
+            method,
+            self._backbone,
+            requests,
+            slots=group.slots,
+            control=FitControl(should_stop=self._should_stop),
+        )
 
     def _finish(self, fit: Fit) -> Outcome[None]:
         return attempt(lambda: write_results(self._store, self._backbone, self._facts, fit, self._on_step))

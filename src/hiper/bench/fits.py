@@ -18,7 +18,7 @@ from hiper.critters import tell_of_strangers
 from hiper.errors import Interrupted
 from hiper.images import Subject
 from hiper.methods import get_method
-from hiper.training import StopRequest
+from hiper.training import FitControl, StopRequest
 
 _SECONDS_BETWEEN_TRIES = 0.2
 
@@ -72,7 +72,7 @@ class Fits:
             self._backbone,
             subject,
             method.options(fitted.preset, **{**fitted.changes, **options}),
-            should_stop=self._should_stop,
+            FitControl(should_stop=self._should_stop),
         )
         artifact.save(path, overwrite=True)
         return artifact

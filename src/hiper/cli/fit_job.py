@@ -159,15 +159,11 @@ def run_fit(
         if course is not None:
             course.append(record)
 
+    from hiper.training import FitControl
+
     plan.method.check(backbone)
-    return plan.method.fit(
-        backbone,
-        plan.subject,
-        plan.options,
-        callback=told,
-        checkpoint=checkpoint,
-        should_stop=session.stop.requested,
-    )
+    control = FitControl(callback=told, checkpoint=checkpoint, should_stop=session.stop.requested)
+    return plan.method.fit(backbone, plan.subject, plan.options, control)
 
 
 def _fitted(

@@ -17,13 +17,10 @@ from hiper.errors import Interrupted
 from hiper.images import Subject
 from hiper.inference.editing import edit
 from hiper.methods import HiPer, HiPerOptions
-from hiper.training import Callback, CheckpointFile, StepRecord, StopRequest, TrainingState
+from hiper.training import FitControl, FitPaused, StepRecord, TrainingState
 
 QUICK, QUICK_STEPS, OTHER_STEPS = "dpm++", 4, 8
 """What draws a preview, in how many steps, where the model offers it; else its own sampler: enough for a likeness."""
-
-_PAUSE = 10_000
-"""What a fit is stopped with for a preview: the number of no signal."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,43 +44,36 @@ def fit_with_previews(
     *,
     at: Sequence[int],
     on_preview: Callable[[Preview], None],
-    checkpoint: CheckpointFile,
-    callback: Callback,
-    should_stop: StopRequest,
+    control: FitControl,
 ) -> Artifact:
     """Fit as method `hiper` does, with a preview after each of the steps `at`; none: a plain fit.
 
-    checkpoint: where the fit saves itself, also between previews; it is left to the caller to remove. Two previews
-    that fall into one window of steps, or that a resumed fit has passed, become one. Raises as a fit does.
+    control: with a checkpoint, where the fit saves itself, also between previews; it is left to the caller to remove.
+    Two previews between two records of a fit, or that a resumed fit has passed, become one. Raises as a fit does.
     """
+    assert control.checkpoint is not None
     method, reached = HiPer(), 0
 
     def note(record: StepRecord) -> None:
         nonlocal reached
         reached = record.step
-        callback(record)
+        control.report(record)
 
+    pausing = replace(control, callback=note)
     while True:
-        due = next((step for step in at if step > reached), None)
-
-        def stop(due: int | None = due) -> int | None:
-            return should_stop() or (_PAUSE if due is not None and reached >= due else None)
-
+        pausing = replace(pausing, pause_at=next((step for step in at if step > reached), None))
         try:
-            return method.fit(
-                backbone, subject, options, callback=note, checkpoint=checkpoint, should_stop=stop
-            )
-        except Interrupted as stopped:
-            if stopped.signal_number != _PAUSE:
-                raise
-        checkpoint = replace(checkpoint, resume=True)
-        so_far = method.unfinished(backbone, subject, options, TrainingState.from_file(checkpoint.path))
-        on_preview(Preview(step=reached, image=_drawn(backbone, so_far, subject.caption, should_stop)))
+            return method.fit(backbone, subject, options, pausing)
+        except FitPaused:
+            saved = replace(control.checkpoint, resume=True)
+        pausing = replace(pausing, checkpoint=saved)
+        so_far = method.unfinished(backbone, subject, options, TrainingState.from_file(saved.path))
+        on_preview(Preview(step=reached, image=_drawn(backbone, so_far, subject.caption, control)))
 
 
-def _drawn(backbone: Backbone, so_far: Artifact, caption: str, should_stop: StopRequest) -> Image.Image:
+def _drawn(backbone: Backbone, so_far: Artifact, caption: str, control: FitControl) -> Image.Image:
     def on_step(done: int, total: int) -> None:
-        if signal_number := should_stop():
+        if signal_number := control.stop_signal():
             raise Interrupted(f"stopped by signal {signal_number} while a preview was drawn", signal_number)
 
     quick: dict[str, Any] = {"steps": OTHER_STEPS}

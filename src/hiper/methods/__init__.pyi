@@ -1,15 +1,12 @@
 from .base import Applied as Applied
 from .base import Method as Method
 from .base import Sampler as Sampler
+from .base import TrainedMethod as TrainedMethod
+from .fit_options import TrainingOptions as TrainingOptions
+from .fit_options import picture_latents as picture_latents
+from .fit_options import training_config as training_config
 from .hiper import HiPer as HiPer
 from .hiper import HiPerOptions as HiPerOptions
-from .jobs import TrainingOptions as TrainingOptions
-from .jobs import artifact as artifact
-from .jobs import fit_figures as fit_figures
-from .jobs import identity as identity
-from .jobs import picture_latents as picture_latents
-from .jobs import recipe as recipe
-from .jobs import settled as settled
 from .presets import ENDING as ENDING
 from .presets import EVIDENCE as EVIDENCE
 from .presets import PresetFile as PresetFile
@@ -19,6 +16,6 @@ from .presets import untuned as untuned
 from .registry import fit as fit
 from .registry import get_method as get_method
 from .together import FitRequest as FitRequest
-from .together import FitsTogether as FitsTogether
 from .together import fit_all as fit_all
 from .together import losses_together as losses_together
+from .together import shared_by as shared_by

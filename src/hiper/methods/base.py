@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import ClassVar, Generic, Protocol, TypeVar
 
 from torch import Tensor
 
 from hiper.artifacts import Artifact
-from hiper.backbones import Backbone, Samples, StepCallback
+from hiper.backbones import Backbone, Samples, StepCallback, prediction_entry
 from hiper.conditioning import Conditioning
 from hiper.errors import OptionError
-from hiper.images import Subject
+from hiper.images import Subject, thumbnail_data_url
+from hiper.methods.fit_options import EDITING, resolve_options
 from hiper.methods.presets import AUTO, preset_file, suited, tell_of_other_model, untuned
-from hiper.options import Options, Value, resolve
-from hiper.training import Callback, CheckpointFile, StopRequest
+from hiper.options import Key, Options, Value, fit_key, resolve, versions
+from hiper.training import NO_CONTROL, FitControl, Fitted, TrainingState, TrainingTask, optimise
 
 O = TypeVar("O", bound=Options)  # noqa: E741
 
@@ -60,6 +63,7 @@ class Method(ABC, Generic[O]):
     rows_only:    an edit is text rows alone, so that any pipeline of the family can draw it
     per_sentence: a fit serves one sentence only, that of its option `target`
     editing:      options that a fit does not depend on: fits that differ in nothing else are the same
+    fits_together: several subjects can share calls of the denoiser, see `fit_together`
     """
 
     name: ClassVar[str]
@@ -71,6 +75,7 @@ class Method(ABC, Generic[O]):
     presets: ClassVar[Mapping[str, Mapping[str, object]]]
     needs: ClassVar[frozenset[str]] = frozenset({"rows"})
     editing: ClassVar[frozenset[str]] = frozenset()
+    fits_together: ClassVar[bool] = False
 
     def options(self, preset: str = "default", /, **values: object) -> O:
         """Build this method's options from a preset, of its own or a file's, and the values that differ from it.
@@ -111,16 +116,59 @@ class Method(ABC, Generic[O]):
 
     @abstractmethod
     def fit(
+        self, backbone: Backbone, subject: Subject, options: O, control: FitControl = NO_CONTROL
+    ) -> Artifact:
+        """Learn the subject.
+
+        Raises:
+            FitError: Nothing can be learnt.
+            Interrupted: `control` asked to stop.
+        """
+
+    def resolve(self, options: O, backbone: Backbone, subject: Subject) -> O:
+        """Fill in what the options leave to the model or the subject."""
+        return resolve_options(options, backbone)
+
+    def key(self, backbone: Backbone, subject: Subject, options: O) -> Key:
+        """Return everything that decides what is learnt: a resumed fit must agree in all of it."""
+        return fit_key(
+            self.name,
+            backbone.model_key(),
+            picture=subject.sha256,
+            caption=subject.caption,
+            options=options,
+            leaving=self.editing,
+        )
+
+    def artifact(
         self,
         backbone: Backbone,
         subject: Subject,
         options: O,
-        *,
-        callback: Callback | None = None,
-        checkpoint: CheckpointFile | None = None,
-        should_stop: StopRequest | None = None,
+        tensors: Mapping[str, Tensor],
+        figures: Mapping[str, float],
+        fingerprint: tuple[float, ...] | None = None,
     ) -> Artifact:
-        """Learn the subject. FitError when it fails, Interrupted when `should_stop` says so."""
+        """Gather what was learnt and everything needed to use it again; options as `resolve` returned them."""
+        values = options.as_mapping()
+        return Artifact(
+            method=self.name,
+            family=backbone.family,
+            backbone=backbone.id,
+            revision=backbone.revision,
+            fingerprint=backbone.fingerprint() if fingerprint is None else fingerprint,
+            caption=subject.caption,
+            image_sha256=subject.sha256,
+            seed=int(values["seed"]),
+            options={name: value for name, value in values.items() if name not in EDITING},
+            edit={"steps" if name == "edit_steps" else name: values[name] for name in EDITING},
+            tensors=dict(tensors),
+            figures=dict(figures),
+            versions=versions(),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            thumbnail=thumbnail_data_url(subject.image),
+            extra=prediction_entry(backbone.objective),
+        )
 
     def exported(self, artifact: Artifact) -> Mapping[str, Tensor]:
         """Return what was learnt in the form in which diffusers loads it; OptionError when it has none."""
@@ -137,3 +185,71 @@ class Method(ABC, Generic[O]):
 
         OptionError for a strength that means nothing to the method, ArtifactError for one that does not fit the model.
         """
+
+
+class TrainedMethod(Method[O]):
+    """A method that minimises a loss: a subclass says what and over which parameters, `prepare`; the rest is here."""
+
+    editing: ClassVar[frozenset[str]] = frozenset(EDITING)
+
+    @abstractmethod
+    def prepare(
+        self, backbone: Backbone, subject: Subject, options: O, control: FitControl = NO_CONTROL
+    ) -> TrainingTask:
+        """Encode caption and picture, and return what is to be minimised.
+
+        Args:
+            backbone: With all its components.
+            subject: What is learnt.
+            options: As `resolve` returned them.
+            control: Asked by whatever takes long.
+        """
+
+    @contextmanager
+    def training_mode(self, backbone: Backbone, task: TrainingTask, options: O) -> Iterator[TrainingTask]:
+        """Ready the backbone for the steps, and restore it afterwards; yield the task with its final parameters."""
+        with backbone.fitting():
+            yield task
+
+    def learnt(self, backbone: Backbone, parameters: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return the tensors of the artifact."""
+        return parameters
+
+    def fit(
+        self, backbone: Backbone, subject: Subject, options: O, control: FitControl = NO_CONTROL
+    ) -> Artifact:
+        options = self.resolve(options, backbone, subject)
+        key = self.key(backbone, subject, options) if control.checkpoint is not None else {}
+        task = self.prepare(backbone, subject, options, control)
+        fingerprint = backbone.fingerprint()
+        with self.training_mode(backbone, task, options) as ready:
+            fitted = optimise(ready, control, key)
+        return self.fitted_artifact(backbone, subject, options, fitted, fingerprint)
+
+    def fitted_artifact(
+        self,
+        backbone: Backbone,
+        subject: Subject,
+        options: O,
+        fitted: Fitted,
+        fingerprint: tuple[float, ...] | None = None,
+    ) -> Artifact:
+        """Return the artifact of a finished fit, or of what one had learnt so far."""
+        figures = {
+            "seconds": round(fitted.seconds, 3),
+            "loss_before": fitted.loss_before,
+            "loss_after": fitted.loss_after,
+        }
+        tensors = self.learnt(backbone, fitted.parameters)
+        return self.artifact(backbone, subject, options, tensors, figures, fingerprint)
+
+    def unfinished(self, backbone: Backbone, subject: Subject, options: O, state: TrainingState) -> Artifact:
+        """Return what a fit had learnt when it saved `state`; its loss is not known (NaN)."""
+        progress = state.progress
+        so_far = Fitted(
+            parameters=state.parameters,
+            loss_before=progress.loss_before,
+            loss_after=math.nan,
+            seconds=progress.seconds,
+        )
+        return self.fitted_artifact(backbone, subject, self.resolve(options, backbone, subject), so_far)

@@ -21,8 +21,7 @@ from hiper.backbones import Backbone
 from hiper.errors import HiperWarning
 from hiper.images import Subject
 from hiper.methods.base import Applied
-from hiper.methods.jobs import JobOptions, picture_latents
-from hiper.methods.jobs import artifact as artifact_of
+from hiper.methods.fit_options import FitOptions, picture_latents
 from hiper.methods.trajectory import (
     NOTHING_MINIMISED,
     Descent,
@@ -32,18 +31,17 @@ from hiper.methods.trajectory import (
     check_strength,
     climb,
     plain_encoder,
-    raise_if_stopped,
 )
 from hiper.options import Spec
 from hiper.seeds import generator
-from hiper.training import Callback, CheckpointFile, StepRecord, StopRequest
+from hiper.training import NO_CONTROL, FitControl, StepRecord
 
 TRAJECTORY = "trajectory"
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class DdimInversionOptions(JobOptions):
+class DdimInversionOptions(FitOptions):
     """How an edit draws; the inversion takes as many steps (`edit_steps`) as it will."""
 
     strength: Annotated[
@@ -70,23 +68,13 @@ class DdimInversion(Walking[DdimInversionOptions]):
         backbone: Backbone,
         subject: Subject,
         options: DdimInversionOptions,
-        *,
-        callback: Callback | None = None,
-        checkpoint: CheckpointFile | None = None,
-        should_stop: StopRequest | None = None,
+        control: FitControl = NO_CONTROL,
     ) -> Artifact:
         begun = time.monotonic()
-        options = self.settled(options, backbone)
-        path = inverted(backbone, subject, options, begun, callback, should_stop)
-        return artifact_of(
-            self.name,
-            backbone,
-            subject,
-            options,
-            {TRAJECTORY: path},
-            {"seconds": round(time.monotonic() - begun, 3)},
-            fingerprint=backbone.fingerprint(),
-        )
+        options = self.resolve(options, backbone, subject)
+        path = inverted(backbone, subject, options, begun, control)
+        figures = {"seconds": round(time.monotonic() - begun, 3)}
+        return self.artifact(backbone, subject, options, {TRAJECTORY: path}, figures)
 
     @contextmanager
     def applied(self, backbone: Backbone, artifact: Artifact, strength: float) -> Iterator[Applied]:
@@ -95,12 +83,7 @@ class DdimInversion(Walking[DdimInversionOptions]):
 
 
 def inverted(
-    backbone: Backbone,
-    subject: Subject,
-    options: JobOptions,
-    begun: float,
-    callback: Callback | None,
-    should_stop: StopRequest | None,
+    backbone: Backbone, subject: Subject, options: FitOptions, begun: float, control: FitControl
 ) -> Tensor:
     """Return the picture's path [steps + 1, c, h, w] to noise; `begun`: when the fit did, by the monotonic clock."""
     steps = options.edit_steps
@@ -110,10 +93,9 @@ def inverted(
     with backbone.fitting():
         for step, latents in enumerate(climb(backbone, path[0], told, steps), start=1):
             path.append(latents)
-            if callback is not None:
-                seconds = time.monotonic() - begun
-                callback(StepRecord(step=step, steps=steps, loss=NOTHING_MINIMISED, seconds=seconds))
-            raise_if_stopped(should_stop)
+            seconds = time.monotonic() - begun
+            control.report(StepRecord(step=step, steps=steps, loss=NOTHING_MINIMISED, seconds=seconds))
+            control.raise_if_stopped()
     return torch.cat(path)
 
 

@@ -15,14 +15,13 @@ from torch import Tensor
 from hiper.artifacts import Artifact
 from hiper.backbones import Backbone
 from hiper.images import Subject
-from hiper.methods.base import Applied, Method
+from hiper.methods.base import Applied, TrainedMethod
+from hiper.methods.fit_options import training_config
 from hiper.methods.identifiers import IdentifierOptions, identifying, objective, with_noun
-from hiper.methods.jobs import artifact as artifact_of
-from hiper.methods.jobs import fit_figures, identity, recipe, settled
 from hiper.methods.weights import OverWeights, copied, lent, named
 from hiper.options import Spec
 from hiper.seeds import generator
-from hiper.training import Callback, CheckpointFile, StopRequest, optimise
+from hiper.training import NO_CONTROL, FitControl, TrainingTask
 
 
 @final
@@ -36,16 +35,14 @@ class DreamboothOptions(IdentifierOptions):
 
 
 @final
-class Dreambooth(Method[DreamboothOptions]):
+class Dreambooth(TrainedMethod[DreamboothOptions]):
     """The result is every weight of the denoiser; the model's own are never written to."""
 
     name: ClassVar[str] = "dreambooth"
     learns: ClassVar[str] = "all weights of the denoiser"
     paper: ClassVar[str] = "arXiv:2208.12242"
     needs: ClassVar[frozenset[str]] = frozenset({"rows", "weights"})
-    editing: ClassVar[frozenset[str]] = frozenset(
-        {"strength"}
-    )  # the class's pictures are drawn with the rest
+    editing: ClassVar[frozenset[str]] = frozenset({"strength"})  # class pictures are drawn with the rest
     options_type = DreamboothOptions
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "default": {
@@ -74,41 +71,31 @@ class Dreambooth(Method[DreamboothOptions]):
         },
     }
 
-    def fit(
+    def resolve(self, options: DreamboothOptions, backbone: Backbone, subject: Subject) -> DreamboothOptions:
+        return super().resolve(with_noun(options, subject), backbone, subject)
+
+    def prepare(
         self,
         backbone: Backbone,
         subject: Subject,
         options: DreamboothOptions,
-        *,
-        callback: Callback | None = None,
-        checkpoint: CheckpointFile | None = None,
-        should_stop: StopRequest | None = None,
-    ) -> Artifact:
-        options = settled(with_noun(options, subject), backbone)
+        control: FitControl = NO_CONTROL,
+    ) -> TrainingTask:
         random = generator(options.seed)
-        inner = objective(backbone, subject, options, random, should_stop)
-        fingerprint = backbone.fingerprint()
-        who = identity(self.name, backbone, subject, options, self.editing) if checkpoint is not None else {}
+        inner = objective(backbone, subject, options, random, control)
+        config = training_config(options, backbone, rollback=False)
+        return TrainingTask(objective=inner, parameters={}, config=config, generator=random)
+
+    @contextmanager
+    def training_mode(
+        self, backbone: Backbone, task: TrainingTask, options: DreamboothOptions
+    ) -> Iterator[TrainingTask]:
         with backbone.fitting(weights=True):
-            fitted = optimise(
-                OverWeights(module=backbone.denoiser, inner=inner),
-                copied(backbone.denoiser),
-                replace(recipe(options, backbone), undo=False),
-                random,
-                identity=who,
-                callback=callback,
-                checkpoint=checkpoint,
-                should_stop=should_stop,
-            )
-        return artifact_of(
-            self.name,
-            backbone,
-            subject,
-            options,
-            named(backbone, fitted.parameters),
-            fit_figures(fitted),
-            fingerprint=fingerprint,
-        )
+            over = OverWeights(module=backbone.denoiser, inner=task.objective)
+            yield replace(task, objective=over, parameters=copied(backbone.denoiser))
+
+    def learnt(self, backbone: Backbone, parameters: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return named(backbone, parameters)
 
     @contextmanager
     def applied(self, backbone: Backbone, artifact: Artifact, strength: float) -> Iterator[Applied]:

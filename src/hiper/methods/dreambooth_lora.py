@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, final
 
 import torch
@@ -18,14 +18,13 @@ from hiper.artifacts import Artifact
 from hiper.backbones import Backbone
 from hiper.errors import ArtifactError
 from hiper.images import Subject
-from hiper.methods.base import Applied, Method
+from hiper.methods.base import Applied, TrainedMethod
+from hiper.methods.fit_options import training_config
 from hiper.methods.identifiers import IdentifierOptions, identifying, objective, with_noun
-from hiper.methods.jobs import artifact as artifact_of
-from hiper.methods.jobs import fit_figures, identity, recipe, settled
 from hiper.methods.weights import named, of_denoiser
 from hiper.options import Spec
 from hiper.seeds import generator
-from hiper.training import Callback, CheckpointFile, StopRequest, optimise
+from hiper.training import NO_CONTROL, FitControl, TrainingTask
 
 
 @final
@@ -38,16 +37,14 @@ class DreamboothLoraOptions(IdentifierOptions):
 
 
 @final
-class DreamboothLora(Method[DreamboothLoraOptions]):
+class DreamboothLora(TrainedMethod[DreamboothLoraOptions]):
     """The result is two tensors [rank, in], [out, rank] beside each projection of attention."""
 
     name: ClassVar[str] = "dreambooth-lora"
     learns: ClassVar[str] = "low-rank layers beside the denoiser's attention"
     paper: ClassVar[str] = "arXiv:2106.09685"
     needs: ClassVar[frozenset[str]] = frozenset({"rows", "lora"})
-    editing: ClassVar[frozenset[str]] = frozenset(
-        {"strength"}
-    )  # the class's pictures are drawn with the rest
+    editing: ClassVar[frozenset[str]] = frozenset({"strength"})  # class pictures are drawn with the rest
     options_type = DreamboothLoraOptions
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "default": {
@@ -70,42 +67,33 @@ class DreamboothLora(Method[DreamboothLoraOptions]):
         },
     }
 
-    def fit(
+    def resolve(
+        self, options: DreamboothLoraOptions, backbone: Backbone, subject: Subject
+    ) -> DreamboothLoraOptions:
+        return super().resolve(with_noun(options, subject), backbone, subject)
+
+    def prepare(
         self,
         backbone: Backbone,
         subject: Subject,
         options: DreamboothLoraOptions,
-        *,
-        callback: Callback | None = None,
-        checkpoint: CheckpointFile | None = None,
-        should_stop: StopRequest | None = None,
-    ) -> Artifact:
-        options = settled(with_noun(options, subject), backbone)
+        control: FitControl = NO_CONTROL,
+    ) -> TrainingTask:
         random = generator(options.seed)
-        own = objective(backbone, subject, options, random, should_stop)
-        fingerprint = backbone.fingerprint()
-        who = identity(self.name, backbone, subject, options, self.editing) if checkpoint is not None else {}
+        own = objective(backbone, subject, options, random, control)
+        config = training_config(options, backbone)
+        return TrainingTask(objective=own, parameters={}, config=config, generator=random)
+
+    @contextmanager
+    def training_mode(
+        self, backbone: Backbone, task: TrainingTask, options: DreamboothLoraOptions
+    ) -> Iterator[TrainingTask]:
         with backbone.fitting(), backbone.adapter(options.rank) as layers:
-            _start(layers, options.rank, random)
-            fitted = optimise(
-                own,
-                layers,
-                recipe(options, backbone),
-                random,
-                identity=who,
-                callback=callback,
-                checkpoint=checkpoint,
-                should_stop=should_stop,
-            )
-        return artifact_of(
-            self.name,
-            backbone,
-            subject,
-            options,
-            named(backbone, fitted.parameters),
-            fit_figures(fitted),
-            fingerprint=fingerprint,
-        )
+            _start(layers, options.rank, task.generator)
+            yield replace(task, parameters=layers)
+
+    def learnt(self, backbone: Backbone, parameters: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return named(backbone, parameters)
 
     @contextmanager
     def applied(self, backbone: Backbone, artifact: Artifact, strength: float) -> Iterator[Applied]:

@@ -6,19 +6,17 @@ arXiv:2303.08767, section 3.
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Annotated, ClassVar, Literal, final
 
 import torch
 from torch import Tensor
 
 from hiper.artifacts import Artifact
-from hiper.backbones import Backbone, Scheduler
+from hiper.backbones import Backbone
 from hiper.conditioning import (
     NEGATIVE,
     PLACEMENTS,
@@ -33,33 +31,22 @@ from hiper.conditioning import (
     tail_notes,
     take_tail,
 )
-from hiper.errors import ArtifactError, HiperError, HiperWarning, OptionError
-from hiper.images import Subject, fit_square
-from hiper.methods.base import Applied, Method, PromptEncoder
-from hiper.methods.jobs import EDITING, fit_figures, identity, loss_scale, settled, window
-from hiper.methods.jobs import artifact as artifact_of
-from hiper.methods.together import FitRequest, FitsTogether, losses_together
-from hiper.options import Options, Spec
+from hiper.errors import ArtifactError, HiperWarning, OptionError
+from hiper.images import Subject
+from hiper.methods.base import Applied, PromptEncoder, TrainedMethod
+from hiper.methods.fit_options import TrainingOptions, picture_latents, training_config
+from hiper.options import Spec
 from hiper.seeds import generator
 from hiper.training import (
-    Callback,
-    CheckpointFile,
+    NO_CONTROL,
+    Constraint,
     Denoising,
-    Fitted,
+    FitControl,
     Keep,
-    Outcome,
-    Project,
-    Recipe,
-    Sampling,
-    Schedule,
-    StopRequest,
-    TrainingState,
-    Turn,
-    attempt,
+    TrainingConfig,
+    TrainingTask,
     level_range,
     mask_weight,
-    optimise,
-    optimise_together,
 )
 
 _PUBLISHED: Mapping[str, object] = {
@@ -92,14 +79,10 @@ PRESETS: Mapping[str, Mapping[str, object]] = {
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class HiPerOptions(Options):
+class HiPerOptions(TrainingOptions):
     """How a tail is fitted, and what an edit does with it unless told otherwise."""
 
-    steps: Annotated[int, Spec("optimisation steps", low=1, high=1_000_000)]
-    batch: Annotated[int, Spec("noise levels per step", low=1, high=1024)]
     learning_rate: Annotated[float, Spec("Adam's step size, in `unit`", low=1e-8, high=10)]
-    schedule: Annotated[Schedule, Spec("course of the learning rate: constant, or cosine down to 0")]
-    sampling: Annotated[Sampling, Spec("noise levels: uniform, or stratified over the batch")]
     tail: Annotated[int, Spec("rows that are learnt", low=1, high=64)] = 5
     placement: Annotated[
         Placement | None,
@@ -129,16 +112,9 @@ class HiPerOptions(Options):
         Keep, Spec("the last tail, the best on a fixed batch, or the mean over the second half of the steps")
     ] = "last"
     mask: Annotated[bool, Spec("weight the loss with the subject's mask, if it has one")] = True
-    square: Annotated[Literal["crop", "pad"], Spec("how a picture becomes square")] = "crop"
-    seed: Annotated[int, Spec("of all randomness; -1 draws one", low=-1)] = 0
     strength: Annotated[
         float, Spec("factor on the tail when editing; the paper's is 0.8", low=-10, high=10)
     ] = 0.8
-    guidance: Annotated[float | None, Spec("guidance when editing; none: the model's own", low=0, high=100)]
-    edit_steps: Annotated[
-        int | None, Spec("denoising steps when editing; none: the model's own", low=1, high=1000)
-    ] = None
-    scheduler: Annotated[Scheduler | None, Spec("sampler when editing; none: the model's own")] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -147,81 +123,32 @@ class HiPerOptions(Options):
 
 
 @final
-class HiPer(Method[HiPerOptions], FitsTogether):
+class HiPer(TrainedMethod[HiPerOptions]):
     """The method. All weights stay frozen; the result is one tensor [tail, embed]."""
 
     name: ClassVar[str] = "hiper"
     learns: ClassVar[str] = "the last text rows"
     paper: ClassVar[str] = "arXiv:2303.08767"
     rows_only: ClassVar[bool] = True
+    fits_together: ClassVar[bool] = True
     options_type = HiPerOptions
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = PRESETS
-    editing = frozenset(EDITING)
 
-    def fit(
-        self,
-        backbone: Backbone,
-        subject: Subject,
-        options: HiPerOptions,
-        *,
-        callback: Callback | None = None,
-        checkpoint: CheckpointFile | None = None,
-        should_stop: StopRequest | None = None,
-    ) -> Artifact:
-        begun = _Begun.of(backbone, subject, options)
-        told = identity(self.name, backbone, subject, begun.options) if checkpoint is not None else {}
-        turn = begun.turn
-        with backbone.fitting():
-            fitted = optimise(
-                turn.objective,
-                turn.parameters,
-                turn.recipe,
-                turn.generator,
-                identity=told,
-                callback=callback,
-                checkpoint=checkpoint,
-                should_stop=should_stop,
-            )
-        return begun.artifact(fitted)
-
-    def turn(self, backbone: Backbone, subject: Subject, options: HiPerOptions) -> Turn:
-        """Return the optimisation that `fit` would run inside `backbone.fitting()`, before its first step."""
-        return _Begun.of(backbone, subject, options).turn
-
-    def alike(self, options: HiPerOptions) -> Hashable:
-        return options.steps, options.batch
-
-    def noise_levels(self, options: HiPerOptions) -> int:
-        return options.batch
-
-    def fit_together(
-        self,
-        backbone: Backbone,
-        requests: Sequence[FitRequest],
-        *,
-        slots: int,
-        should_stop: StopRequest | None = None,
-    ) -> list[Outcome[Artifact]]:
-        begun = [attempt(partial(_Begun.of, backbone, each.subject, each.options)) for each in requests]
-        fits = {i: each.result for i, each in enumerate(begun) if isinstance(each.result, _Begun)}
-        turns = [fit.turn for fit in fits.values()]
-        with backbone.fitting():
-            fitted = optimise_together(turns, partial(losses_together, slots=slots), should_stop=should_stop)
-        ended = dict(zip(fits, fitted, strict=True))
-        return [_ended(each, ended.get(i)) for i, each in enumerate(begun)]
-
-    def unfinished(
-        self, backbone: Backbone, subject: Subject, options: HiPerOptions, state: TrainingState
-    ) -> Artifact:
-        """Return what a stopped fit had learnt when it saved `state`; its loss is not known (NaN)."""
-        progress = state.progress
-        so_far = Fitted(
-            parameters=state.parameters,
-            loss_before=progress.loss_before,
-            loss_after=math.nan,
-            seconds=progress.seconds,
+    def prepare(
+        self, backbone: Backbone, subject: Subject, options: HiPerOptions, control: FitControl = NO_CONTROL
+    ) -> TrainingTask:
+        random = generator(options.seed)
+        caption = backbone.encode(subject.caption)
+        for note in tail_notes(caption, options.tail, _placement(options), options.seed):
+            warnings.warn(f"caption: {note}", HiperWarning, stacklevel=4)
+        objective = _objective(backbone, subject, caption, options, random)
+        tail = _first_tail(backbone, caption, objective.latents, options, random)
+        return TrainingTask(
+            objective=objective,
+            parameters={TAIL: tail.requires_grad_()},
+            config=_config(backbone, options, take_tail(caption, options.tail)),
+            generator=random,
         )
-        return _artifact(backbone, subject, settled(options, backbone), backbone.fingerprint(), so_far)
 
     @contextmanager
     def applied(self, backbone: Backbone, artifact: Artifact, strength: float) -> Iterator[Applied]:
@@ -264,54 +191,6 @@ def _placement_of(artifact: Artifact) -> Placement:
     raise ArtifactError(f"its tail is placed by {named!r}; allowed are {', '.join(PLACEMENTS)}: update hiper")
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Begun:
-    """A fit whose text rows and latents are computed, ready for its steps."""
-
-    backbone: Backbone
-    subject: Subject
-    options: HiPerOptions
-    fingerprint: tuple[float, ...]
-    turn: Turn
-
-    @classmethod
-    def of(cls, backbone: Backbone, subject: Subject, options: HiPerOptions) -> _Begun:
-        options = settled(options, backbone)
-        random = generator(options.seed)
-        caption = backbone.encode(subject.caption)
-        for note in tail_notes(caption, options.tail, _placement(options), options.seed):
-            warnings.warn(f"caption: {note}", HiperWarning, stacklevel=4)
-        objective = _objective(backbone, subject, caption, options, random)
-        tail = _first_tail(backbone, caption, objective.latents, options, random)
-        turn = Turn(
-            objective=objective,
-            parameters={TAIL: tail.requires_grad_()},
-            recipe=_recipe(backbone, options, take_tail(caption, options.tail)),
-            generator=random,
-        )
-        return cls(
-            backbone=backbone,
-            subject=subject,
-            options=options,
-            fingerprint=backbone.fingerprint(),
-            turn=turn,
-        )
-
-    def artifact(self, fitted: Fitted) -> Artifact:
-        return _artifact(self.backbone, self.subject, self.options, self.fingerprint, fitted)
-
-
-def _ended(begun: Outcome[_Begun], fitted: Outcome[Fitted] | None) -> Outcome[Artifact]:
-    """Join what came of a subject before its steps and in them; None: it did not come so far."""
-    if isinstance(begun.result, HiperError):
-        return Outcome(result=begun.result, notes=begun.notes)
-    assert fitted is not None
-    notes = (*begun.notes, *fitted.notes)
-    if isinstance(fitted.result, HiperError):
-        return Outcome(result=fitted.result, notes=notes)
-    return Outcome(result=begun.result.artifact(fitted.result), notes=notes)
-
-
 def _placement(options: HiPerOptions) -> Placement:
     assert options.placement is not None
     return options.placement
@@ -339,9 +218,7 @@ def _objective(
     options: HiPerOptions,
     random: torch.Generator,
 ) -> Denoising:
-    picture = fit_square(subject.image, backbone.resolution, how=options.square)
     mask = subject.mask if options.mask else None
-
     placement = _placement(options)
 
     def conditioning(parameters: Mapping[str, Tensor]) -> Conditioning:
@@ -349,7 +226,7 @@ def _objective(
 
     return Denoising(
         backbone=backbone,
-        latents=backbone.latents(picture, random),
+        latents=picture_latents(backbone, subject, options, random),
         conditioning=conditioning,
         batch=options.batch,
         bounds=level_range(options.t_min, options.t_max, backbone.timesteps),
@@ -358,38 +235,18 @@ def _objective(
     )
 
 
-def _recipe(backbone: Backbone, options: HiPerOptions, own: Tensor) -> Recipe:
+def _config(backbone: Backbone, options: HiPerOptions, own: Tensor) -> TrainingConfig:
     """own: the caption's last rows [tail, embed], by which a learnt row is measured."""
     unit = float(own.square().mean().sqrt()) if options.unit == "rows" else 1.0
-    return Recipe(
-        steps=options.steps,
+    return training_config(
+        options,
+        backbone,
         learning_rate=options.learning_rate * unit,
-        schedule=options.schedule,
         keep=options.keep,
-        loss_scale=loss_scale(backbone),
-        window=window(backbone),
-        project=_norm_keeper(own) if options.norm == "kept" else None,
+        constraint=_norm_keeper(own) if options.norm == "kept" else None,
     )
 
 
-def _norm_keeper(own: Tensor) -> Project:
+def _norm_keeper(own: Tensor) -> Constraint:
     norms = torch.linalg.vector_norm(own, dim=1, keepdim=True)
     return lambda parameters: keep_norms(parameters[TAIL], norms)
-
-
-def _artifact(
-    backbone: Backbone,
-    subject: Subject,
-    options: HiPerOptions,
-    fingerprint: tuple[float, ...],
-    fitted: Fitted,
-) -> Artifact:
-    return artifact_of(
-        HiPer.name,
-        backbone,
-        subject,
-        options,
-        fitted.parameters,
-        fit_figures(fitted),
-        fingerprint=fingerprint,
-    )

@@ -17,11 +17,10 @@ from hiper.backbones import Backbone
 from hiper.conditioning import Conditioning, lost_notes
 from hiper.images import Subject, fit_square
 from hiper.methods.base import PromptEncoder
-from hiper.methods.jobs import TrainingOptions, picture_latents
+from hiper.methods.fit_options import TrainingOptions, picture_latents
 from hiper.methods.nouns import noun_of, with_word
-from hiper.methods.trajectory import raise_if_stopped
 from hiper.options import Spec
-from hiper.training import Denoising, Objective, StopRequest
+from hiper.training import Denoising, FitControl, Objective
 
 O = TypeVar("O", bound="IdentifierOptions")  # noqa: E741
 
@@ -69,7 +68,7 @@ def objective(
     subject: Subject,
     options: IdentifierOptions,
     random: torch.Generator,
-    should_stop: StopRequest | None,
+    control: FitControl,
 ) -> Objective:
     """Return the loss on the picture, with the class's beside it where it has pictures and weight (eq. 2)."""
     assert options.noun is not None
@@ -78,14 +77,12 @@ def objective(
     if not options.class_images or not options.prior_weight:
         return own
     prompt = options.class_prompt or subject.caption
-    latents = class_latents(backbone, prompt, options, should_stop)
+    latents = class_latents(backbone, prompt, options, control)
     prior = _denoising(backbone, latents, backbone.encode(prompt), options)
     return PriorPreserving(own=own, prior=prior, weight=options.prior_weight)
 
 
-def class_latents(
-    backbone: Backbone, prompt: str, options: IdentifierOptions, should_stop: StopRequest | None
-) -> Tensor:
+def class_latents(backbone: Backbone, prompt: str, options: IdentifierOptions, control: FitControl) -> Tensor:
     """Draw the class's pictures, of seeds that follow the fit's, and return their latents [class_images, c, h, w]."""
     assert options.guidance is not None
     assert options.edit_steps is not None
@@ -103,7 +100,7 @@ def class_latents(
             scheduler=options.scheduler or backbone.schedulers[0],
             height=backbone.resolution,
             width=backbone.resolution,
-            callback=lambda done, total: raise_if_stopped(should_stop),
+            callback=lambda done, total: control.raise_if_stopped(),
         )
         latents += [
             backbone.latents(fit_square(image, backbone.resolution), random) for image in samples.images

@@ -20,21 +20,11 @@ from hiper.conditioning import Conditioning, lost_notes
 from hiper.errors import ArtifactError, OptionError
 from hiper.images import Subject, clean_text
 from hiper.methods.base import Applied, Method
-from hiper.methods.jobs import EDITING, TrainingOptions, identity, picture_latents, recipe, settled
-from hiper.methods.jobs import artifact as artifact_of
+from hiper.methods.fit_options import EDITING, TrainingOptions, picture_latents, training_config
 from hiper.methods.weights import OverWeights, copied, lent, named
-from hiper.options import Spec
+from hiper.options import Key, Spec
 from hiper.seeds import generator
-from hiper.training import (
-    Callback,
-    CheckpointFile,
-    Denoising,
-    Fitted,
-    Identity,
-    StepRecord,
-    StopRequest,
-    optimise,
-)
+from hiper.training import NO_CONTROL, Denoising, FitControl, Fitted, StepRecord, TrainingTask, optimise
 
 ROWS = "rows"
 
@@ -104,23 +94,19 @@ class Imagic(Method[ImagicOptions]):
         backbone: Backbone,
         subject: Subject,
         options: ImagicOptions,
-        *,
-        callback: Callback | None = None,
-        checkpoint: CheckpointFile | None = None,
-        should_stop: StopRequest | None = None,
+        control: FitControl = NO_CONTROL,
     ) -> Artifact:
-        options = settled(replace(options, target=_target(options)), backbone)
+        options = self.resolve(options, backbone, subject)
         random = generator(options.seed)
         latents = picture_latents(backbone, subject, options, random)
         told = backbone.encode(str(options.target))
         fingerprint = backbone.fingerprint()
-        who = identity(self.name, backbone, subject, options, self.editing) if checkpoint is not None else {}
+        key = self.key(backbone, subject, options) if control.checkpoint is not None else {}
         with backbone.fitting(weights=True):
-            stages = _Stages(backbone, latents, told, options, random, who, callback, checkpoint, should_stop)
+            stages = _Stages(backbone, latents, told, options, random, key, control)
             rows = stages.rows()
             weights = stages.weights(rows)
-        return artifact_of(
-            self.name,
+        return self.artifact(
             backbone,
             subject,
             options,
@@ -130,8 +116,11 @@ class Imagic(Method[ImagicOptions]):
                 "loss_before": rows.loss_before,
                 "loss_after": weights.loss_after,
             },
-            fingerprint=fingerprint,
+            fingerprint,
         )
+
+    def resolve(self, options: ImagicOptions, backbone: Backbone, subject: Subject) -> ImagicOptions:
+        return super().resolve(replace(options, target=_target(options)), backbone, subject)
 
     @contextmanager
     def applied(self, backbone: Backbone, artifact: Artifact, strength: float) -> Iterator[Applied]:
@@ -176,27 +165,20 @@ class _Stages:
         told: Conditioning,
         options: ImagicOptions,
         random: torch.Generator,
-        who: Identity,
-        callback: Callback | None,
-        checkpoint: CheckpointFile | None,
-        should_stop: StopRequest | None,
+        key: Key,
+        control: FitControl,
     ) -> None:
         self._backbone, self._latents, self._told, self._options = backbone, latents, told, options
-        self._random, self._who, self._callback = random, who, callback
-        self._checkpoint, self._should_stop = checkpoint, should_stop
+        self._random, self._key, self._control = random, key, control
 
     def rows(self) -> Fitted:
         """Stage A: the sentence's rows, the weights frozen (section 3.2, text embedding optimisation)."""
-        return optimise(
-            self._denoising(),
-            {ROWS: self._told.rows[0].clone().requires_grad_()},
-            recipe(self._options, self._backbone),
-            self._random,
-            identity=self._who,
-            callback=self._counted(0),
-            checkpoint=self._checkpoint,
-            should_stop=self._should_stop,
+        start = {ROWS: self._told.rows[0].clone().requires_grad_()}
+        config = training_config(self._options, self._backbone)
+        task = TrainingTask(
+            objective=self._denoising(), parameters=start, config=config, generator=self._random
         )
+        return optimise(task, self._counted(0), self._key)
 
     def weights(self, rows: Fitted) -> Fitted:
         """Stage B: the weights, the rows frozen (section 3.2, model fine-tuning)."""
@@ -205,22 +187,22 @@ class _Stages:
             {name: t.to(self._latents.device) for name, t in rows.parameters.items()},
         )
         inner = replace(self._denoising(), conditioning=lambda _: self._with(fitted))
-        how = replace(
-            recipe(options, self._backbone),
-            steps=options.weight_steps,
-            learning_rate=options.weight_learning_rate,
-            undo=False,
+        task = TrainingTask(
+            objective=OverWeights(module=self._backbone.denoiser, inner=inner),
+            parameters=copied(self._backbone.denoiser),
+            config=training_config(
+                options,
+                self._backbone,
+                steps=options.weight_steps,
+                learning_rate=options.weight_learning_rate,
+                rollback=False,
+            ),
+            generator=self._random,
         )
-        return optimise(
-            OverWeights(module=self._backbone.denoiser, inner=inner),
-            copied(self._backbone.denoiser),
-            how,
-            self._random,
-            identity={**self._who, "stage": "weights"},
-            callback=self._counted(options.steps),
-            checkpoint=self._checkpoint.part("weights") if self._checkpoint is not None else None,
-            should_stop=self._should_stop,
-        )
+        control = self._counted(options.steps)
+        if control.checkpoint is not None:
+            control = replace(control, checkpoint=control.checkpoint.part("weights"))
+        return optimise(task, control, {**self._key, "stage": "weights"})
 
     def _denoising(self) -> Denoising:
         return Denoising(
@@ -235,13 +217,11 @@ class _Stages:
     def _with(self, parameters: Mapping[str, Tensor]) -> Conditioning:
         return replace(self._told, rows=parameters[ROWS][None])
 
-    def _counted(self, done: int) -> Callback | None:
+    def _counted(self, done: int) -> FitControl:
         """Count the steps of both stages as one."""
-        callback, total = self._callback, self._options.steps + self._options.weight_steps
-        if callback is None:
-            return None
+        total = self._options.steps + self._options.weight_steps
 
         def report(record: StepRecord) -> None:
-            callback(replace(record, step=done + record.step, steps=total))
+            self._control.report(replace(record, step=done + record.step, steps=total))
 
-        return report
+        return replace(self._control, callback=report)

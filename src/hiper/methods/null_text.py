@@ -25,18 +25,16 @@ from hiper.errors import ArtifactError, FitError, Interrupted
 from hiper.images import Subject
 from hiper.methods.base import Applied
 from hiper.methods.ddim_inversion import TRAJECTORY, descent_from, inverted
-from hiper.methods.jobs import JobOptions, identity, loss_scale
-from hiper.methods.jobs import artifact as artifact_of
+from hiper.methods.fit_options import FitOptions, loss_scale
 from hiper.methods.trajectory import Walking, levels, mixed, plain_encoder
-from hiper.options import Spec
+from hiper.options import Key, Spec
 from hiper.training import (
+    NO_CONTROL,
     OVERFLOW_FACTOR,
-    Callback,
     CheckpointFile,
-    Identity,
+    FitControl,
     Progress,
     StepRecord,
-    StopRequest,
     TrainingState,
 )
 
@@ -45,7 +43,7 @@ NULLS = "nulls"
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class NullTextOptions(JobOptions):
+class NullTextOptions(FitOptions):
     """How the empty sentences are fitted, and how an edit draws; `guidance` and `edit_steps` are those of both."""
 
     inner_steps: Annotated[int, Spec("optimisation steps per denoising step", low=1, high=1000)] = 10
@@ -79,31 +77,20 @@ class NullText(Walking[NullTextOptions]):
         backbone: Backbone,
         subject: Subject,
         options: NullTextOptions,
-        *,
-        callback: Callback | None = None,
-        checkpoint: CheckpointFile | None = None,
-        should_stop: StopRequest | None = None,
+        control: FitControl = NO_CONTROL,
     ) -> Artifact:
         begun = time.monotonic()
-        options = self.settled(options, backbone)
-        path = inverted(backbone, subject, options, begun, None, should_stop)
-        who = identity(self.name, backbone, subject, options, self.editing) if checkpoint else {}
+        options = self.resolve(options, backbone, subject)
+        path = inverted(backbone, subject, options, begun, replace(control, callback=None))
+        key = self.key(backbone, subject, options) if control.checkpoint is not None else {}
         told, empty = backbone.encode(subject.caption), backbone.encode_negative("")
-        pursuit = _Pursuit(backbone, path, told, empty, options, checkpoint, who, begun)
+        pursuit = _Pursuit(backbone, path, told, empty, options, control.checkpoint, key, begun)
         with backbone.fitting():
             for record in pursuit.steps():
-                if callback is not None:
-                    callback(record)
-                _stop_if_asked(pursuit, should_stop, checkpoint)
-        return artifact_of(
-            self.name,
-            backbone,
-            subject,
-            options,
-            {TRAJECTORY: path, NULLS: pursuit.rows()},
-            {"seconds": round(pursuit.seconds, 3), "reconstruction_error": pursuit.error()},
-            fingerprint=backbone.fingerprint(),
-        )
+                control.report(record)
+                _stop_if_asked(pursuit, control)
+        figures = {"seconds": round(pursuit.seconds, 3), "reconstruction_error": pursuit.error()}
+        return self.artifact(backbone, subject, options, {TRAJECTORY: path, NULLS: pursuit.rows()}, figures)
 
     @contextmanager
     def applied(self, backbone: Backbone, artifact: Artifact, strength: float) -> Iterator[Applied]:
@@ -122,13 +109,10 @@ class NullText(Walking[NullTextOptions]):
         yield Applied(encode=plain_encoder(backbone), sample=descent)
 
 
-def _stop_if_asked(
-    pursuit: _Pursuit, should_stop: StopRequest | None, checkpoint: CheckpointFile | None
-) -> None:
-    signal_number = should_stop() if should_stop is not None else None
-    if signal_number:
+def _stop_if_asked(pursuit: _Pursuit, control: FitControl) -> None:
+    if signal_number := control.stop_signal():
         pursuit.save()
-        where = f"; its {pursuit.done} steps are in {checkpoint.path}" if checkpoint else ""
+        where = f"; its {pursuit.done} steps are in {control.checkpoint.path}" if control.checkpoint else ""
         raise Interrupted(f"stopped by signal {signal_number}{where}", signal_number)
 
 
@@ -144,11 +128,11 @@ class _Pursuit:
         empty: Conditioning,
         options: NullTextOptions,
         checkpoint: CheckpointFile | None,
-        who: Identity,
+        key: Key,
         begun: float,
     ) -> None:
         self._backbone, self._path, self._told, self._empty = backbone, path, told, empty
-        self._options, self._checkpoint, self._who = options, checkpoint, who
+        self._options, self._checkpoint, self._key = options, checkpoint, key
         self._begun, self._earlier, self._saved = begun, 0.0, time.monotonic()
         self._latents, self._rows = path[-1:], empty.rows
         self._fitted: list[Tensor] = []
@@ -236,13 +220,13 @@ class _Pursuit:
                 second_moments={},
                 best={},
                 random=nothing_drawn,
-                identity=self._who,
+                identity=self._key,
             )
         )
         self._saved = time.monotonic()
 
     def _resume(self) -> None:
-        state = self._checkpoint.load(self._who) if self._checkpoint is not None else None
+        state = self._checkpoint.load(self._key) if self._checkpoint is not None else None
         if state is None:
             return
         rows = state.parameters[NULLS].to(self._path.device)

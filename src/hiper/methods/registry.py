@@ -66,8 +66,8 @@ def fit(
     chosen.check(backbone)
     tell_of_strangers(subject, backbone.id)
     from hiper.options import determinism
+    from hiper.training import FitControl
 
     with determinism.deterministic(deterministic):
-        return chosen.fit(
-            backbone, subject, resolved, callback=callback, checkpoint=checkpoint, should_stop=should_stop
-        )
+        control = FitControl(callback=callback, checkpoint=checkpoint, should_stop=should_stop)
+        return chosen.fit(backbone, subject, resolved, control)

@@ -19,8 +19,7 @@ from hiper.artifacts import Artifact
 from hiper.backbones import Backbone
 from hiper.images import Subject
 from hiper.methods.base import Applied
-from hiper.methods.jobs import EDITING, JobOptions, picture_latents
-from hiper.methods.jobs import artifact as artifact_of
+from hiper.methods.fit_options import EDITING, FitOptions, picture_latents
 from hiper.methods.trajectory import (
     NOTHING_MINIMISED,
     Descent,
@@ -28,18 +27,17 @@ from hiper.methods.trajectory import (
     check_latents,
     check_strength,
     plain_encoder,
-    raise_if_stopped,
 )
 from hiper.options import Spec
 from hiper.seeds import generator
-from hiper.training import Callback, CheckpointFile, StepRecord, StopRequest
+from hiper.training import NO_CONTROL, FitControl, StepRecord
 
 LATENTS = "latents"
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class SdeditOptions(JobOptions):
+class SdeditOptions(FitOptions):
     """How an edit draws; a fit only encodes the picture."""
 
     strength: Annotated[
@@ -66,27 +64,15 @@ class Sdedit(Walking[SdeditOptions]):
         backbone: Backbone,
         subject: Subject,
         options: SdeditOptions,
-        *,
-        callback: Callback | None = None,
-        checkpoint: CheckpointFile | None = None,
-        should_stop: StopRequest | None = None,
+        control: FitControl = NO_CONTROL,
     ) -> Artifact:
-        raise_if_stopped(should_stop)
+        control.raise_if_stopped()
         begun = time.monotonic()
-        options = self.settled(options, backbone)
+        options = self.resolve(options, backbone, subject)
         latents = picture_latents(backbone, subject, options, generator(options.seed))
         seconds = time.monotonic() - begun
-        if callback is not None:
-            callback(StepRecord(step=1, steps=1, loss=NOTHING_MINIMISED, seconds=seconds))
-        return artifact_of(
-            self.name,
-            backbone,
-            subject,
-            options,
-            {LATENTS: latents},
-            {"seconds": round(seconds, 3)},
-            fingerprint=backbone.fingerprint(),
-        )
+        control.report(StepRecord(step=1, steps=1, loss=NOTHING_MINIMISED, seconds=seconds))
+        return self.artifact(backbone, subject, options, {LATENTS: latents}, {"seconds": round(seconds, 3)})
 
     @contextmanager
     def applied(self, backbone: Backbone, artifact: Artifact, strength: float) -> Iterator[Applied]:

@@ -19,21 +19,12 @@ from hiper.backbones import Backbone
 from hiper.conditioning import Conditioning, lost_notes
 from hiper.errors import ArtifactError
 from hiper.images import Subject
-from hiper.methods.base import Applied, Method
-from hiper.methods.jobs import (
-    EDITING,
-    TrainingOptions,
-    fit_figures,
-    identity,
-    picture_latents,
-    recipe,
-    settled,
-)
-from hiper.methods.jobs import artifact as artifact_of
+from hiper.methods.base import Applied, TrainedMethod
+from hiper.methods.fit_options import TrainingOptions, picture_latents, training_config
 from hiper.methods.nouns import noun_of, with_word
 from hiper.options import Spec
 from hiper.seeds import generator
-from hiper.training import Callback, CheckpointFile, Denoising, StopRequest, optimise
+from hiper.training import NO_CONTROL, Denoising, FitControl, TrainingTask
 
 _WORD = "<subject>"
 
@@ -51,7 +42,7 @@ class TextualInversionOptions(TrainingOptions):
 
 
 @final
-class TextualInversion(Method[TextualInversionOptions]):
+class TextualInversion(TrainedMethod[TextualInversionOptions]):
     """The result is one tensor [vectors, width] per text encoder, by the encoder's name."""
 
     name: ClassVar[str] = "textual-inversion"
@@ -59,7 +50,6 @@ class TextualInversion(Method[TextualInversionOptions]):
     paper: ClassVar[str] = "arXiv:2208.01618"
     needs: ClassVar[frozenset[str]] = frozenset({"rows", "vocabulary"})
     rows_only: ClassVar[bool] = True
-    editing: ClassVar[frozenset[str]] = frozenset(EDITING)
     options_type = TextualInversionOptions
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "default": {
@@ -76,58 +66,44 @@ class TextualInversion(Method[TextualInversionOptions]):
         "one-image": {"steps": 3000, "batch": 1, "learning_rate": 5e-4, "guidance": 7.5, "edit_steps": 100},
     }
 
-    def fit(
+    def resolve(
+        self, options: TextualInversionOptions, backbone: Backbone, subject: Subject
+    ) -> TextualInversionOptions:
+        return super().resolve(
+            replace(options, noun=options.noun or noun_of(subject.caption)), backbone, subject
+        )
+
+    def prepare(
         self,
         backbone: Backbone,
         subject: Subject,
         options: TextualInversionOptions,
-        *,
-        callback: Callback | None = None,
-        checkpoint: CheckpointFile | None = None,
-        should_stop: StopRequest | None = None,
-    ) -> Artifact:
-        options = settled(replace(options, noun=options.noun or noun_of(subject.caption)), backbone)
-        random = generator(options.seed)
+        control: FitControl = NO_CONTROL,
+    ) -> TrainingTask:
         assert options.noun is not None
+        random = generator(options.seed)
         sentence = with_word(subject.caption, options.noun, _WORD)
         start = {
             name: vector.repeat(options.vectors, 1).requires_grad_()
             for name, vector in backbone.word_vectors(options.noun).items()
         }
-
-        def told(vectors: Mapping[str, Tensor]) -> Conditioning:
-            return backbone.spliced(sentence, _WORD, vectors)
-
         objective = Denoising(
             backbone=backbone,
             latents=picture_latents(backbone, subject, options, random),
-            conditioning=told,
+            conditioning=lambda vectors: backbone.spliced(sentence, _WORD, vectors),
             batch=options.batch,
             bounds=(0, backbone.timesteps),
             sampling=options.sampling,
         )
-        fingerprint = backbone.fingerprint()
-        who = identity(self.name, backbone, subject, options, self.editing) if checkpoint is not None else {}
+        config = training_config(options, backbone)
+        return TrainingTask(objective=objective, parameters=start, config=config, generator=random)
+
+    @contextmanager
+    def training_mode(
+        self, backbone: Backbone, task: TrainingTask, options: TextualInversionOptions
+    ) -> Iterator[TrainingTask]:
         with backbone.fitting(texts=True):
-            fitted = optimise(
-                objective,
-                start,
-                recipe(options, backbone),
-                random,
-                identity=who,
-                callback=callback,
-                checkpoint=checkpoint,
-                should_stop=should_stop,
-            )
-        return artifact_of(
-            self.name,
-            backbone,
-            subject,
-            options,
-            fitted.parameters,
-            fit_figures(fitted),
-            fingerprint=fingerprint,
-        )
+            yield task
 
     @contextmanager
     def applied(self, backbone: Backbone, artifact: Artifact, strength: float) -> Iterator[Applied]:

@@ -6,8 +6,7 @@ its own draws, and comes to the same rows but for rounding.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
@@ -19,9 +18,20 @@ from torch import Tensor
 from hiper.artifacts import Artifact
 from hiper.backbones import Backbone
 from hiper.conditioning import Conditioning, expanded, stacked
+from hiper.errors import HiperError
 from hiper.images import Subject
-from hiper.methods.base import Method
-from hiper.training import Denoising, Outcome, StopRequest, Turn, attempt
+from hiper.methods.base import Method, TrainedMethod
+from hiper.methods.fit_options import TrainingOptions
+from hiper.training import (
+    NO_CONTROL,
+    Denoising,
+    FitControl,
+    Fitted,
+    Outcome,
+    TrainingTask,
+    attempt,
+    optimise_together,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,27 +42,9 @@ class FitRequest:
     options: Any
 
 
-class FitsTogether(ABC):
-    """What a method offers beyond `Method` when it can fit several subjects at a time."""
-
-    @abstractmethod
-    def alike(self, options: Any) -> Hashable:
-        """Return what the options of subjects that are fitted together must agree in."""
-
-    @abstractmethod
-    def noise_levels(self, options: Any) -> int:
-        """Return how many noise levels one subject puts into a call of the denoiser."""
-
-    @abstractmethod
-    def fit_together(
-        self,
-        backbone: Backbone,
-        requests: Sequence[FitRequest],
-        *,
-        slots: int,
-        should_stop: StopRequest | None = None,
-    ) -> list[Outcome[Artifact]]:
-        """Fit all, in calls as large as `slots` subjects ask for; one that fails leaves the others alone."""
+def shared_by(options: TrainingOptions) -> Hashable:
+    """Return what the options of subjects that are fitted together must agree in."""
+    return options.steps, options.batch
 
 
 def fit_all(
@@ -61,42 +53,83 @@ def fit_all(
     requests: Sequence[FitRequest],
     *,
     slots: int = 1,
-    should_stop: StopRequest | None = None,
+    control: FitControl = NO_CONTROL,
 ) -> list[Outcome[Artifact]]:
-    """Fit subjects, together where `slots` is above 1 and the method can, else one by one.
+    """Fit subjects, up to `slots` in a call of the denoiser where the method allows it, else one by one.
 
-    Interrupted when `should_stop` says so; every other HiperError is the outcome of its subject.
+    Interrupted when `control` asks to stop; every other HiperError is the outcome of its subject.
     """
     method.check(backbone)
-    if slots > 1 and isinstance(method, FitsTogether):
-        return method.fit_together(backbone, requests, slots=slots, should_stop=should_stop)
-    return [
-        attempt(partial(method.fit, backbone, each.subject, each.options, should_stop=should_stop))
-        for each in requests
-    ]
+    if slots > 1 and method.fits_together and isinstance(method, TrainedMethod):
+        return fit_together(method, backbone, requests, slots=slots, control=control)
+    return [attempt(partial(method.fit, backbone, each.subject, each.options, control)) for each in requests]
 
 
-def losses_together(turns: Sequence[Turn], slots: int) -> list[Tensor]:
-    """Return what `Denoising.loss` of each turn returns, from one call of the denoiser.
+def fit_together(
+    method: TrainedMethod[Any],
+    backbone: Backbone,
+    requests: Sequence[FitRequest],
+    *,
+    slots: int,
+    control: FitControl = NO_CONTROL,
+) -> list[Outcome[Artifact]]:
+    """Fit all, in calls as large as `slots` subjects ask for; one that fails leaves the others alone."""
+    prepared = [attempt(partial(_Prepared.of, method, backbone, each)) for each in requests]
+    ready = {i: each.result for i, each in enumerate(prepared) if isinstance(each.result, _Prepared)}
+    with backbone.fitting():
+        tasks = [each.task for each in ready.values()]
+        fitted = optimise_together(tasks, partial(losses_together, slots=slots), control)
+    ended = dict(zip(ready, fitted, strict=True))
+    return [_joined(each, ended.get(i)) for i, each in enumerate(prepared)]
 
-    The call is as large as `slots` turns make it; where there are fewer, the first one is repeated. The CPU's
-    kernels choose by shape alone, so the loss of a turn is bitwise the same beside whatever others.
+
+@dataclass(frozen=True, kw_only=True)
+class _Prepared:
+    """A fit that is ready for its steps, and what makes an artifact of them."""
+
+    task: TrainingTask
+    artifact: Callable[[Fitted], Artifact]
+
+    @classmethod
+    def of(cls, method: TrainedMethod[Any], backbone: Backbone, request: FitRequest) -> _Prepared:
+        options = method.resolve(request.options, backbone, request.subject)
+        task = method.prepare(backbone, request.subject, options)
+        make = partial(method.fitted_artifact, backbone, request.subject, options)
+        return cls(task=task, artifact=partial(make, fingerprint=backbone.fingerprint()))
+
+
+def _joined(prepared: Outcome[_Prepared], fitted: Outcome[Fitted] | None) -> Outcome[Artifact]:
+    """Join what came of a subject before its steps and in them; None: it did not come so far."""
+    if isinstance(prepared.result, HiperError):
+        return Outcome(result=prepared.result, notes=prepared.notes)
+    assert fitted is not None
+    notes = (*prepared.notes, *fitted.notes)
+    if isinstance(fitted.result, HiperError):
+        return Outcome(result=fitted.result, notes=notes)
+    return Outcome(result=prepared.result.artifact(fitted.result), notes=notes)
+
+
+def losses_together(tasks: Sequence[TrainingTask], slots: int) -> list[Tensor]:
+    """Return what `Denoising.loss` of each task returns, from one call of the denoiser.
+
+    The call is as large as `slots` tasks make it; where there are fewer, the first one is repeated. The CPU's
+    kernels choose by shape alone, so the loss of a task is bitwise the same beside whatever others.
     Sentences of different lengths cannot share a call: each length has one of its own then, unfilled.
     """
-    shares = [_Share.of(turn) for turn in turns]
+    shares = [_Share.of(task) for task in tasks]
     lengths = [share.told.length for share in shares]
     if len(set(lengths)) == 1:
         return _losses(shares, slots)
     losses: dict[int, Tensor] = {}
-    for _, some in groupby(sorted(range(len(turns)), key=lambda i: (lengths[i], i)), lambda i: lengths[i]):
+    for _, some in groupby(sorted(range(len(tasks)), key=lambda i: (lengths[i], i)), lambda i: lengths[i]):
         indices = list(some)
         losses.update(zip(indices, _losses([shares[i] for i in indices], len(indices)), strict=True))
-    return [losses[i] for i in range(len(turns))]
+    return [losses[i] for i in range(len(tasks))]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Share:
-    """What one turn puts into a call: noisy latents, targets [batch, c, h, w], levels [batch], one sentence each."""
+    """What one task puts into a call: noisy latents, targets [batch, c, h, w], levels [batch], one sentence each."""
 
     objective: Denoising
     noisy: Tensor
@@ -105,11 +138,11 @@ class _Share:
     told: Conditioning
 
     @classmethod
-    def of(cls, turn: Turn) -> _Share:
-        objective = cast(Denoising, turn.objective)
-        noise, t = objective.draw(turn.generator)
+    def of(cls, task: TrainingTask) -> _Share:
+        objective = cast(Denoising, task.objective)
+        noise, t = objective.draw(task.generator)
         diffused = objective.backbone.diffuse(objective.latents, noise, t)
-        told = expanded(objective.conditioning(turn.parameters), len(t))
+        told = expanded(objective.conditioning(task.parameters), len(t))
         return cls(objective=objective, noisy=diffused.noisy, target=diffused.target, t=t, told=told)
 
     def filler(self) -> _Share:

@@ -16,13 +16,13 @@ from torch import Tensor
 from hiper.artifacts import Artifact
 from hiper.backbones import Backbone, Samples, Scheduler, StepCallback
 from hiper.conditioning import Conditioning, expanded, lost_notes, stacked
-from hiper.errors import ArtifactError, Interrupted, OptionError
+from hiper.errors import ArtifactError, OptionError
+from hiper.images import Subject
 from hiper.methods.base import Method, PromptEncoder
-from hiper.methods.jobs import JobOptions, settled
+from hiper.methods.fit_options import FitOptions
 from hiper.options import Value
-from hiper.training import StopRequest
 
-W = TypeVar("W", bound=JobOptions)
+W = TypeVar("W", bound=FitOptions)
 
 WALK_STEPS = 50
 """Of DDIM, as in SDEdit's and null-text inversion's papers, where the model draws by a better solver in fewer."""
@@ -59,11 +59,11 @@ class Walking(Method[W]):
         """See `Method`."""
         return {"scheduler": walks_by(backbone), "edit_steps": walk_steps(backbone)}
 
-    def settled(self, options: W, backbone: Backbone) -> W:
-        """See `jobs.settled`; what was left to the model is what `draws_by` says."""
+    def resolve(self, options: W, backbone: Backbone, subject: Subject) -> W:
+        """Fill in what the options leave to the model by what `draws_by` says."""
         own = self.draws_by(backbone)
         left: dict[str, Any] = {name: own[name] for name in own if getattr(options, name) is None}
-        return settled(replace(options, **left), backbone)
+        return super().resolve(replace(options, **left), backbone, subject)
 
 
 def climb(backbone: Backbone, latents: Tensor, told: Conditioning, steps: int) -> Iterator[Tensor]:
@@ -208,10 +208,3 @@ def plain_encoder(backbone: Backbone) -> PromptEncoder:
         return replace(told, notes=lost_notes(told))
 
     return encode
-
-
-def raise_if_stopped(should_stop: StopRequest | None) -> None:
-    """End a walk at the user's wish; there is nothing worth keeping of it."""
-    signal_number = should_stop() if should_stop is not None else None
-    if signal_number:
-        raise Interrupted(f"stopped by signal {signal_number}", signal_number)

@@ -22,7 +22,6 @@ from hiper.errors import ResumeError
 from hiper.options import Key, differences
 
 FORMAT = 2
-Identity = Key
 Part = Literal["weights"]
 """What a fit learns after its first stage, with a checkpoint of its own."""
 _STATE = ("parameters", "first_moments", "second_moments", "best")
@@ -65,7 +64,7 @@ class TrainingState:
     second_moments: Mapping[str, Tensor]
     best: Mapping[str, Tensor]
     random: Tensor
-    identity: Identity = field(default_factory=dict)
+    identity: Key = field(default_factory=dict)
     good_parameters: Mapping[str, Tensor] = field(default_factory=dict)
     good_first_moments: Mapping[str, Tensor] = field(default_factory=dict)
     good_second_moments: Mapping[str, Tensor] = field(default_factory=dict)
@@ -130,7 +129,7 @@ class CheckpointFile:
         """Write atomically; a kill at any moment leaves the old or the new checkpoint."""
         files.atomic_write(self.path, state.to_bytes(), overwrite=True)
 
-    def load(self, identity: Identity) -> TrainingState | None:
+    def load(self, identity: Key) -> TrainingState | None:
         """Return the state to go on from, None to start anew; ResumeError when it belongs to another job."""
         if not (self.resume and self.path.exists()):
             self._remove_parts()  # of an earlier fit, from which a later stage would go on

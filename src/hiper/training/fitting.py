@@ -1,8 +1,8 @@
 """The one optimisation loop: Adam on a few float32 parameters, seeded, watched, resumable bit for bit.
 
-A step is a draw from one sequential CPU generator, a loss, a backward pass and an update. Whether
-losses are finite is looked at once per window of steps. Several optimisations may share their backward
-pass; each keeps its own generator, moments, learning rate and undoing.
+A step is a draw from one sequential CPU generator, a loss, a backward pass and an update. Whether losses are finite is
+checked every `log_every` steps. Several tasks may share their backward pass; each keeps its own generator, moments,
+learning rate and rollback.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ import torch
 from torch import Tensor
 
 from hiper.errors import FitError, HiperError, HiperWarning, Interrupted
+from hiper.options import Key
 from hiper.training.attempts import Outcome, attempt
-from hiper.training.checkpoint import CheckpointFile, Identity, Progress, TrainingState
+from hiper.training.checkpoint import CheckpointFile, Progress, TrainingState
+from hiper.training.control import NO_CONTROL, FitControl, FitPaused, StepRecord
 from hiper.training.optimiser import Adam, Snapshot, on_cpu
 
 Schedule = Literal["constant", "cosine"]
@@ -29,26 +31,11 @@ Keep = Literal["last", "best", "mean"]
 TRIES = 3
 OVERFLOW_FACTOR = 16.0
 """By how much the loss scale shrinks: few steps are lost, and what float16 can hold is used."""
-LOOKS_FOR_BEST = 10
-"""How often keep="best" looks at the loss on the way."""
+EVALUATIONS_FOR_BEST = 10
+"""How often keep="best" evaluates the loss on the way."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class StepRecord:
-    """How far a fit has come: steps done, steps in all, mean loss of the last window, seconds so far."""
-
-    step: int
-    steps: int
-    loss: float
-    seconds: float
-
-
-Callback = Callable[[StepRecord], None]
-StopRequest = Callable[[], int | None]
-"""Asked before the first window and after every one; a signal number stops the fit, saves it and raises Interrupted."""
-
-
-Project = Callable[[Mapping[str, Tensor]], None]
+Constraint = Callable[[Mapping[str, Tensor]], None]
 
 
 class Objective(Protocol):
@@ -62,16 +49,21 @@ class Objective(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class TrainingConfig:
     """How to minimise.
 
-    keep: the last parameters, the best of ten on the fixed batch, or the mean over those steps of the second half that
-        were not undone, which lets a constant step size forget the noise of its last steps (Polyak and Juditsky, 1992).
-    loss_scale: a power of two that keeps float16 gradients from underflow; smaller from the first overflow on.
-    window: steps between two looks at the loss; looking makes the processor wait for an accelerator.
-    undo: keep what it takes to undo a window, three copies of all that is learnt; else one that is not finite
-        is a FitError at once. Only together with keep="last".
-    project: called after every update, to bring the parameters back, in place, to where they may be.
+    Attributes:
+        steps: Optimisation steps.
+        learning_rate: Adam's.
+        schedule: Course of the learning rate.
+        keep: The last parameters, the best of ten on the fixed batch, or the mean over those steps of the second half
+            that were not rolled back, which lets a constant step size forget the noise of its last steps (Polyak and
+            Juditsky, 1992).
+        loss_scale: A power of two that keeps float16 gradients from underflow; smaller from the first overflow on.
+        log_every: Steps between two checks of the loss; a check makes the processor wait for an accelerator.
+        rollback: Keep three copies of the parameters, to go back to when a loss is not finite; without, that is a
+            FitError at once. False only together with keep="last".
+        constraint: Called after every update, to bring the parameters back, in place, to where they may be.
     """
 
     steps: int
@@ -79,9 +71,9 @@ class Recipe:
     schedule: Schedule = "constant"
     keep: Keep = "last"
     loss_scale: float = 1.0
-    window: int = 1
-    undo: bool = True
-    project: Project | None = None
+    log_every: int = 1
+    rollback: bool = True
+    constraint: Constraint | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,106 +87,98 @@ class Fitted:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Turn:
-    """One optimisation of several: what its next loss is computed from; parameters are leaves, float32."""
+class TrainingTask:
+    """What is minimised, over which leaf parameters (float32, changed in place), how, and from which generator."""
 
     objective: Objective
     parameters: Mapping[str, Tensor]
-    recipe: Recipe
+    config: TrainingConfig
     generator: torch.Generator
 
 
-JointLosses = Callable[[Sequence[Turn]], Sequence[Tensor]]
-"""Like `Objective.loss` of each turn, in their order, but computed together."""
+JointLosses = Callable[[Sequence[TrainingTask]], Sequence[Tensor]]
+"""Like `Objective.loss` of each task, in their order, but computed together."""
 
 
-def optimise(
-    objective: Objective,
-    parameters: Mapping[str, Tensor],
-    recipe: Recipe,
-    generator: torch.Generator,
-    *,
-    identity: Identity | None = None,
-    callback: Callback | None = None,
-    checkpoint: CheckpointFile | None = None,
-    should_stop: StopRequest | None = None,
-) -> Fitted:
-    """Minimise `objective` from the given leaf parameters (float32), which are changed in place.
+def optimise(task: TrainingTask, control: FitControl = NO_CONTROL, key: Key | None = None) -> Fitted:
+    """Minimise the task's objective.
 
-    A window with a non-finite loss or gradient is undone and the learning rate halved; after three such
-    windows without progress between them FitError, with the last good state in the checkpoint. FitError
-    also when the first step brings no gradient. Interrupted when `should_stop` says so.
+    After steps with a non-finite loss or gradient the parameters are rolled back and the learning rate is halved.
+
+    Args:
+        task: What to minimise.
+        control: Who follows, where to save, and what ends the fit.
+        key: What a checkpoint must agree in to be resumed.
+
+    Raises:
+        FitError: Three rollbacks without progress between them, with the last good state in the checkpoint; or
+            the first step brings no gradient.
+        Interrupted: `control` asked to stop.
+        FitPaused: `control` asked to pause.
     """
-    _stop_if_asked(should_stop)
-    run = _Run(objective, parameters, recipe, generator, identity or {}, checkpoint)
-    run.start()
-    _stop_if_asked(should_stop, run)
-    while run.step < recipe.steps:
-        loss = run.advance(min(recipe.window, recipe.steps - run.step))
-        if callback is not None:
-            callback(StepRecord(step=run.step, steps=recipe.steps, loss=loss, seconds=run.seconds))
-        run.save_if_due()
-        _stop_if_asked(should_stop, run)
-    return run.finish()
+    control.raise_if_stopped()
+    trainer = _Trainer(task, key or {}, control.checkpoint)
+    trainer.start()
+    trainer.end_if_asked(control)
+    steps = task.config.steps
+    while trainer.step < steps:
+        loss = trainer.advance(min(task.config.log_every, steps - trainer.step))
+        control.report(StepRecord(step=trainer.step, steps=steps, loss=loss, seconds=trainer.seconds))
+        trainer.save_if_due()
+        trainer.end_if_asked(control)
+    return trainer.finish()
 
 
 def optimise_together(
-    turns: Sequence[Turn], losses: JointLosses, *, should_stop: StopRequest | None = None
+    tasks: Sequence[TrainingTask], losses: JointLosses, control: FitControl = NO_CONTROL
 ) -> list[Outcome[Fitted]]:
     """Minimise several objectives, each as `optimise` would, with one backward pass per step for all.
 
-    The recipes agree in steps and window. One that fails leaves the others alone. Interrupted when
-    `should_stop` says so; nothing is saved then.
+    The configs agree in `steps` and `log_every`. A task that fails leaves the others alone. Interrupted when `control`
+    asks to stop; nothing is saved then.
     """
-    _stop_if_asked(should_stop)
-    group = _Group([_Run(t.objective, t.parameters, t.recipe, t.generator, {}, None) for t in turns])
-    _stop_if_asked(should_stop)
-    while group.running():
-        group.advance(lambda some: losses([turns[i] for i in some]))
-        _stop_if_asked(should_stop)
-    return group.finish()
+    control.raise_if_stopped()
+    joint = _JointTrainer([_Trainer(task, {}, None) for task in tasks])
+    control.raise_if_stopped()
+    while joint.running():
+        joint.advance(lambda some: losses([tasks[i] for i in some]))
+        control.raise_if_stopped()
+    return joint.finish()
 
 
-def _stop_if_asked(should_stop: StopRequest | None, run: _Run | None = None) -> None:
-    """Raise Interrupted where `should_stop` says so, once `run` is saved."""
-    signal_number = should_stop() if should_stop is not None else None
-    if signal_number:
-        raise Interrupted(f"stopped by signal {signal_number}{run.save() if run else ''}", signal_number)
+class _JointTrainer:
+    """Trainers that share their backward passes; `_ended` has those that have failed."""
 
-
-class _Group:
-    """Runs that share their backward passes; `_ended` has those that have failed."""
-
-    def __init__(self, runs: Sequence[_Run]) -> None:
-        self._runs = runs
+    def __init__(self, trainers: Sequence[_Trainer]) -> None:
+        self._trainers = trainers
         self._ended: dict[int, Outcome[Fitted]] = {}
-        for run in runs:
-            run.start()
+        for trainer in trainers:
+            trainer.start()
 
     def _going(self) -> list[int]:
-        return [i for i in range(len(self._runs)) if i not in self._ended]
+        return [i for i in range(len(self._trainers)) if i not in self._ended]
 
     def running(self) -> bool:
-        return any(self._runs[i].step < self._runs[i].recipe.steps for i in self._going())
+        return any(self._trainers[i].step < self._trainers[i].config.steps for i in self._going())
 
     def advance(self, losses: Callable[[Sequence[int]], Sequence[Tensor]]) -> None:
         """Make one window of steps of all that have not failed."""
         going = self._going()
-        first = self._runs[going[0]]
+        first = self._trainers[going[0]]
         for i in going:
-            self._runs[i].begin_window()
-        for _ in range(min(first.recipe.window, first.recipe.steps - first.step)):
+            self._trainers[i].begin_window()
+        for _ in range(min(first.config.log_every, first.config.steps - first.step)):
             if going := self._going():
                 self._step(going, losses(going))
         for i in self._going():
-            self._try(i, self._runs[i].end_window)
+            self._try(i, self._trainers[i].end_window)
 
     def _step(self, going: Sequence[int], losses: Sequence[Tensor]) -> None:
-        pairs = [(self._runs[i], loss) for i, loss in zip(going, losses, strict=True)]
-        total = torch.stack([loss * run.loss_scale for run, loss in pairs]).sum()
+        pairs = [(self._trainers[i], loss) for i, loss in zip(going, losses, strict=True)]
+        total = torch.stack([loss * trainer.loss_scale for trainer, loss in pairs]).sum()
         total.backward()  # type: ignore[no-untyped-call]
-        for i, (run, loss) in zip(going, pairs, strict=True):
-            self._try(i, partial(run.update, loss))
+        for i, (trainer, loss) in zip(going, pairs, strict=True):
+            self._try(i, partial(trainer.update, loss))
 
     def _try(self, i: int, work: Callable[[], object]) -> None:
         outcome = attempt(work)
@@ -202,7 +186,7 @@ class _Group:
             self._ended[i] = Outcome(result=outcome.result, notes=outcome.notes)
 
     def finish(self) -> list[Outcome[Fitted]]:
-        return [self._ended.get(i) or attempt(run.finish) for i, run in enumerate(self._runs)]
+        return [self._ended.get(i) or attempt(trainer.finish) for i, trainer in enumerate(self._trainers)]
 
 
 @dataclass(frozen=True)
@@ -217,29 +201,26 @@ class _Point:
 _NOWHERE = _Point(Snapshot({}, {}, {}, updates=0), {}, averaged=0)
 
 
-class _Run:
+class _Trainer:
     """One optimisation under way; `TrainingState` says what of it survives a kill."""
 
     def __init__(
         self,
-        objective: Objective,
-        parameters: Mapping[str, Tensor],
-        recipe: Recipe,
-        generator: torch.Generator,
-        identity: Identity,
+        task: TrainingTask,
+        key: Key,
         checkpoint: CheckpointFile | None,
     ) -> None:
-        self._objective, self._parameters, self.recipe = objective, dict(parameters), recipe
-        self._generator, self._identity, self._checkpoint = generator, identity, checkpoint
-        self._adam = Adam(self._parameters, recipe.learning_rate)
-        self.loss_scale = recipe.loss_scale
+        self._objective, self._parameters, self.config = task.objective, dict(task.parameters), task.config
+        self._generator, self._key, self._checkpoint = task.generator, key, checkpoint
+        self._adam = Adam(self._parameters, task.config.learning_rate)
+        self.loss_scale = task.config.loss_scale
         self.step = self._halvings = self._failures = self._averaged = 0
         self._earlier, self._begun, self._saved = 0.0, time.monotonic(), time.monotonic()
         self._loss_before = self._best_loss = math.inf
         self._losses: list[Tensor] = []
-        self._best: Mapping[str, Tensor] = self._adam.snapshot().parameters if recipe.undo else {}
+        self._best: Mapping[str, Tensor] = self._adam.snapshot().parameters if task.config.rollback else {}
         self._good = self._before = self._point()
-        self._seen_gradient = self._undone = False
+        self._seen_gradient = self._rolled_back = False
 
     @property
     def seconds(self) -> float:
@@ -247,7 +228,7 @@ class _Run:
 
     def start(self) -> None:
         """Take up the checkpoint, or else measure where the fit starts from."""
-        state = self._checkpoint.load(self._identity) if self._checkpoint is not None else None
+        state = self._checkpoint.load(self._key) if self._checkpoint is not None else None
         if state is None:
             self._loss_before = self._objective.evaluate(self._parameters)
             return
@@ -259,17 +240,17 @@ class _Run:
         moments = state.good_first_moments, state.good_second_moments
         good = Snapshot(state.good_parameters, *moments, updates=progress.good_updates)
         self._good = _Point(good, state.good_best, averaged=progress.good_averaged)
-        self.loss_scale = progress.loss_scale or self.recipe.loss_scale
+        self.loss_scale = progress.loss_scale or self.config.loss_scale
         self.step, self._halvings, self._earlier = progress.step, progress.halvings, progress.seconds
-        self._failures, self._undone = progress.failures, progress.undone
+        self._failures, self._rolled_back = progress.failures, progress.undone
         self._loss_before, self._best_loss = progress.loss_before, progress.best_loss
         self._seen_gradient = progress.step > 0
         self._generator.set_state(state.random)
 
     def _point(self) -> _Point:
-        if not self.recipe.undo:
+        if not self.config.rollback:
             return _NOWHERE
-        mean = self._best if self.recipe.keep == "mean" else {}
+        mean = self._best if self.config.keep == "mean" else {}
         return _Point(self._adam.snapshot(), mean, averaged=self._averaged)
 
     def advance(self, count: int) -> float:
@@ -291,9 +272,9 @@ class _Run:
 
         Where the scale alone was too much for float16, it shrinks and the step learns nothing.
         """
-        recipe, step = self.recipe, self.step + len(self._losses)
+        config, step = self.config, self.step + len(self._losses)
         self._adam.rate = (
-            recipe.learning_rate * 0.5**self._halvings * _decay(recipe.schedule, step / recipe.steps)
+            config.learning_rate * 0.5**self._halvings * _decay(config.schedule, step / config.steps)
         )
         if not self._seen_gradient:
             self._check_gradient()
@@ -302,9 +283,9 @@ class _Run:
             self.loss_scale = max(1.0, self.loss_scale / OVERFLOW_FACTOR)
             return
         self._adam.update(self.loss_scale)
-        if recipe.project is not None:
-            recipe.project(self._parameters)
-        if recipe.keep == "mean" and step >= recipe.steps // 2:
+        if config.constraint is not None:
+            config.constraint(self._parameters)
+        if config.keep == "mean" and step >= config.steps // 2:
             self._average()
 
     def end_window(self) -> float:
@@ -315,11 +296,11 @@ class _Run:
         if math.isfinite(loss) and self._adam.is_finite():
             # a state is good once a finite loss was computed from it; right after an undo it was so before
             self._good = self._before
-            self._failures = self._failures if self._undone else 0
-            self._undone = False
+            self._failures = self._failures if self._rolled_back else 0
+            self._rolled_back = False
             self._note_best(count)
         else:
-            self._undo(loss)
+            self._roll_back(loss)
         return loss
 
     def _average(self) -> None:
@@ -339,16 +320,16 @@ class _Run:
             )
         self._seen_gradient = True
 
-    def _undo(self, loss: float) -> None:
-        if not self.recipe.undo:
+    def _roll_back(self, loss: float) -> None:
+        if not self.config.rollback:
             raise FitError(
                 f"the fit left the finite numbers around step {self.step} (last loss: {loss}); lower the learning"
                 " rate or use dtype=float32, and go on from an earlier checkpoint or anew"
             )
         self._adam.restore(self._good.adam)
-        if self.recipe.keep == "mean":
+        if self.config.keep == "mean":
             self._best, self._averaged = self._good.mean, self._good.averaged
-        self._halvings, self._failures, self._undone = self._halvings + 1, self._failures + 1, True
+        self._halvings, self._failures, self._rolled_back = self._halvings + 1, self._failures + 1, True
         if self._failures == TRIES:
             self._failures = 0  # whoever goes on from here, at the smaller rate, has as many tries again
             self.save()
@@ -361,8 +342,8 @@ class _Run:
             )
 
     def _note_best(self, count: int) -> None:
-        every = max(1, self.recipe.steps // LOOKS_FOR_BEST)
-        if self.recipe.keep == "best" and self.step // every > (self.step - count) // every:
+        every = max(1, self.config.steps // EVALUATIONS_FOR_BEST)
+        if self.config.keep == "best" and self.step // every > (self.step - count) // every:
             self._consider(self._objective.evaluate(self._parameters))
 
     def _consider(self, loss: float) -> None:
@@ -372,6 +353,14 @@ class _Run:
     def save_if_due(self) -> None:
         if self._checkpoint is not None and time.monotonic() - self._saved >= self._checkpoint.every_seconds:
             self.save()
+
+    def end_if_asked(self, control: FitControl) -> None:
+        """Save, then raise Interrupted or FitPaused, if either was asked for."""
+        if signal_number := control.stop_signal():
+            raise Interrupted(f"stopped by signal {signal_number}{self.save()}", signal_number)
+        if control.pause_at is not None and self.step >= control.pause_at:
+            self.save()
+            raise FitPaused
 
     def save(self) -> str:
         """Write the checkpoint, if there is one, and return what to tell of it."""
@@ -386,7 +375,7 @@ class _Run:
             best_loss=self._best_loss,
             seconds=self.seconds,
             failures=self._failures,
-            undone=self._undone,
+            undone=self._rolled_back,
             averaged=self._averaged,
             loss_scale=self.loss_scale,
             good_updates=good.updates,
@@ -404,11 +393,11 @@ class _Run:
                 good_second_moments=on_cpu(good.second_moments),
                 good_best=on_cpu(self._good.mean),
                 random=self._generator.get_state(),
-                identity=self._identity,
+                identity=self._key,
             )
         )
         self._saved = time.monotonic()
-        return f"; step {self.step} of {self.recipe.steps} is in {self._checkpoint.path}"
+        return f"; step {self.step} of {self.config.steps} is in {self._checkpoint.path}"
 
     def finish(self) -> Fitted:
         """Measure the result and warn when nothing was gained."""
@@ -417,7 +406,7 @@ class _Run:
             self._take_mean()
         loss_after = self._objective.evaluate(self._parameters)
         parameters: Mapping[str, Tensor] = self._parameters
-        if self.recipe.keep == "best":
+        if self.config.keep == "best":
             self._consider(loss_after)
             loss_after, parameters = self._best_loss, self._best
         if not math.isfinite(loss_after):
@@ -440,8 +429,8 @@ class _Run:
         with torch.no_grad():
             for name, parameter in self._parameters.items():
                 parameter.copy_(self._best[name])
-        if self.recipe.project is not None:
-            self.recipe.project(self._parameters)
+        if self.config.constraint is not None:
+            self.config.constraint(self._parameters)
 
 
 def _decay(schedule: Schedule, done: float) -> float:

@@ -22,7 +22,7 @@ from hiper.methods import HiPer, HiPerOptions
 from hiper.metrics import ClipSimilarity, DinoSimilarity
 from hiper.options import sampling_of
 from hiper.seeds import resolve_seed
-from hiper.training import CheckpointFile, StepRecord, checkpoint_beside
+from hiper.training import CheckpointFile, FitControl, StepRecord, checkpoint_beside
 from hiper.web.jobs import Job
 from hiper.web.pictures import Picture, write_pictures
 from hiper.web.visitors import Visitors
@@ -147,9 +147,7 @@ class Studio:
             options,
             at=at,
             on_preview=watch.previews.append,
-            checkpoint=checkpoint,
-            callback=note,
-            should_stop=job.stop_request,
+            control=FitControl(callback=note, checkpoint=checkpoint, should_stop=job.stop_request),
         )
         artifact.save(path, overwrite=True)
         checkpoint.remove()
