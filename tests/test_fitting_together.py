@@ -81,7 +81,7 @@ def test_companions_and_order_change_no_bit(backbone: SdBackbone) -> None:
         assert torch.equal(rows(fitted(backbone, requests(i), 3)[0]), rows(whole[i]))
 
 
-def turn(backbone: Backbone, number: int) -> TrainingTask:
+def prepared(backbone: Backbone, number: int) -> TrainingTask:
     """A turn with weights of its own, as a mask gives them."""
     random = generator(number)
     told = backbone.encode(CAPTIONS[number])
@@ -101,17 +101,18 @@ def turn(backbone: Backbone, number: int) -> TrainingTask:
 
 def test_every_loss_and_gradient_is_its_own(backbone: SdBackbone) -> None:
     """Also where the numbers of noise levels differ; and the random numbers are those of a single fit."""
-    ours, theirs = ([turn(backbone, i) for i in range(3)] for _ in range(2))
-    losses = losses_together(ours, 5)
-    torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
-    for loss, joint, single in zip(losses, ours, theirs, strict=True):
-        expected = single.objective.loss(single.parameters, single.generator)
-        expected.backward()  # type: ignore[no-untyped-call]
+    ours, theirs = ([prepared(backbone, i) for i in range(3)] for _ in range(2))
+    with backbone.fitting():
+        losses = losses_together(ours, 5)
+        torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
+        wanted = [each.objective.loss(each.parameters, each.generator) for each in theirs]
+        torch.stack(wanted).sum().backward()  # type: ignore[no-untyped-call]
+    for loss, expected, joint, single in zip(losses, wanted, ours, theirs, strict=True):
         assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
-        gradient, wanted = joint.parameters["rows"].grad, single.parameters["rows"].grad
+        gradient, own = joint.parameters["rows"].grad, single.parameters["rows"].grad
         assert gradient is not None
-        assert wanted is not None
-        assert (gradient - wanted).norm() < 1e-4 * wanted.norm()
+        assert own is not None
+        assert (gradient - own).norm() < 1e-4 * own.norm()
         assert torch.equal(joint.generator.get_state(), single.generator.get_state())
 
 
@@ -203,8 +204,8 @@ def alone(one: TrainingTask) -> Fitted | FitError:
 
 @pytest.mark.parametrize("window", [1, 6])
 def test_undoing_rates_and_failures_are_each_ones_own(window: int) -> None:
-    def losses(turns: Sequence[TrainingTask]) -> list[Tensor]:
-        return [each.objective.loss(each.parameters, each.generator) for each in turns]
+    def losses(tasks: Sequence[TrainingTask]) -> list[Tensor]:
+        return [each.objective.loss(each.parameters, each.generator) for each in tasks]
 
     outcomes: list[Outcome[Fitted]] = optimise_together(bowls(window), losses)
     singles = [alone(one) for one in bowls(window)]
