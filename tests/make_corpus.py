@@ -180,6 +180,7 @@ def settings() -> Iterator[tuple[str, bytes]]:
         scheduler="ddim",
         height=8,
         width=8,
+        keep=0.0,
         negative_prompt=("",),
         backbone="critters",
         revision="",

@@ -21,7 +21,7 @@ from hiper.artifacts import Artifact
 from hiper.backbones.sd import SdBackbone
 from hiper.errors import ArtifactError, BackboneError, FitError
 from hiper.images import Subject, fit_square
-from hiper.methods import get_method
+from hiper.methods import get_method, picture_latents
 from hiper.methods.dreambooth import DreamboothOptions
 from hiper.methods.identifiers import PriorPreserving, objective
 from hiper.seeds import generator
@@ -169,11 +169,11 @@ def test_strength_lies_between_the_weights(sd1: SdBackbone, learnt: dict[str, Ar
         assert torch.allclose(lent, own + 0.25 * (theirs - own))
 
 
-def prior(backbone: SdBackbone, subject: Subject, **options: Any) -> Any:
-    resolved = DreamboothOptions(**{**QUICK, "learning_rate": 1e-3, "noun": "dog", **options})
-    return objective(
-        backbone, subject, get_method(FULL).resolve(resolved, backbone, subject), generator(3), FitControl()
-    )
+def prior(backbone: SdBackbone, subject: Subject, **changes: Any) -> Any:
+    resolved = DreamboothOptions(**{**QUICK, "learning_rate": 1e-3, "noun": "dog", **changes})
+    options = get_method(FULL).resolve(resolved, backbone, subject)
+    latents = picture_latents(backbone, subject, options, generator(3))
+    return objective(backbone, subject, latents, options, FitControl())
 
 
 def test_the_class_s_loss_stands_beside_the_subject_s(sd1: SdBackbone, subject: Subject) -> None:

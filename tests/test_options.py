@@ -30,6 +30,7 @@ def test_the_paper_preset_is_the_paper() -> None:
         "keep": "last",
         "mask": True,
         "square": "crop",
+        "source": True,
         "seed": 0,
         "strength": 0.8,
         "guidance": 7.5,

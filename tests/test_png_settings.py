@@ -184,7 +184,7 @@ def test_a_large_artifact_is_not_carried(
         ('{"schema": 1}', "missing or unknown"),
         ("[" * 100_000, "no JSON"),
         ("9" * 10_000, "no JSON"),
-        ("x" * 300_000, "at most"),
+        ("x" * 1_100_000, "at most"),
     ],
 )
 def test_settings_of_another_kind_are_refused(tmp_path: Path, text: str, expected: str) -> None:

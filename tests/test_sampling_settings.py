@@ -80,7 +80,7 @@ class Bright:
 
 
 def test_the_settings_are_those_that_an_edit_resolves() -> None:
-    assert set(SETTINGS) == set(Sampling.__annotations__) == set(EditSettings.__dataclass_fields__)
+    assert {*SETTINGS, "keep"} == set(Sampling.__annotations__) == set(EditSettings.__dataclass_fields__)
 
 
 def test_an_edit(sd1: SdBackbone, artifact: Artifact, drawings: Drawings) -> None:

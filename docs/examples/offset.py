@@ -56,7 +56,9 @@ class Offset(TrainedMethod[OffsetOptions]):
         )
         start = {VECTOR: torch.zeros(1, backbone.embed, device=backbone.device, requires_grad=True)}
         config = training_config(options, backbone)
-        return TrainingTask(objective=objective, parameters=start, config=config, generator=random)
+        return TrainingTask(
+            objective=objective, parameters=start, config=config, generator=random, latents=objective.latents
+        )
 
     @contextmanager
     def applied(self, backbone: Backbone, artifact: Artifact, strength: float) -> Iterator[Applied]:

@@ -12,7 +12,7 @@ import json
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,8 +37,14 @@ if TYPE_CHECKING:
 GUARD = f"{PREFIX}!not-a-textual-inversion"
 """Sorts before every other name, and so comes first in the file."""
 
+SOURCE = f"{PREFIX}source"
+"""Tensor of the picture's latents."""
+
 TAILS = ("hiper",)
 """Methods whose tensors are text rows; their files are small, and read within narrow limits."""
+
+LARGEST_SOURCE = 2**24
+"""Numbers in the latents of a source; those of a picture of 4096 x 4096 pixels have 2**22."""
 
 LARGEST_ROWS = 1024
 """Rows of a tensor; models read 512 at most."""
@@ -51,6 +57,8 @@ FINGERPRINT_TOLERANCE = 0.004
 class Artifact(ArtifactHeader):
     """What a method learnt from one picture on one backbone, and everything needed to use it again.
 
+    source: latents of the picture at the model's native size, [1, c, h, w], made float16 on the CPU, by which edits
+        keep what their sentence does not change; or None
     tensors: name -> what was learnt, made float32 on the CPU; text rows [rows, embed] of one common embed for a
         method of TAILS, else of any shape: weights, latents, vectors of a vocabulary
 
@@ -59,12 +67,15 @@ class Artifact(ArtifactHeader):
     """
 
     tensors: Mapping[str, Tensor]
+    source: Tensor | None = None
 
     def __post_init__(self) -> None:
         tensors = _checked_tensors(self.tensors, _limits(self.method))
         if self.method in TAILS:
             _check_rows(tensors)
         object.__setattr__(self, "tensors", tensors)
+        if self.source is not None:
+            object.__setattr__(self, "source", _checked_source(self.source))
 
     @property
     def embed(self) -> int | None:
@@ -84,7 +95,8 @@ class Artifact(ArtifactHeader):
     def to_bytes(self) -> bytes:
         """Serialise; the same artifact gives the same bytes."""
         named = {f"{PREFIX}{name}": tensor for name, tensor in self.tensors.items()}
-        blob = safetensors.torch.save({GUARD: torch.zeros(1), **named}, metadata=encode(self))
+        kept = {} if self.source is None else {SOURCE: self.source}
+        blob = safetensors.torch.save({GUARD: torch.zeros(1), **named, **kept}, metadata=encode(self))
         length = int.from_bytes(blob[:8], "little")
         entries = json.loads(blob[8 : 8 + length])  # safetensors writes them in random order
         text = json.dumps(entries, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
@@ -111,7 +123,9 @@ class Artifact(ArtifactHeader):
             raise ArtifactError(foreign_kind(file.dtypes))
         fields = decode(file.metadata)
         tensors = file.tensors(_limits(fields["method"]))
-        return cls(**fields, tensors=_unprefixed({n: t for n, t in tensors.items() if n != GUARD}))
+        picture = tensors.pop(SOURCE, None)
+        own = _unprefixed({name: tensor for name, tensor in tensors.items() if name != GUARD})
+        return cls(**fields, tensors=own, source=picture)
 
     @classmethod
     def from_pretrained(
@@ -150,16 +164,18 @@ class Artifact(ArtifactHeader):
         results: Sequence[EditResult] = (),
         license: str | None = None,  # noqa: A002
         overwrite: bool = False,
+        source: bool = False,
     ) -> Path:
         """Write `hiper.safetensors`, a model card and the pictures it shows, and return the folder.
 
         The copy holds no path of this computer and no thumbnail of the picture that was learnt.
         results: edits whose pictures and prompts the card shows
         license: of the card, as the Hub names it; None refers to the base model's
+        source: share the picture's latents too, from which the picture can be decoded
 
         OutputError as in `files.atomic_write`, OptionError for a licence that is no identifier.
         """
-        shared = portable(self)
+        shared = self.shareable(source=source)
         contents = shared_files(shared, shared.to_bytes(), results, license=license, embed=self.embed)
         return save_shared(contents, folder, overwrite=overwrite)
 
@@ -171,6 +187,7 @@ class Artifact(ArtifactHeader):
         license: str | None = None,  # noqa: A002
         private: bool = False,
         token: str | bool | None = None,
+        source: bool = False,
     ) -> str:
         """Upload what `save_pretrained` writes, in one commit, and return its address.
 
@@ -178,9 +195,14 @@ class Artifact(ArtifactHeader):
 
         OutputError when the Hub refuses or cannot be reached.
         """
-        shared = portable(self)
+        shared = self.shareable(source=source)
         contents = shared_files(shared, shared.to_bytes(), results, license=license, embed=self.embed)
         return push_shared(contents, repo, private=private, token=token)
+
+    def shareable(self, *, source: bool) -> Artifact:
+        """Return a portable copy, without the picture's latents unless `source` asks for them."""
+        shared = portable(self)
+        return shared if source else replace(shared, source=None)
 
     def describe(self) -> dict[str, object]:
         """Return what `hiper show` prints, ready for JSON: no tensor values, no thumbnail."""
@@ -194,6 +216,7 @@ class Artifact(ArtifactHeader):
             "options": dict(self.options),
             "edit": dict(self.edit),
             "tensors": _described(self.tensors),
+            "source": None if self.source is None else list(self.source.shape),
             "figures": figures,
             "versions": dict(self.versions),
             "extra": dict(self.extra),
@@ -268,6 +291,15 @@ def _checked_tensors(tensors: Mapping[str, Tensor], limits: Limits) -> dict[str,
                 f"tensor {name!r} holds NaN or infinity, which draw black pictures; fit again"
             )
     return {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in tensors.items()}
+
+
+def _checked_source(source: Tensor) -> Tensor:
+    shape = list(source.shape)
+    if source.dim() != 4 or shape[0] != 1 or not 0 < source.numel() <= LARGEST_SOURCE:
+        raise ArtifactError(f"its source has shape {shape}; allowed is [1, channels, height, width]")
+    if not source.is_floating_point() or not bool(source.isfinite().all()):
+        raise ArtifactError("its source is no table of finite numbers; fit again")
+    return source.detach().to("cpu", torch.float16).contiguous()
 
 
 def _check_rows(tensors: Mapping[str, Tensor]) -> None:

@@ -104,6 +104,7 @@ def _joined(
         options={**options, "tail": len(tensors[TAIL])},
         edit=edit,
         tensors=tensors,
+        source=first.source if len(hashes) == 1 else None,
         figures={},
         created=max(part["created"] for part in parts),  # not now: the same parts make the same file
         extra={**prediction_entry(first.prediction_type), PARTS: json.dumps(parts, ensure_ascii=False)},

@@ -222,6 +222,10 @@ class Backbone(ABC):
         """
 
     @abstractmethod
+    def signal_and_sigma(self, t: int) -> tuple[float, float]:
+        """Return the shares of picture and of noise at a noise level: what `diffuse` multiplies them by."""
+
+    @abstractmethod
     def predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         """Run the denoiser once; [batch, c, h, w], float32, to be compared with `Diffused.target`.
 

@@ -321,6 +321,9 @@ class PipelineBackbone(Backbone):
     def step(self, noisy: Tensor, predicted: Tensor, t: int, to: int) -> Tensor:
         return self._schedule.step(noisy, predicted, t, to)
 
+    def signal_and_sigma(self, t: int) -> tuple[float, float]:
+        return self._schedule.shares[t]
+
     def _put(self, tensor: Tensor) -> Tensor:
         """Bring a CPU tensor to the device without waiting for the work queued there."""
         if self.device.type != "cuda" or tensor.device.type != "cpu":

@@ -24,6 +24,7 @@ class Schedule(ABC):
 
     def __init__(self, signal: Tensor, sigma: Tensor) -> None:
         self.signal, self.sigma = signal, sigma
+        self.shares = list(zip(signal.tolist(), sigma.tolist(), strict=True))
 
     @property
     def timesteps(self) -> int:

@@ -33,6 +33,7 @@ class EditOptions(Options):
     scheduler: Annotated[Scheduler | None, Spec("sampler")] = None
     height: Annotated[int | None, Spec("pixels", low=8, high=8192)] = None
     width: Annotated[int | None, Spec("pixels", low=8, high=8192)] = None
+    keep: Annotated[float | None, Spec("how much of the source stays", low=0, high=1)] = None
 
 
 @dataclass(frozen=True, kw_only=True)

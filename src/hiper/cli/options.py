@@ -120,6 +120,14 @@ Scheduler = Annotated[
 Height = Annotated[int | None, typer.Option(parser=whole(8, 8192), metavar="N", help="Pixels.")]
 Width = Annotated[int | None, typer.Option(parser=whole(8, 8192), metavar="N", help="Pixels.")]
 NegativePrompt = Annotated[str, typer.Option(metavar="TEXT", help="What to keep away from.")]
+Keep = Annotated[
+    float | None,
+    typer.Option(
+        parser=real,
+        metavar="X",
+        help="How much of the source stays where the sentence does not change it: 0 none, 1 all.",
+    ),
+]
 BatchSize = Annotated[int, typer.Option(parser=whole(1, 1000), metavar="N", help="Pictures drawn at a time.")]
 ReportPage = Annotated[
     Path | None,

@@ -101,6 +101,7 @@ class EditRequest:
     height: int | None
     width: int | None
     negative_prompt: str
+    keep: float | None
     batch_size: int
     metadata: bool
     carry: bool

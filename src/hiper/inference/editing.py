@@ -6,10 +6,11 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import PIL.Image
+import torch
 
 from hiper.artifacts import Artifact, EditResult, check_compatible, combine
 from hiper.backbones import Backbone, StepCallback, batched, for_call, wrap_reader
@@ -17,8 +18,9 @@ from hiper.conditioning import Conditioning
 from hiper.critters import word_notes
 from hiper.errors import HiperWarning, OptionError
 from hiper.images import clean_text
+from hiper.inference.keeping import KeepingSampler
 from hiper.inference.settings import resolve_negatives, resolve_settings
-from hiper.methods import Sampler, get_method
+from hiper.methods import PromptEncoder, Sampler, get_method
 from hiper.options import EditSettings, NegativePrompt, check_whole, determinism, resolve_strength
 from hiper.seeds import resolve_seed
 
@@ -41,6 +43,7 @@ def edit(
     height: int | None = None,
     width: int | None = None,
     negative_prompt: NegativePrompt = "",
+    keep: float | None = None,
     batch_size: int = 4,
     callback: StepCallback | None = None,
     deterministic: bool = False,
@@ -55,6 +58,8 @@ def edit(
     None takes the artifact's own setting. scheduler: one of the backbone's `schedulers`.
     height, width: pixels, rounded to the model's `size_multiple`; None is its native side.
     negative_prompt: one sentence, or one per seed. batch_size: pictures drawn at a time.
+    keep: how much of the source stays where the sentence does not change it, 0 .. 1: 0 draws a new picture, 1 gives the
+    source back (see `KeepingSampler`); the size is then the source's.
     callback: called after each denoising step with (steps done, steps in all).
     deterministic: the same bits every time on an accelerator too, slower; see `hiper.options.determinism`.
 
@@ -78,11 +83,14 @@ def edit(
         height=height,
         width=width,
         negative_prompt=negative_prompt,
+        keep=keep,
+        source=learnt.artifact.source,
         images=len(chosen),
     )
     cleaned = cleaned_prompt(prompt, backbone, notes)
     asked = backbone, learnt.artifact, cleaned, settings.strength, settings.negative_prompt, notes
-    with determinism.deterministic(deterministic), telling(*asked) as told:
+    with determinism.deterministic(deterministic), telling(*asked) as prepared:
+        told = _keeping(backbone, learnt.artifact, prepared, settings)
         notes += unsuitable(backbone, told, settings, guidance=guidance, steps=steps)
         images, flags = _draw(told, chosen, settings, batch_size, callback)
     flagged = tuple(seed for seed, flag in zip(chosen, flags, strict=True) if flag)
@@ -192,6 +200,7 @@ class Told:
     positive: Conditioning
     negatives: Sequence[Conditioning]
     sample: Sampler
+    encode: PromptEncoder
 
 
 @contextmanager
@@ -210,7 +219,12 @@ def telling(
         others = {text: encode(text) for text in dict.fromkeys(negatives)}
         notes += positive.notes
         notes += [f"negative prompt: {note}" for other in others.values() for note in other.notes]
-        yield Told(positive=positive, negatives=[others[text] for text in negatives], sample=applied.sample)
+        yield Told(
+            positive=positive,
+            negatives=[others[text] for text in negatives],
+            sample=applied.sample,
+            encode=applied.encode,
+        )
 
 
 def unsuitable(
@@ -229,6 +243,22 @@ def unsuitable(
         )
 
 
+def _keeping(backbone: Backbone, artifact: Artifact, told: Told, settings: EditSettings) -> Told:
+    """Draw from the source's latents where the settings keep of it."""
+    if not settings.keep or artifact.source is None:
+        return told
+    if told.sample != backbone.sample or "trajectory" not in backbone.offers:
+        what = f"method {artifact.method}" if told.sample != backbone.sample else backbone.id
+        raise OptionError(f"keep is {settings.keep:g}, which {what} cannot do; draw by keep=0")
+    sampler = KeepingSampler(
+        backbone=backbone,
+        source=artifact.source.to(backbone.device, torch.float32),
+        caption=told.encode(artifact.caption),
+        keep=settings.keep,
+    )
+    return replace(told, sample=sampler)
+
+
 def _unheard(
     backbone: Backbone, told: Told, settings: EditSettings | None, asked: float | None
 ) -> Iterator[str]:
@@ -236,7 +266,9 @@ def _unheard(
 
     settings: None where nothing is drawn; asked: the guidance scale that was given.
     """
-    if told.sample != backbone.sample:  # it guides by calls of its own, which every model hears
+    if told.sample != backbone.sample and not isinstance(
+        told.sample, KeepingSampler
+    ):  # it guides by calls of its own, which every model hears
         silent = settings is not None and settings.guidance == 1
         hears_negatives = hears_guidance = True
     else:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, get_type_hints
 
-from hiper.artifacts import Artifact, EditResult, content_sha256, portable, public_name
+from hiper.artifacts import Artifact, EditResult, content_sha256, public_name
 from hiper.backbones import Backbone
 from hiper.errors import ImageError
 from hiper.files import parse_json
@@ -24,6 +24,8 @@ SETTINGS, PARAMETERS, ARTIFACT, DEMO = "hiper", "parameters", "hiper.artifact", 
 
 LARGEST_ARTIFACT = 131_072
 """Bytes of an artifact that is embedded; five rows of 4096 numbers, the widest in use, take some 90 000."""
+LARGEST_SOURCE = 600_000
+"""Bytes that the source's latents may take beside it, where they were kept; FLUX's take 524 288."""
 
 _SAMPLERS = {
     "ddim": "DDIM",
@@ -58,6 +60,7 @@ class PictureSettings:
     height: int
     width: int
     negative_prompt: tuple[str, ...]
+    keep: float
     backbone: str
     revision: str
     device: str
@@ -99,10 +102,10 @@ def text_chunks(settings: PictureSettings, artifact: Artifact | None) -> dict[st
     """Return the text chunks of a PNG; an artifact of more than `LARGEST_ARTIFACT` bytes is left out."""
     record = {"schema": SCHEMA, **asdict(settings)}
     chunks = {SETTINGS: json.dumps(record), PARAMETERS: _parameters(settings)}
-    small = artifact is not None and sum(t.nbytes for t in artifact.tensors.values()) <= LARGEST_ARTIFACT
-    data = portable(artifact).to_bytes() if artifact is not None and small else b""
-    if 0 < len(data) <= LARGEST_ARTIFACT:
-        chunks[ARTIFACT] = base64.b64encode(data).decode("ascii")
+    if artifact is not None and sum(t.nbytes for t in artifact.tensors.values()) <= LARGEST_ARTIFACT:
+        data = artifact.shareable(source=settings.keep > 0).to_bytes()
+        if len(data) <= LARGEST_ARTIFACT + (LARGEST_SOURCE if settings.keep else 0):
+            chunks[ARTIFACT] = base64.b64encode(data).decode("ascii")
     return chunks
 
 
@@ -120,6 +123,7 @@ def parse_settings(text: str) -> PictureSettings:
     schema = record.pop("schema")
     if schema != SCHEMA:
         raise _foreign(f"their schema is {str(schema)[:20]}, this hiper reads {SCHEMA}")
+    record.setdefault("keep", 0.0)  # pictures of earlier releases were all drawn anew
     hints = get_type_hints(PictureSettings)
     if record.keys() != hints.keys():
         strange = sorted(record.keys() ^ hints.keys())
@@ -174,6 +178,7 @@ def _parameters(settings: PictureSettings) -> str:
         "Model": settings.backbone,
         "HiPer caption": settings.caption,
         "HiPer strength": settings.strength,
+        **({"HiPer keep": settings.keep} if settings.keep else {}),
         "HiPer artifact": settings.artifact_sha256[:10],
         "Version": f"hiper {settings.versions['hiper']}",
     }

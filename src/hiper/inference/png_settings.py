@@ -22,12 +22,13 @@ from hiper.inference.picture_settings import (
     ARTIFACT,
     DEMO,
     LARGEST_ARTIFACT,
+    LARGEST_SOURCE,
     SETTINGS,
     PictureSettings,
     parse_settings,
 )
 
-LARGEST_TEXT = 200_000
+LARGEST_TEXT = 1_000_000
 """Characters of one text chunk; Pillow itself unpacks at most 1 MB of a compressed one."""
 
 _DAMAGE = (OSError, SyntaxError, ValueError, struct.error, zlib.error, Image.DecompressionBombError)
@@ -129,8 +130,8 @@ def _unpacked(text: str) -> bytes:
         data = base64.b64decode(text, validate=True)
     except ValueError as error:  # binascii's own is one, and a letter beyond ASCII
         raise ArtifactError(str(error)) from error
-    if len(data) > LARGEST_ARTIFACT:
-        raise ArtifactError(f"{len(data)} bytes; at most {LARGEST_ARTIFACT} are embedded")
+    if len(data) > LARGEST_ARTIFACT + LARGEST_SOURCE:
+        raise ArtifactError(f"{len(data)} bytes; at most {LARGEST_ARTIFACT + LARGEST_SOURCE} are embedded")
     return data
 
 

@@ -45,6 +45,11 @@ def rerun(
             f"{shown(drawn.path)}: drawn, as it says, in a batch of {len(settings.batch)}, of {settings.width}x"
             f"{settings.height} pixels each; at most {LARGEST_BATCH} of {largest} pixels are drawn again"
         )
+    if settings.keep and artifact.source is None:
+        raise ImageError(
+            f"{shown(drawn.path)}: it keeps of the picture that was learnt, and the file has no latents of it; name the"
+            " file it was drawn with by --artifact"
+        )
     before = read_pixels(drawn)
     result = edit(backbone, artifact, callback=callback, **edit_arguments(drawn.settings))
     image = result.images[result.seeds.index(drawn.settings.seed)]

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
+
 from hiper.backbones import LCM_STEPS, Backbone, check_scheduler
 from hiper.errors import OptionError
 from hiper.images import clean_text
 from hiper.options import EditSettings, NegativePrompt, check_number, check_whole, resolve_strength
 
 LARGEST_SIDE = 8192
+KEEP_STEPS = 15
+"""Of four calls of the denoiser each, where the source is kept."""
 
 
 def resolve_settings(
@@ -25,12 +29,36 @@ def resolve_settings(
     height: int | None = None,
     width: int | None = None,
     negative_prompt: NegativePrompt = "",
+    keep: float | None = None,
+    source: Tensor | None = None,
     images: int = 1,
 ) -> EditSettings:
     """Return what is given, else the artifact's `own`, else the model's; a rounded or unusual size goes to `notes`.
 
-    OptionError for a value out of range, an unknown scheduler, and negative prompts neither one nor one per image.
+    Args:
+        own: An artifact's `edit`.
+        backbone: The model.
+        notes: Takes what the user should know.
+        strength: As in `edit`, like all that is not named here.
+        source: Latents of the picture that was learnt, [1, c, h, w], or None.
+        images: How many pictures are drawn.
+
+    Raises:
+        OptionError: A value out of range, an unknown scheduler, negative prompts neither one nor one per image, a size
+            other than the source's where it is kept.
     """
+    kept = check_number("keep", 0.0 if keep is None else keep, 0, 1)
+    if kept and source is None:
+        notes.append(
+            "the file holds no latents of its picture, so that it is drawn anew; fit again to use keep"
+        )
+        kept = 0.0
+    if kept and source is not None:
+        height, width = _source_size(source, backbone, height, width)
+        if steps is None:
+            steps = min(KEEP_STEPS, int(own.get("steps", backbone.default_steps)))
+        if scheduler is not None:
+            notes.append(f"keep moves the source by steps of its own; the scheduler {scheduler!r} is ignored")
 
     def chosen(name: str, given: float | str | None, otherwise: object) -> object:
         return given if given is not None else own.get(name, otherwise)
@@ -49,7 +77,27 @@ def resolve_settings(
         height=sides[0],
         width=sides[1],
         negative_prompt=resolve_negatives(negative_prompt, images, notes),
+        keep=kept,
     )
+
+
+def _source_size(
+    source: Tensor, backbone: Backbone, height: int | None, width: int | None
+) -> tuple[int, int]:
+    """Return the size in pixels of what the latents [1, c, h, w] decode to; OptionError if another is asked for."""
+    channels, side, _ = backbone.latent_shape
+    if source.shape[1] != channels:
+        raise OptionError(
+            f"the file's source has {source.shape[1]} channels, {backbone.id} takes {channels}; draw anew by keep=0"
+        )
+    factor = backbone.resolution // side
+    own = (source.shape[2] * factor, source.shape[3] * factor)
+    if (height or own[0], width or own[1]) != own:
+        raise OptionError(
+            f"the file keeps a picture of {own[1]} x {own[0]} pixels, and {width or own[1]} x {height or own[0]} are"
+            " asked for; leave out the size, or draw anew by keep=0"
+        )
+    return own
 
 
 def resolve_negatives(

@@ -19,3 +19,5 @@ from .together import FitRequest as FitRequest
 from .together import fit_all as fit_all
 from .together import losses_together as losses_together
 from .together import shared_by as shared_by
+from .trajectory import guided as guided
+from .trajectory import levels as levels

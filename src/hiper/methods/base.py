@@ -148,6 +148,7 @@ class Method(ABC, Generic[O]):
         tensors: Mapping[str, Tensor],
         figures: Mapping[str, float],
         fingerprint: tuple[float, ...] | None = None,
+        source: Tensor | None = None,
     ) -> Artifact:
         """Gather what was learnt and everything needed to use it again; options as `resolve` returned them."""
         values = options.as_mapping()
@@ -168,6 +169,7 @@ class Method(ABC, Generic[O]):
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             thumbnail=thumbnail_data_url(subject.image),
             extra=prediction_entry(backbone.objective),
+            source=source if values.get("source", True) else None,
         )
 
     def exported(self, artifact: Artifact) -> Mapping[str, Tensor]:
@@ -224,7 +226,7 @@ class TrainedMethod(Method[O]):
         fingerprint = backbone.fingerprint()
         with self.training_mode(backbone, task, options) as ready:
             fitted = optimise(ready, control, key)
-        return self.fitted_artifact(backbone, subject, options, fitted, fingerprint)
+        return self.fitted_artifact(backbone, subject, options, fitted, fingerprint, task.latents)
 
     def fitted_artifact(
         self,
@@ -233,6 +235,7 @@ class TrainedMethod(Method[O]):
         options: O,
         fitted: Fitted,
         fingerprint: tuple[float, ...] | None = None,
+        source: Tensor | None = None,
     ) -> Artifact:
         """Return the artifact of a finished fit, or of what one had learnt so far."""
         figures = {
@@ -241,7 +244,7 @@ class TrainedMethod(Method[O]):
             "loss_after": fitted.loss_after,
         }
         tensors = self.learnt(backbone, fitted.parameters)
-        return self.artifact(backbone, subject, options, tensors, figures, fingerprint)
+        return self.artifact(backbone, subject, options, tensors, figures, fingerprint, source)
 
     def unfinished(self, backbone: Backbone, subject: Subject, options: O, state: TrainingState) -> Artifact:
         """Return what a fit had learnt when it saved `state`; its loss is not known (NaN)."""

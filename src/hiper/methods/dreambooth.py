@@ -16,7 +16,7 @@ from hiper.artifacts import Artifact
 from hiper.backbones import Backbone
 from hiper.images import Subject
 from hiper.methods.base import Applied, TrainedMethod
-from hiper.methods.fit_options import training_config
+from hiper.methods.fit_options import picture_latents, training_config
 from hiper.methods.identifiers import IdentifierOptions, identifying, objective, with_noun
 from hiper.methods.weights import OverWeights, copied, lent, named
 from hiper.options import Spec
@@ -82,9 +82,10 @@ class Dreambooth(TrainedMethod[DreamboothOptions]):
         control: FitControl = NO_CONTROL,
     ) -> TrainingTask:
         random = generator(options.seed)
-        inner = objective(backbone, subject, options, random, control)
+        latents = picture_latents(backbone, subject, options, random)
+        inner = objective(backbone, subject, latents, options, control)
         config = training_config(options, backbone, rollback=False)
-        return TrainingTask(objective=inner, parameters={}, config=config, generator=random)
+        return TrainingTask(objective=inner, parameters={}, config=config, generator=random, latents=latents)
 
     @contextmanager
     def training_mode(

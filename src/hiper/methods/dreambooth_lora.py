@@ -19,7 +19,7 @@ from hiper.backbones import Backbone
 from hiper.errors import ArtifactError
 from hiper.images import Subject
 from hiper.methods.base import Applied, TrainedMethod
-from hiper.methods.fit_options import training_config
+from hiper.methods.fit_options import picture_latents, training_config
 from hiper.methods.identifiers import IdentifierOptions, identifying, objective, with_noun
 from hiper.methods.weights import named, of_denoiser
 from hiper.options import Spec
@@ -80,9 +80,10 @@ class DreamboothLora(TrainedMethod[DreamboothLoraOptions]):
         control: FitControl = NO_CONTROL,
     ) -> TrainingTask:
         random = generator(options.seed)
-        own = objective(backbone, subject, options, random, control)
+        latents = picture_latents(backbone, subject, options, random)
+        own = objective(backbone, subject, latents, options, control)
         config = training_config(options, backbone)
-        return TrainingTask(objective=own, parameters={}, config=config, generator=random)
+        return TrainingTask(objective=own, parameters={}, config=config, generator=random, latents=latents)
 
     @contextmanager
     def training_mode(

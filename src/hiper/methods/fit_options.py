@@ -29,6 +29,12 @@ class FitOptions(Options):
 
     square: Annotated[Literal["crop", "pad"], Spec("how a picture becomes square")] = "crop"
     seed: Annotated[int, Spec("of all randomness; -1 draws one", low=-1)] = 0
+    source: Annotated[
+        bool,
+        Spec(
+            "keep the picture's latents in the file: edits can keep what they do not change, and others can see it"
+        ),
+    ] = True
     guidance: Annotated[
         float | None, Spec("guidance when editing; none: the model's own", low=0, high=100)
     ] = None

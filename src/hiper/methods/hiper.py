@@ -148,6 +148,7 @@ class HiPer(TrainedMethod[HiPerOptions]):
             parameters={TAIL: tail.requires_grad_()},
             config=_config(backbone, options, take_tail(caption, options.tail)),
             generator=random,
+            latents=objective.latents,
         )
 
     @contextmanager

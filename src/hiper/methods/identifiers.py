@@ -17,7 +17,7 @@ from hiper.backbones import Backbone
 from hiper.conditioning import Conditioning, lost_notes
 from hiper.images import Subject, fit_square
 from hiper.methods.base import PromptEncoder
-from hiper.methods.fit_options import TrainingOptions, picture_latents
+from hiper.methods.fit_options import TrainingOptions
 from hiper.methods.nouns import noun_of, with_word
 from hiper.options import Spec
 from hiper.training import Denoising, FitControl, Objective
@@ -66,19 +66,19 @@ def identifying(backbone: Backbone, options: Mapping[str, object]) -> PromptEnco
 def objective(
     backbone: Backbone,
     subject: Subject,
+    latents: Tensor,
     options: IdentifierOptions,
-    random: torch.Generator,
     control: FitControl,
 ) -> Objective:
     """Return the loss on the picture, with the class's beside it where it has pictures and weight (eq. 2)."""
     assert options.noun is not None
     told = backbone.encode(identified(subject.caption, options.noun, options.identifier))
-    own = _denoising(backbone, picture_latents(backbone, subject, options, random), told, options)
+    own = _denoising(backbone, latents, told, options)
     if not options.class_images or not options.prior_weight:
         return own
     prompt = options.class_prompt or subject.caption
-    latents = class_latents(backbone, prompt, options, control)
-    prior = _denoising(backbone, latents, backbone.encode(prompt), options)
+    drawn = class_latents(backbone, prompt, options, control)
+    prior = _denoising(backbone, drawn, backbone.encode(prompt), options)
     return PriorPreserving(own=own, prior=prior, weight=options.prior_weight)
 
 

@@ -96,7 +96,9 @@ class TextualInversion(TrainedMethod[TextualInversionOptions]):
             sampling=options.sampling,
         )
         config = training_config(options, backbone)
-        return TrainingTask(objective=objective, parameters=start, config=config, generator=random)
+        return TrainingTask(
+            objective=objective, parameters=start, config=config, generator=random, latents=objective.latents
+        )
 
     @contextmanager
     def training_mode(

@@ -95,7 +95,8 @@ class _Prepared:
         options = method.resolve(request.options, backbone, request.subject)
         task = method.prepare(backbone, request.subject, options)
         make = partial(method.fitted_artifact, backbone, request.subject, options)
-        return cls(task=task, artifact=partial(make, fingerprint=backbone.fingerprint()))
+        make = partial(make, fingerprint=backbone.fingerprint(), source=task.latents)
+        return cls(task=task, artifact=make)
 
 
 def _joined(prepared: Outcome[_Prepared], fitted: Outcome[Fitted] | None) -> Outcome[Artifact]:

@@ -27,6 +27,7 @@ class Sampling(TypedDict, total=False):
     height: int | None
     width: int | None
     negative_prompt: NegativePrompt
+    keep: float | None
 
 
 def sampling_of(request: object) -> Sampling:
@@ -37,7 +38,7 @@ def sampling_of(request: object) -> Sampling:
 
 @dataclass(frozen=True, kw_only=True)
 class EditSettings:
-    """Height and width in pixels; one negative prompt, or one per seed."""
+    """Height and width in pixels; one negative prompt, or one per seed; how much of the source is kept, 0 to 1."""
 
     strength: float
     guidance: float
@@ -46,6 +47,7 @@ class EditSettings:
     height: int
     width: int
     negative_prompt: tuple[str, ...]
+    keep: float = 0.0
 
 
 def resolve_strength(own: Mapping[str, Any], given: float | None) -> float:

@@ -88,12 +88,16 @@ class Fitted:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingTask:
-    """What is minimised, over which leaf parameters (float32, changed in place), how, and from which generator."""
+    """What is minimised, over which leaf parameters (float32, changed in place), how, and from which generator.
+
+    latents: of the picture that is learnt, [1, c, h, w], for the artifact
+    """
 
     objective: Objective
     parameters: Mapping[str, Tensor]
     config: TrainingConfig
     generator: torch.Generator
+    latents: Tensor | None = None
 
 
 JointLosses = Callable[[Sequence[TrainingTask]], Sequence[Tensor]]

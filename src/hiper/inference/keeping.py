@@ -1,0 +1,109 @@
+"""Keep what the sentence does not change: the source's latents are moved by the difference of two velocities.
+
+FlowEdit (Kulikov et al., arXiv:2412.08629, algorithm 1) with what was learnt in both branches: the subject is the same,
+and what moves the latents is the change of the sentence. Models of noise or v are brought to the straight path between
+picture and noise by an exact change of variables: z_flow = z / (signal + sigma), t = sigma / (signal + sigma).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from hiper.backbones import Backbone, Samples, StepCallback
+from hiper.conditioning import Conditioning, expanded, stacked
+from hiper.methods import guided, levels
+from hiper.seeds import generator
+
+TARGET_SHARE, SOURCE_SHARE = 0.6, 0.2
+"""Of a guidance scale's excess over 1: what guides the two branches; tuned on critters' tuning split."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class KeepingSampler:
+    """Draws from the source's latents instead of from noise; see `methods.Sampler`.
+
+    Attributes:
+        backbone: Draws.
+        source: Latents of the source, [1, c, h, w], on the backbone's device.
+        caption: The source's sentence, with what was learnt.
+        keep: 1 gives the source back; down to 0.5 the latents are moved from a noisier and noisier level on, at 0.5
+            from pure noise; below, a growing share of the last steps follows the new sentence alone, at 0 all of them.
+    """
+
+    backbone: Backbone
+    source: Tensor
+    caption: Conditioning
+    keep: float
+
+    def __call__(
+        self,
+        positive: Conditioning,
+        negatives: Sequence[Conditioning],
+        *,
+        seeds: Sequence[int],
+        steps: int,
+        guidance: float,
+        scheduler: str,
+        height: int,
+        width: int,
+        callback: StepCallback | None = None,
+    ) -> Samples:
+        """See `Backbone.sample`; the scheduler is Euler's, along the straight path, whatever is asked for."""
+        count = len(seeds)
+        target, source = expanded(positive, count), expanded(self.caption, count)
+        negative = expanded(stacked(negatives), count)
+        excess = guidance - 1 if self.backbone.hears_negatives else 0.0
+        path = levels(self.backbone.timesteps, steps)
+        first, last = _share(steps, self.keep)
+        random = [generator(seed) for seed in seeds]
+        x = self.source.expand(count, -1, -1, -1)
+        z = x
+        for done, number in enumerate(range(first, 0, -1), start=steps - first + 1):
+            now, after = self._noise_share(path, number), self._noise_share(path, number - 1)
+            if number >= last:
+                noisy = (1 - now) * x + now * self._noise(random)
+            if number > last:
+                edit = self._velocity(
+                    z + noisy - x, path[number], target, negative, 1 + TARGET_SHARE * excess
+                )
+                same = self._velocity(noisy, path[number], source, negative, 1 + SOURCE_SHARE * excess)
+                z = z + (after - now) * (edit - same)
+            else:
+                z = z + noisy - x if number == last else z  # from here on the noisy latents themselves
+                z = z + (after - now) * self._velocity(z, path[number], target, negative, guidance)
+            if callback is not None:
+                callback(done, steps)
+        return Samples(images=self.backbone.decode(z), flagged=(False,) * count)
+
+    def _noise(self, random: Sequence[torch.Generator]) -> Tensor:
+        noise = torch.cat([torch.randn(self.source.shape, generator=each) for each in random])
+        return noise.to(self.source.device)
+
+    def _noise_share(self, path: Sequence[int], number: int) -> float:
+        """Time on the straight path: 0 the picture, 1 noise."""
+        if number == 0:
+            return 0.0
+        signal, sigma = self.backbone.signal_and_sigma(path[number])
+        return sigma / (signal + sigma)
+
+    def _velocity(
+        self, z: Tensor, t: int, positive: Conditioning, negative: Conditioning, guidance: float
+    ) -> Tensor:
+        """Return noise - picture, as the model sees them in z [batch, c, h, w] on the straight path."""
+        signal, sigma = self.backbone.signal_and_sigma(t)
+        noisy = z * (signal + sigma)
+        with torch.no_grad():
+            predicted = guided(self.backbone, noisy, t, positive, negative, guidance)
+            picture = self.backbone.step(noisy, predicted, t, -1)
+        return (noisy - signal * picture) / sigma - picture
+
+
+def _share(steps: int, keep: float) -> tuple[int, int]:
+    """Return the step that comes first and the first of those that follow the new sentence alone, counted down."""
+    return round(min(1.0, 2 * (1 - keep)) * steps), round(max(0.0, 1 - 2 * keep) * steps)

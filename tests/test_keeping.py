@@ -1,0 +1,169 @@
+"""Edits that keep what the sentence does not change, against FlowEdit written out on plain networks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import hiper
+from hiper.backbones import Backbone
+from hiper.backbones.sd import SdBackbone
+from hiper.errors import HiperWarning, OptionError
+from hiper.images import fit_square
+from hiper.inference.keeping import SOURCE_SHARE, TARGET_SHARE
+from hiper.methods import levels
+from hiper.seeds import generator
+from tests import tiny, tiny_families
+from tests.conftest import Cli
+
+CAPTION, SENTENCE = "a standing dog", "a sitting dog"
+STEPS, GUIDANCE, SEED = 4, 3.0, 7
+
+
+@pytest.fixture(scope="module")
+def subject() -> hiper.Subject:
+    return hiper.Subject.from_image(tiny.picture(), caption=CAPTION)
+
+
+@pytest.fixture(scope="module")
+def learnt(sd1: SdBackbone, subject: hiper.Subject) -> hiper.Artifact:
+    return hiper.fit(sd1, subject, steps=3, learning_rate=0.05)
+
+
+def test_the_source_is_that_of_the_picture(
+    sd1: SdBackbone, subject: hiper.Subject, learnt: hiper.Artifact
+) -> None:
+    square = fit_square(subject.image, sd1.resolution)
+    assert learnt.source is not None
+    assert torch.equal(learnt.source, sd1.latents(square, generator(0)).half())
+
+
+def test_everything_is_kept_at_one(sd1: SdBackbone, learnt: hiper.Artifact) -> None:
+    assert learnt.source is not None
+    kept = hiper.edit(sd1, learnt, SENTENCE, seeds=[1, 2], keep=1.0).images
+    source = sd1.decode(learnt.source.float())[0]
+    assert [image.tobytes() for image in kept] == [source.tobytes()] * 2
+
+
+def test_nothing_is_kept_at_zero(sd1: SdBackbone, learnt: hiper.Artifact) -> None:
+    anew = hiper.edit(sd1, learnt, SENTENCE, steps=3, keep=0.0).images[0]
+    assert anew.tobytes() == hiper.edit(sd1, learnt, SENTENCE, steps=3).images[0].tobytes()
+
+
+def flowedit(backbone: SdBackbone, artifact: hiper.Artifact, start: int) -> torch.Tensor:
+    """Algorithm 1 of arXiv:2412.08629 for a network that predicts noise, called directly."""
+    unet = backbone._pipe.unet
+    alphas = backbone._pipe.scheduler.alphas_cumprod
+    empty = backbone.encode("").rows
+    with_tail = [backbone.encode(text).rows.clone() for text in (CAPTION, SENTENCE)]
+    for rows in with_tail:
+        rows[0, -5:] = 0.8 * artifact.tensors["tail"]
+
+    def velocity(z: torch.Tensor, t: int, rows: torch.Tensor, guidance: float) -> torch.Tensor:
+        signal, sigma = alphas[t].sqrt(), (1 - alphas[t]).sqrt()
+        noisy = z * (signal + sigma)
+        with torch.no_grad():
+            told, plain = (unet(noisy, torch.tensor([t]), each).sample for each in (rows, empty))
+        noise = plain + guidance * (told - plain)
+        return noise - (noisy - sigma * noise) / signal
+
+    path = levels(1000, STEPS)
+    times = [0.0] + [
+        float((1 - alphas[t]).sqrt() / (alphas[t].sqrt() + (1 - alphas[t]).sqrt())) for t in path[1:]
+    ]
+    assert artifact.source is not None
+    x = artifact.source.float()
+    z, random = x.clone(), generator(SEED)
+    for i in range(start, 0, -1):
+        noisy = (1 - times[i]) * x + times[i] * torch.randn(x.shape, generator=random)
+        edit = velocity(z + noisy - x, path[i], with_tail[1], 1 + TARGET_SHARE * (GUIDANCE - 1))
+        same = velocity(noisy, path[i], with_tail[0], 1 + SOURCE_SHARE * (GUIDANCE - 1))
+        z = z + (times[i - 1] - times[i]) * (edit - same)
+    return z
+
+
+@pytest.mark.parametrize(("keep", "start"), [(0.5, 4), (0.75, 2)])
+def test_an_edit_is_flowedit_with_the_tail_in_both_branches(
+    sd1: SdBackbone, learnt: hiper.Artifact, keep: float, start: int
+) -> None:
+    ours = hiper.edit(sd1, learnt, SENTENCE, seeds=[3, SEED], steps=STEPS, guidance=GUIDANCE, keep=keep)
+    expected = sd1.decode(flowedit(sd1, learnt, start))[0]
+    difference = np.asarray(ours.images[1], np.int16) - np.asarray(expected, np.int16)
+    assert np.abs(difference).max() <= 1
+
+
+def test_the_dial_goes_from_the_source_to_another_picture(sd1: SdBackbone, learnt: hiper.Artifact) -> None:
+    assert learnt.source is not None
+    source = np.asarray(sd1.decode(learnt.source.float())[0], float)
+    away = [
+        np.abs(
+            np.asarray(hiper.edit(sd1, learnt, SENTENCE, steps=6, keep=keep).images[0], float) - source
+        ).mean()
+        for keep in (1.0, 0.8, 0.5, 0.2)
+    ]
+    assert away == sorted(away)
+    assert away[0] == 0
+
+
+@pytest.mark.filterwarnings("ignore:pictures of 64 x 64")
+@pytest.mark.parametrize("family", ["sdxl", "flux-dev", "sd3", "sana"])
+def test_other_families_keep_as_well(family: str, subject: hiper.Subject, tmp_path: Path) -> None:
+    tiny_families.pipeline(family).save_pretrained(tmp_path)
+    backbone = hiper.load_backbone(tmp_path, device="cpu", resolution=tiny_families.SIDE)
+    artifact = hiper.fit(backbone, hiper.Subject.from_image(tiny.picture(), caption="a dog"), steps=1)
+    assert artifact.source is not None
+    whole, half = (hiper.edit(backbone, artifact, "a cat", steps=2, keep=keep).images[0] for keep in (1, 0.5))
+    assert whole.tobytes() == backbone.decode(artifact.source.float())[0].tobytes()
+    assert half.tobytes() != whole.tobytes()
+
+
+@pytest.mark.parametrize("keep", [-0.1, 1.1, float("nan"), "much"])
+def test_a_dial_out_of_range_is_refused(sd1: SdBackbone, learnt: hiper.Artifact, keep: float) -> None:
+    with pytest.raises(OptionError, match="keep is"):
+        hiper.edit(sd1, learnt, SENTENCE, keep=keep)
+
+
+def test_another_size_than_the_source_s_is_refused(sd1: SdBackbone, learnt: hiper.Artifact) -> None:
+    with pytest.raises(OptionError, match="keep=0"):
+        hiper.edit(sd1, learnt, SENTENCE, keep=0.5, width=2 * sd1.resolution)
+
+
+def test_a_method_that_starts_from_the_picture_itself_has_no_source_to_keep(
+    sd1: SdBackbone, subject: hiper.Subject
+) -> None:
+    artifact = hiper.fit(sd1, subject, method="sdedit", edit_steps=2)
+    with pytest.warns(HiperWarning, match="no latents"):
+        hiper.edit(sd1, artifact, SENTENCE, keep=0.5)
+
+
+def test_without_a_source_it_is_drawn_anew_and_said(sd1: SdBackbone, subject: hiper.Subject) -> None:
+    artifact = hiper.fit(sd1, subject, steps=1, source=False)
+    assert artifact.source is None
+    with pytest.warns(HiperWarning, match="no latents"):
+        result = hiper.edit(sd1, artifact, SENTENCE, steps=2, keep=0.5)
+    assert result.settings.keep == 0
+
+
+def test_the_source_is_shared_only_where_that_is_asked_for(
+    sd1: Backbone, learnt: hiper.Artifact, tmp_path: Path
+) -> None:
+    assert hiper.Artifact.load(learnt.save(tmp_path / "tail.safetensors")).source is not None
+    for source in (False, True):
+        folder = learnt.save_pretrained(tmp_path / str(source), source=source)
+        assert (hiper.Artifact.from_pretrained(folder).source is not None) is source
+
+
+@pytest.mark.slow
+def test_a_picture_that_keeps_is_drawn_again_from_its_png(
+    cli: Cli, tail: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert cli("edit", tail, SENTENCE, "--out", out, "--keep", "0.6", "--steps", "3").status == 0
+    (picture,) = out.glob("*.png")
+    again = tmp_path / "again.png"
+    assert cli("rerun", picture, "--backbone", model_folder, "--out", again).status == 0
+    assert Image.open(again).tobytes() == Image.open(picture).tobytes()
