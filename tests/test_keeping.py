@@ -68,7 +68,7 @@ def flowedit(backbone: SdBackbone, artifact: hiper.Artifact, start: int) -> torc
         noisy = z * (signal + sigma)
         with torch.no_grad():
             told, plain = (unet(noisy, torch.tensor([t]), each).sample for each in (rows, empty))
-        noise = plain + guidance * (told - plain)
+        noise: torch.Tensor = plain + guidance * (told - plain)
         return noise - (noisy - sigma * noise) / signal
 
     path = levels(1000, STEPS)

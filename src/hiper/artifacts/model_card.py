@@ -40,7 +40,7 @@ the model they were fitted on best.
 """
 _LIMITS = """## Limits
 
-- An edit is a new picture of the same subject; the layout of the original is not kept.
+- An edit from this file is a new picture of the same subject, unless the file holds the latents of the original.
 - One picture was learnt from: what it does not show is made up, and small details get lost.
 - Another checkpoint of the same family draws the subject less alike.
 - Faces of people are the method's weak side. Do not use this on anyone without their consent.

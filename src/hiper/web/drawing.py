@@ -30,6 +30,7 @@ class Drawing:
             choice,
             page.sentences,
             page.strength,
+            page.keep,
             page.images,
             page.seed,
             page.guidance,
@@ -51,6 +52,7 @@ class Drawing:
             name: str,
             sentences: str,
             strength: float,
+            keep: float,
             images: int,
             seed: int,
             guidance: float,
@@ -69,8 +71,9 @@ class Drawing:
                 strength=strength,
                 guidance=guidance,
                 steps=int(steps),
-                scheduler=scheduler,
+                scheduler=None if keep else scheduler,
                 negative_prompt=negative,
+                keep=keep,
             )
             start = (
                 partial(self._studio.search, candidates=int(candidates)) if searching else self._studio.draw

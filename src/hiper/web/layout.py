@@ -65,6 +65,7 @@ class DrawPage:
     tail: Any
     sentences: Any
     strength: Any
+    keep: Any
     images: Any
     seed: Any
     guidance: Any
@@ -187,6 +188,14 @@ def draw_page(schedulers: Sequence[str], *, guidance_scale: float, drawing_steps
                 label="Strength",
                 info="More: more like your subject. Less: freer with the sentence.",
             )
+            keep = gr.Slider(
+                0,
+                1,
+                value=0,
+                step=0.05,
+                label="Keep",
+                info="How much of your picture stays where the sentence does not change it. 0: a new picture.",
+            )
             with gr.Row():
                 images = gr.Slider(1, 16, value=4, step=1, label="Pictures per sentence", min_width=140)
                 seed = gr.Number(0, label="First seed", precision=0, min_width=100)
@@ -238,6 +247,7 @@ def draw_page(schedulers: Sequence[str], *, guidance_scale: float, drawing_steps
         tail=tail,
         sentences=sentences,
         strength=strength,
+        keep=keep,
         images=images,
         seed=seed,
         guidance=guidance,

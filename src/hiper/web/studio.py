@@ -51,8 +51,9 @@ class EditWish:
     strength: float
     guidance: float
     steps: int
-    scheduler: str
+    scheduler: str | None
     negative_prompt: str
+    keep: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
