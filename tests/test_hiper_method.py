@@ -324,6 +324,35 @@ def test_an_impossible_pair_is_refused_up_front(
         hiper.fit(sd1, subject, method="rewriter")
 
 
+def test_a_method_written_for_an_earlier_release_still_fits(
+    sd1: SdBackbone, subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distribution = tmp_path / "earlier-1.dist-info"
+    distribution.mkdir()
+    (distribution / "METADATA").write_text("Metadata-Version: 2.1\nName: earlier\nVersion: 1\n")
+    (distribution / "entry_points.txt").write_text("[hiper.methods]\nearlier = earlier_method:Earlier\n")
+    (tmp_path / "earlier_method.py").write_text(
+        textwrap.dedent("""
+        from hiper.methods.hiper import PRESETS, HiPer, HiPerOptions
+        from hiper.methods.base import Method
+
+        class Earlier(Method):
+            name, options_type, presets = "earlier", HiPerOptions, PRESETS
+
+            def fit(self, backbone, subject, options, *, callback=None, checkpoint=None, should_stop=None):
+                assert should_stop() is None
+                return HiPer().fit(backbone, subject, options)
+
+            def applied(self, *args):
+                raise AssertionError
+        """)
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.warns(HiperWarning, match="FitControl"):
+        learnt = hiper.fit(sd1, subject, method="earlier", should_stop=lambda: None, **QUICK)
+    assert torch.equal(learnt.tensors["tail"], hiper.fit(sd1, subject, **QUICK).tensors["tail"])
+
+
 def stop_at(step: int) -> Iterator[int | None]:
     yield from [None] * (step - 1)
     yield int(signal.SIGINT)

@@ -68,8 +68,9 @@ def flowedit(backbone: SdBackbone, artifact: hiper.Artifact, start: int) -> torc
         noisy = z * (signal + sigma)
         with torch.no_grad():
             told, plain = (unet(noisy, torch.tensor([t]), each).sample for each in (rows, empty))
-        noise: torch.Tensor = plain + guidance * (told - plain)
-        return noise - (noisy - sigma * noise) / signal
+        noise = plain + guidance * (told - plain)
+        found: torch.Tensor = noise - (noisy - sigma * noise) / signal
+        return found
 
     path = levels(1000, STEPS)
     times = [0.0] + [

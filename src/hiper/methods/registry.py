@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from importlib import import_module
 from importlib.metadata import entry_points
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
-from hiper.errors import OptionError
+from hiper.errors import HiperWarning, OptionError
 from hiper.methods.presets import AUTO
 from hiper.options import GROUP, METHODS, method_names, suggestion
 
@@ -25,10 +27,32 @@ def get_method(name: str) -> Method[Any]:
         method: Method[Any] = getattr(import_module(module), attribute)()
         return method
     for entry in entry_points(group=GROUP, name=name):
-        installed: Method[Any] = entry.load()()
-        return installed
+        return _callable_with_control(entry.load()())
     known = method_names()
     raise OptionError(f"method is {name!r}; allowed are {', '.join(known)}{suggestion(name, known)}")
+
+
+def _callable_with_control(method: Method[Any]) -> Method[Any]:
+    """Let a method written for an earlier release, which took three arguments in the place of one, be called as now."""
+    if not {"callback", "should_stop"} <= signature(method.fit).parameters.keys():
+        return method
+    from hiper.training import NO_CONTROL, FitControl
+
+    earlier: Any = method.fit
+
+    def fit(backbone: Backbone, subject: Subject, options: Any, control: FitControl = NO_CONTROL) -> Artifact:
+        taken = {name: getattr(control, name) for name in ("callback", "checkpoint", "should_stop")}
+        artifact: Artifact = earlier(backbone, subject, options, **taken)
+        return artifact
+
+    warnings.warn(
+        f"method {method.name} takes callback, checkpoint and should_stop, as earlier releases of hiper had it; its fit"
+        " should take a control: hiper.training.FitControl",
+        HiperWarning,
+        stacklevel=3,
+    )
+    method.fit = fit  # type: ignore[method-assign]
+    return method
 
 
 def fit(
