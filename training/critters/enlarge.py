@@ -47,7 +47,7 @@ def enlarge(
     Returns:
         The autoencoder, frozen, on `device`; its scaling factor is that of the former one.
     """
-    vae = start_from(recipe, model.vae).to(device)
+    vae = start_from(recipe, model.vae).to(device, memory_format=torch.channels_last)
     images = pictures(folder, recipe.enlarge_scenes, vae.config.sample_size)
     where = details(folder, recipe.enlarge_scenes, vae.config.sample_size)
     clean = _latents(model.vae, images, folder, device)
