@@ -4,7 +4,8 @@
 
 world.png: scenes as the world draws them. samples.png: what the embedded model draws for bare captions of unseen
 scenes (the caption under each). words.png: the same with the identity spelled out, beside the world's own picture.
-demo.png: the contact sheet of `hiper demo`. attention.png: where its source looks at each text row.
+demo.png: the contact sheet of `hiper demo`. attention.png: where its source looks at each text row. keep.png: for each
+edit of the demo the source, the true answer, an edit drawn anew, and one that keeps what the sentence does not change.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from tempfile import TemporaryDirectory
 from PIL import Image, ImageDraw, ImageFont
 
 import hiper
-from hiper.analysis import UNSEEN, demo_scene, run_demo
+from hiper.analysis import EDITS, UNSEEN, demo_scene, run_demo
 from hiper.analysis.attention import row_maps, study_picture
 from hiper.artifacts import Artifact
 from hiper.backbones import Backbone
@@ -71,8 +72,21 @@ def looks(backbone: Backbone, tail: Artifact) -> Image.Image:
     return grid([source, *maps.values()], 5, ["source", *maps])
 
 
+def keeping(backbone: Backbone, tail: Artifact) -> Image.Image:
+    """The demo's edits, a row each: source, true answer, drawn anew, and kept."""
+    scene = demo_scene(0)
+    pictures, labels = [], []
+    for _, change in EDITS:
+        truth = scene.edited(**change)
+        sentence = bare_caption(truth)
+        anew, kept = (hiper.edit(backbone, tail, sentence, keep=keep).images[0] for keep in (0, 0.5))
+        pictures += [render(scene, backbone.resolution), render(truth, backbone.resolution), anew, kept]
+        labels += ["source", "true answer", f"drawn anew: {sentence}", "keep 0.5"]
+    return grid(pictures, 4, labels)
+
+
 def main() -> None:
-    """Write the five pictures."""
+    """Write the six pictures."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
     out = parser.parse_args().out
@@ -88,7 +102,9 @@ def main() -> None:
     with TemporaryDirectory() as name:
         sheet = run_demo(Path(name), seed=0, overwrite=True, progress=lambda *_: None).sheet
         (out / "demo.png").write_bytes(sheet.read_bytes())
-        looks(backbone, Artifact.load(Path(name) / "tail.safetensors")).save(out / "attention.png")
+        tail = Artifact.load(Path(name) / "tail.safetensors")
+        looks(backbone, tail).save(out / "attention.png")
+        keeping(backbone, tail).save(out / "keep.png")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 from .counting import Counter as Counter
 from .counting import Work as Work
 from .counting import counting as counting
+from .demo import EDITS as EDITS
 from .demo import UNSEEN as UNSEEN
 from .demo import demo_scene as demo_scene
 from .demo import run_demo as run_demo
