@@ -252,6 +252,7 @@ def test_a_silent_folder_of_sd2_is_refused(tmp_path: Path) -> None:
         load_backbone(tmp_path, device="cpu")
 
 
+@pytest.mark.filterwarnings("ignore:.*diffusers' own are used")
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -3,7 +3,6 @@ from .attempts import attempt as attempt
 from .checkpoint import CheckpointFile as CheckpointFile
 from .checkpoint import Progress as Progress
 from .checkpoint import TrainingState as TrainingState
-from .checkpoint import checkpoint_beside as checkpoint_beside
 from .control import NO_CONTROL as NO_CONTROL
 from .control import Callback as Callback
 from .control import FitControl as FitControl
@@ -29,5 +28,6 @@ from .noise_levels import Sampling as Sampling
 from .noise_levels import level_range as level_range
 from .noise_levels import spread_levels as spread_levels
 from .optimiser import Adam as Adam
+from .progress import checkpoint_beside as checkpoint_beside
 from .progress import duration as duration
 from .progress import rate as rate

@@ -151,8 +151,3 @@ class CheckpointFile:
     def _remove_parts(self) -> None:
         for name in get_args(Part):
             self.part(name).path.unlink(missing_ok=True)
-
-
-def checkpoint_beside(out: Path) -> Path:
-    """Return where the fit that ends in `out` keeps its unfinished state."""
-    return out.with_name(f"{out.name}.checkpoint")

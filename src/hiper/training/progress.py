@@ -1,6 +1,8 @@
-"""Times and speeds in the unit a person would use."""
+"""What can be said of a fit without loading torch: times and speeds, and where it is kept while unfinished."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 
 def duration(seconds: float) -> str:
@@ -17,3 +19,8 @@ def rate(seconds_each: float) -> str:
     if per_minute >= 120:
         return f"{per_minute / 60:.3g} a second"
     return f"{per_minute:.3g} a minute" if per_minute >= 1 else f"{per_minute * 60:.2g} an hour"
+
+
+def checkpoint_beside(out: Path) -> Path:
+    """Return where the fit that ends in `out` keeps its unfinished state."""
+    return out.with_name(f"{out.name}.checkpoint")

@@ -19,6 +19,8 @@ Placement = Literal["replace", "append"]
 PLACEMENTS = ("replace", "append")
 
 PREFIX, TAIL, GUARD = "hiper.", "hiper.tail", "hiper.!not-a-textual-inversion"
+SOURCE = "hiper.source"
+"""Latents of the picture, by which hiper edit --keep goes; nothing here uses them."""
 SCHEMA = 1
 LARGEST_FILE, LARGEST_TAIL = 64_000_000, 64
 
@@ -52,7 +54,7 @@ def load_tail(path: Path) -> Tail:
         raise ValueError(f"{name}: larger than {LARGEST_FILE} bytes; this is no tail")
     try:
         with safe_open(path, framework="pt") as file:
-            header, names = file.metadata() or {}, set(file.keys()) - {GUARD}
+            header, names = file.metadata() or {}, set(file.keys()) - {GUARD, SOURCE}
             rows = file.get_tensor(TAIL) if TAIL in names else None
     except SafetensorError as error:
         raise ValueError(f"{name}: no safetensors file, or damaged ({error})") from error
