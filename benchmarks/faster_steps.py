@@ -77,7 +77,7 @@ def fit_steps(rounds: int, batch: int) -> dict[str, float]:
             sentence = backbone.encode("a standing dog")
             tail = take_tail(sentence, 5).requires_grad_()
             steps[name] = partial(fit_step, backbone, sentence, tail, batch)
-            stack.enter_context(backbone.fitting())
+            stack.enter_context(backbone.training_mode())
         return fastest(steps, rounds)
 
 

@@ -98,7 +98,7 @@ def fit_step(gpu: Kernels, backbone: Any, picture: Image.Image) -> dict[str, Any
         (loss * task.config.loss_scale).backward()  # type: ignore[no-untyped-call]
         adam.update(task.config.loss_scale)
 
-    with backbone.fitting():
+    with backbone.training_mode():
         step()
         return measured(gpu, step)
 

@@ -132,7 +132,7 @@ def embedded(rounds: int) -> Iterator[Curve]:
     native = backbone.resolution
 
     def cost(tasks: Sequence[TrainingTask]) -> tuple[float, float]:
-        with backbone.fitting():
+        with backbone.training_mode():
             return measured(fit_step(tasks), rounds)
 
     def by_side(side: int) -> tuple[float, float]:

@@ -144,7 +144,7 @@ def costs(arms: Sequence[Arm], backbone: Backbone, suite: Suite, path: Path) -> 
     case = suite.cases(suite.subjects()[0])[0]
     fit_of(parse_arm(HIPER), backbone, case, steps=2)()  # the first call of everything is slow
     for arm in arms:
-        if arm.yardstick is None and arm.text not in found:
+        if arm.baseline is None and arm.text not in found:
             found[arm.text] = cost(arm, backbone, case)
             print(json.dumps({"arm": arm.text, **found[arm.text]}), flush=True)
             write(path, found)

@@ -62,7 +62,7 @@ def fit_missing(
     backbone: Backbone, suite: Suite, arms: Sequence[Arm], subjects: Sequence[str], folder: Path
 ) -> None:
     """Fit what the run's folder lacks, several subjects at a time, where the run looks for it."""
-    for arm in dict.fromkeys(each.fitted().text for each in arms if each.yardstick is None):
+    for arm in dict.fromkeys(each.fitted().text for each in arms if each.baseline is None):
         fitted = parse_arm(arm)
         place = make_folder(folder / "fits" / fitted.slug)
         missing = [name for name in subjects if not (place / f"{name}.safetensors").exists()]
@@ -95,7 +95,7 @@ def count(backbone: Backbone) -> dict[str, int]:
     latents = torch.randn(1, *backbone.latent_shape, generator=generator(0))
     t = torch.tensor([backbone.timesteps // 2])
     found = {}
-    with backbone.fitting():
+    with backbone.training_mode():
         for name in ("step", "forward"):
             with counting() as counter, torch.set_grad_enabled(name == "step"):
                 predicted = backbone.predict(latents, t, place_tail(told, tail, "replace"))
@@ -114,7 +114,7 @@ def cost(arm: Arm, flops: Mapping[str, int]) -> int | None:
 
     None for an arm that fits nothing.
     """
-    if arm.yardstick is not None:
+    if arm.baseline is not None:
         return None
     levels = int(arm.options["steps"]) * int(arm.options["batch"])
     guess = 0 if arm.options.get("initial") == "caption" else flops.get("guess", 0)

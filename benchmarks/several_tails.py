@@ -308,14 +308,14 @@ def contact_sheet(drawn: Sequence[Drawn], rows: Sequence[str]) -> Image.Image:
     lines = [[each for each in drawn if each.row == row] for row in rows]
     width = GAP + max(map(len, lines)) * (CELL + GAP)
     sheet = Image.new("RGB", (width, GAP + len(lines) * (CELL + 2 * LABEL)), "white")
-    pen = ImageDraw.Draw(sheet)
+    canvas = ImageDraw.Draw(sheet)
     for number, (row, line) in enumerate(zip(rows, lines, strict=True)):
         top = GAP + number * (CELL + 2 * LABEL)
-        pen.text((GAP, top), row, "black", ImageFont.load_default(13))
+        canvas.text((GAP, top), row, "black", ImageFont.load_default(13))
         for column, each in enumerate(line):
             x = GAP + column * (CELL + GAP)
             sheet.paste(each.picture.resize((CELL, CELL), Image.Resampling.LANCZOS), (x, top + LABEL - 4))
-            pen.text((x, top + LABEL + CELL - 4), each.label[:22], "grey", ImageFont.load_default(9))
+            canvas.text((x, top + LABEL + CELL - 4), each.label[:22], "grey", ImageFont.load_default(9))
     return sheet
 
 

@@ -86,7 +86,7 @@ REFERENCE, CONVERGED = Sampler(name="ddim", steps=50), Sampler(name="ddim", step
 
 
 @dataclass(frozen=True, kw_only=True)
-class Studio:
+class Service:
     """A model, the fits of an arm, and the folder of what has been drawn."""
 
     backbone: Backbone
@@ -142,15 +142,15 @@ Values = Mapping[str, Mapping[str, Mapping[str, Sequence[tuple[float, ...]]]]]
 
 
 def measured(
-    studio: Studio, fits: Fits, arm: Arm, subjects: Sequence[str], samplers: Sequence[Sampler]
+    service: Service, fits: Fits, arm: Arm, subjects: Sequence[str], samplers: Sequence[Sampler]
 ) -> Values:
     values: dict[str, dict[str, dict[str, list[tuple[float, ...]]]]] = defaultdict(
         lambda: defaultdict(lambda: defaultdict(list))
     )
     for subject in subjects:
         artifact = fits.of(arm, subject).artifact
-        for case in studio.suite.cases(subject):
-            for found in studio.scores(artifact, case, [REFERENCE, *samplers]):
+        for case in service.suite.cases(subject):
+            for found in service.scores(artifact, case, [REFERENCE, *samplers]):
                 plain = found[REFERENCE.text]
                 for text, scores in found.items():
                     for name in scores.keys() & plain.keys():
@@ -214,9 +214,9 @@ def main() -> None:
     arm = parse_arm(given.arm)
     folder = given.kept / f"{digest(backbone.model_key())[:12]}-{given.split}"
     fits = Fits(folder / "fits", suite, backbone, lambda: None)
-    studio = Studio(backbone=backbone, suite=suite, folder=folder / arm.slug, seeds=range(given.seeds))
+    service = Service(backbone=backbone, suite=suite, folder=folder / arm.slug, seeds=range(given.seeds))
     samplers = [Sampler.parse(text) for text in given.draw]
-    values = measured(studio, fits, arm, suite.subjects()[: given.subjects], samplers)
+    values = measured(service, fits, arm, suite.subjects()[: given.subjects], samplers)
     report = {text: estimates(rows, text) for text, rows in values.items()}
     print(table(report))
     if given.out:

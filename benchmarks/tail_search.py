@@ -337,7 +337,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     record = json.loads(given.out.read_text()) if given.out.exists() else {}
     found: dict[str, list[float]] = record["losses"] if record.get("job") == job else {}
-    with backbone.fitting():
+    with backbone.training_mode():
         for name, rows in {"caption alone": seen.captions, "spelled out": seen.spelled_out}.items():
             found[name] = found.get(name) or truth_loss(backbone, seen, partial(_same, rows[:, None]))
         for name in dict.fromkeys([REFERENCE, *names]):

@@ -110,7 +110,7 @@ def alone(backbone: Backbone, suite: Suite) -> Floor:
     return lambda case: distance(case.subject, case.edit)
 
 
-def attempt(
+def capture(
     backbone: Backbone,
     suite: Suite,
     subjects: Sequence[str],
@@ -160,7 +160,7 @@ def tune(backbone: Backbone, methods: Sequence[str], trials: int, subjects: int,
             options = options_of(method, trial)
             if trial == 0:
                 defaults[method] = get_method(method).presets["default"]
-            found = attempt(backbone, suite, names, floor, method, options)
+            found = capture(backbone, suite, names, floor, method, options)
             tries.append({"method": method, "trial": trial, "options": options, **found})
             print(json.dumps(tries[-1]), flush=True)
             record |= {"split": "tuning", "subjects": len(names), "backbone": backbone.id}

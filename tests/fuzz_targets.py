@@ -18,7 +18,7 @@ from hiper.backbones.single_file import describe
 from hiper.backbones.weights import check_components, read_index, weighted_components
 from hiper.batch import Defaults, read_jobs
 from hiper.bench import build_report, write_report
-from hiper.bench.own_suite import OwnSuite
+from hiper.bench.toml_suite import OwnSuite
 from hiper.cli import main
 from hiper.errors import ImageError
 from hiper.images import open_image, png_bytes

@@ -20,7 +20,7 @@ from hiper.analysis.attention.heat import SHOWN, heat_map
 from hiper.analysis.attention.maps import PHASES, SIDE, Recorder
 from hiper.analysis.attention.rows import label_rows
 from hiper.artifacts import Artifact
-from hiper.backbones import Attended
+from hiper.backbones import AttentionProbabilities
 from hiper.backbones.sd import SdBackbone
 from hiper.conditioning import place_tail, take_tail
 from hiper.errors import ImageError, OptionError
@@ -91,7 +91,7 @@ def edited(backbone: SdBackbone, artifact: Artifact) -> Image.Image:
 def test_the_models_own_processors_come_back_also_after_a_failure(sd1: SdBackbone) -> None:
     before = processors(sd1)
 
-    def fail(attended: Attended) -> None:
+    def fail(attended: AttentionProbabilities) -> None:
         raise KeyError(attended.layer)
 
     with sd1.watching(lambda attended: None):
@@ -132,7 +132,7 @@ def test_what_is_told_is_what_the_layer_computes_with(backbone: SdBackbone, proc
 def test_a_family_without_cross_attention_is_refused_in_one_line(
     sd1: SdBackbone, artifact: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(SdBackbone, "offers", frozenset({"rows"}))
+    monkeypatch.setattr(SdBackbone, "capabilities", frozenset({"rows"}))
     with pytest.raises(OptionError, match=r"of the family sd, which offers no cross-attention to watch"):
         study_drawing(sd1, artifact, PROMPT, **QUICK)
 
@@ -149,7 +149,7 @@ def test_a_method_that_draws_in_its_own_way_is_refused(sd1: SdBackbone) -> None:
 
 def test_means_are_those_of_all_maps_kept(sd1: SdBackbone, artifact: Artifact, study: Study) -> None:
     """Under guidance the sentence is the batch's second half; its maps alone count."""
-    kept: list[Attended] = []
+    kept: list[AttentionProbabilities] = []
     sentence = place_tail(sd1.encode(PROMPT), artifact.tensors["tail"], "replace")
     with sd1.watching(kept.append):
         sd1.sample(
@@ -206,7 +206,7 @@ def test_memory_does_not_grow_with_steps_pictures_or_pixels(steps: int, pictures
     for step in range(steps):
         for layer in layers:
             probabilities = torch.rand(2 * pictures, heads, side * side, length).softmax(-1)
-            recorder.watch(Attended(layer=layer, probabilities=probabilities))
+            recorder.watch(AttentionProbabilities(layer=layer, probabilities=probabilities))
         recorder.after_step(step + 1, steps)
     assert elements(recorder) == (len(layers) * heads + PHASES) * length * SIDE * SIDE
     assert recorder.maps().phases.shape == (PHASES, length, SIDE, SIDE)
@@ -219,7 +219,7 @@ def test_maps_of_every_size_keep_where_and_how_much(side: int) -> None:
     left[:, : side // 2] = 1
     recorder = Recorder(pictures=1, steps=1)
     cells = torch.stack([left.flatten(), 1 - left.flatten()], dim=-1)
-    recorder.watch(Attended(layer="one", probabilities=cells.expand(1, 1, -1, -1)))
+    recorder.watch(AttentionProbabilities(layer="one", probabilities=cells.expand(1, 1, -1, -1)))
     maps = recorder.maps().whole
     expected = torch.zeros(SIDE, SIDE)
     expected[:, : SIDE // 2] = 1

@@ -273,7 +273,7 @@ def test_a_gradient_reaches_every_row_of_the_tail_and_no_weight(backbone: Any, p
     sentence = backbone.encode(LONG)
     tail = take_tail(sentence, TAIL).requires_grad_()
     t = torch.tensor([10, 900])
-    with backbone.fitting():
+    with backbone.training_mode():
         diffused = backbone.diffuse(noise_of(backbone, 1), torch.cat([noise_of(backbone, 2)] * 2), t)
         predicted = backbone.predict(diffused.noisy, t, place_tail(sentence, tail, placement))
         (predicted - diffused.target).square().mean().backward()
@@ -286,9 +286,9 @@ def test_a_gradient_reaches_every_row_of_the_tail_and_no_weight(backbone: Any, p
 
 
 def test_a_gradient_reaches_a_learnt_word_in_every_text_encoder(backbone: Any) -> None:
-    with backbone.fitting(texts=True):
-        vectors = {each: start.requires_grad_() for each, start in backbone.word_vectors("dog").items()}
-        told = backbone.spliced("a standing <dog>", "<dog>", vectors)
+    with backbone.training_mode(texts=True):
+        vectors = {each: start.requires_grad_() for each, start in backbone.token_embeddings("dog").items()}
+        told = backbone.encode_with_token_embeddings("a standing <dog>", "<dog>", vectors)
         backbone.predict(noise_of(backbone), torch.tensor([500]), told).square().mean().backward()
     assert [piece for piece in told.pieces if piece and piece != "(the end mark)"][-1] == "<dog>"
     assert len(vectors) == len([part for part in backbone._modules() if part.startswith("text_encoder")])
@@ -297,7 +297,7 @@ def test_a_gradient_reaches_a_learnt_word_in_every_text_encoder(backbone: Any) -
 
 def test_while_fitting_only_the_denoiser_is_in_memory(backbone: Any) -> None:
     before = backbone.weights_sha256()
-    with backbone.fitting():
+    with backbone.training_mode():
         for part, module in backbone._modules().items():
             held = sum(weight.untyped_storage().nbytes() for weight in module.parameters())
             assert (held > 0) == (part == backbone.denoiser_name), part
@@ -380,7 +380,7 @@ def test_an_edit_is_the_plain_pipelines_own(backbone: Any, artifact: hiper.Artif
 @pytest.mark.filterwarnings("ignore:.* to draw without guidance")  # klein
 @pytest.mark.parametrize("method", sorted(METHODS.keys() - {"hiper"}))  # which has tests of its own
 def test_every_method_that_it_offers_to_fits_and_edits(backbone: Any, fit: Fit, method: str) -> None:
-    if lacking := get_method(method).needs - backbone.offers:
+    if lacking := get_method(method).requires - backbone.capabilities:
         with pytest.raises(OptionError, match=f"needs {', '.join(sorted(lacking))}, which"):
             hiper.fit(backbone, hiper.Subject.from_image(tiny.picture(), caption=CAPTION), method=method)
         return
@@ -409,7 +409,7 @@ def test_bfloat16_draws_and_lets_gradients_through(name: str) -> None:
     tail = take_tail(sentence, TAIL).requires_grad_()
     placed = place_tail(sentence, tail, backbone.placement)
     assert (sentence.rows.dtype, tail.dtype) == (torch.float32, torch.float32)
-    with backbone.fitting():
+    with backbone.training_mode():
         backbone.predict(noise_of(backbone), torch.tensor([500]), placed).square().mean().backward()
     assert tail.grad is not None
     assert bool((tail.grad.abs().amax(dim=1) > 0).all())

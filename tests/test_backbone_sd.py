@@ -15,9 +15,9 @@ from transformers import CLIPConfig, CLIPImageProcessorPil
 
 from hiper.backbones import load_backbone
 from hiper.backbones.base import UNET_SCHEDULERS
-from hiper.backbones.parking import Entered, Offloaded
+from hiper.backbones.offloader import ModelOffloader
+from hiper.backbones.offloading import Entered, Offloaded
 from hiper.backbones.sd import SdBackbone
-from hiper.backbones.turns import Turns
 from hiper.errors import BackboneError, HiperError
 from hiper.seeds import generator
 from tests import tiny
@@ -117,7 +117,7 @@ def leaves(node: Any, seen: set[Any]) -> list[torch.Tensor]:
 def test_the_rows_are_the_only_thing_a_backward_pass_reaches(backbone: SdBackbone) -> None:
     sentence = backbone.encode("a dog")
     rows = sentence.rows.requires_grad_()
-    with backbone.fitting():
+    with backbone.training_mode():
         output = backbone.predict(torch.randn(1, *backbone.latent_shape), torch.tensor([5]), sentence)
         assert [leaf is rows for leaf in leaves(output.grad_fn, set())] == [True]
         output.sum().backward()  # type: ignore[no-untyped-call]
@@ -131,7 +131,7 @@ def test_while_fitting_only_the_denoiser_is_in_memory(sd1: SdBackbone) -> None:
     pipe = pipe_of(sd1)
     wanted = {name for name, weight in pipe.unet.named_parameters() if weight.requires_grad}
     assert wanted
-    with sd1.fitting():
+    with sd1.training_mode():
         for idle in (pipe.text_encoder, pipe.vae):
             assert sum(weight.untyped_storage().nbytes() for weight in idle.parameters()) == 0
         assert not any(weight.requires_grad for weight in pipe.unet.parameters())
@@ -143,7 +143,7 @@ def test_while_fitting_only_the_denoiser_is_in_memory(sd1: SdBackbone) -> None:
 def test_an_exception_while_fitting_restores_everything(sd1: SdBackbone) -> None:
     before = sd1.weights_sha256()
     pipe_of(sd1).unet.train()
-    with pytest.raises(KeyError), sd1.fitting():
+    with pytest.raises(KeyError), sd1.training_mode():
         raise KeyError
     assert pipe_of(sd1).unet.training
     pipe_of(sd1).unet.eval()
@@ -162,7 +162,7 @@ def test_parked_weights_come_back_while_another_model_is_built() -> None:
 
 def test_what_is_dropped_while_it_is_parked_is_not_brought_back() -> None:
     modules = [torch.nn.Linear(3, 4), torch.nn.Linear(5, 6)]
-    turns = Turns({"text_encoder": modules[0]}, torch.device("cpu"))
+    turns = ModelOffloader({"text_encoder": modules[0]}, torch.device("cpu"))
     entered = Entered(lambda stack: stack.enter_context(Offloaded(modules[1:], torch.device("cpu"))))
     entered.__enter__()
     del turns, entered
@@ -173,7 +173,7 @@ def test_what_is_dropped_while_it_is_parked_is_not_brought_back() -> None:
 def test_what_could_not_be_brought_back_is_still_parked(monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = torch.nn.Linear(3, 4), torch.nn.Linear(4, 5)
     before = [weight.clone() for weight in (*first.parameters(), *second.parameters())]
-    turns = Turns({"text_encoder": first, "unet": second}, torch.device("cpu"))
+    turns = ModelOffloader({"text_encoder": first, "unet": second}, torch.device("cpu"))
 
     def full(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError

@@ -155,9 +155,9 @@ def test_texts_that_are_none_fail_alone_and_the_batch_ends(jobs: Path, tmp_path:
         {"backbone": "nul\0"},
     ]
     path = beside(jobs, *[{**good, **change} for change in ({}, *bad)])
-    for attempt in ("first", "again"):
+    for capture in ("first", "again"):
         report = do(path, tmp_path / "out")
-        assert counts(report) == {"done" if attempt == "first" else "reused": 1, "failed": len(bad)}
+        assert counts(report) == {"done" if capture == "first" else "reused": 1, "failed": len(bad)}
     assert json.loads((tmp_path / "out" / "summary.json").read_bytes())["failed"] == len(bad)
 
 

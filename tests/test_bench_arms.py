@@ -11,13 +11,13 @@ import torch
 
 from hiper.backbones import Backbone, load_backbone
 from hiper.bench import Arm, Case, Fits, Suite, SuiteSpec, open_suite, parse_arm
+from hiper.bench.arm_sampler import ArmSampler, Drawn, drawing_settings, strange_rows
 from hiper.bench.arms import arm_names, check_suite, parse_arms
-from hiper.bench.drawing import Drawn, Easel, drawing_settings, strange_rows
 from hiper.errors import Interrupted, OptionError
 from hiper.images import Subject, fit_square
 from hiper.inference import edit
 from hiper.methods import HiPer, PresetFile, get_method
-from hiper.methods.trajectory import walk_steps, walks_by
+from hiper.methods.inversion import walk_steps, walks_by
 from hiper.seeds import generator
 from tests import tiny
 from tests.small_suite import SIDE, SmallSuite
@@ -45,8 +45,8 @@ def fits(folder: Path, suite: Suite, sd1: Backbone) -> Fits:
 
 
 @pytest.fixture
-def easel(sd1: Backbone, fits: Fits) -> Easel:
-    return Easel(sd1, fits, lambda: None)
+def sampler(sd1: Backbone, fits: Fits) -> ArmSampler:
+    return ArmSampler(sd1, fits, lambda: None)
 
 
 def case(suite: Suite, subject: str = "ann") -> Case:
@@ -195,7 +195,7 @@ def test_methods_that_walk_draw_by_what_they_walk_by(suite: Suite, tmp_path: Pat
     model = load_backbone("critters")
     assert model.schedulers[0] != walks_by(model)
     arm = parse_arm(f"{method},edit_steps=3")
-    drawn = Easel(model, Fits(tmp_path, suite, model, lambda: None), lambda: None).draw(
+    drawn = ArmSampler(model, Fits(tmp_path, suite, model, lambda: None), lambda: None).draw(
         arm, case(suite), SEEDS
     )
     subject = Subject.from_image(case(suite).source, caption=case(suite).source_caption)
@@ -210,9 +210,9 @@ def test_methods_that_walk_draw_by_what_they_walk_by(suite: Suite, tmp_path: Pat
 # what they draw
 
 
-def test_a_method_is_what_the_package_does(suite: Suite, easel: Easel, sd1: Backbone) -> None:
+def test_a_method_is_what_the_package_does(suite: Suite, sampler: ArmSampler, sd1: Backbone) -> None:
     given, arm = case(suite), parse_arm(f"hiper,{QUICK}")
-    drawn = easel.draw(arm, given, SEEDS)
+    drawn = sampler.draw(arm, given, SEEDS)
     method = get_method("hiper")
     subject = Subject.from_image(given.source, caption=given.source_caption)
     artifact = method.fit(sd1, subject, method.options(steps=2, batch=2, edit_steps=2))
@@ -224,11 +224,11 @@ def test_a_method_is_what_the_package_does(suite: Suite, easel: Easel, sd1: Back
     assert drawn.seconds is not None
 
 
-def test_the_floor_is_the_sentence_alone(suite: Suite, easel: Easel) -> None:
+def test_the_floor_is_the_sentence_alone(suite: Suite, sampler: ArmSampler) -> None:
     """Only the sentence counts, not whose picture it is."""
-    drawn = easel.draw(parse_arm("none,edit_steps=2"), case(suite), SEEDS)
-    other_subject = easel.draw(parse_arm("none,edit_steps=2"), case(suite, "ben"), SEEDS)
-    other_edit = easel.draw(parse_arm("none,edit_steps=2"), suite.cases("ann")[1], SEEDS)
+    drawn = sampler.draw(parse_arm("none,edit_steps=2"), case(suite), SEEDS)
+    other_subject = sampler.draw(parse_arm("none,edit_steps=2"), case(suite, "ben"), SEEDS)
+    other_edit = sampler.draw(parse_arm("none,edit_steps=2"), suite.cases("ann")[1], SEEDS)
     assert same(drawn, other_subject)
     assert not same(drawn, other_edit)
     assert drawn.prompt == case(suite).target_caption
@@ -237,34 +237,34 @@ def test_the_floor_is_the_sentence_alone(suite: Suite, easel: Easel) -> None:
     assert not np.array_equal(first, second)
 
 
-def test_a_picture_depends_on_its_own_seed_only(suite: Suite, easel: Easel) -> None:
-    many = easel.draw(parse_arm("none,edit_steps=2"), case(suite), range(6))
-    last = easel.draw(parse_arm("none,edit_steps=2"), case(suite), [5])
+def test_a_picture_depends_on_its_own_seed_only(suite: Suite, sampler: ArmSampler) -> None:
+    many = sampler.draw(parse_arm("none,edit_steps=2"), case(suite), range(6))
+    last = sampler.draw(parse_arm("none,edit_steps=2"), case(suite), [5])
     apart = np.abs(arrays(many)[5].astype(int) - arrays(last)[0].astype(int))
     assert len(many.images) == 6
     assert apart.max() <= 1
 
 
-def test_spelled_out_draws_the_sentence_of_the_truth(suite: Suite, easel: Easel) -> None:
+def test_spelled_out_draws_the_sentence_of_the_truth(suite: Suite, sampler: ArmSampler) -> None:
     truth = case(suite).truth
     assert truth is not None
-    drawn = easel.draw(parse_arm("spelled-out,edit_steps=2"), case(suite), SEEDS)
+    drawn = sampler.draw(parse_arm("spelled-out,edit_steps=2"), case(suite), SEEDS)
     assert drawn.prompt == truth.spelled_out
-    assert not same(drawn, easel.draw(parse_arm("none,edit_steps=2"), case(suite), SEEDS))
+    assert not same(drawn, sampler.draw(parse_arm("none,edit_steps=2"), case(suite), SEEDS))
 
 
-def test_the_ceiling_is_the_truth_through_the_vae(suite: Suite, easel: Easel, sd1: Backbone) -> None:
+def test_the_ceiling_is_the_truth_through_the_vae(suite: Suite, sampler: ArmSampler, sd1: Backbone) -> None:
     given = case(suite)
     assert given.truth is not None
     answer = fit_square(given.truth.image, tiny.RESOLUTION)
     expected = [sd1.decode(sd1.latents(answer, generator(seed)))[0] for seed in SEEDS]
-    drawn = easel.draw(parse_arm("truth"), given, SEEDS)
+    drawn = sampler.draw(parse_arm("truth"), given, SEEDS)
     assert same(drawn, Drawn(images=expected, prompt="", settings={}))
     assert drawn.seconds is None
 
 
-def test_the_source_is_unchanged(suite: Suite, easel: Easel) -> None:
-    drawn = easel.draw(parse_arm("source"), case(suite), SEEDS)
+def test_the_source_is_unchanged(suite: Suite, sampler: ArmSampler) -> None:
+    drawn = sampler.draw(parse_arm("source"), case(suite), SEEDS)
     assert SIDE == 2 * tiny.RESOLUTION
     for picture in drawn.images:
         assert picture.size == (tiny.RESOLUTION, tiny.RESOLUTION)
@@ -273,18 +273,18 @@ def test_the_source_is_unchanged(suite: Suite, easel: Easel) -> None:
 
 @pytest.mark.parametrize(("subject", "following"), [("ann", "ben"), ("cy", "ann")])
 def test_the_other_tail_is_that_of_the_next_subject(
-    suite: Suite, easel: Easel, fits: Fits, sd1: Backbone, subject: str, following: str
+    suite: Suite, sampler: ArmSampler, fits: Fits, sd1: Backbone, subject: str, following: str
 ) -> None:
-    drawn = easel.draw(parse_arm(f"other-tail,{QUICK}"), case(suite, subject), SEEDS)
+    drawn = sampler.draw(parse_arm(f"other-tail,{QUICK}"), case(suite, subject), SEEDS)
     theirs = fits.of(parse_arm(f"hiper,{QUICK}"), following).artifact
     expected = edit(sd1, theirs, case(suite, subject).target_caption, seeds=SEEDS, steps=2)
     assert same(drawn, Drawn(images=expected.images, prompt="", settings={}))
-    assert not same(drawn, easel.draw(parse_arm(f"hiper,{QUICK}"), case(suite, subject), SEEDS))
+    assert not same(drawn, sampler.draw(parse_arm(f"hiper,{QUICK}"), case(suite, subject), SEEDS))
     assert drawn.fit is None
 
 
 def test_the_random_tail_has_the_norms_of_the_fit_and_its_own_direction(
-    suite: Suite, easel: Easel, fits: Fits
+    suite: Suite, sampler: ArmSampler, fits: Fits
 ) -> None:
     rows = fits.of(parse_arm(f"hiper,{QUICK}"), "ann").artifact.tensors["tail"]
     random = strange_rows(rows, "ann")
@@ -292,14 +292,14 @@ def test_the_random_tail_has_the_norms_of_the_fit_and_its_own_direction(
     assert torch.equal(random, strange_rows(rows, "ann"))
     assert not torch.allclose(random, strange_rows(rows, "ben"))
     assert torch.nn.functional.cosine_similarity(random, rows).abs().max() < 0.9
-    drawn = easel.draw(parse_arm(f"random-tail,{QUICK}"), case(suite), SEEDS)
-    assert not same(drawn, easel.draw(parse_arm(f"hiper,{QUICK}"), case(suite), SEEDS))
+    drawn = sampler.draw(parse_arm(f"random-tail,{QUICK}"), case(suite), SEEDS)
+    assert not same(drawn, sampler.draw(parse_arm(f"hiper,{QUICK}"), case(suite), SEEDS))
 
 
 def test_fits_are_made_once(suite: Suite, sd1: Backbone, tmp_path: Path) -> None:
     fits = Fits(tmp_path, suite, sd1, lambda: None)
     arm = parse_arm(f"hiper,{QUICK}")
-    Easel(sd1, fits, lambda: None).draw(parse_arm(f"random-tail,{QUICK}"), case(suite), SEEDS)
+    ArmSampler(sd1, fits, lambda: None).draw(parse_arm(f"random-tail,{QUICK}"), case(suite), SEEDS)
     first = fits.of(arm, "ann")
     assert fits.of(arm, "ann").artifact.created == first.artifact.created
     assert first.bytes == (tmp_path / arm.fitted().slug / "ann.safetensors").stat().st_size
@@ -310,11 +310,11 @@ def test_arms_that_differ_in_editing_alone_share_their_fits(
     suite: Suite, sd1: Backbone, tmp_path: Path
 ) -> None:
     """A shared fit remembers the settings of one arm; each draws with its own."""
-    easel = Easel(sd1, Fits(tmp_path, suite, sd1, lambda: None), lambda: None)
+    sampler = ArmSampler(sd1, Fits(tmp_path, suite, sd1, lambda: None), lambda: None)
     drawn = {}
     for settings in ("strength=0.8", "strength=0.3", "guidance=2", "guidance=none"):
         arm = parse_arm(f"hiper:paper,steps=2,batch=20,edit_steps=2,{settings}")
-        drawn[settings] = easel.draw(arm, case(suite), SEEDS)
+        drawn[settings] = sampler.draw(arm, case(suite), SEEDS)
         own = HiPer().fit(sd1, subject_of(suite), HiPer().options(arm.preset, **arm.changes))
         expected = edit(sd1, own, case(suite).target_caption, seeds=SEEDS)
         assert same(drawn[settings], Drawn(images=expected.images, prompt="", settings={}))
@@ -349,7 +349,7 @@ def test_a_signal_ends_fits_and_drawings(suite: Suite, sd1: Backbone, tmp_path: 
     chosen: Arm = parse_arm(arm)
     fits = Fits(tmp_path, suite, sd1, lambda: 15)
     with pytest.raises(Interrupted) as stopped:
-        Easel(sd1, fits, lambda: 15).draw(chosen, case(suite), SEEDS)
+        ArmSampler(sd1, fits, lambda: 15).draw(chosen, case(suite), SEEDS)
     assert stopped.value.exit_status == 143
     assert not list(tmp_path.rglob("*.safetensors"))
 
@@ -360,7 +360,7 @@ def test_a_signal_ends_fits_and_drawings(suite: Suite, sd1: Backbone, tmp_path: 
 def test_a_method_that_needs_a_fit_per_sentence_gets_one(suite: Suite, sd1: Backbone, tmp_path: Path) -> None:
     fits = Fits(tmp_path, suite, sd1, lambda: None)
     arm = parse_arm("imagic,steps=1,weight_steps=1,batch=1,edit_steps=2")
-    drawn = [Easel(sd1, fits, lambda: None).draw(arm, each, [3]) for each in suite.cases("ann")]
+    drawn = [ArmSampler(sd1, fits, lambda: None).draw(arm, each, [3]) for each in suite.cases("ann")]
     targets = [each.fit.artifact.options["target"] for each in drawn if each.fit]
     assert targets == [each.target_caption for each in suite.cases("ann")]
     names = [str(path.relative_to(tmp_path / arm.fitted().slug)) for path in tmp_path.rglob("*.safetensors")]

@@ -164,9 +164,9 @@ def test_strength_0_is_the_plain_model(sd1: SdBackbone, learnt: dict[str, Artifa
 def test_strength_lies_between_the_weights(sd1: SdBackbone, learnt: dict[str, Artifact]) -> None:
     own = dict(sd1.denoiser.named_parameters())["conv_in.weight"].detach().clone()
     theirs = learnt[FULL].tensors["unet.conv_in.weight"]
-    with get_method(FULL).applied(sd1, learnt[FULL], 0.25):
-        lent = dict(sd1.denoiser.named_parameters())["conv_in.weight"].detach()
-        assert torch.allclose(lent, own + 0.25 * (theirs - own))
+    with get_method(FULL).attach(sd1, learnt[FULL], 0.25):
+        swapped_weights = dict(sd1.denoiser.named_parameters())["conv_in.weight"].detach()
+        assert torch.allclose(swapped_weights, own + 0.25 * (theirs - own))
 
 
 def prior(backbone: SdBackbone, subject: Subject, **changes: Any) -> Any:
@@ -269,8 +269,8 @@ def test_a_denoiser_that_takes_turns_gets_its_own_weights_back(
     backbone = hiper.load_backbone(model_folder, device="cpu", memory="low")
     before = backbone.weights_sha256()
     given = replace(learnt[method], fingerprint=backbone.fingerprint())
-    with get_method(method).applied(backbone, given, 1.0) as applied:
-        applied.encode(SENTENCE)
+    with get_method(method).attach(backbone, given, 1.0) as attach:
+        attach.encode(SENTENCE)
     assert backbone.weights_sha256() == before
     (image,) = hiper.edit(backbone, given, SENTENCE, seeds=[7]).images
     whole = hiper.load_backbone(model_folder, device="cpu")

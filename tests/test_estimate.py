@@ -68,7 +68,7 @@ def test_the_memory_of_a_step_is_that_of_a_real_one(sd1: Any) -> None:
     found = estimate_fit(sd1, options)
     method = HiPer()
     task = method.prepare(sd1, _subject(), method.resolve(options, sd1, _subject()))
-    with sd1.fitting(), counting() as counter:
+    with sd1.training_mode(), counting() as counter:
         task.objective.loss(task.parameters, task.generator).backward()  # type: ignore[no-untyped-call]
     assert found.memory.computed == pytest.approx(counter.work().peak, rel=0.01)
     parts = sd1._pipe.components

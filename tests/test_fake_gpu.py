@@ -17,7 +17,7 @@ from benchmarks.fake_gpu import Kernels, Mismatch, fake_gpu
 from benchmarks.fake_gpu.methods import CAPTION, FAMILIES, GPU, load, possible, subject, tried
 from torch import nn
 
-from hiper.backbones.parking import Offloaded
+from hiper.backbones.offloading import Offloaded
 from hiper.methods import HiPer
 from hiper.training import Adam
 
@@ -127,7 +127,7 @@ def test_a_step_of_a_fit_waits_for_nothing_and_builds_nothing(gpu: Kernels, fami
     options = method.options("published", steps=3, placement=placement, initial="caption")
     task = method.prepare(backbone, subject(), method.resolve(options, backbone, subject()))
     adam = Adam(task.parameters, 1e-3)
-    with backbone.fitting():
+    with backbone.training_mode():
         for number in range(3):
             if number == 1:  # what is the same for all steps is there after the first one
                 gpu.clear()
@@ -174,7 +174,7 @@ def test_a_dropped_model_leaves_the_gpu_as_it_is(gpu: Kernels, family: str) -> N
     encoders = {name for name in parts if name.startswith("text_encoder")}
     on_gpu = {name for name, part in parts.items() if devices(part) == {"cuda"}}
     assert on_gpu == encoders
-    entered = backbone.fitting()
+    entered = backbone.training_mode()
     entered.__enter__()
     before = {name: devices(part) for name, part in parts.items()}
     assert before[backbone.denoiser_name] == {"cuda"}
@@ -191,7 +191,7 @@ def test_an_exception_brings_back_what_a_fit_had_parked(gpu: Kernels) -> None:
     seen: list[set[str]] = []
 
     def fail() -> None:
-        with backbone.fitting():
+        with backbone.training_mode():
             seen.append(devices(backbone._pipe.vae))
             raise KeyError
 

@@ -102,7 +102,7 @@ def prepared(backbone: Backbone, number: int) -> TrainingTask:
 def test_every_loss_and_gradient_is_its_own(backbone: SdBackbone) -> None:
     """Also where the numbers of noise levels differ; and the random numbers are those of a single fit."""
     ours, theirs = ([prepared(backbone, i) for i in range(3)] for _ in range(2))
-    with backbone.fitting():
+    with backbone.training_mode():
         losses = losses_together(ours, 5)
         torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
         wanted = [each.objective.loss(each.parameters, each.generator) for each in theirs]

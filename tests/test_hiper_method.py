@@ -123,8 +123,8 @@ def test_rows_are_learnt_and_used_wherever_they_are_placed(
     assert made.figures["loss_after"] < made.figures["loss_before"]
     artifact = Artifact.load(made.save(tmp_path / "tail.safetensors"))
     plain = sd1.encode("a cat on the grass")
-    with HiPer().applied(sd1, artifact, 0.8) as applied:
-        placed = applied.encode(plain.prompt)
+    with HiPer().attach(sd1, artifact, 0.8) as attach:
+        placed = attach.encode(plain.prompt)
     assert placed.tail == tail_places(plain, 5, placement, seed=11)
     assert torch.equal(placed.rows[0, list(placed.tail)], artifact.tensors["tail"] * 0.8)
     others = [place for place in range(77) if place not in placed.tail]
@@ -309,12 +309,12 @@ def test_an_impossible_pair_is_refused_up_front(
 
         class Rewriter(Method):
             name, options_type, presets = "rewriter", HiPerOptions, PRESETS
-            needs = frozenset({"rows", "wings"})
+            requires = frozenset({"rows", "wings"})
 
             def fit(self, *args, **settings):
                 raise AssertionError
 
-            def applied(self, *args):
+            def attach(self, *args):
                 raise AssertionError
         """)
     )
@@ -343,14 +343,16 @@ def test_a_method_written_for_an_earlier_release_still_fits(
                 assert should_stop() is None
                 return HiPer().fit(backbone, subject, options)
 
-            def applied(self, *args):
-                raise AssertionError
+            def applied(self, backbone, artifact, strength):
+                return HiPer().attach(backbone, artifact, strength)
         """)
     )
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.warns(HiperWarning, match="FitControl"):
+    with pytest.warns(HiperWarning, match="applied is attach now"):
         learnt = hiper.fit(sd1, subject, method="earlier", should_stop=lambda: None, **QUICK)
     assert torch.equal(learnt.tensors["tail"], hiper.fit(sd1, subject, **QUICK).tensors["tail"])
+    with pytest.warns(HiperWarning, match="applied is attach now"):
+        hiper.edit(sd1, replace(learnt, method="earlier"), "a sitting dog", steps=1)
 
 
 def stop_at(step: int) -> Iterator[int | None]:

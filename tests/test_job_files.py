@@ -13,7 +13,7 @@ from PIL import Image
 
 from hiper.batch import Defaults, read_jobs
 from hiper.batch.jobs import Asked, EditOptions, Job, Refused
-from hiper.batch.orders import ModelFacts, plan
+from hiper.batch.messages import ModelFacts, plan
 from hiper.batch.store import open_store
 from hiper.errors import ImageError, OptionError, OutputError
 from tests import tiny

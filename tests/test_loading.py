@@ -76,7 +76,7 @@ def test_what_is_loaded_lies_as_it_will_after_a_fit(folder: Path) -> None:
     assert isinstance(backbone, SdBackbone)
     weights = [weight for module in backbone._modules().values() for weight in module.parameters()]
     assert all(weight.data_ptr() % 64 == 0 for weight in weights)
-    with backbone.fitting():
+    with backbone.training_mode():
         pass
     assert all(weight.data_ptr() % 64 == 0 for weight in weights)
 

@@ -111,7 +111,7 @@ def kept(backbone: Any) -> int:
         sizes.append(tensor.nbytes)
         return tensor
 
-    with backbone.fitting(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    with backbone.training_mode(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         backbone.predict(noisy, torch.tensor([500, 600]), place_tail(sentence, tail, "replace"))
     return sum(sizes)
 
@@ -137,7 +137,7 @@ def test_a_quantised_denoiser_is_small_and_lets_gradients_through(flux_folder: P
     sentence = backbone.encode(CAPTION)
     tail = take_tail(sentence, 5).requires_grad_()
     noise = torch.randn(1, *backbone.latent_shape, generator=generator(0))
-    with backbone.fitting():
+    with backbone.training_mode():
         predicted = backbone.predict(noise, torch.tensor([500]), place_tail(sentence, tail, "replace"))
         predicted.square().mean().backward()
     with torch.no_grad():

@@ -181,10 +181,10 @@ def test_another_family_is_refused(sd1: SdBackbone, subject: Subject, method: st
 def test_a_backbone_that_lacks_what_it_needs_is_refused(
     sd1: SdBackbone, subject: Subject, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    needs = get_method(method).needs
-    assert needs <= sd1.offers
-    for need in needs:
-        monkeypatch.setattr(SdBackbone, "offers", sd1.offers - {need})
+    requires = get_method(method).requires
+    assert requires <= sd1.capabilities
+    for need in requires:
+        monkeypatch.setattr(SdBackbone, "capabilities", sd1.capabilities - {need})
         with pytest.raises(OptionError, match=f"method {method} needs {need}, which"):
             hiper.fit(sd1, subject, method=method, **QUICK[method])
         monkeypatch.undo()

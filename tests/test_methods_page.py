@@ -24,7 +24,7 @@ def method_row(method: Method[Any]) -> str:
     cells = [
         f"`{method.name}`",
         method.learns,
-        ", ".join(sorted(method.needs)),
+        ", ".join(sorted(method.requires)),
         "one sentence" if method.per_sentence else "all sentences",
         outside(method),
         ", ".join(method.presets),

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from hiper.bench import SuiteSpec, build_report, open_suite, run
-from hiper.bench.own_suite import OwnSuite
+from hiper.bench.toml_suite import OwnSuite
 from hiper.cli import main
 from hiper.errors import ImageError, OptionError, UserError
 from hiper.images import fit_square

@@ -51,7 +51,7 @@ def hostile(sd1: SdBackbone, artifact: Artifact) -> RunReport:
         notes=[EVIL],
         source=None,
         sentences=[Sentence(results=[evil], grid={0.8: result.images}, grid_seeds=[1])],
-        course=[],
+        loss_history=[],
         study=EVIL,
     )
 
@@ -108,12 +108,12 @@ def test_the_curve_goes_through_the_losses() -> None:
 
 
 def test_a_curve_without_slope_and_one_without_numbers(hostile: RunReport) -> None:
-    def course(*losses: float) -> list[StepRecord]:
+    def loss_history(*losses: float) -> list[StepRecord]:
         return [StepRecord(step=i, steps=9, loss=x, seconds=0) for i, x in enumerate(losses, start=1)]
 
-    assert "nan" not in loss_curve(course(0.5, 0.5, 0.5))
-    assert "nan" not in page(replace(hostile, course=course(0.5, float("nan"), 0.4)))
-    assert "earlier run" in page(replace(hostile, course=course(float("inf"), float("nan"), 0.4)))
+    assert "nan" not in loss_curve(loss_history(0.5, 0.5, 0.5))
+    assert "nan" not in page(replace(hostile, loss_history=loss_history(0.5, float("nan"), 0.4)))
+    assert "earlier run" in page(replace(hostile, loss_history=loss_history(float("inf"), float("nan"), 0.4)))
 
 
 @pytest.fixture(scope="module")

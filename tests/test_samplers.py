@@ -93,11 +93,11 @@ def counted(backbone: SdBackbone) -> Iterator[dict[str, int]]:
 
         return forward
 
-    lent = {name: counting(name, layer) for name, layer in layers.items()}
+    swapped_weights = {name: counting(name, layer) for name, layer in layers.items()}
     for name, layer in layers.items():
-        layer.__dict__["forward"] = lent[name]
+        layer.__dict__["forward"] = swapped_weights[name]
     yield calls
-    assert all(layer.__dict__.pop("forward") is lent[name] for name, layer in layers.items())
+    assert all(layer.__dict__.pop("forward") is swapped_weights[name] for name, layer in layers.items())
 
 
 def drawn(backbone: SdBackbone, prompt: str, steps: int) -> list[bytes]:

@@ -17,7 +17,7 @@ from hiper.backbones import Backbone, load_backbone
 from hiper.backbones.registry import wrap
 from hiper.errors import BackboneError, HiperWarning, OptionError
 from hiper.images import clean_text
-from hiper.notes import heard
+from hiper.notes import collected_warnings
 from hiper.options import prompt_syntax
 from tests import tiny, tiny_families
 from tests.conftest import Cli
@@ -158,13 +158,13 @@ def test_an_lcm_is_fitted_at_a_guidance_that_it_knows(consistency: Backbone) -> 
 
 
 def artifact_of(backbone: Backbone, picture: Path) -> Artifact:
-    with heard():  # one step may not lower the loss
+    with collected_warnings():  # one step may not lower the loss
         return hiper.fit(backbone, hiper.Subject.open(picture, caption="a standing dog"), steps=1)
 
 
 def notes_of(backbone: Backbone, artifact: Artifact, **settings: Any) -> tuple[str, ...]:
     size = {} if backbone.resolution < 100 else {"height": tiny_families.SIDE, "width": tiny_families.SIDE}
-    with heard():
+    with collected_warnings():
         return hiper.edit(backbone, artifact, SENTENCE, steps=1, **{**size, **settings}).notes
 
 
@@ -185,8 +185,8 @@ def test_a_negative_sentence_that_a_distilled_model_ignores_is_noted(model: str,
     assert any("negative" in note for note in notes_of(backbone, artifact, negative_prompt="red"))
     assert not any("negative" in note for note in notes_of(backbone, artifact))
     if backbone.hears_negatives:
-        heard = notes_of(backbone, artifact, negative_prompt="red", guidance=3)
-        assert not any("negative" in note for note in heard)
+        collected_warnings = notes_of(backbone, artifact, negative_prompt="red", guidance=3)
+        assert not any("negative" in note for note in collected_warnings)
     else:
         with pytest.warns(HiperWarning, match="negative"):
             hiper.prompt_embeds(backbone, artifact, SENTENCE, negative_prompt="red")
@@ -203,7 +203,7 @@ def test_a_file_of_an_ordinary_model_on_a_distilled_one_is_noted(
     consistency: Backbone, sd1: Backbone, dog: Path
 ) -> None:
     artifact = artifact_of(sd1, dog)
-    with heard():
+    with collected_warnings():
         notes = hiper.edit(consistency, artifact, SENTENCE).notes
         given = hiper.edit(consistency, artifact, SENTENCE, steps=2, guidance=8, scheduler="lcm").notes
     assert any("suits 4 steps at guidance 8 by lcm" in note for note in notes)

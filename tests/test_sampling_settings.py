@@ -20,8 +20,8 @@ from hiper.images import Subject
 from hiper.inference import Score, read_drawn, rerun, search_seeds
 from hiper.options import EditSettings, Sampling
 from hiper.web import Similarity
-from hiper.web.studio import EditWish, Studio
-from hiper.web.visitors import Visitors
+from hiper.web.service import DrawRequest, Service
+from hiper.web.sessions import Sessions
 from tests import tiny
 from tests.conftest import Cli
 
@@ -116,21 +116,21 @@ def test_a_watched_drawing_is_the_edit_s_own(sd1: SdBackbone, artifact: Artifact
 
 
 @pytest.fixture
-def studio(sd1: SdBackbone, artifact: Artifact, tmp_path: Path) -> Studio:
+def service(sd1: SdBackbone, artifact: Artifact, tmp_path: Path) -> Service:
     library = Library(tmp_path / "library")
     library.add(artifact, tiny.picture())
-    return Studio(sd1, library, Visitors(tmp_path), Similarity())
+    return Service(sd1, library, Sessions(tmp_path), Similarity())
 
 
 @pytest.mark.parametrize("searching", [False, True])
 def test_the_page(
-    studio: Studio, drawings: Drawings, monkeypatch: pytest.MonkeyPatch, searching: bool
+    service: Service, drawings: Drawings, monkeypatch: pytest.MonkeyPatch, searching: bool
 ) -> None:
-    monkeypatch.setattr(studio, "_ranker", lambda name: Bright())
+    monkeypatch.setattr(service, "_ranker", lambda name: Bright())
     here = {name: value for name, value in SETTINGS.items() if name not in ("height", "width")}
-    wish = EditWish(sentences=[SENTENCE], images=1, first_seed=0, **here)
-    (entry,) = studio.library.listing().entries
-    start: Callable[..., Any] = studio.search if searching else studio.draw
+    wish = DrawRequest(sentences=[SENTENCE], images=1, first_seed=0, **here)
+    (entry,) = service.library.listing().entries
+    start: Callable[..., Any] = service.search if searching else service.draw
     job, watch = start("me", entry.name, wish, **({"candidates": 2} if searching else {}))
     assert job.wait(60)
     job.result()

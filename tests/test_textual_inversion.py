@@ -18,7 +18,7 @@ from hiper.backbones.sdxl import SdxlBackbone
 from hiper.errors import OptionError
 from hiper.images import Subject, fit_square
 from hiper.methods import get_method
-from hiper.methods.nouns import noun_of, with_word
+from hiper.methods.subject_noun import noun_of, with_word
 from hiper.seeds import generator
 from tests import tiny, tiny_families
 
@@ -72,7 +72,7 @@ def test_the_word_is_what_plain_diffusers_learns(kind: tiny.Kind, subject: Subje
         backbone, subject, method=METHOD, preset="one-image", steps=5, learning_rate=0.01, seed=3
     )
     (learnt,) = artifact.tensors.values()
-    assert (learnt - backbone.word_vectors("dog")["text_encoder"]).abs().max() > 0.01
+    assert (learnt - backbone.token_embeddings("dog")["text_encoder"]).abs().max() > 0.01
     assert torch.allclose(learnt, plain_fit(tiny.pipeline(kind), subject, 3, 5, 0.01), atol=1e-4)
 
 
@@ -121,8 +121,8 @@ def test_strength_0_is_the_plain_sentence(sd1: SdBackbone, subject: Subject) -> 
 
 
 def test_the_words_of_a_spliced_sentence_are_told(sd1: SdBackbone) -> None:
-    vectors = {name: vector.repeat(2, 1) for name, vector in sd1.word_vectors("dog").items()}
-    told = sd1.spliced("a red <subject> on the grass", "<subject>", vectors)
+    vectors = {name: vector.repeat(2, 1) for name, vector in sd1.token_embeddings("dog").items()}
+    told = sd1.encode_with_token_embeddings("a red <subject> on the grass", "<subject>", vectors)
     assert told.pieces[:5] == ("", "a", "red", "<subject>", "<subject>")
     assert told.pieces[5] == "on"
 

@@ -18,9 +18,9 @@ from hiper.conditioning import Conditioning
 from hiper.errors import ArtifactError, HiperWarning, OptionError
 from hiper.images import Subject
 from hiper.methods.ddim_inversion import TRAJECTORY
+from hiper.methods.inversion import levels
 from hiper.methods.null_text import NULLS
 from hiper.methods.sdedit import LATENTS
-from hiper.methods.trajectory import levels
 from hiper.seeds import generator
 from tests import tiny
 

@@ -32,11 +32,11 @@ from hiper.methods import HiPer
 from hiper.training import CheckpointFile, FitControl
 from hiper.web import Similarity, markup
 from hiper.web.guard import Guard, names_of
-from hiper.web.handlers import Told
-from hiper.web.jobs import Job, Line, Progress, Stopped
-from hiper.web.studio import EditWish, Studio, _Stoppable
+from hiper.web.handlers import Reported
+from hiper.web.jobs import Job, JobQueue, Progress, Stopped
+from hiper.web.service import DrawRequest, Service, _Stoppable
+from hiper.web.sessions import MOST, Sessions
 from hiper.web.uploads import Uploads
-from hiper.web.visitors import MOST, Visitors
 from tests import tiny
 from tests.test_images import as_nobody
 
@@ -296,17 +296,17 @@ def endless(job: Job[None]) -> None:
 
 
 def test_jobs_take_turns_and_a_stopped_one_gives_way(tmp_path: Path) -> None:
-    visitors = Visitors(tmp_path)
-    first = visitors.start("a", endless)
+    sessions = Sessions(tmp_path)
+    first = sessions.start("a", endless)
     while not first.progress.done:
         first.wait(0.001)
-    second = visitors.start("b", lambda job: "done")
+    second = sessions.start("b", lambda job: "done")
     assert not second.wait(0.05)
     assert (first.before, second.before) == (0, 1)
-    unwanted = visitors.start("c", endless)
-    visitors.stop("c")
+    unwanted = sessions.start("c", endless)
+    sessions.stop("c")
     assert unwanted.wait(60)
-    visitors.stop("a")
+    sessions.stop("a")
     assert second.wait(60)
     assert second.result() == "done"
     with pytest.raises(Stopped):
@@ -316,29 +316,29 @@ def test_jobs_take_turns_and_a_stopped_one_gives_way(tmp_path: Path) -> None:
 
 
 def test_no_more_jobs_than_the_line_holds(tmp_path: Path) -> None:
-    visitors = Visitors(tmp_path)
+    sessions = Sessions(tmp_path)
     for number in range(MOST):
-        visitors.start(str(number), endless)
+        sessions.start(str(number), endless)
     with pytest.raises(UserError, match=f"^{MOST} jobs wait for the model already"):
-        visitors.start("one more", endless)
-    visitors.close()
-    assert visitors.start("one more", lambda job: "done").wait(60)
+        sessions.start("one more", endless)
+    sessions.close()
+    assert sessions.start("one more", lambda job: "done").wait(60)
 
 
 def test_a_job_is_stopped_before_it_is_there(tmp_path: Path) -> None:
     """Reading a large picture takes a second in which Stop can be pressed, or the tab be closed."""
-    visitors = Visitors(tmp_path)
-    visitors.ask("a")
-    visitors.stop("a")
-    visitors.ask("b")
-    visitors.forget("b")
-    for job in (visitors.start("a", endless), visitors.start("b", endless)):
+    sessions = Sessions(tmp_path)
+    sessions.ask("a")
+    sessions.stop("a")
+    sessions.ask("b")
+    sessions.forget("b")
+    for job in (sessions.start("a", endless), sessions.start("b", endless)):
         assert job.wait(60)
         with pytest.raises(Stopped):
             job.result()
     for visitor in "ab":  # pressed again, and a connection that is there again
-        visitors.ask(visitor)
-        again = visitors.start(visitor, lambda job: "done")
+        sessions.ask(visitor)
+        again = sessions.start(visitor, lambda job: "done")
         assert again.wait(60)
         assert again.result() == "done"
 
@@ -347,7 +347,7 @@ def test_a_long_job_gives_way_and_goes_on_behind_those_who_wait(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hiper.web.jobs.SLICE", 0.02)
-    visitors, turns = Visitors(tmp_path), []
+    sessions, turns = Sessions(tmp_path), []
 
     def long(job: Job[None]) -> None:
         turns.append(job.progress.done)
@@ -356,10 +356,10 @@ def test_a_long_job_gives_way_and_goes_on_behind_those_who_wait(
             time.sleep(0.001)
         raise Interrupted("asked to")
 
-    first = visitors.start("a", long)
+    first = sessions.start("a", long)
     while not first.progress.done:
         first.wait(0.001)
-    others = [visitors.start(name, lambda job: "done") for name in "bc"]
+    others = [sessions.start(name, lambda job: "done") for name in "bc"]
     for other in others:
         assert other.wait(60)
         assert other.result() == "done"
@@ -367,7 +367,7 @@ def test_a_long_job_gives_way_and_goes_on_behind_those_who_wait(
     assert not first.wait(0.2)
     assert len(turns) > 1  # its work was called again
     assert first.progress.done > reached
-    visitors.stop("a")
+    sessions.stop("a")
     assert first.wait(60)
     with pytest.raises(Interrupted):
         first.result()
@@ -378,9 +378,9 @@ def test_fits_that_take_turns_are_bit_for_bit_their_own(
 ) -> None:
     monkeypatch.setattr("hiper.web.jobs.SLICE", 0.0)
     monkeypatch.setenv("HIPER_CACHE", str(tmp_path / "cache"))
-    studio = Studio(sd1, Library(tmp_path / "library"), Visitors(tmp_path), Similarity())
+    service = Service(sd1, Library(tmp_path / "library"), Sessions(tmp_path), Similarity())
     options = [HiPer().options(steps=5, seed=seed) for seed in (0, 1)]
-    jobs = [studio.learn(str(each.seed), subject, each, previews=False)[0] for each in options]
+    jobs = [service.learn(str(each.seed), subject, each, previews=False)[0] for each in options]
     assert all(job.wait(60) for job in jobs)
     for job, each in zip(jobs, options, strict=True):
         alone = HiPer().fit(sd1, subject, each)
@@ -414,7 +414,7 @@ def test_a_fit_is_stopped_while_a_preview_is_drawn(sd1: Any, subject: hiper.Subj
 
 
 def test_a_search_is_stopped_between_two_pictures_that_are_ranked() -> None:
-    job = Job(endless, Line())
+    job = Job(endless, JobQueue())
     ranker = _Stoppable(Redness(), partial(job.report, "ranking"))
     assert ranker.score(tiny.picture(), "a dog") == Redness().score(tiny.picture(), "a dog")
     job.stop()
@@ -581,7 +581,7 @@ def test_an_upload_that_breaks_off_is_tidied_up_as_well() -> None:
 
 
 def test_leaving_the_ticks_stops_the_job() -> None:
-    job = Job(endless, Line())
+    job = Job(endless, JobQueue())
     ticks = job.ticks(0.01)
     next(ticks)
     del ticks  # as when a tab is closed: the generator is thrown away
@@ -592,17 +592,17 @@ def test_an_error_in_a_job_is_raised_where_its_result_is_asked_for() -> None:
     def fails(job: Job[None]) -> None:
         raise OptionError("no")
 
-    job = Job(fails, Line())
+    job = Job(fails, JobQueue())
     assert job.wait(60)
     with pytest.raises(OptionError, match="no"):
         job.result()
 
 
 def test_a_visitor_who_leaves_takes_the_files_along(tmp_path: Path) -> None:
-    visitors = Visitors(tmp_path)
-    mine, theirs = visitors.new_folder("../../me"), visitors.new_folder("you")
+    sessions = Sessions(tmp_path)
+    mine, theirs = sessions.new_folder("../../me"), sessions.new_folder("you")
     assert mine.parent.parent == tmp_path
-    visitors.forget("../../me")
+    sessions.forget("../../me")
     assert not mine.parent.exists()
     assert theirs.exists()
 
@@ -642,17 +642,17 @@ def test_studio_works_with_any_model_and_says_what_its_search_needs(
     sd1: Any, subject: hiper.Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HIPER_CACHE", str(tmp_path / "cache"))
-    studio = Studio(sd1, Library(tmp_path / "library"), Visitors(tmp_path), Similarity())
+    service = Service(sd1, Library(tmp_path / "library"), Sessions(tmp_path), Similarity())
     options = HiPer().options(steps=4)
-    fit, watch = studio.learn("me", subject, options, previews=True)
+    fit, watch = service.learn("me", subject, options, previews=True)
     assert fit.wait(60)
     assert fit.result().artifact.options["steps"] == 4
     assert [each.step for each in watch.previews] == [1, 2, 3]
-    again, watch = studio.learn("me", subject, options, previews=True)
+    again, watch = service.learn("me", subject, options, previews=True)
     assert again.wait(60)
     assert again.result().name == fit.result().name
     assert watch.records == []  # the finished fit was taken as it is
-    wish = EditWish(
+    wish = DrawRequest(
         sentences=["a sitting dog", "a jumping dog"],
         images=2,
         first_seed=3,
@@ -662,7 +662,7 @@ def test_studio_works_with_any_model_and_says_what_its_search_needs(
         scheduler="ddim",
         negative_prompt="",
     )
-    drawing, drawn = studio.draw("me", fit.result().name, wish)
+    drawing, drawn = service.draw("me", fit.result().name, wish)
     assert drawing.wait(60)
     assert [each.caption for each in drawn.pictures][1:3] == [
         "a sitting dog · seed 4",
@@ -670,11 +670,11 @@ def test_studio_works_with_any_model_and_says_what_its_search_needs(
     ]
     assert all(each.path.is_relative_to(tmp_path) and each.path.is_file() for each in drawn.pictures)
     with pytest.raises(OptionError, match="--clip FOLDER"):
-        studio.search("me", fit.result().name, wish, candidates=8)
+        service.search("me", fit.result().name, wish, candidates=8)
     with pytest.raises(OptionError, match="at a time 1 to 64"):
-        studio.draw("me", fit.result().name, replace(wish, images=33))
+        service.draw("me", fit.result().name, replace(wish, images=33))
     with pytest.raises(OptionError, match="no subject is chosen"):
-        studio.draw("me", "", wish)
+        service.draw("me", "", wish)
 
 
 # the command
@@ -705,7 +705,7 @@ def test_the_curve_is_drawn_of_records_that_grow_meanwhile() -> None:
 
 
 def test_a_lack_of_memory_is_told_in_words() -> None:
-    with pytest.warns(UserWarning, match="out of memory; what was saved stays"), Told():
+    with pytest.warns(UserWarning, match="out of memory; what was saved stays"), Reported():
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-    with pytest.raises(RuntimeError, match="size mismatch"), Told():
+    with pytest.raises(RuntimeError, match="size mismatch"), Reported():
         raise RuntimeError("size mismatch")

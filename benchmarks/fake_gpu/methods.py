@@ -55,7 +55,7 @@ def possible(backbone: Any) -> list[str]:
     return [
         name
         for name in method_names()
-        if get_method(name).needs <= backbone.offers
+        if get_method(name).requires <= backbone.capabilities
         and not (
             name == "textual-inversion" and backbone.takes_turns
         )  # learns through both of what takes turns

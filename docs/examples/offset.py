@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hiper import Artifact, Backbone, Subject
 from hiper.conditioning import Conditioning
-from hiper.methods import Applied, TrainedMethod, TrainingOptions, picture_latents, training_config
+from hiper.methods import AttachedModel, TrainedMethod, TrainingOptions, picture_latents, training_config
 from hiper.options import Spec
 from hiper.seeds import generator
 from hiper.training import NO_CONTROL, Denoising, FitControl, TrainingTask, level_range
@@ -61,9 +61,11 @@ class Offset(TrainedMethod[OffsetOptions]):
         )
 
     @contextmanager
-    def applied(self, backbone: Backbone, artifact: Artifact, strength: float) -> Iterator[Applied]:
+    def attach(self, backbone: Backbone, artifact: Artifact, strength: float) -> Iterator[AttachedModel]:
         vector = artifact.tensors[VECTOR].to(backbone.device) * strength
-        yield Applied(encode=lambda prompt: shifted(backbone.encode(prompt), vector), sample=backbone.sample)
+        yield AttachedModel(
+            encode=lambda prompt: shifted(backbone.encode(prompt), vector), sample=backbone.sample
+        )
 
 
 def shifted(sentence: Conditioning, vector: Tensor) -> Conditioning:

@@ -35,7 +35,7 @@ class Notes:
 
 
 @contextmanager
-def heard() -> Iterator[list[str]]:
+def collected_warnings() -> Iterator[list[str]]:
     """Gather every `HiperWarning` of the block, each once, instead of showing it; other warnings are dropped."""
     notes: list[str] = []
     with warnings.catch_warnings(record=True) as caught:

@@ -125,7 +125,7 @@ def estimate_fit(backbone: Backbone, options: HiPerOptions) -> Estimate:
     evaluating = method.prepare(backbone, subject, replace(options, batch=at_once))
     evaluations = 2 + (EVALUATIONS_FOR_BEST if options.keep == "best" else 0)
     begun = time.perf_counter()
-    with backbone.fitting():
+    with backbone.training_mode():
         moving = time.perf_counter() - begun
         step = _Call(one=partial(_step, one), all=partial(_step, task), size=options.batch).part(
             "step", options.steps, backbone.device

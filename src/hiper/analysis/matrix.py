@@ -18,11 +18,11 @@ from hiper.options import METHODS
 START, END = "<!-- matrix: made by python -m hiper.analysis.matrix -->\n", "<!-- end of matrix -->\n"
 
 
-def lacking(needs: frozenset[str], pipeline: str) -> list[str]:
+def lacking(requires: frozenset[str], pipeline: str) -> list[str]:
     """Return what is needed and not offered by the backbone of that diffusers pipeline."""
     module, _, name = PIPELINES[pipeline].partition(":")
-    offers: frozenset[str] = getattr(import_module(module), name).offers
-    return sorted(needs - offers)
+    capabilities: frozenset[str] = getattr(import_module(module), name).capabilities
+    return sorted(requires - capabilities)
 
 
 def table() -> str:
@@ -31,12 +31,12 @@ def table() -> str:
 
 
 def _rows() -> Iterator[list[str]]:
-    needs = {f"`{method}`": get_method(method).needs for method in sorted(METHODS)}
-    needs["`hiper attention`"] = frozenset({"cross-attention"})
-    yield ["pipeline", *needs]
-    yield ["---"] * (1 + len(needs))
+    requires = {f"`{method}`": get_method(method).requires for method in sorted(METHODS)}
+    requires["`hiper attention`"] = frozenset({"cross-attention"})
+    yield ["pipeline", *requires]
+    yield ["---"] * (1 + len(requires))
     for pipeline in sorted(PIPELINES):
-        missing = [lacking(each, pipeline) for each in needs.values()]
+        missing = [lacking(each, pipeline) for each in requires.values()]
         yield [f"`{pipeline}`", *(f"lacks {', '.join(each)}" if each else "yes" for each in missing)]
 
 

@@ -40,7 +40,7 @@ class RunReport:
     notes: Sequence[str]
     source: Image.Image | None
     sentences: Sequence[Sentence]
-    course: Sequence[StepRecord]
+    loss_history: Sequence[StepRecord]
     study: Study | str
 
 
@@ -93,7 +93,7 @@ def _drawn(sentence: Sentence) -> Iterator[str]:
 
 def _loss(report: RunReport) -> Iterator[str]:
     yield "<h2>The loss while fitting</h2>"
-    finite = [record for record in report.course if math.isfinite(record.loss)]
+    finite = [record for record in report.loss_history if math.isfinite(record.loss)]
     if len(finite) > 1:
         yield loss_curve(finite)
     else:

@@ -78,7 +78,7 @@ def selfcheck(
     )
     progress("drawing", 0, 0)
     began = time.monotonic()
-    heard = sensitivity(backbone, pictures=pictures)
+    collected_warnings = sensitivity(backbone, pictures=pictures)
     drawing = time.monotonic() - began
     return SelfCheck(
         backbone=backbone.id,
@@ -94,7 +94,7 @@ def selfcheck(
         steps=steps,
         loss_before=artifact.figures["loss_before"],
         loss_after=artifact.figures["loss_after"],
-        sensitivity=heard,
+        sensitivity=collected_warnings,
         seconds_per_step=artifact.figures["seconds"] / steps,
         seconds_per_picture=drawing / (2 * pictures),
         picture_steps=min(backbone.default_steps, DRAWING_STEPS),

@@ -5,7 +5,7 @@ from ._diffusers import load_autoencoder as load_autoencoder
 from ._diffusers import quiet as quiet
 from ._relatives import batched as batched
 from ._relatives import for_call as for_call
-from .base import Attended as Attended
+from .base import AttentionProbabilities as AttentionProbabilities
 from .base import Backbone as Backbone
 from .base import Samples as Samples
 from .base import Scheduler as Scheduler
@@ -23,6 +23,7 @@ from .declared import declarations as declarations
 from .hub import explained as explained
 from .hub import hub_answers as hub_answers
 from .hub import repository_files as repository_files
+from .kv_cache import texts_projected_once as texts_projected_once
 from .loading import Loading as Loading
 from .prediction import MODELSPEC as MODELSPEC
 from .prediction import OPTION as OPTION
@@ -42,7 +43,6 @@ from .registry import wrap_reader as wrap_reader
 from .sampling_defaults import LCM_STEPS as LCM_STEPS
 from .tail_encoder import FILE as FILE
 from .tail_encoder import TailEncoder as TailEncoder
-from .texts_once import texts_projected_once as texts_projected_once
 from .variants import choose_variant as choose_variant
 from .weights import check_weights as check_weights
 from .weights import component_files as component_files

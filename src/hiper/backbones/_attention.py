@@ -8,13 +8,13 @@ from typing import Any, final
 
 from torch import Tensor
 
-from hiper.backbones.base import Attended, Watch
+from hiper.backbones.base import AttentionCallback, AttentionProbabilities
 
 _CROSS = "attn2.processor"  # attn1 looks from cell to cell of the picture
 
 
 @contextmanager
-def watched(unet: Any, watch: Watch) -> Iterator[None]:
+def watched(unet: Any, watch: AttentionCallback) -> Iterator[None]:
     """Wrap the processor of every cross-attention of the UNet; on leaving it has its own again."""
     own = dict(unet.attn_processors)
     unet.set_attn_processor({name: _wrapped(name, processor, watch) for name, processor in own.items()})
@@ -24,7 +24,7 @@ def watched(unet: Any, watch: Watch) -> Iterator[None]:
         unet.set_attn_processor(own)
 
 
-def _wrapped(name: str, processor: Any, watch: Watch) -> Any:
+def _wrapped(name: str, processor: Any, watch: AttentionCallback) -> Any:
     return _Watched(name.removesuffix(".processor"), processor, watch) if name.endswith(_CROSS) else processor
 
 
@@ -32,7 +32,7 @@ def _wrapped(name: str, processor: Any, watch: Watch) -> Any:
 class _Watched:
     """Tells what the layer is about to do, and lets its own processor do it."""
 
-    def __init__(self, layer: str, processor: Any, watch: Watch) -> None:
+    def __init__(self, layer: str, processor: Any, watch: AttentionCallback) -> None:
         self._layer, self._processor, self._watch = layer, processor, watch
 
     def __call__(
@@ -45,7 +45,7 @@ class _Watched:
     ) -> Tensor:
         assert encoder_hidden_states is not None
         probabilities = _probabilities(attn, hidden_states, encoder_hidden_states, attention_mask)
-        self._watch(Attended(layer=self._layer, probabilities=probabilities))
+        self._watch(AttentionProbabilities(layer=self._layer, probabilities=probabilities))
         output: Tensor = self._processor(
             attn,
             hidden_states,

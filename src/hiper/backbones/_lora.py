@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig
 from torch import Tensor
 
-from hiper.backbones.parking import frozen
+from hiper.backbones.offloading import frozen
 from hiper.errors import BackboneError
 
 _ADAPTER = "hiper"

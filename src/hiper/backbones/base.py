@@ -55,7 +55,7 @@ def check_scheduler(name: str, names: Sequence[str] = get_args(Scheduler)) -> No
 
 
 @dataclass(frozen=True, kw_only=True)
-class Diffused:
+class NoisySample:
     """Latents on their way to noise, and what the model should say of them: [batch, c, h, w], float32."""
 
     noisy: Tensor
@@ -63,7 +63,7 @@ class Diffused:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attended:
+class AttentionProbabilities:
     """How one cross-attention layer, in one call, spreads its attention over the text rows.
 
     layer: the library's name of it; probabilities: [batch, heads, cells, length], float32, rows sum to 1, where
@@ -74,7 +74,7 @@ class Attended:
     probabilities: Tensor
 
 
-Watch = Callable[[Attended], None]
+AttentionCallback = Callable[[AttentionProbabilities], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,10 +112,10 @@ class Backbone(ABC):
     denoiser_name:    the library's name of the denoiser, by which others load what belongs to it
     tail_encoder:     guesses a tail from a picture's latents, where the model's folder has one
     takes_turns:      text encoders and all the rest are never in the device's memory together
-    offers:           what a method may ask for in its `needs`:
+    capabilities:     what a method may ask for in its `requires`:
                       "rows" (all), "trajectory" (`step` goes up and down between noise levels), "vocabulary"
-                      (`spliced`), "weights" (those of `denoiser` may be lent others), "lora" (the denoiser takes
-                      peft's adapters)
+                      (`encode_with_token_embeddings`), "weights" (those of `denoiser` may be lent others), "lora" (the
+                      denoiser takes peft's adapters)
     """
 
     id: str
@@ -140,7 +140,7 @@ class Backbone(ABC):
     quantised: str = ""
     tail_encoder: TailEncoder | None = None
     denoiser_name: ClassVar[str]
-    offers: frozenset[str] = frozenset({"rows"})
+    capabilities: frozenset[str] = frozenset({"rows"})
 
     def size_note(self, height: int, width: int) -> str | None:
         """Return what to expect of a size, in pixels, far from the native one; None for others."""
@@ -188,11 +188,13 @@ class Backbone(ABC):
         """
 
     @abstractmethod
-    def word_vectors(self, word: str) -> dict[str, Tensor]:
+    def token_embeddings(self, word: str) -> dict[str, Tensor]:
         """Return what each text encoder looks up for a word, by the encoder's name: [1, width], float32."""
 
     @abstractmethod
-    def spliced(self, prompt: str, word: str, vectors: Mapping[str, Tensor]) -> Conditioning:
+    def encode_with_token_embeddings(
+        self, prompt: str, word: str, vectors: Mapping[str, Tensor]
+    ) -> Conditioning:
         """Encode a sentence in which `word` stands for vectors of one's own, wherever it is.
 
         vectors: [count, width] for each text encoder; the only input that gradients flow to.
@@ -211,7 +213,7 @@ class Backbone(ABC):
         """Decode latents [batch, c, h, w] in the model's latent scale into pictures."""
 
     @abstractmethod
-    def diffuse(self, latents: Tensor, noise: Tensor, t: Tensor) -> Diffused:
+    def diffuse(self, latents: Tensor, noise: Tensor, t: Tensor) -> NoisySample:
         """Bring latents [1 or batch, c, h, w] to the noise levels t [batch], each in 0 .. timesteps - 1."""
 
     @abstractmethod
@@ -227,7 +229,7 @@ class Backbone(ABC):
 
     @abstractmethod
     def predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        """Run the denoiser once; [batch, c, h, w], float32, to be compared with `Diffused.target`.
+        """Run the denoiser once; [batch, c, h, w], float32, to be compared with `NoisySample.target`.
 
         conditioning: of one sentence for all, or one per batch entry; its rows are the only input that
         gradients flow to.
@@ -263,7 +265,7 @@ class Backbone(ABC):
         """
 
     @abstractmethod
-    def fitting(self, *, texts: bool = False, weights: bool = False) -> AbstractContextManager[None]:
+    def training_mode(self, *, texts: bool = False, weights: bool = False) -> AbstractContextManager[None]:
         """Ready the model for a fit: no weight asks for a gradient, and all but the denoiser leaves memory.
 
         texts: the text encoders stay as well; weights: the denoiser is called with others than its own, which are gone
@@ -272,7 +274,7 @@ class Backbone(ABC):
         On leaving, also by an exception, everything is again what it was, bit for bit.
         """
 
-    def watching(self, watch: Watch) -> AbstractContextManager[None]:
+    def watching(self, watch: AttentionCallback) -> AbstractContextManager[None]:
         """Tell `watch` of every cross-attention while the block runs; what is drawn stays the same, bit for bit.
 
         OptionError for a model that does not offer "cross-attention".

@@ -19,18 +19,25 @@ import torch
 from torch import Tensor, nn
 
 from hiper import images
-from hiper.backbones import _attention, _diffusers, _lora, _relatives, _splicing
-from hiper.backbones.base import Backbone, Diffused, Samples, StepCallback, Watch, check_scheduler
+from hiper.backbones import _attention, _diffusers, _lora, _relatives, _token_embeddings
+from hiper.backbones.base import (
+    AttentionCallback,
+    Backbone,
+    NoisySample,
+    Samples,
+    StepCallback,
+    check_scheduler,
+)
 from hiper.backbones.checks import check_loaded
 from hiper.backbones.contents import checksums, described_pipeline, hashes, picked, state_of
+from hiper.backbones.kv_cache import texts_projected_once
 from hiper.backbones.loading import Loading
 from hiper.backbones.matching import Layout, check_components, check_sentence, check_tokenizers
-from hiper.backbones.parking import UNIFIED_MEMORY, Entered, Offloaded, frozen
+from hiper.backbones.offloader import ModelOffloader
+from hiper.backbones.offloading import UNIFIED_MEMORY, Entered, Offloaded, frozen
 from hiper.backbones.prediction import assume_epsilon
 from hiper.backbones.sampling_defaults import SamplingDefaults
 from hiper.backbones.schedules import Schedule
-from hiper.backbones.texts_once import texts_projected_once
-from hiper.backbones.turns import Turns
 from hiper.backbones.weights import check_weights, read_index, text_encoder_bytes
 from hiper.conditioning import Conditioning, expanded
 from hiper.errors import BackboneError, HiperError, HiperWarning, OptionError
@@ -60,7 +67,7 @@ class PipelineBackbone(Backbone):
     usual: ClassVar[SamplingDefaults]
     layout: ClassVar[Layout] = Layout()
     wide_range: ClassVar[bool] = False
-    offers: frozenset[str] = frozenset({"rows", "trajectory", "vocabulary", "weights", "lora"})
+    capabilities: frozenset[str] = frozenset({"rows", "trajectory", "vocabulary", "weights", "lora"})
 
     def __init__(
         self,
@@ -71,7 +78,7 @@ class PipelineBackbone(Backbone):
         default_guidance: float | None = None,
     ) -> None:
         self._pipe = pipe
-        self._turns: Turns | None = None
+        self._turns: ModelOffloader | None = None
         self._recomputes = False
         self._known: _Read | None = (
             None  # of a model that was loaded here; a user's own may change between two calls
@@ -144,7 +151,7 @@ class PipelineBackbone(Backbone):
         backbone = cls._settled(pipe, how, name=name, revision=revision, guidance=guidance)
         if how.quantise is not None:
             backbone.quantised = how.quantise
-            backbone.offers = backbone.offers - {"weights"}  # packed weights cannot be learnt
+            backbone.capabilities = backbone.capabilities - {"weights"}  # packed weights cannot be learnt
         return backbone
 
     @classmethod
@@ -173,7 +180,7 @@ class PipelineBackbone(Backbone):
             how.device.type in UNIFIED_MEMORY
         ):  # what waits there is written to a file and cannot be read where it lies
             _ = read.contents, read.fingerprint
-        turns = Turns(parts, how.device)
+        turns = ModelOffloader(parts, how.device)
         turns.take([part for part in parts if not _encodes(part)])
         backbone = cls(pipe, name=name, revision=revision, default_guidance=guidance)
         backbone._turns, backbone._recomputes, backbone._known = turns, how.recompute, read
@@ -252,19 +259,24 @@ class PipelineBackbone(Backbone):
     def adapter(self, rank: int) -> AbstractContextManager[dict[str, Tensor]]:
         return _lora.adapter(self.denoiser, rank)
 
-    def word_vectors(self, word: str) -> dict[str, Tensor]:
+    def token_embeddings(self, word: str) -> dict[str, Tensor]:
         self._take(encoders=True)
-        return _splicing.vectors_of(self._pipe, word)
+        return _token_embeddings.vectors_of(self._pipe, word)
 
-    def spliced(self, prompt: str, word: str, vectors: Mapping[str, Tensor]) -> Conditioning:
+    def encode_with_token_embeddings(
+        self, prompt: str, word: str, vectors: Mapping[str, Tensor]
+    ) -> Conditioning:
         self._take(encoders=True)
         count = len(next(iter(vectors.values())))
-        names = _splicing.stand_ins(count)
-        for name in _splicing.encoders(self._pipe).values():
+        names = _token_embeddings.stand_ins(count)
+        for name in _token_embeddings.encoders(self._pipe).values():
             if (name, count) not in self._tokenizers:
-                self._tokenizers[name, count] = _splicing.extended(getattr(self._pipe, name), count)
+                self._tokenizers[name, count] = _token_embeddings.extended(getattr(self._pipe, name), count)
         tokenizers = {name: larger for (name, size), larger in self._tokenizers.items() if size == count}
-        with _splicing.spliced(self._pipe, tokenizers, vectors), _diffusers.quiet():
+        with (
+            _token_embeddings.encode_with_token_embeddings(self._pipe, tokenizers, vectors),
+            _diffusers.quiet(),
+        ):
             told = self._encode(prompt.replace(word, " ".join(names)))
         pieces = tuple(word if piece in names else piece for piece in told.pieces)
         return replace(told, prompt=prompt, pieces=pieces)
@@ -315,7 +327,7 @@ class PipelineBackbone(Backbone):
         config = self._pipe.vae.config
         return latents / float(config.scaling_factor) + float(config.get("shift_factor") or 0)
 
-    def diffuse(self, latents: Tensor, noise: Tensor, t: Tensor) -> Diffused:
+    def diffuse(self, latents: Tensor, noise: Tensor, t: Tensor) -> NoisySample:
         return self._schedule.diffuse(latents, self._put(noise), self._put(t))
 
     def step(self, noisy: Tensor, predicted: Tensor, t: int, to: int) -> Tensor:
@@ -368,7 +380,7 @@ class PipelineBackbone(Backbone):
 
     def _texts_once(self) -> AbstractContextManager[None]:
         """Project text once per drawing where that keeps the picture and there is room for what is kept."""
-        if "cross-attention" not in self.offers or self._turns is not None:
+        if "cross-attention" not in self.capabilities or self._turns is not None:
             return nullcontext()
         return texts_projected_once(self.denoiser)
 
@@ -402,10 +414,10 @@ class PipelineBackbone(Backbone):
         """Return the pipeline's own words for a function that is told of every step."""
         return {"callback_on_step_end": _reporter(callback, steps)}
 
-    def fitting(self, *, texts: bool = False, weights: bool = False) -> AbstractContextManager[None]:
-        return Entered(partial(self._enter_fitting, texts, weights))
+    def training_mode(self, *, texts: bool = False, weights: bool = False) -> AbstractContextManager[None]:
+        return Entered(partial(self._enter_training_mode, texts, weights))
 
-    def _enter_fitting(self, texts: bool, weights: bool, stack: ExitStack) -> None:
+    def _enter_training_mode(self, texts: bool, weights: bool, stack: ExitStack) -> None:
         if texts and self._turns is not None:
             raise OptionError(
                 f"{self.id} was loaded with memory=low, which keeps text encoders and denoiser apart, and this"
@@ -421,8 +433,8 @@ class PipelineBackbone(Backbone):
         if self._recomputes and not weights:
             stack.enter_context(_diffusers.recomputing(self.denoiser))
 
-    def watching(self, watch: Watch) -> AbstractContextManager[None]:
-        if "cross-attention" not in self.offers:
+    def watching(self, watch: AttentionCallback) -> AbstractContextManager[None]:
+        if "cross-attention" not in self.capabilities:
             return super().watching(watch)
         return _attention.watched(self.denoiser, watch)
 

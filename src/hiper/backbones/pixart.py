@@ -26,7 +26,7 @@ class PixArtBackbone(PipelineBackbone):
     usual: ClassVar[SamplingDefaults] = PIXART
     schedulers: tuple[Scheduler, ...] = ("dpm++", "ddim", "dpm++-karras", "unipc", "unipc-karras", "euler")
     placement = "append"
-    offers = PipelineBackbone.offers - {"lora"}  # diffusers gives this transformer no adapters
+    capabilities = PipelineBackbone.capabilities - {"lora"}  # diffusers gives this transformer no adapters
     length = 300
 
     def __init__(

@@ -11,7 +11,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from hiper.backbones.base import Diffused
+from hiper.backbones.base import NoisySample
 
 
 class Schedule(ABC):
@@ -31,10 +31,10 @@ class Schedule(ABC):
         """Number of noise levels."""
         return len(self.signal)
 
-    def diffuse(self, latents: Tensor, noise: Tensor, t: Tensor) -> Diffused:
+    def diffuse(self, latents: Tensor, noise: Tensor, t: Tensor) -> NoisySample:
         """Bring latents [1 or batch, c, h, w] to the levels t [batch]; all on the schedule's device."""
         signal, sigma = self.signal[t][:, None, None, None], self.sigma[t][:, None, None, None]
-        return Diffused(
+        return NoisySample(
             noisy=signal * latents + sigma * noise, target=self._target(latents, noise, signal, sigma)
         )
 

@@ -25,7 +25,7 @@ class UNetBackbone(PipelineBackbone):
     """
 
     denoiser_name: ClassVar[str] = "unet"
-    offers = PipelineBackbone.offers | {"cross-attention"}
+    capabilities = PipelineBackbone.capabilities | {"cross-attention"}
 
     def __init__(
         self,

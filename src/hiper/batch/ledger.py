@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, final
 
 from hiper.batch.jobs import Asked
-from hiper.batch.orders import RECORD, RECORD_SCHEMA, PlannedJob
+from hiper.batch.messages import RECORD, RECORD_SCHEMA, PlannedJob
 from hiper.batch.results import as_json
 from hiper.batch.store import Store
 from hiper.engines import RemoteError

@@ -12,7 +12,7 @@ from typing import Any
 
 from hiper.artifacts import Artifact, EditResult
 from hiper.backbones import Backbone, StepCallback
-from hiper.batch.orders import ARTIFACT, RECORD, RECORD_SCHEMA, SOURCE, ModelFacts, PlannedJob
+from hiper.batch.messages import ARTIFACT, RECORD, RECORD_SCHEMA, SOURCE, ModelFacts, PlannedJob
 from hiper.batch.store import Store
 from hiper.images import fit_square, png_bytes
 from hiper.inference import edit, settings_of, text_chunks

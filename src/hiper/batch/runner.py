@@ -13,10 +13,10 @@ from typing import final
 from hiper.backbones import EMBEDDED
 from hiper.batch.jobs import Asked, Job, Refused
 from hiper.batch.ledger import Entry, Ledger
-from hiper.batch.orders import Describe, Group, Model, ModelFacts, PlannedJob, Verdict, plan
+from hiper.batch.messages import Describe, Group, JobResult, Model, ModelFacts, PlannedJob, plan
 from hiper.batch.store import open_store
 from hiper.batch.summary import write_summary
-from hiper.batch.work import Worker
+from hiper.batch.worker import Worker
 from hiper.engines import EngineSettings, Settled, Task, open_engine
 from hiper.errors import ImageError
 from hiper.methods import get_method, shared_by
@@ -32,7 +32,7 @@ Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done and how much there is; 0 in all: not known."""
 
 Order = Describe | Group
-Answer = ModelFacts | list[Verdict]
+Answer = ModelFacts | list[JobResult]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,7 +220,7 @@ class _Batch:
             self._ledger.fail(identity, error, key=group.jobs[0].key, deaths=deaths)
         return []
 
-    def _judge(self, planned: PlannedJob, verdict: Verdict) -> None:
+    def _judge(self, planned: PlannedJob, verdict: JobResult) -> None:
         for identity in self._by_place[planned.place]:
             if verdict.error is None:
                 self._ledger.done(identity, planned.place, reused=False, notes=verdict.notes)

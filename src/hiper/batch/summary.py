@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 
 from hiper.batch.ledger import Entry
-from hiper.batch.orders import RECORD_SCHEMA, SOURCE
+from hiper.batch.messages import RECORD_SCHEMA, SOURCE
 from hiper.batch.results import as_json
 from hiper.batch.store import Store
 from hiper.html import document, figure, table

@@ -7,7 +7,7 @@ from .conforming import conforms as conforms
 from .critters_suite import IDENTITY as IDENTITY
 from .critters_suite import CrittersCase as CrittersCase
 from .critters_suite import CrittersSuite as CrittersSuite
-from .fits import Fits as Fits
+from .kept_fits import Fits as Fits
 from .records import Cell as Cell
 from .report import Comparison as Comparison
 from .report import Report as Report

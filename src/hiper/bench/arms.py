@@ -28,7 +28,7 @@ DRAWING = ("guidance", "edit_steps", "scheduler")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Yardstick:
+class Baseline:
     """An arm that is no method. takes: which options of the reference it has."""
 
     text: str
@@ -37,15 +37,15 @@ class Yardstick:
     needs_others: bool = False
 
 
-YARDSTICKS: Mapping[str, Yardstick] = {
-    "none": Yardstick(text="the target sentence alone (floor)", takes="drawing"),
-    "truth": Yardstick(text="the true answer through the VAE (ceiling)", takes="none", needs_truth=True),
-    "spelled-out": Yardstick(
+YARDSTICKS: Mapping[str, Baseline] = {
+    "none": Baseline(text="the target sentence alone (floor)", takes="drawing"),
+    "truth": Baseline(text="the true answer through the VAE (ceiling)", takes="none", needs_truth=True),
+    "spelled-out": Baseline(
         text="a sentence that spells the identity out", takes="drawing", needs_truth=True
     ),
-    "source": Yardstick(text="the source, unchanged", takes="none"),
-    "other-tail": Yardstick(text="what was learnt of the next subject", takes="all", needs_others=True),
-    "random-tail": Yardstick(text="random rows as long as the learnt ones", takes="all"),
+    "source": Baseline(text="the source, unchanged", takes="none"),
+    "other-tail": Baseline(text="what was learnt of the next subject", takes="all", needs_others=True),
+    "random-tail": Baseline(text="random rows as long as the learnt ones", takes="all"),
 }
 
 
@@ -82,14 +82,14 @@ class Arm:
         return f"{safe_slug(self.text, limit=60)}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
 
     @property
-    def yardstick(self) -> Yardstick | None:
+    def baseline(self) -> Baseline | None:
         """What kind of yardstick it is; None for a method."""
         return YARDSTICKS.get(self.name)
 
     @property
     def method(self) -> str:
         """The method whose options it has."""
-        return self.name if self.yardstick is None else REFERENCE
+        return self.name if self.baseline is None else REFERENCE
 
     def fitted(self) -> Arm:
         """Return the arm whose fits it draws with: a control borrows those of the reference.
@@ -118,13 +118,13 @@ def parse_arm(text: str) -> Arm:
     preset = preset if colon else "default"
     given = _pairs(text, pairs)
     source_caption = str(given.pop(SOURCE_CAPTION, ""))
-    yardstick = YARDSTICKS.get(name)
-    if yardstick is not None:
-        _check_taken(text, yardstick, preset, given, source_caption)
-        if yardstick.takes == "none":
+    baseline = YARDSTICKS.get(name)
+    if baseline is not None:
+        _check_taken(text, baseline, preset, given, source_caption)
+        if baseline.takes == "none":
             return Arm(name=name, preset="default", changes={}, options={})
-    arm = _resolved(name, REFERENCE if yardstick else name, preset, given)
-    if yardstick is not None and yardstick.takes == "drawing":
+    arm = _resolved(name, REFERENCE if baseline else name, preset, given)
+    if baseline is not None and baseline.takes == "drawing":
         return replace(arm, options={key: arm.options[key] for key in DRAWING if key in arm.options})
     return replace(arm, source_caption=source_caption)
 
@@ -148,11 +148,11 @@ def check_suite(arms: Sequence[Arm], suite: Suite) -> None:
             raise OptionError(
                 f"{SOURCE_CAPTION} is {arm.source_caption!r}; other captions that this suite knows: {known}"
             )
-        if arm.yardstick and arm.yardstick.needs_truth and not has_truth:
+        if arm.baseline and arm.baseline.needs_truth and not has_truth:
             raise OptionError(
                 f"arm {arm.text} needs the true answers, which this suite does not know; leave it out"
             )
-        if arm.yardstick and arm.yardstick.needs_others and len(subjects) < 2:
+        if arm.baseline and arm.baseline.needs_others and len(subjects) < 2:
             raise OptionError(f"arm {arm.text} needs two subjects or more, the suite has one; leave it out")
 
 
@@ -169,13 +169,13 @@ def _pairs(text: str, pairs: Sequence[str]) -> dict[str, object]:
 
 
 def _check_taken(
-    text: str, yardstick: Yardstick, preset: str, given: Mapping[str, object], source_caption: str
+    text: str, baseline: Baseline, preset: str, given: Mapping[str, object], source_caption: str
 ) -> None:
-    if source_caption and yardstick.takes != "all":
+    if source_caption and baseline.takes != "all":
         raise OptionError(f"arm {text!r} fits nothing, so no caption matters; leave {SOURCE_CAPTION} away")
-    if yardstick.takes == "none" and (given or preset != "default"):
+    if baseline.takes == "none" and (given or preset != "default"):
         raise OptionError(f"arm {text!r} takes no preset and no options; leave them away")
-    strangers = [name for name in given if yardstick.takes == "drawing" and name not in DRAWING]
+    strangers = [name for name in given if baseline.takes == "drawing" and name not in DRAWING]
     if strangers:
         raise OptionError(
             f"arm {text!r} fits nothing and takes no option {strangers[0]!r}; allowed are {', '.join(DRAWING)}"

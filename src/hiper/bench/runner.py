@@ -11,12 +11,12 @@ from pathlib import Path
 
 from hiper import files
 from hiper.backbones import Backbone, load_backbone
+from hiper.bench.arm_sampler import drawing_settings
 from hiper.bench.arms import Arm, check_suite, parse_arms
 from hiper.bench.base import Suite
-from hiper.bench.drawing import drawing_settings
 from hiper.bench.records import RUN, Identity, Run, joined
 from hiper.bench.suites import SuiteSpec, open_suite
-from hiper.bench.work import Job, Workshop
+from hiper.bench.worker import BenchWorker, Job
 from hiper.engines import Engine, EngineSettings, Task, check_reachable, open_engine
 from hiper.errors import HiperWarning, OptionError
 from hiper.methods import get_method
@@ -96,14 +96,14 @@ def run(
         report(0)
         subjects = list(wanted.subjects)
         if elsewhere is None:
-            drawn = _run_here(Workshop(job, whole, opened, model, should_stop), subjects, report)
+            drawn = _run_here(BenchWorker(job, whole, opened, model, should_stop), subjects, report)
         else:
             del model
             drawn = _run_elsewhere(elsewhere, job, whole, subjects, report, should_stop)
     return Done(cells=cells, drawn=drawn)
 
 
-def _run_here(workshop: Workshop, subjects: Sequence[str], report: Callable[[int], None]) -> int:
+def _run_here(workshop: BenchWorker, subjects: Sequence[str], report: Callable[[int], None]) -> int:
     settled = drawn = 0
 
     def on_cells(count: int) -> None:
@@ -138,7 +138,7 @@ def _run_elsewhere(
 
 def _drawer(job: Job, whole: Run, should_stop: StopRequest) -> Callable[[str], int]:
     """Return a worker's work: draw one subject, by a model that is loaded when the first one comes."""
-    workshop = cache(partial(Workshop.load, job, whole, should_stop))
+    workshop = cache(partial(BenchWorker.load, job, whole, should_stop))
 
     def draw(subject: str) -> int:
         with deterministic(job.deterministic):

@@ -45,7 +45,7 @@ def open_suite(spec: SuiteSpec) -> Suite:
 
 
 def _own(spec: SuiteSpec) -> Suite:
-    from hiper.bench.own_suite import OwnSuite
+    from hiper.bench.toml_suite import OwnSuite
 
     if spec.split is not None:
         raise OptionError(f"split is {spec.split!r}, but {spec.name!r} has no splits; leave --split away")

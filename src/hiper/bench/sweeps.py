@@ -61,7 +61,7 @@ def preset(name: str) -> Sequence[str]:
 def base_arm(text: str) -> Arm:
     """Read the arm that a sweep goes out from; OptionError for a yardstick, which learns nothing."""
     arm = parse_arm(text)
-    if arm.yardstick is not None:
+    if arm.baseline is not None:
         raise OptionError(
             f"base is {text!r}, which is no method; give a method, such as hiper or hiper:paper"
         )

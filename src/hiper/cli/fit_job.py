@@ -147,7 +147,7 @@ def run_fit(
     backbone: Backbone,
     checkpoint: CheckpointFile,
     report: Report,
-    course: list[StepRecord] | None = None,
+    loss_history: list[StepRecord] | None = None,
 ) -> Artifact:
     """Fit with progress; a signal makes it stop between two steps, its state in the checkpoint.
 
@@ -156,8 +156,8 @@ def run_fit(
 
     def told(record: StepRecord) -> None:
         report("fitting", record.step, record.steps)
-        if course is not None:
-            course.append(record)
+        if loss_history is not None:
+            loss_history.append(record)
 
     from hiper.training import FitControl
 

@@ -37,7 +37,7 @@ def write_report(
     report: Report,
     *,
     source: Image | None = None,
-    course: Sequence[StepRecord] = (),
+    loss_history: Sequence[StepRecord] = (),
 ) -> None:
     """Draw the grids, watch the first sentence, and write the page."""
     from hiper.analysis import RunReport, page
@@ -52,7 +52,7 @@ def write_report(
         notes=session.console.notes,
         source=source,
         sentences=sentences,
-        course=course,
+        loss_history=loss_history,
         study=_study(backbone, artifact, results[0], report),
     )
     text = page(whole)

@@ -36,11 +36,11 @@ def run(
         results = draw(session, backbone, fitted.artifact, drawings, edit_request, report)
         page = edit_request.report
         if page is not None:
-            source, course = plan.subject.image, fitted.course
+            source, loss_history = plan.subject.image, fitted.loss_history
             write_report(
                 *(session, edit_request, page, backbone, fitted.artifact, results, report),
                 source=source,
-                course=course,
+                loss_history=loss_history,
             )
     origin = {"artifact": str(fitted.path), "reused": fitted.reused}
     print_drawn(session, origin, drawings, results, page)
@@ -74,7 +74,7 @@ class Fitted:
     artifact: Artifact
     path: Path
     reused: bool
-    course: Sequence[StepRecord] = ()
+    loss_history: Sequence[StepRecord] = ()
 
 
 def _fitted(session: Session, plan: Plan, backbone: Backbone, report: Report) -> Fitted:
@@ -88,20 +88,25 @@ def _fitted(session: Session, plan: Plan, backbone: Backbone, report: Report) ->
             report("using the fit of an earlier run", 0, 0)
             return Fitted(artifact=kept, path=path, reused=True)
         files.check_writable(path, overwrite=True)
-        course: list[StepRecord] = []
+        loss_history: list[StepRecord] = []
         with session.stop.deferred(once_asked=True):
-            artifact = _fit_into(session, plan, backbone, path, report, course)
-        return Fitted(artifact=artifact, path=path, reused=False, course=course)
+            artifact = _fit_into(session, plan, backbone, path, report, loss_history)
+        return Fitted(artifact=artifact, path=path, reused=False, loss_history=loss_history)
 
 
 def _fit_into(
-    session: Session, plan: Plan, backbone: Backbone, path: Path, report: Report, course: list[StepRecord]
+    session: Session,
+    plan: Plan,
+    backbone: Backbone,
+    path: Path,
+    report: Report,
+    loss_history: list[StepRecord],
 ) -> Artifact:
     from hiper.training import CheckpointFile
 
     checkpoint = CheckpointFile(path=checkpoint_beside(path), resume=True)
     try:
-        artifact = run_fit(session, plan, backbone, checkpoint, report, course)
+        artifact = run_fit(session, plan, backbone, checkpoint, report, loss_history)
     except Interrupted as stopped:
         raise Interrupted(
             f"{stopped}; the same command goes on from there", stopped.signal_number
@@ -109,7 +114,7 @@ def _fit_into(
     except ResumeError as error:
         session.console.note(f"the fit starts anew: {error}")
         checkpoint = CheckpointFile(path=checkpoint.path)
-        artifact = run_fit(session, plan, backbone, checkpoint, report, course)
+        artifact = run_fit(session, plan, backbone, checkpoint, report, loss_history)
     artifact.save(path, overwrite=True)
     checkpoint.remove()
     return artifact

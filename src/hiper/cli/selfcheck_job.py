@@ -45,7 +45,7 @@ def _subject(backbone: Backbone, image: Path | None, caption: str | None) -> Sub
 
 
 def _lines(found: SelfCheck, hardware: Hardware) -> Iterator[str]:
-    heard, gain = found.sensitivity, found.loss_after / found.loss_before - 1
+    sensitivity, gain = found.sensitivity, found.loss_after / found.loss_before - 1
     quantised = f", {hardware.quantise}" if hardware.quantise else ""
     yield f"model        {found.backbone} {found.revision}".rstrip()
     yield (
@@ -55,7 +55,8 @@ def _lines(found: SelfCheck, hardware: Hardware) -> Iterator[str]:
     yield f"device       {found.device}, {found.dtype}{quantised}, memory {hardware.memory}"
     yield f"loss         {found.loss_before:.4f} -> {found.loss_after:.4f} ({gain:+z.2%}) in {found.steps} steps"
     yield (
-        f"sensitivity  {heard.tail:.1f} by other last rows, {heard.seed:.1f} by another seed: {heard.ratio:.2f}"
+        f"sensitivity  {sensitivity.tail:.1f} by other last rows, {sensitivity.seed:.1f} by another seed:"
+        f" {sensitivity.ratio:.2f}"
     )
     yield (
         f"time         {found.seconds_per_step:.3g} s a step, {found.seconds_per_picture:.3g} s a picture"

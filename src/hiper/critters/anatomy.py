@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hiper.critters.pen import GROUND, Colour, Points, ellipse
+from hiper.critters.canvas import GROUND, Colour, Points, ellipse
 from hiper.critters.world import COLOURS, Identity
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hiper.critters.anatomy import Coat, Pose, marks
-from hiper.critters.pen import OUTLINE, Colour, Pen, Points, ellipse, place
+from hiper.critters.canvas import OUTLINE, Canvas, Colour, Points, ellipse, place
 from hiper.critters.world import COLOURS, Scene
 
 PINK: Colour = (240, 150, 160)
@@ -15,7 +15,7 @@ WHITE: Colour = (255, 255, 255)
 RADIUS = 0.148
 
 
-def draw_tail(pen: Pen, scene: Scene, pose: Pose, coat: Coat) -> None:
+def draw_tail(canvas: Canvas, scene: Scene, pose: Pose, coat: Coat) -> None:
     """The tail, behind the body."""
     species, length = scene.species, scene.identity.tail
     x, y = pose.tail
@@ -24,7 +24,7 @@ def draw_tail(pen: Pen, scene: Scene, pose: Pose, coat: Coat) -> None:
     side = np.array([ahead[1], -ahead[0]])
     if species in ("rabbit", "bear"):
         r = 0.052 if species == "rabbit" else 0.036
-        pen.shape(
+        canvas.shape(
             ellipse(x, y, r * length, r * length), coat.secondary if species == "rabbit" else coat.primary
         )
         return
@@ -33,21 +33,21 @@ def draw_tail(pen: Pen, scene: Scene, pose: Pose, coat: Coat) -> None:
     t = np.linspace(0, 1, 9)[:, None]
     path: Points = np.array([x, y]) + ahead * reach * t + side * bend * np.sin(np.pi * t * 0.8)
     width = {"cat": 0.044, "dog": 0.05, "fox": 0.05, "elephant": 0.022}[species]
-    pen.limb(path, width, coat.primary)
+    canvas.limb(path, width, coat.primary)
     tip_x, tip_y = path[8]
     if species == "fox":
         dx, dy = path[8] - path[4]
         angle = float(np.rad2deg(np.arctan2(-dy, dx)))
         brush = ellipse(path[5, 0], path[5, 1], 0.12 * length, 0.062, angle)
-        pen.shape(brush, coat.primary)
-        pen.coat(brush, [ellipse(tip_x, tip_y, 0.06, 0.07, angle)], coat.secondary)
+        canvas.shape(brush, coat.primary)
+        canvas.coat(brush, [ellipse(tip_x, tip_y, 0.06, 0.07, angle)], coat.secondary)
     elif species == "elephant":
-        pen.shape(ellipse(tip_x, tip_y, 0.022, 0.022), coat.secondary)
+        canvas.shape(ellipse(tip_x, tip_y, 0.022, 0.022), coat.secondary)
     else:
-        pen.limb(path[6:], width, coat.secondary)
+        canvas.limb(path[6:], width, coat.secondary)
 
 
-def draw_head(pen: Pen, scene: Scene, pose: Pose, coat: Coat) -> None:
+def draw_head(canvas: Canvas, scene: Scene, pose: Pose, coat: Coat) -> None:
     """Collar, ears, face: drawn last, in front of the body."""
     species, who = scene.species, scene.identity
     x, y = pose.head
@@ -55,19 +55,19 @@ def draw_head(pen: Pen, scene: Scene, pose: Pose, coat: Coat) -> None:
     turn = 0.0 if not pose.asleep else -8.0
     if who.collar != "none":
         band = ellipse(x - 0.05, y + r * 0.82, 0.115, 0.06, 30 if not pose.asleep else 62)
-        pen.shape(band, COLOURS[who.collar])
+        canvas.shape(band, COLOURS[who.collar])
         tag = (x + 0.01, y + r * 1.2) if not pose.asleep else (x - 0.09, y + r * 1.05)
-        pen.shape(ellipse(*tag, 0.02, 0.02), (250, 220, 110))
+        canvas.shape(ellipse(*tag, 0.02, 0.02), (250, 220, 110))
     hanging = species == "dog"
     if not hanging:
-        draw_ears(pen, scene, (x, y, r), turn, coat)
+        draw_ears(canvas, scene, (x, y, r), turn, coat)
     wide = {"bear": 1.06, "rabbit": 0.92, "fox": 1.04, "elephant": 1.0}.get(species, 1.0)
     head = ellipse(x, y, r * 1.05 * wide, r * 0.95, turn)
-    pen.shape(head, coat.primary)
-    pen.coat(head, [place(m, x, y, turn) for m in marks(who, r, r, 1)], coat.secondary)
+    canvas.shape(head, coat.primary)
+    canvas.coat(head, [place(m, x, y, turn) for m in marks(who, r, r, 1)], coat.secondary)
     if hanging:
-        draw_ears(pen, scene, (x, y, r), turn, coat)
-    face(pen, scene, x, y, r, coat, asleep=pose.asleep)
+        draw_ears(canvas, scene, (x, y, r), turn, coat)
+    face(canvas, scene, x, y, r, coat, asleep=pose.asleep)
 
 
 @dataclass(frozen=True)
@@ -107,17 +107,19 @@ def _ear(species: str, size: float, sign: int, coat: Coat) -> Ear:
     return Ear(ellipse(0.95 * sign, 0.02, 0.3, 0.68 * size, -16 * sign), coat.secondary)
 
 
-def draw_ears(pen: Pen, scene: Scene, head: tuple[float, float, float], turn: float, coat: Coat) -> None:
+def draw_ears(
+    canvas: Canvas, scene: Scene, head: tuple[float, float, float], turn: float, coat: Coat
+) -> None:
     """Both ears of a head (centre x, y and radius)."""
     x, y, r = head
     for sign in (-1, 1):
         ear = _ear(scene.species, scene.identity.ears, sign, coat)
-        pen.shape(place(ear.outer * r, x, y, turn), ear.outer_colour)
+        canvas.shape(place(ear.outer * r, x, y, turn), ear.outer_colour)
         if ear.inner is not None:
-            pen.shape(place(ear.inner * r, x, y, turn), ear.inner_colour, outline=False)
+            canvas.shape(place(ear.inner * r, x, y, turn), ear.inner_colour, outline=False)
 
 
-def face(pen: Pen, scene: Scene, x: float, y: float, r: float, coat: Coat, *, asleep: bool) -> None:
+def face(canvas: Canvas, scene: Scene, x: float, y: float, r: float, coat: Coat, *, asleep: bool) -> None:
     """Muzzle, nose, mouth, eyes. The face is turned a little to the right of the picture."""
     species = scene.species
     fx = x + 0.10 * r
@@ -125,7 +127,7 @@ def face(pen: Pen, scene: Scene, x: float, y: float, r: float, coat: Coat, *, as
         trunk = np.array([[0.05, 0.2], [0.12, 0.75], [0.3, 1.25], [0.62, 1.35]]) * r + np.array([fx, y])
         if asleep:
             trunk = np.array([[0.05, 0.2], [0.3, 0.6], [0.8, 0.85], [1.15, 0.8]]) * r + np.array([fx, y])
-        pen.limb(trunk, 0.4 * r, coat.primary)
+        canvas.limb(trunk, 0.4 * r, coat.primary)
     else:
         size = {
             "dog": (0.5, 0.4),
@@ -135,31 +137,31 @@ def face(pen: Pen, scene: Scene, x: float, y: float, r: float, coat: Coat, *, as
             "rabbit": (0.36, 0.28),
         }
         mx, my = size[species]
-        pen.shape(
+        canvas.shape(
             ellipse(fx, y + 0.42 * r, mx * r, my * r), coat.secondary, outline=species in ("dog", "bear")
         )
         nose = {"dog": 0.19, "bear": 0.16, "fox": 0.14}.get(species, 0.1)
         colour = PINK if species in ("cat", "rabbit") else OUTLINE
-        pen.shape(
+        canvas.shape(
             ellipse(fx, y + 0.26 * r, nose * r * 1.2, nose * r), colour, outline=species in ("cat", "rabbit")
         )
         smile = np.array([[-0.2, 0.52], [-0.1, 0.6], [0, 0.5], [0.1, 0.6], [0.2, 0.52]]) * r + np.array(
             [fx, y]
         )
-        pen.curve(smile, 0.010)
-    eyes(pen, scene, fx, y, r, asleep=asleep)
+        canvas.curve(smile, 0.010)
+    eyes(canvas, scene, fx, y, r, asleep=asleep)
 
 
-def eyes(pen: Pen, scene: Scene, fx: float, y: float, r: float, *, asleep: bool) -> None:
+def eyes(canvas: Canvas, scene: Scene, fx: float, y: float, r: float, *, asleep: bool) -> None:
     """Open eyes show the iris colour; closed ones are arcs."""
     colour = COLOURS[scene.identity.eyes]
     for sign in (-1, 1):
         ex, ey = fx + 0.46 * sign * r, y - 0.14 * r
         if asleep:
             t = np.linspace(0.15 * np.pi, 0.85 * np.pi, 9)
-            pen.curve(np.stack([ex + 0.2 * r * np.cos(t), ey + 0.16 * r * np.sin(t)], 1), 0.016)
+            canvas.curve(np.stack([ex + 0.2 * r * np.cos(t), ey + 0.16 * r * np.sin(t)], 1), 0.016)
             continue
-        pen.shape(ellipse(ex, ey, 0.29 * r, 0.33 * r), WHITE)
-        pen.shape(ellipse(ex + 0.02 * r, ey, 0.25 * r, 0.29 * r), colour, outline=False)
-        pen.shape(ellipse(ex + 0.04 * r, ey + 0.02 * r, 0.10 * r, 0.13 * r), (20, 16, 20), outline=False)
-        pen.shape(ellipse(ex + 0.12 * r, ey - 0.13 * r, 0.06 * r, 0.06 * r), WHITE, outline=False)
+        canvas.shape(ellipse(ex, ey, 0.29 * r, 0.33 * r), WHITE)
+        canvas.shape(ellipse(ex + 0.02 * r, ey, 0.25 * r, 0.29 * r), colour, outline=False)
+        canvas.shape(ellipse(ex + 0.04 * r, ey + 0.02 * r, 0.10 * r, 0.13 * r), (20, 16, 20), outline=False)
+        canvas.shape(ellipse(ex + 0.12 * r, ey - 0.13 * r, 0.06 * r, 0.06 * r), WHITE, outline=False)

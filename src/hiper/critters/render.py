@@ -5,8 +5,8 @@ from __future__ import annotations
 from PIL import Image, ImageDraw, ImageFilter
 
 from hiper.critters.backgrounds import draw_background
+from hiper.critters.canvas import GROUND
 from hiper.critters.drawing import draw_animal
-from hiper.critters.pen import GROUND
 from hiper.critters.styles import apply_style
 from hiper.critters.world import Scene
 

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 from hiper.errors import HiperError, MemoryLimitError
 from hiper.files import is_out_of_memory
-from hiper.notes import heard
+from hiper.notes import collected_warnings
 from hiper.training import StopRequest
 
 TRIES = 3
@@ -88,7 +88,7 @@ def perform(work: Work[T, R], payload: T) -> Answer[R]:
     """Do one task: whatever it raises is its answer, for a worker outlives its tasks."""
     value: R | None = None
     error: Exception | None = None
-    with heard() as notes:
+    with collected_warnings() as notes:
         try:
             value = work(payload)
         except Exception as raised:  # noqa: BLE001  # told to whoever reads the answer

@@ -65,9 +65,9 @@ def open_engine(settings: EngineSettings, device: str | None = None) -> Engine:
             gpus=settings.gpus,
         )
     if settings.workers == 1 and settings.memory_limit is None and not settings.isolated:
-        from hiper.engines.here import Here
+        from hiper.engines.in_process import InProcessEngine
 
-        return Here()
+        return InProcessEngine()
     from hiper.engines.devices import devices_of
     from hiper.engines.processes import Processes
 

@@ -16,8 +16,8 @@ from typing import Any, final
 import torch
 
 from hiper.engines.base import Answer, Engine, MakeWork, R, Settled, T, Task, perform_remotely
-from hiper.engines.crew import Crew, Fleet, Gone, Member
 from hiper.engines.devices import VARIABLE
+from hiper.engines.pool import Worker, WorkerDied, WorkerFactory, WorkerPool
 from hiper.engines.worker import prepare
 from hiper.training import StopRequest
 
@@ -37,15 +37,15 @@ class Processes(Engine):
     def run(
         self, tasks: deque[Task[T]], make_work: MakeWork[T, R], should_stop: StopRequest
     ) -> Iterator[Settled[T, R]]:
-        fleet = _Fleet(self._workers, make_work, self._memory_limit, should_stop, self._devices)
-        crew: Crew[T, R] = Crew(fleet)
+        factory = _Fleet(self._workers, make_work, self._memory_limit, should_stop, self._devices)
+        crew: WorkerPool[T, R] = WorkerPool(factory)
         try:
             yield from crew.run(tasks, should_stop)
         finally:
             crew.end()
 
 
-class _Fleet(Fleet):
+class _Fleet(WorkerFactory):
     """Processes started afresh; a shared number tells all of them to stop."""
 
     def __init__(
@@ -77,12 +77,12 @@ class _Fleet(Fleet):
         theirs.close()
         return _Process(process, ours, lambda: self._free.extend([device] if device is not None else []))
 
-    def stirring(self, members: Sequence[Member], seconds: float) -> list[Member]:
+    def poll(self, members: Sequence[Worker], seconds: float) -> list[Worker]:
         processes = [member for member in members if isinstance(member, _Process)]
         ready = wait([each.connection for each in processes], seconds)
         return [each for each in processes if each.connection in ready]
 
-    def dissolve(self, members: Sequence[Member]) -> None:
+    def shutdown(self, members: Sequence[Worker]) -> None:
         self._stop.value = self._should_stop() or signal.SIGINT
         processes = [member for member in members if isinstance(member, _Process)]
         for process in processes:
@@ -92,7 +92,7 @@ class _Fleet(Fleet):
             process.end()
 
 
-class _Process(Member):
+class _Process(Worker):
     def __init__(self, process: SpawnProcess, connection: Connection, on_end: Callable[[], None]) -> None:
         super().__init__()
         self._process, self.connection, self._on_end = process, connection, on_end
@@ -105,7 +105,7 @@ class _Process(Member):
         try:
             answer: Answer[Any] | None = self.connection.recv()
         except (EOFError, OSError) as error:
-            raise Gone from error
+            raise WorkerDied from error
         return answer
 
     def join(self, seconds: float) -> None:

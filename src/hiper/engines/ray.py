@@ -15,7 +15,7 @@ from functools import cache, partial
 from typing import Any, final
 
 from hiper.engines.base import Answer, Engine, MakeWork, R, Settled, T, Task, Work, perform_remotely
-from hiper.engines.crew import Crew, Fleet, Gone, Member
+from hiper.engines.pool import Worker, WorkerDied, WorkerFactory, WorkerPool
 from hiper.engines.reachable import check_reachable
 from hiper.engines.worker import prepare
 from hiper.errors import HiperError, OptionError
@@ -46,8 +46,10 @@ class RayEngine(Engine):
         self, tasks: deque[Task[T]], make_work: MakeWork[T, R], should_stop: StopRequest
     ) -> Iterator[Settled[T, R]]:
         with _cluster(self._address) as ray:
-            fleet = _Fleet(ray, partial(make_work, _never), self._cores, self._memory_limit, gpus=self._gpus)
-            crew: Crew[T, R] = Crew(fleet)
+            factory = _Fleet(
+                ray, partial(make_work, _never), self._cores, self._memory_limit, gpus=self._gpus
+            )
+            crew: WorkerPool[T, R] = WorkerPool(factory)
             try:
                 yield from crew.run(tasks, should_stop)
             finally:
@@ -138,15 +140,15 @@ def _never() -> None:
     """Workers of a cluster are ended, not asked."""
 
 
-class _Fleet(Fleet):
+class _Fleet(WorkerFactory):
     def __init__(
         self, ray: Any, make_work: Any, cores: int, memory_limit: float | None, *, gpus: bool
     ) -> None:
         self._ray = ray
         self._cores = cores
         self._gpus = gpus and ray.cluster_resources().get("GPU", 0) >= 1
-        needs = {"num_gpus": 1, "num_cpus": 1} if self._gpus else {"num_cpus": cores}
-        self._actor = ray.remote(max_restarts=0, **needs)(_Worker)
+        requires = {"num_gpus": 1, "num_cpus": 1} if self._gpus else {"num_cpus": cores}
+        self._actor = ray.remote(max_restarts=0, **requires)(_Worker)
         self._arguments = (make_work, cores, memory_limit)
 
     def room(self) -> int:
@@ -156,19 +158,19 @@ class _Fleet(Fleet):
     def start(self) -> _Actor:
         return _Actor(self._ray, self._actor.remote(*self._arguments))
 
-    def stirring(self, members: Sequence[Member], seconds: float) -> list[Member]:
+    def poll(self, members: Sequence[Worker], seconds: float) -> list[Worker]:
         pending = {m.pending: m for m in members if isinstance(m, _Actor) and m.pending is not None}
         if not pending:
             return []
         ready, _ = self._ray.wait(list(pending), num_returns=1, timeout=seconds)
         return [pending[each] for each in ready]
 
-    def dissolve(self, members: Sequence[Member]) -> None:
+    def shutdown(self, members: Sequence[Worker]) -> None:
         for member in members:
             member.end()
 
 
-class _Actor(Member):
+class _Actor(Worker):
     """An actor, seen from the driver; `pending` will be its next answer."""
 
     def __init__(self, ray: Any, handle: Any) -> None:
@@ -184,7 +186,7 @@ class _Actor(Member):
         try:
             answer: Answer[Any] | None = self._ray.get(pending)
         except self._ray.exceptions.RayError as error:  # it, its node, or what it was to be made of is lost
-            raise Gone from error
+            raise WorkerDied from error
         return answer
 
     def end(self) -> None:

@@ -144,12 +144,12 @@ def _reading() -> Iterator[None]:
 
 @contextmanager
 def _pillow_warnings_as(notes: Notes) -> Iterator[None]:
-    with warnings.catch_warnings(record=True) as heard:
+    with warnings.catch_warnings(record=True) as collected_warnings:
         warnings.simplefilter("always")
         # The number of pixels is checked here, against the caller's own limit.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         yield
-    for warning in heard:
+    for warning in collected_warnings:
         notes.add(" ".join(str(warning.message).split()))
 
 

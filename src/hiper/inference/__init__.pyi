@@ -1,8 +1,8 @@
-from .editing import Told as Told
+from .editing import PreparedPrompt as PreparedPrompt
 from .editing import cleaned_prompt as cleaned_prompt
 from .editing import edit as edit
+from .editing import prepared_prompt as prepared_prompt
 from .editing import prompt_embeds as prompt_embeds
-from .editing import telling as telling
 from .editing import unsuitable as unsuitable
 from .picture_settings import DEMO as DEMO
 from .picture_settings import PictureSettings as PictureSettings

@@ -89,7 +89,7 @@ def edit(
     )
     cleaned = cleaned_prompt(prompt, backbone, notes)
     asked = backbone, learnt.artifact, cleaned, settings.strength, settings.negative_prompt, notes
-    with determinism.deterministic(deterministic), telling(*asked) as prepared:
+    with determinism.deterministic(deterministic), prepared_prompt(*asked) as prepared:
         told = _keeping(backbone, learnt.artifact, prepared, settings)
         notes += unsuitable(backbone, told, settings, guidance=guidance, steps=steps)
         images, flags = _draw(told, chosen, settings, batch_size, callback)
@@ -154,7 +154,7 @@ def prompt_embeds(
     negatives = resolve_negatives(negative_prompt, len(cleaned), notes, of="prompt")
     each = []
     for text, other in zip(cleaned, negatives * (len(cleaned) // len(negatives)), strict=True):
-        with telling(backbone, learnt.artifact, text, factor, [other], notes) as told:
+        with prepared_prompt(backbone, learnt.artifact, text, factor, [other], notes) as told:
             each.append(backbone.arguments(told.positive, told.negatives))
             notes += _unheard(backbone, told, None, None)
     for note in dict.fromkeys(notes):
@@ -194,7 +194,7 @@ def _combined(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
+class PreparedPrompt:
     """What is to be drawn, and by what: the prompt, and the negatives, one for all or one per picture."""
 
     positive: Conditioning
@@ -204,31 +204,36 @@ class Told:
 
 
 @contextmanager
-def telling(
+def prepared_prompt(
     backbone: Backbone,
     artifact: Artifact,
     prompt: str,
     strength: float,
     negatives: Sequence[str],
     notes: list[str],
-) -> Iterator[Told]:
+) -> Iterator[PreparedPrompt]:
     """Have the model hold what was learnt and be told both; words that do not fit go to `notes`."""
-    with get_method(artifact.method).applied(backbone, artifact, strength) as applied:
-        positive = applied.encode(prompt)
-        encode = applied.encode_negative or backbone.encode_negative
+    with get_method(artifact.method).attach(backbone, artifact, strength) as attach:
+        positive = attach.encode(prompt)
+        encode = attach.encode_negative or backbone.encode_negative
         others = {text: encode(text) for text in dict.fromkeys(negatives)}
         notes += positive.notes
         notes += [f"negative prompt: {note}" for other in others.values() for note in other.notes]
-        yield Told(
+        yield PreparedPrompt(
             positive=positive,
             negatives=[others[text] for text in negatives],
-            sample=applied.sample,
-            encode=applied.encode,
+            sample=attach.sample,
+            encode=attach.encode,
         )
 
 
 def unsuitable(
-    backbone: Backbone, told: Told, settings: EditSettings, *, guidance: float | None, steps: int | None
+    backbone: Backbone,
+    told: PreparedPrompt,
+    settings: EditSettings,
+    *,
+    guidance: float | None,
+    steps: int | None,
 ) -> Iterator[str]:
     """Yield a note for what a drawing does not hear, and for a file's own steps on a model that suits few.
 
@@ -243,11 +248,13 @@ def unsuitable(
         )
 
 
-def _keeping(backbone: Backbone, artifact: Artifact, told: Told, settings: EditSettings) -> Told:
+def _keeping(
+    backbone: Backbone, artifact: Artifact, told: PreparedPrompt, settings: EditSettings
+) -> PreparedPrompt:
     """Draw from the source's latents where the settings keep of it."""
     if not settings.keep or artifact.source is None:
         return told
-    if told.sample != backbone.sample or "trajectory" not in backbone.offers:
+    if told.sample != backbone.sample or "trajectory" not in backbone.capabilities:
         what = f"method {artifact.method}" if told.sample != backbone.sample else backbone.id
         raise OptionError(f"keep is {settings.keep:g}, which {what} cannot do; draw by keep=0")
     sampler = KeepingSampler(
@@ -260,7 +267,7 @@ def _keeping(backbone: Backbone, artifact: Artifact, told: Told, settings: EditS
 
 
 def _unheard(
-    backbone: Backbone, told: Told, settings: EditSettings | None, asked: float | None
+    backbone: Backbone, told: PreparedPrompt, settings: EditSettings | None, asked: float | None
 ) -> Iterator[str]:
     """Yield a note for what was given and has no effect on the pictures.
 
@@ -284,7 +291,7 @@ def _unheard(
 
 
 def _draw(
-    told: Told,
+    told: PreparedPrompt,
     seeds: Sequence[int],
     settings: EditSettings,
     batch_size: int,

@@ -1,5 +1,6 @@
-from .base import Applied as Applied
+from .base import AttachedModel as AttachedModel
 from .base import Method as Method
+from .base import PromptEncoder as PromptEncoder
 from .base import Sampler as Sampler
 from .base import TrainedMethod as TrainedMethod
 from .fit_options import TrainingOptions as TrainingOptions
@@ -7,6 +8,8 @@ from .fit_options import picture_latents as picture_latents
 from .fit_options import training_config as training_config
 from .hiper import HiPer as HiPer
 from .hiper import HiPerOptions as HiPerOptions
+from .inversion import guided as guided
+from .inversion import levels as levels
 from .presets import ENDING as ENDING
 from .presets import EVIDENCE as EVIDENCE
 from .presets import PresetFile as PresetFile
@@ -19,5 +22,3 @@ from .together import FitRequest as FitRequest
 from .together import fit_all as fit_all
 from .together import losses_together as losses_together
 from .together import shared_by as shared_by
-from .trajectory import guided as guided
-from .trajectory import levels as levels

@@ -46,7 +46,7 @@ class Sampler(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Applied:
+class AttachedModel:
     """A backbone readied for editing: how it takes a sentence and a negative one (None: as it is), and how it draws."""
 
     encode: PromptEncoder
@@ -73,7 +73,7 @@ class Method(ABC, Generic[O]):
     per_sentence: ClassVar[bool] = False
     options_type: type[O]
     presets: ClassVar[Mapping[str, Mapping[str, object]]]
-    needs: ClassVar[frozenset[str]] = frozenset({"rows"})
+    requires: ClassVar[frozenset[str]] = frozenset({"rows"})
     editing: ClassVar[frozenset[str]] = frozenset()
     fits_together: ClassVar[bool] = False
 
@@ -102,14 +102,14 @@ class Method(ABC, Generic[O]):
 
     def check(self, backbone: Backbone) -> None:
         """Refuse a backbone that lacks what the method needs."""
-        missing = sorted(self.needs - backbone.offers)
+        missing = sorted(self.requires - backbone.capabilities)
         if missing:
             raise OptionError(
                 f"method {self.name} needs {', '.join(missing)}, which {backbone.id} does not offer;"
                 " choose another method or backbone"
             )
 
-    def draws_by(self, backbone: Backbone) -> Mapping[str, Value]:
+    def sampling_defaults(self, backbone: Backbone) -> Mapping[str, Value]:
         """Return what an edit has to draw by where its options leave that to the model: `guidance`, `edit_steps`,
         `scheduler`. What is not there is the model's own."""
         return {}
@@ -180,9 +180,9 @@ class Method(ABC, Generic[O]):
         )
 
     @abstractmethod
-    def applied(
+    def attach(
         self, backbone: Backbone, artifact: Artifact, strength: float
-    ) -> AbstractContextManager[Applied]:
+    ) -> AbstractContextManager[AttachedModel]:
         """Ready the backbone for editing, and restore it bit for bit on leaving.
 
         OptionError for a strength that means nothing to the method, ArtifactError for one that does not fit the model.
@@ -210,7 +210,7 @@ class TrainedMethod(Method[O]):
     @contextmanager
     def training_mode(self, backbone: Backbone, task: TrainingTask, options: O) -> Iterator[TrainingTask]:
         """Ready the backbone for the steps, and restore it afterwards; yield the task with its final parameters."""
-        with backbone.fitting():
+        with backbone.training_mode():
             yield task
 
     def learnt(self, backbone: Backbone, parameters: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

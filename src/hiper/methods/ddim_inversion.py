@@ -20,16 +20,16 @@ from hiper.artifacts import Artifact
 from hiper.backbones import Backbone
 from hiper.errors import HiperWarning
 from hiper.images import Subject
-from hiper.methods.base import Applied
+from hiper.methods.base import AttachedModel
 from hiper.methods.fit_options import FitOptions, picture_latents
-from hiper.methods.trajectory import (
+from hiper.methods.inversion import (
     NOTHING_MINIMISED,
-    Descent,
+    InversionMethod,
+    InvertedSampler,
     Negative,
-    Walking,
     check_latents,
     check_strength,
-    climb,
+    ddim_invert,
     plain_encoder,
 )
 from hiper.options import Spec
@@ -50,7 +50,7 @@ class DdimInversionOptions(FitOptions):
 
 
 @final
-class DdimInversion(Walking[DdimInversionOptions]):
+class DdimInversion(InversionMethod[DdimInversionOptions]):
     """The artifact is the path: latents [steps + 1, c, h, w] from the picture up to noise, led by the caption."""
 
     name: ClassVar[str] = "ddim-inversion"
@@ -77,9 +77,9 @@ class DdimInversion(Walking[DdimInversionOptions]):
         return self.artifact(backbone, subject, options, {TRAJECTORY: path}, figures)
 
     @contextmanager
-    def applied(self, backbone: Backbone, artifact: Artifact, strength: float) -> Iterator[Applied]:
+    def attach(self, backbone: Backbone, artifact: Artifact, strength: float) -> Iterator[AttachedModel]:
         descent = descent_from(backbone, artifact, strength)
-        yield Applied(encode=plain_encoder(backbone), sample=descent)
+        yield AttachedModel(encode=plain_encoder(backbone), sample=descent)
 
 
 def inverted(
@@ -90,8 +90,8 @@ def inverted(
     assert steps is not None
     path = [picture_latents(backbone, subject, options, generator(options.seed))]
     told = backbone.encode(subject.caption)
-    with backbone.fitting():
-        for step, latents in enumerate(climb(backbone, path[0], told, steps), start=1):
+    with backbone.training_mode():
+        for step, latents in enumerate(ddim_invert(backbone, path[0], told, steps), start=1):
             path.append(latents)
             seconds = time.monotonic() - begun
             control.report(StepRecord(step=step, steps=steps, loss=NOTHING_MINIMISED, seconds=seconds))
@@ -101,7 +101,7 @@ def inverted(
 
 def descent_from(
     backbone: Backbone, artifact: Artifact, strength: float, negative: Negative | None = None
-) -> Descent:
+) -> InvertedSampler:
     """Draw from the path that the artifact holds; whatever the seed, the picture is the same."""
     path = check_latents(artifact, TRAJECTORY, backbone)
 
@@ -114,7 +114,7 @@ def descent_from(
             )
         return path[number : number + 1]
 
-    return Descent(
+    return InvertedSampler(
         backbone=backbone,
         method=artifact.method,
         strength=check_strength(artifact.method, strength),

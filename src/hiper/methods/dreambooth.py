@@ -15,10 +15,10 @@ from torch import Tensor
 from hiper.artifacts import Artifact
 from hiper.backbones import Backbone
 from hiper.images import Subject
-from hiper.methods.base import Applied, TrainedMethod
+from hiper.methods.base import AttachedModel, TrainedMethod
 from hiper.methods.fit_options import picture_latents, training_config
 from hiper.methods.identifiers import IdentifierOptions, identifying, objective, with_noun
-from hiper.methods.weights import OverWeights, copied, lent, named
+from hiper.methods.weights import OverWeights, copied, named, swapped_weights
 from hiper.options import Spec
 from hiper.seeds import generator
 from hiper.training import NO_CONTROL, FitControl, TrainingTask
@@ -41,7 +41,7 @@ class Dreambooth(TrainedMethod[DreamboothOptions]):
     name: ClassVar[str] = "dreambooth"
     learns: ClassVar[str] = "all weights of the denoiser"
     paper: ClassVar[str] = "arXiv:2208.12242"
-    needs: ClassVar[frozenset[str]] = frozenset({"rows", "weights"})
+    requires: ClassVar[frozenset[str]] = frozenset({"rows", "weights"})
     editing: ClassVar[frozenset[str]] = frozenset({"strength"})  # class pictures are drawn with the rest
     options_type = DreamboothOptions
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
@@ -91,7 +91,7 @@ class Dreambooth(TrainedMethod[DreamboothOptions]):
     def training_mode(
         self, backbone: Backbone, task: TrainingTask, options: DreamboothOptions
     ) -> Iterator[TrainingTask]:
-        with backbone.fitting(weights=True):
+        with backbone.training_mode(weights=True):
             over = OverWeights(module=backbone.denoiser, inner=task.objective)
             yield replace(task, objective=over, parameters=copied(backbone.denoiser))
 
@@ -99,9 +99,9 @@ class Dreambooth(TrainedMethod[DreamboothOptions]):
         return named(backbone, parameters)
 
     @contextmanager
-    def applied(self, backbone: Backbone, artifact: Artifact, strength: float) -> Iterator[Applied]:
-        with lent(backbone, artifact, strength):
-            yield Applied(encode=identifying(backbone, artifact.options), sample=backbone.sample)
+    def attach(self, backbone: Backbone, artifact: Artifact, strength: float) -> Iterator[AttachedModel]:
+        with swapped_weights(backbone, artifact, strength):
+            yield AttachedModel(encode=identifying(backbone, artifact.options), sample=backbone.sample)
 
     def exported(self, artifact: Artifact) -> Mapping[str, Tensor]:
         """Return the denoiser's state, for `load_state_dict` or in the place of a model folder's weights."""

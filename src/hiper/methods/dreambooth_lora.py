@@ -18,7 +18,7 @@ from hiper.artifacts import Artifact
 from hiper.backbones import Backbone
 from hiper.errors import ArtifactError
 from hiper.images import Subject
-from hiper.methods.base import Applied, TrainedMethod
+from hiper.methods.base import AttachedModel, TrainedMethod
 from hiper.methods.fit_options import picture_latents, training_config
 from hiper.methods.identifiers import IdentifierOptions, identifying, objective, with_noun
 from hiper.methods.weights import named, of_denoiser
@@ -43,7 +43,7 @@ class DreamboothLora(TrainedMethod[DreamboothLoraOptions]):
     name: ClassVar[str] = "dreambooth-lora"
     learns: ClassVar[str] = "low-rank layers beside the denoiser's attention"
     paper: ClassVar[str] = "arXiv:2106.09685"
-    needs: ClassVar[frozenset[str]] = frozenset({"rows", "lora"})
+    requires: ClassVar[frozenset[str]] = frozenset({"rows", "lora"})
     editing: ClassVar[frozenset[str]] = frozenset({"strength"})  # class pictures are drawn with the rest
     options_type = DreamboothLoraOptions
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
@@ -89,7 +89,7 @@ class DreamboothLora(TrainedMethod[DreamboothLoraOptions]):
     def training_mode(
         self, backbone: Backbone, task: TrainingTask, options: DreamboothLoraOptions
     ) -> Iterator[TrainingTask]:
-        with backbone.fitting(), backbone.adapter(options.rank) as layers:
+        with backbone.training_mode(), backbone.adapter(options.rank) as layers:
             _start(layers, options.rank, task.generator)
             yield replace(task, parameters=layers)
 
@@ -97,14 +97,14 @@ class DreamboothLora(TrainedMethod[DreamboothLoraOptions]):
         return named(backbone, parameters)
 
     @contextmanager
-    def applied(self, backbone: Backbone, artifact: Artifact, strength: float) -> Iterator[Applied]:
+    def attach(self, backbone: Backbone, artifact: Artifact, strength: float) -> Iterator[AttachedModel]:
         learnt = of_denoiser(backbone, artifact.tensors)
         rank = min((min(tensor.shape) for tensor in learnt.values()), default=1)
         with backbone.adapter(rank) as layers:
             _check_shapes(learnt, layers, backbone)
             for name, layer in layers.items():
                 layer.data.copy_(learnt[name] * (strength if "lora_B" in name else 1.0))
-            yield Applied(encode=identifying(backbone, artifact.options), sample=backbone.sample)
+            yield AttachedModel(encode=identifying(backbone, artifact.options), sample=backbone.sample)
 
     def exported(self, artifact: Artifact) -> Mapping[str, Tensor]:
         """Return what `load_lora_weights` takes."""

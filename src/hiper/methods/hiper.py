@@ -33,7 +33,7 @@ from hiper.conditioning import (
 )
 from hiper.errors import ArtifactError, HiperWarning, OptionError
 from hiper.images import Subject
-from hiper.methods.base import Applied, PromptEncoder, TrainedMethod
+from hiper.methods.base import AttachedModel, PromptEncoder, TrainedMethod
 from hiper.methods.fit_options import TrainingOptions, picture_latents, training_config
 from hiper.options import Spec
 from hiper.seeds import generator
@@ -152,7 +152,7 @@ class HiPer(TrainedMethod[HiPerOptions]):
         )
 
     @contextmanager
-    def applied(self, backbone: Backbone, artifact: Artifact, strength: float) -> Iterator[Applied]:
+    def attach(self, backbone: Backbone, artifact: Artifact, strength: float) -> Iterator[AttachedModel]:
         tail = artifact.tensors[TAIL].to(backbone.device) * strength
         placement = _placement_of(artifact)
         added = len(tail) if placement == "append" and strength != 0 else 0
@@ -163,7 +163,7 @@ class HiPer(TrainedMethod[HiPerOptions]):
             return plain if strength == 0 else _with_tail(plain, tail, placement, artifact.seed)
 
         negative = _negative_encoder(backbone, artifact, added) if NEGATIVE in artifact.tensors else None
-        yield Applied(encode=encode, sample=backbone.sample, encode_negative=negative)
+        yield AttachedModel(encode=encode, sample=backbone.sample, encode_negative=negative)
 
 
 def _negative_encoder(backbone: Backbone, artifact: Artifact, added: int) -> PromptEncoder:

@@ -18,7 +18,7 @@ from hiper.conditioning import Conditioning, lost_notes
 from hiper.images import Subject, fit_square
 from hiper.methods.base import PromptEncoder
 from hiper.methods.fit_options import TrainingOptions
-from hiper.methods.nouns import noun_of, with_word
+from hiper.methods.subject_noun import noun_of, with_word
 from hiper.options import Spec
 from hiper.training import Denoising, FitControl, Objective
 

@@ -19,9 +19,9 @@ from hiper.backbones import Backbone
 from hiper.conditioning import Conditioning, lost_notes
 from hiper.errors import ArtifactError, OptionError
 from hiper.images import Subject, clean_text
-from hiper.methods.base import Applied, Method
+from hiper.methods.base import AttachedModel, Method
 from hiper.methods.fit_options import EDITING, TrainingOptions, picture_latents, training_config
-from hiper.methods.weights import OverWeights, copied, lent, named
+from hiper.methods.weights import OverWeights, copied, named, swapped_weights
 from hiper.options import Key, Spec
 from hiper.seeds import generator
 from hiper.training import NO_CONTROL, Denoising, FitControl, Fitted, StepRecord, TrainingTask, optimise
@@ -50,7 +50,7 @@ class Imagic(Method[ImagicOptions]):
     name: ClassVar[str] = "imagic"
     learns: ClassVar[str] = "one sentence's rows and all weights of the denoiser"
     paper: ClassVar[str] = "arXiv:2210.09276"
-    needs: ClassVar[frozenset[str]] = frozenset({"rows", "weights"})
+    requires: ClassVar[frozenset[str]] = frozenset({"rows", "weights"})
     per_sentence: ClassVar[bool] = True
     editing: ClassVar[frozenset[str]] = frozenset(EDITING)
     options_type = ImagicOptions
@@ -102,7 +102,7 @@ class Imagic(Method[ImagicOptions]):
         told = backbone.encode(str(options.target))
         fingerprint = backbone.fingerprint()
         key = self.key(backbone, subject, options) if control.checkpoint is not None else {}
-        with backbone.fitting(weights=True):
+        with backbone.training_mode(weights=True):
             stages = _Stages(backbone, latents, told, options, random, key, control)
             rows = stages.rows()
             weights = stages.weights(rows)
@@ -123,7 +123,7 @@ class Imagic(Method[ImagicOptions]):
         return super().resolve(replace(options, target=_target(options)), backbone, subject)
 
     @contextmanager
-    def applied(self, backbone: Backbone, artifact: Artifact, strength: float) -> Iterator[Applied]:
+    def attach(self, backbone: Backbone, artifact: Artifact, strength: float) -> Iterator[AttachedModel]:
         target = str(artifact.options.get("target"))
         told = backbone.encode(target)
         fitted = artifact.tensors.get(ROWS)
@@ -141,8 +141,8 @@ class Imagic(Method[ImagicOptions]):
                 )
             return replace(told, rows=rows, notes=lost_notes(told))
 
-        with lent(backbone, artifact, 1.0):
-            yield Applied(encode=encode, sample=backbone.sample)
+        with swapped_weights(backbone, artifact, 1.0):
+            yield AttachedModel(encode=encode, sample=backbone.sample)
 
 
 def _target(options: ImagicOptions) -> str:

@@ -23,10 +23,10 @@ from hiper.backbones import Backbone
 from hiper.conditioning import Conditioning
 from hiper.errors import ArtifactError, FitError, Interrupted
 from hiper.images import Subject
-from hiper.methods.base import Applied
+from hiper.methods.base import AttachedModel
 from hiper.methods.ddim_inversion import TRAJECTORY, descent_from, inverted
 from hiper.methods.fit_options import FitOptions, loss_scale
-from hiper.methods.trajectory import Walking, levels, mixed, plain_encoder
+from hiper.methods.inversion import InversionMethod, levels, mixed, plain_encoder
 from hiper.options import Key, Spec
 from hiper.training import (
     NO_CONTROL,
@@ -59,7 +59,7 @@ class NullTextOptions(FitOptions):
 
 
 @final
-class NullText(Walking[NullTextOptions]):
+class NullText(InversionMethod[NullTextOptions]):
     """The artifact is the path [steps + 1, c, h, w] and the fitted rows [steps, length, embed], noisiest first."""
 
     name: ClassVar[str] = "null-text"
@@ -85,7 +85,7 @@ class NullText(Walking[NullTextOptions]):
         key = self.key(backbone, subject, options) if control.checkpoint is not None else {}
         told, empty = backbone.encode(subject.caption), backbone.encode_negative("")
         pursuit = _Pursuit(backbone, path, told, empty, options, control.checkpoint, key, begun)
-        with backbone.fitting():
+        with backbone.training_mode():
             for record in pursuit.steps():
                 control.report(record)
                 _stop_if_asked(pursuit, control)
@@ -93,7 +93,7 @@ class NullText(Walking[NullTextOptions]):
         return self.artifact(backbone, subject, options, {TRAJECTORY: path, NULLS: pursuit.rows()}, figures)
 
     @contextmanager
-    def applied(self, backbone: Backbone, artifact: Artifact, strength: float) -> Iterator[Applied]:
+    def attach(self, backbone: Backbone, artifact: Artifact, strength: float) -> Iterator[AttachedModel]:
         nulls = artifact.tensors.get(NULLS)
         if nulls is None or nulls.dim() != 3 or nulls.shape[2] != backbone.embed:
             raise ArtifactError(
@@ -106,7 +106,7 @@ class NullText(Walking[NullTextOptions]):
             return replace(empty, rows=rows[len(rows) - number][None])
 
         descent = descent_from(backbone, artifact, strength, negative)
-        yield Applied(encode=plain_encoder(backbone), sample=descent)
+        yield AttachedModel(encode=plain_encoder(backbone), sample=descent)
 
 
 def _stop_if_asked(pursuit: _Pursuit, control: FitControl) -> None:

@@ -27,32 +27,35 @@ def get_method(name: str) -> Method[Any]:
         method: Method[Any] = getattr(import_module(module), attribute)()
         return method
     for entry in entry_points(group=GROUP, name=name):
-        return _callable_with_control(entry.load()())
+        return _adapted(entry.load())
     known = method_names()
     raise OptionError(f"method is {name!r}; allowed are {', '.join(known)}{suggestion(name, known)}")
 
 
-def _callable_with_control(method: Method[Any]) -> Method[Any]:
-    """Let a method written for an earlier release, which took three arguments in the place of one, be called as now."""
-    if not {"callback", "should_stop"} <= signature(method.fit).parameters.keys():
-        return method
-    from hiper.training import NO_CONTROL, FitControl
+_EARLIER_NAMES = {"needs": "requires", "applied": "attach", "draws_by": "sampling_defaults"}
 
-    earlier: Any = method.fit
 
-    def fit(backbone: Backbone, subject: Subject, options: Any, control: FitControl = NO_CONTROL) -> Artifact:
-        taken = {name: getattr(control, name) for name in ("callback", "checkpoint", "should_stop")}
-        artifact: Artifact = earlier(backbone, subject, options, **taken)
-        return artifact
-
-    warnings.warn(
-        f"method {method.name} takes callback, checkpoint and should_stop, as earlier releases of hiper had it; its fit"
-        " should take a control: hiper.training.FitControl",
-        HiperWarning,
-        stacklevel=3,
-    )
-    method.fit = fit  # type: ignore[method-assign]
-    return method
+def _adapted(kind: type[Method[Any]]) -> Method[Any]:
+    """Build a method of another package; one that was written for an earlier release is adapted, with a warning."""
+    earlier = {old: new for old, new in _EARLIER_NAMES.items() if hasattr(kind, old)}
+    own: dict[str, Any] = {new: getattr(kind, old) for old, new in earlier.items()}
+    fit: Any = kind.fit
+    if {"callback", "should_stop"} <= signature(fit).parameters.keys():
+        own["fit"] = lambda self, backbone, subject, options, control=None: fit(
+            self,
+            backbone,
+            subject,
+            options,
+            **{name: getattr(control, name, None) for name in ("callback", "checkpoint", "should_stop")},
+        )
+        earlier["fit(callback, checkpoint, should_stop)"] = "fit(control)"
+    if not earlier:
+        return kind()
+    names = ", ".join(f"{old} is {new} now" for old, new in earlier.items())
+    warnings.warn(f"method {kind.name} was written for an earlier hiper: {names}", HiperWarning, stacklevel=3)
+    adapted: Any = type(kind)
+    built: Method[Any] = adapted(kind.__name__, (kind,), own)()
+    return built
 
 
 def fit(

@@ -18,12 +18,12 @@ from torch import Tensor
 from hiper.artifacts import Artifact
 from hiper.backbones import Backbone
 from hiper.images import Subject
-from hiper.methods.base import Applied
+from hiper.methods.base import AttachedModel
 from hiper.methods.fit_options import EDITING, FitOptions, picture_latents
-from hiper.methods.trajectory import (
+from hiper.methods.inversion import (
     NOTHING_MINIMISED,
-    Descent,
-    Walking,
+    InversionMethod,
+    InvertedSampler,
     check_latents,
     check_strength,
     plain_encoder,
@@ -46,7 +46,7 @@ class SdeditOptions(FitOptions):
 
 
 @final
-class Sdedit(Walking[SdeditOptions]):
+class Sdedit(InversionMethod[SdeditOptions]):
     """The artifact is the picture's latents."""
 
     name: ClassVar[str] = "sdedit"
@@ -75,7 +75,7 @@ class Sdedit(Walking[SdeditOptions]):
         return self.artifact(backbone, subject, options, {LATENTS: latents}, {"seconds": round(seconds, 3)})
 
     @contextmanager
-    def applied(self, backbone: Backbone, artifact: Artifact, strength: float) -> Iterator[Applied]:
+    def attach(self, backbone: Backbone, artifact: Artifact, strength: float) -> Iterator[AttachedModel]:
         latents = check_latents(artifact, LATENTS, backbone)
 
         def start(seeds: Sequence[int], level: int, number: int) -> Tensor:
@@ -84,7 +84,7 @@ class Sdedit(Walking[SdeditOptions]):
             noise = torch.cat([torch.randn(latents.shape, generator=generator(seed)) for seed in seeds])
             return backbone.diffuse(latents, noise, torch.full((len(seeds),), level)).noisy
 
-        descent = Descent(
+        descent = InvertedSampler(
             backbone=backbone, method=self.name, strength=check_strength(self.name, strength), start=start
         )
-        yield Applied(encode=plain_encoder(backbone), sample=descent)
+        yield AttachedModel(encode=plain_encoder(backbone), sample=descent)

@@ -19,9 +19,9 @@ from hiper.backbones import Backbone
 from hiper.conditioning import Conditioning, lost_notes
 from hiper.errors import ArtifactError
 from hiper.images import Subject
-from hiper.methods.base import Applied, TrainedMethod
+from hiper.methods.base import AttachedModel, TrainedMethod
 from hiper.methods.fit_options import TrainingOptions, picture_latents, training_config
-from hiper.methods.nouns import noun_of, with_word
+from hiper.methods.subject_noun import noun_of, with_word
 from hiper.options import Spec
 from hiper.seeds import generator
 from hiper.training import NO_CONTROL, Denoising, FitControl, TrainingTask
@@ -48,7 +48,7 @@ class TextualInversion(TrainedMethod[TextualInversionOptions]):
     name: ClassVar[str] = "textual-inversion"
     learns: ClassVar[str] = "a word of the text encoder's input"
     paper: ClassVar[str] = "arXiv:2208.01618"
-    needs: ClassVar[frozenset[str]] = frozenset({"rows", "vocabulary"})
+    requires: ClassVar[frozenset[str]] = frozenset({"rows", "vocabulary"})
     rows_only: ClassVar[bool] = True
     options_type = TextualInversionOptions
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
@@ -85,12 +85,12 @@ class TextualInversion(TrainedMethod[TextualInversionOptions]):
         sentence = with_word(subject.caption, options.noun, _WORD)
         start = {
             name: vector.repeat(options.vectors, 1).requires_grad_()
-            for name, vector in backbone.word_vectors(options.noun).items()
+            for name, vector in backbone.token_embeddings(options.noun).items()
         }
         objective = Denoising(
             backbone=backbone,
             latents=picture_latents(backbone, subject, options, random),
-            conditioning=lambda vectors: backbone.spliced(sentence, _WORD, vectors),
+            conditioning=lambda vectors: backbone.encode_with_token_embeddings(sentence, _WORD, vectors),
             batch=options.batch,
             bounds=(0, backbone.timesteps),
             sampling=options.sampling,
@@ -104,13 +104,13 @@ class TextualInversion(TrainedMethod[TextualInversionOptions]):
     def training_mode(
         self, backbone: Backbone, task: TrainingTask, options: TextualInversionOptions
     ) -> Iterator[TrainingTask]:
-        with backbone.fitting(texts=True):
+        with backbone.training_mode(texts=True):
             yield task
 
     @contextmanager
-    def applied(self, backbone: Backbone, artifact: Artifact, strength: float) -> Iterator[Applied]:
+    def attach(self, backbone: Backbone, artifact: Artifact, strength: float) -> Iterator[AttachedModel]:
         noun = str(artifact.options.get("noun"))
-        start = backbone.word_vectors(noun)
+        start = backbone.token_embeddings(noun)
         _check_widths(artifact, start, backbone)
         vectors = {
             name: vector + strength * (artifact.tensors[name].to(vector.device) - vector)
@@ -119,10 +119,10 @@ class TextualInversion(TrainedMethod[TextualInversionOptions]):
 
         def encode(prompt: str) -> Conditioning:
             with torch.no_grad():
-                told = backbone.spliced(with_word(prompt, noun, _WORD), _WORD, vectors)
+                told = backbone.encode_with_token_embeddings(with_word(prompt, noun, _WORD), _WORD, vectors)
             return replace(told, prompt=prompt, notes=lost_notes(told))
 
-        yield Applied(encode=encode, sample=backbone.sample)
+        yield AttachedModel(encode=encode, sample=backbone.sample)
 
     def exported(self, artifact: Artifact) -> Mapping[str, Tensor]:
         """Return what `load_textual_inversion` takes: one tensor named as the word, of SDXL clip_l and clip_g."""

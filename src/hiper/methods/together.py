@@ -29,7 +29,7 @@ from hiper.training import (
     Fitted,
     Outcome,
     TrainingTask,
-    attempt,
+    capture,
     optimise_together,
 )
 
@@ -62,7 +62,7 @@ def fit_all(
     method.check(backbone)
     if slots > 1 and method.fits_together and isinstance(method, TrainedMethod):
         return fit_together(method, backbone, requests, slots=slots, control=control)
-    return [attempt(partial(method.fit, backbone, each.subject, each.options, control)) for each in requests]
+    return [capture(partial(method.fit, backbone, each.subject, each.options, control)) for each in requests]
 
 
 def fit_together(
@@ -74,9 +74,9 @@ def fit_together(
     control: FitControl = NO_CONTROL,
 ) -> list[Outcome[Artifact]]:
     """Fit all, in calls as large as `slots` subjects ask for; one that fails leaves the others alone."""
-    prepared = [attempt(partial(_Prepared.of, method, backbone, each)) for each in requests]
+    prepared = [capture(partial(_Prepared.of, method, backbone, each)) for each in requests]
     ready = {i: each.result for i, each in enumerate(prepared) if isinstance(each.result, _Prepared)}
-    with backbone.fitting():
+    with backbone.training_mode():
         tasks = [each.task for each in ready.values()]
         fitted = optimise_together(tasks, partial(losses_together, slots=slots), control)
     ended = dict(zip(ready, fitted, strict=True))

@@ -50,7 +50,7 @@ class OverWeights:
 
 
 @contextmanager
-def lent(backbone: Backbone, artifact: Artifact, strength: float) -> Iterator[None]:
+def swapped_weights(backbone: Backbone, artifact: Artifact, strength: float) -> Iterator[None]:
     """Let the denoiser have an artifact's weights: own + strength * (theirs - own), 1: theirs, 0: its own.
 
     The artifact's tensors are named by the denoiser's name, a dot and the weight's. ArtifactError for other shapes.

@@ -1,5 +1,3 @@
-from .attempts import Outcome as Outcome
-from .attempts import attempt as attempt
 from .checkpoint import CheckpointFile as CheckpointFile
 from .checkpoint import Progress as Progress
 from .checkpoint import TrainingState as TrainingState
@@ -28,6 +26,8 @@ from .noise_levels import Sampling as Sampling
 from .noise_levels import level_range as level_range
 from .noise_levels import spread_levels as spread_levels
 from .optimiser import Adam as Adam
+from .outcome import Outcome as Outcome
+from .outcome import capture as capture
 from .progress import checkpoint_beside as checkpoint_beside
 from .progress import duration as duration
 from .progress import rate as rate

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from hiper.errors import FitError, HiperError, HiperWarning, Interrupted
 from hiper.options import Key
-from hiper.training.attempts import Outcome, attempt
 from hiper.training.checkpoint import CheckpointFile, Progress, TrainingState
 from hiper.training.control import NO_CONTROL, FitControl, FitPaused, StepRecord
 from hiper.training.optimiser import Adam, Snapshot, on_cpu
+from hiper.training.outcome import Outcome, capture
 
 Schedule = Literal["constant", "cosine"]
 Keep = Literal["last", "best", "mean"]
@@ -185,12 +185,12 @@ class _JointTrainer:
             self._try(i, partial(trainer.update, loss))
 
     def _try(self, i: int, work: Callable[[], object]) -> None:
-        outcome = attempt(work)
+        outcome = capture(work)
         if isinstance(outcome.result, HiperError):
             self._ended[i] = Outcome(result=outcome.result, notes=outcome.notes)
 
     def finish(self) -> list[Outcome[Fitted]]:
-        return [self._ended.get(i) or attempt(trainer.finish) for i, trainer in enumerate(self._trainers)]
+        return [self._ended.get(i) or capture(trainer.finish) for i, trainer in enumerate(self._trainers)]
 
 
 @dataclass(frozen=True)

@@ -1,3 +1,3 @@
+from .service import Similarity as Similarity
 from .serving import Address as Address
 from .serving import served as served
-from .studio import Similarity as Similarity

@@ -12,8 +12,8 @@ from hiper.web.drawing import Drawing
 from hiper.web.handlers import visitor
 from hiper.web.layout import DrawPage, LearnPage, LibraryPage, draw_page, learn_page, library_page
 from hiper.web.learning import Learning
-from hiper.web.shelf import Shelf
-from hiper.web.studio import Studio
+from hiper.web.library_tab import LibraryTab
+from hiper.web.service import Service
 from hiper.web.uploads import Uploads
 
 _AT_ONCE: dict[str, Any] = {"concurrency_limit": None}
@@ -24,24 +24,24 @@ _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"
 """Of every event: progress is ours to show, and there is no second way in."""
 
 
-def build(studio: Studio, uploads: Uploads) -> gr.Blocks:
+def build(service: Service, uploads: Uploads) -> gr.Blocks:
     """Lay the page out and wire it; nothing is served yet."""
 
     def leave(request: gr.Request) -> None:
-        studio.visitors.forget(visitor(request))
+        service.sessions.forget(visitor(request))
         uploads.prune()
 
     with gr.Blocks(title="hiper", analytics_enabled=False, delete_cache=_FILES_LIVE) as page:
-        gr.HTML(markup.heading(studio.backbone.id, embedded=studio.embedded))
+        gr.HTML(markup.heading(service.backbone.id, embedded=service.embedded))
         choice, names, drawn = gr.State(""), gr.State([]), gr.State([])
         with gr.Tabs(selected="learn") as tabs:
             with gr.Tab("Learn", id="learn"):
-                learn = learn_page(embedded=studio.embedded)
+                learn = learn_page(embedded=service.embedded)
             with gr.Tab("Draw", id="draw"):
                 draw = draw_page(
-                    studio.backbone.schedulers,
-                    guidance_scale=studio.backbone.default_guidance,
-                    drawing_steps=studio.backbone.default_steps,
+                    service.backbone.schedulers,
+                    guidance_scale=service.backbone.default_guidance,
+                    drawing_steps=service.backbone.default_steps,
                 )
             with gr.Tab("Library", id="library"):
                 library = library_page()
@@ -49,9 +49,9 @@ def build(studio: Studio, uploads: Uploads) -> gr.Blocks:
         drawing_shows = [
             draw.start, draw.search, draw.stop, draw.status, draw.gallery, draw.compare, draw.archive, drawn
         ]  # fmt: skip
-        shelf = Shelf(studio, uploads, library, draw, choice=choice, names=names, tabs=tabs)
-        _wire_learning(Learning(studio, uploads, learn, shelf), learn, everything)
-        _wire_drawing(Drawing(studio, draw, choice=choice, drawn=drawn), draw, choice, drawn, drawing_shows)
+        shelf = LibraryTab(service, uploads, library, draw, choice=choice, names=names, tabs=tabs)
+        _wire_learning(Learning(service, uploads, learn, shelf), learn, everything)
+        _wire_drawing(Drawing(service, draw, choice=choice, drawn=drawn), draw, choice, drawn, drawing_shows)
         learn.go_on.click(lambda: gr.update(selected="draw"), None, tabs, **_AT_ONCE, **_QUIET)
         library.shelf.select(shelf.choose, [names], everything, **_AT_ONCE, **_QUIET)
         library.upload.upload(shelf.bring, [library.upload], everything, **_AT_ONCE, **_QUIET)

@@ -10,11 +10,11 @@ import gradio as gr
 from PIL import Image, ImageOps
 
 from hiper.web import markup
-from hiper.web.handlers import NOTHING, TICK, Told, Update, visitor, warn
+from hiper.web.handlers import NOTHING, TICK, Reported, Update, visitor, warn
 from hiper.web.jobs import Job, Stopped
 from hiper.web.layout import DrawPage
 from hiper.web.pictures import Picture, archive
-from hiper.web.studio import DrawWatch, EditWish, Studio
+from hiper.web.service import DrawRequest, DrawWatch, Service
 
 
 @final
@@ -24,8 +24,8 @@ class Drawing:
     A `handler` takes the inputs that `inputs` names, in that order.
     """
 
-    def __init__(self, studio: Studio, page: DrawPage, *, choice: Any, drawn: Any) -> None:
-        self._studio, self._page, self._drawn = studio, page, drawn
+    def __init__(self, service: Service, page: DrawPage, *, choice: Any, drawn: Any) -> None:
+        self._studio, self._page, self._drawn = service, page, drawn
         self.inputs = [
             choice,
             page.sentences,
@@ -42,7 +42,7 @@ class Drawing:
 
     def began(self, request: gr.Request) -> Update:
         """Answer the button at once, and the button that stops from then on."""
-        self._studio.visitors.ask(visitor(request))
+        self._studio.sessions.ask(visitor(request))
         return {self._page.status: markup.message("Starting…"), **self._buttons(idle=False)}
 
     def handler(self, *, searching: bool) -> Callable[..., Iterator[Update]]:
@@ -64,7 +64,7 @@ class Drawing:
         ) -> Iterator[Update]:
             who = visitor(request)
             lines = (line.strip() for line in sentences.splitlines())
-            wish = EditWish(
+            wish = DrawRequest(
                 sentences=[*dict.fromkeys(line for line in lines if line)],
                 images=int(images),
                 first_seed=int(seed or 0),
@@ -88,18 +88,18 @@ class Drawing:
 
     def stop(self, request: gr.Request) -> Update:
         """Ask the job to stop, which then says so itself; what was drawn stays."""
-        self._studio.visitors.stop(visitor(request))
+        self._studio.sessions.stop(visitor(request))
         return {self._page.stop: gr.update(interactive=False)}
 
     def compare(self, name: str, drawn: list[Picture], event: gr.SelectData) -> Update:
         """Put the chosen picture beside its source."""
-        with Told():
+        with Reported():
             return self._compared(name, drawn[event.index])
         return NOTHING
 
     def _run(self, name: str, who: str, start: Callable[[], tuple[Job[None], DrawWatch]]) -> Iterator[Update]:
         try:
-            with Told():
+            with Reported():
                 job, watch = start()
                 yield from self._followed(job, watch)
                 job.result()
@@ -124,7 +124,7 @@ class Drawing:
 
     def _finished(self, name: str, who: str, watch: DrawWatch) -> Update:
         warn(watch.notes)
-        bundle = archive(watch.pictures, self._studio.visitors.new_folder(who) / "pictures.zip")
+        bundle = archive(watch.pictures, self._studio.sessions.new_folder(who) / "pictures.zip")
         words = f"Drawn: {len(watch.pictures)} pictures. Choose one to compare it with the source."
         return {
             self._page.status: markup.message(words),

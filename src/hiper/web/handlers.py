@@ -22,7 +22,7 @@ NOTHING: Update = gr.skip()
 
 
 @final
-class Told:
+class Reported:
     """A block that a mistake ends: its message is shown, escaped, for Gradio renders messages as HTML.
 
     Not by gr.Error, which would put a red mark on every part of the page that the handler could have changed.

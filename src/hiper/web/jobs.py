@@ -54,7 +54,7 @@ class Progress:
 
 
 @final
-class Line:
+class JobQueue:
     """First come, first served, one at a time; who waits may be told to leave."""
 
     def __init__(self) -> None:
@@ -95,7 +95,9 @@ class Job(Generic[T]):
     is called again when its next turn comes: it goes on from what it has kept. stop: set as soon as it is to end.
     """
 
-    def __init__(self, work: Callable[[Job[T]], T], line: Line, stop: threading.Event | None = None) -> None:
+    def __init__(
+        self, work: Callable[[Job[T]], T], line: JobQueue, stop: threading.Event | None = None
+    ) -> None:
         self.progress = Progress()
         self._work, self._line = work, line
         self._stop = stop or threading.Event()

@@ -19,11 +19,11 @@ from hiper.images import Subject, open_image, shown
 from hiper.methods import HiPer
 from hiper.training import StepRecord, duration
 from hiper.web import markup
-from hiper.web.handlers import TICK, Told, Update, visitor, warn
+from hiper.web.handlers import TICK, Reported, Update, visitor, warn
 from hiper.web.jobs import Job, Stopped
 from hiper.web.layout import LearnPage, preset_value
-from hiper.web.shelf import Shelf
-from hiper.web.studio import FitWatch, Studio
+from hiper.web.library_tab import LibraryTab
+from hiper.web.service import FitWatch, Service
 from hiper.web.uploads import Uploads
 
 _SMOOTHED = 20
@@ -36,8 +36,8 @@ _POINTS = 200
 class Learning:
     """Handlers of `LearnPage`; the first argument of each is what stands in its inputs."""
 
-    def __init__(self, studio: Studio, uploads: Uploads, page: LearnPage, shelf: Shelf) -> None:
-        self._studio, self._uploads, self._page, self._shelf = studio, uploads, page, shelf
+    def __init__(self, service: Service, uploads: Uploads, page: LearnPage, shelf: LibraryTab) -> None:
+        self._studio, self._uploads, self._page, self._shelf = service, uploads, page, shelf
         self._examples = itertools.count()
 
     def given(self, path: str, caption: str, suggested: str, request: gr.Request) -> Iterator[Update]:
@@ -47,7 +47,7 @@ class Learning:
                 loaded = open_image(path)
         except ImageError as error:
             yield {self._page.upload: None, **self.cleared()}
-            with Told():
+            with Reported():
                 raise ImageError(str(error).replace(shown(path), shown(Path(path).name))) from error
             return
         warn([*loaded.notes, *picture_notes(loaded.image, self._studio.backbone.id)])
@@ -81,7 +81,7 @@ class Learning:
 
     def began(self, request: gr.Request) -> Update:
         """Answer the button at once, and the button that stops from then on."""
-        self._studio.visitors.ask(visitor(request))
+        self._studio.sessions.ask(visitor(request))
         return {
             self._page.status: markup.message("Starting…"),
             self._page.start: gr.update(interactive=False),
@@ -105,7 +105,7 @@ class Learning:
         """Fit, showing progress, and take the subject into the library."""
         given = {"steps": steps, "tail": rows, "learning_rate": rate, "seed": seed}
         try:
-            with Told():
+            with Reported():
                 subject = _subject(picture, caption)
                 words = word_notes(subject.caption, "caption", self._studio.backbone.id)
                 warn([*subject.notes, *words])
@@ -126,7 +126,7 @@ class Learning:
 
     def stop(self, request: gr.Request) -> Update:
         """Ask the fit to stop, which then tells itself how far it came."""
-        self._studio.visitors.stop(visitor(request))
+        self._studio.sessions.stop(visitor(request))
         return {self._page.stop: gr.update(interactive=False)}
 
     def _followed(self, job: Job[Entry], watch: FitWatch) -> Iterator[Update]:

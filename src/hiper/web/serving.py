@@ -19,9 +19,9 @@ from hiper.backbones import Backbone
 from hiper.errors import OptionError
 from hiper.web.app import build
 from hiper.web.guard import LOOPBACK, Guard, names_of
-from hiper.web.studio import Similarity, Studio
+from hiper.web.service import Service, Similarity
+from hiper.web.sessions import Sessions
 from hiper.web.uploads import Uploads
-from hiper.web.visitors import Visitors
 
 KEPT = 8
 """Largest uploads that may lie there at a time, until the page has taken them."""
@@ -73,10 +73,10 @@ def served(
 ) -> Iterator[str]:
     """Serve the page while the block runs and yield its URL. OptionError when that cannot be."""
     with TemporaryDirectory(prefix="hiper-ui-") as name, _environment(Path(name)), _no_downloads():
-        visitors = Visitors(Path(name))
+        sessions = Sessions(Path(name))
         largest = max_upload_mb * 1024 * 1024
         uploads = Uploads(_temporary(Path(name)), most=KEPT * largest)
-        page = build(Studio(backbone, library, visitors, similarity), uploads)
+        page = build(Service(backbone, library, sessions, similarity), uploads)
         uploads.paths = page.upload_file_set
         guard = Middleware(
             Guard,
@@ -96,7 +96,7 @@ def served(
             yield str(page.local_url)
         finally:
             page.close(verbose=False)
-            visitors.close()
+            sessions.close()
 
 
 def _settings(address: Address, guard: Middleware) -> dict[str, Any]:

@@ -1,3 +1,5 @@
+from .capturing import study_drawing as study_drawing
+from .capturing import study_picture as study_picture
 from .pages import fragment as fragment
 from .pages import page as page
 from .pages import row_maps as row_maps
@@ -5,5 +7,3 @@ from .rows import Row as Row
 from .rows import places as places
 from .study import Study as Study
 from .tables import groups_table as groups_table
-from .watching import study_drawing as study_drawing
-from .watching import study_picture as study_picture

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hiper.backbones import Attended
+from hiper.backbones import AttentionProbabilities
 
 SIDE = 16
 """Cells of a map's side. A layer of another size is averaged or repeated into it: exact where one divides the other."""
@@ -59,7 +59,7 @@ class Recorder:
         self._phases = [_Mean() for _ in range(min(PHASES, steps))]
         self._sides: dict[str, int] = {}
 
-    def watch(self, attended: Attended) -> None:
+    def watch(self, attended: AttentionProbabilities) -> None:
         """Take in one call of one layer."""
         probabilities = attended.probabilities[-self._pictures :].mean(0)
         side = round(math.sqrt(probabilities.shape[1] * self._aspect))

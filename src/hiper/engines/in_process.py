@@ -12,7 +12,7 @@ from hiper.training import StopRequest
 
 
 @final
-class Here(Engine):
+class InProcessEngine(Engine):
     """Does one task after the other; it cannot end one that takes too long."""
 
     def run(

@@ -15,7 +15,7 @@ from hiper.artifacts import Artifact
 from hiper.backbones import Backbone, StepCallback
 from hiper.bench.arms import Arm
 from hiper.bench.base import Case
-from hiper.bench.fits import Fits, KeptFit
+from hiper.bench.kept_fits import Fits, KeptFit
 from hiper.conditioning import TAIL, random_rows
 from hiper.errors import Interrupted
 from hiper.images import fit_square
@@ -50,7 +50,7 @@ class Drawn:
 
 
 @final
-class Easel:
+class ArmSampler:
     """A model and the fits, ready to draw any case for any arm."""
 
     def __init__(self, backbone: Backbone, fits: Fits, should_stop: StopRequest) -> None:
@@ -160,7 +160,7 @@ def _own_settings(arm: Arm, backbone: Backbone) -> dict[str, Value]:
 
     What both leave to the model is not there.
     """
-    said = {**get_method(arm.method).draws_by(backbone), **arm.options}
+    said = {**get_method(arm.method).sampling_defaults(backbone), **arm.options}
     return {name: said[option] for name, option in _SETTINGS.items() if option in said}
 
 

@@ -10,10 +10,10 @@ from typing import final
 from PIL import Image
 
 from hiper.backbones import Backbone, load_backbone
+from hiper.bench.arm_sampler import ArmSampler, Drawn
 from hiper.bench.arms import Arm, parse_arms
 from hiper.bench.base import Case, Suite
-from hiper.bench.drawing import Drawn, Easel
-from hiper.bench.fits import Fits
+from hiper.bench.kept_fits import Fits
 from hiper.bench.records import Cell, Run
 from hiper.bench.suites import SuiteSpec, open_suite
 from hiper.errors import HiperError, Interrupted
@@ -51,7 +51,7 @@ class Job:
 
 
 @final
-class Workshop:
+class BenchWorker:
     """The suite, the model and the arms of a job, loaded; draws what is missing of a subject."""
 
     def __init__(
@@ -61,10 +61,10 @@ class Workshop:
         self._should_stop = should_stop
         self._arms = parse_arms(job.arms)
         fits = Fits(job.folder / "fits", suite, backbone, should_stop)
-        self._easel = Easel(backbone, fits, should_stop)
+        self._easel = ArmSampler(backbone, fits, should_stop)
 
     @classmethod
-    def load(cls, job: Job, run: Run, should_stop: StopRequest) -> Workshop:
+    def load(cls, job: Job, run: Run, should_stop: StopRequest) -> BenchWorker:
         """Load the suite and the model that the job names; HiperError when that is another one by now."""
         backbone = load_backbone(
             job.backbone, device=job.device, dtype=job.dtype, prediction_type=job.prediction_type

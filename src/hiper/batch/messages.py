@@ -101,7 +101,7 @@ class Group:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class JobResult:
     """What came of a job, named by the place of its results: done if there is no error.
 
     notes: what the user should know of it

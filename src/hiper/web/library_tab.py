@@ -14,9 +14,9 @@ from hiper.errors import ArtifactError
 from hiper.files import visible
 from hiper.inference import resolve_settings
 from hiper.web import markup
-from hiper.web.handlers import NOTHING, Told, Update, visitor, warn
+from hiper.web.handlers import NOTHING, Reported, Update, visitor, warn
 from hiper.web.layout import EMPTY_LIBRARY, MAX_STRENGTH, DrawPage, LibraryPage
-from hiper.web.studio import Studio
+from hiper.web.service import Service
 from hiper.web.uploads import Uploads
 
 _NAMED = 5
@@ -25,7 +25,7 @@ NO_PICTURE = Image.new("RGB", (64, 64), "lightgrey")
 
 
 @final
-class Shelf:
+class LibraryTab:
     """Handlers of `LibraryPage`.
 
     chosen: the State with the name of the visitor's subject; names: that with the names on the shelf, in order
@@ -33,7 +33,7 @@ class Shelf:
 
     def __init__(
         self,
-        studio: Studio,
+        service: Service,
         uploads: Uploads,
         page: LibraryPage,
         draw: DrawPage,
@@ -42,7 +42,7 @@ class Shelf:
         names: Any,
         tabs: Any,
     ) -> None:
-        self._studio, self._uploads, self._page, self._draw = studio, uploads, page, draw
+        self._studio, self._uploads, self._page, self._draw = service, uploads, page, draw
         self._choice, self._names, self._tabs = choice, names, tabs
 
     def listed(self) -> Update:
@@ -72,14 +72,14 @@ class Shelf:
 
     def choose(self, names: list[str], request: gr.Request, event: gr.SelectData) -> Update:
         """Take a subject off the shelf."""
-        with Told():
+        with Reported():
             entry = self._studio.library.open(names[event.index])
             return {**self.chosen(entry, visitor(request)), self._tabs: gr.update(selected="draw")}
         return NOTHING
 
     def bring(self, path: str, request: gr.Request) -> Update:
         """Take in a tail file from elsewhere."""
-        with Told(), self._uploads.taken(path):
+        with Reported(), self._uploads.taken(path):
             try:
                 entry = self._studio.adopt(Path(path))
             except ArtifactError as error:
@@ -93,7 +93,7 @@ class Shelf:
 
     def opened(self) -> Update:
         """Fill the shelf when the page is opened, and tell of what cannot be read."""
-        with Told():
+        with Reported():
             found = self._studio.subjects()
             warn(found.damaged[:_NAMED])
             if (more := len(found.damaged) - _NAMED) > 0:

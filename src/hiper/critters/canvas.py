@@ -15,7 +15,7 @@ GROUND = 0.84
 """Height of the ground, y in the unit square."""
 
 
-class Pen:
+class Canvas:
     """Maps unit coordinates to pixels and draws outlined shapes, all of one view."""
 
     def __init__(self, view: View, side: int) -> None:

@@ -10,7 +10,7 @@ from typing import final
 
 from hiper.artifacts import Artifact
 from hiper.backbones import load_backbone
-from hiper.batch.orders import Describe, Group, Model, ModelFacts, PlannedJob, Verdict
+from hiper.batch.messages import Describe, Group, JobResult, Model, ModelFacts, PlannedJob
 from hiper.batch.results import Fit, write_results
 from hiper.batch.store import open_store
 from hiper.critters import tell_of_strangers
@@ -18,7 +18,7 @@ from hiper.errors import BackboneError, HiperError, Interrupted
 from hiper.images import Subject
 from hiper.methods import FitRequest, fit_all, get_method
 from hiper.options import deterministic, differences
-from hiper.training import FitControl, Outcome, StopRequest, attempt
+from hiper.training import FitControl, Outcome, StopRequest, capture
 
 
 @final
@@ -30,7 +30,7 @@ class Worker:
         self._model: Model | None = None
         import_module("hiper.backbones.sd")  # takes seconds, which are not to count for the first job
 
-    def __call__(self, order: Describe | Group) -> ModelFacts | list[Verdict]:
+    def __call__(self, order: Describe | Group) -> ModelFacts | list[JobResult]:
         """Do what is ordered. BackboneError when the model cannot be had, or is not the one that was described."""
         with deterministic(order.model.deterministic):
             self._load(order.model)
@@ -59,13 +59,13 @@ class Worker:
         self._facts = ModelFacts.of(backbone)
         self._backbone, self._model = backbone, model
 
-    def _do(self, group: Group) -> list[Verdict]:
+    def _do(self, group: Group) -> list[JobResult]:
         """Fit those whose picture can be read, then draw job by job; one that fails leaves the others alone.
 
         What another worker has finished, before it died and could say so, is not done again.
         """
         todo = [job for job in group.jobs if not all(map(self._store.exists, job.files()))]
-        opened = {job.place: attempt(partial(_request, job, self._backbone.id)) for job in todo}
+        opened = {job.place: capture(partial(_request, job, self._backbone.id)) for job in todo}
         requests = {
             place: each.result for place, each in opened.items() if isinstance(each.result, FitRequest)
         }
@@ -92,7 +92,7 @@ class Worker:
             errors[job.place] = drawn.result if isinstance(drawn.result, HiperError) else None
             notes[job.place] = (*fit.notes, *drawn.notes)
         return [
-            Verdict(place=job.place, error=errors.get(job.place), notes=notes.get(job.place, ()))
+            JobResult(place=job.place, error=errors.get(job.place), notes=notes.get(job.place, ()))
             for job in group.jobs
         ]
 
@@ -109,7 +109,7 @@ class Worker:
         )
 
     def _finish(self, fit: Fit) -> Outcome[None]:
-        return attempt(lambda: write_results(self._store, self._backbone, self._facts, fit, self._on_step))
+        return capture(lambda: write_results(self._store, self._backbone, self._facts, fit, self._on_step))
 
     def _on_step(self, done: int, total: int) -> None:
         if signal_number := self._should_stop():

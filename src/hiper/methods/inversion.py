@@ -50,23 +50,23 @@ def walk_steps(backbone: Backbone) -> int:
     return backbone.default_steps if walks_by(backbone) == backbone.schedulers[0] else WALK_STEPS
 
 
-class Walking(Method[W]):
+class InversionMethod(Method[W]):
     """A method whose edits start on the way to noise and walk back, by the sampler whose steps the model can take."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"rows", "trajectory"})
+    requires: ClassVar[frozenset[str]] = frozenset({"rows", "trajectory"})
 
-    def draws_by(self, backbone: Backbone) -> Mapping[str, Value]:
+    def sampling_defaults(self, backbone: Backbone) -> Mapping[str, Value]:
         """See `Method`."""
         return {"scheduler": walks_by(backbone), "edit_steps": walk_steps(backbone)}
 
     def resolve(self, options: W, backbone: Backbone, subject: Subject) -> W:
-        """Fill in what the options leave to the model by what `draws_by` says."""
-        own = self.draws_by(backbone)
+        """Fill in what the options leave to the model by what `sampling_defaults` says."""
+        own = self.sampling_defaults(backbone)
         left: dict[str, Any] = {name: own[name] for name in own if getattr(options, name) is None}
         return super().resolve(replace(options, **left), backbone, subject)
 
 
-def climb(backbone: Backbone, latents: Tensor, told: Conditioning, steps: int) -> Iterator[Tensor]:
+def ddim_invert(backbone: Backbone, latents: Tensor, told: Conditioning, steps: int) -> Iterator[Tensor]:
     """Yield latents [1, c, h, w] on their way to noise, one after each step (DDIM inversion).
 
     The step to a level follows what the model predicts of it, as in null-text inversion's code and in diffusers.
@@ -105,7 +105,7 @@ Negative = Callable[[int], Conditioning]
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Descent:
+class InvertedSampler:
     """Draws from a point on the way to noise instead of from pure noise.
 
     strength: how far up it begins, 0 at the picture itself, 1 at the noisiest level

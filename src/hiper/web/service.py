@@ -25,7 +25,7 @@ from hiper.seeds import resolve_seed
 from hiper.training import CheckpointFile, FitControl, StepRecord, checkpoint_beside
 from hiper.web.jobs import Job
 from hiper.web.pictures import Picture, write_pictures
-from hiper.web.visitors import Visitors
+from hiper.web.sessions import Sessions
 
 PREVIEWS = 4
 """Pictures in the strip of a fit that shows previews."""
@@ -42,7 +42,7 @@ class Similarity:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EditWish:
+class DrawRequest:
     """What a visitor wants drawn; all but the sentences as in `edit`, images per sentence."""
 
     sentences: Sequence[str]
@@ -95,13 +95,13 @@ DrawOne = Callable[[str, Report, DrawWatch], None]
 
 
 @final
-class Studio:
+class Service:
     """Starts jobs and keeps their results. All methods but the jobs' own work return at once."""
 
     def __init__(
-        self, backbone: Backbone, library: Library, visitors: Visitors, similarity: Similarity
+        self, backbone: Backbone, library: Library, sessions: Sessions, similarity: Similarity
     ) -> None:
-        self.backbone, self.library, self.visitors = backbone, library, visitors
+        self.backbone, self.library, self.sessions = backbone, library, sessions
         self._similarity = similarity
 
     @property
@@ -125,7 +125,7 @@ class Studio:
                 artifact = cached_fit(path) or self._fitted(job, subject, settled, path, at, watch)
             return self.library.add(artifact, subject.image)
 
-        return self.visitors.start(visitor, work), watch
+        return self.sessions.start(visitor, work), watch
 
     def _fitted(
         self,
@@ -154,7 +154,7 @@ class Studio:
         checkpoint.remove()
         return artifact
 
-    def draw(self, visitor: str, name: str, wish: EditWish) -> tuple[Job[None], DrawWatch]:
+    def draw(self, visitor: str, name: str, wish: DrawRequest) -> tuple[Job[None], DrawWatch]:
         """Start drawing every sentence with the seeds from the first one on."""
         artifact = self._artifact(name)
 
@@ -169,13 +169,13 @@ class Studio:
             )
             watch.notes.extend(result.notes)
             watch.pictures.extend(
-                write_pictures(self.backbone, artifact, result, self.visitors.new_folder(visitor))
+                write_pictures(self.backbone, artifact, result, self.sessions.new_folder(visitor))
             )
 
         return self._each(visitor, "Drawing", wish.sentences, wish.images, one)
 
     def search(
-        self, visitor: str, name: str, wish: EditWish, *, candidates: int
+        self, visitor: str, name: str, wish: DrawRequest, *, candidates: int
     ) -> tuple[Job[None], DrawWatch]:
         """Start a seed search for every sentence, which draws the wished number of pictures, the best ones."""
         artifact, ranker = self._artifact(name), self._ranker(name)
@@ -192,7 +192,7 @@ class Studio:
                 callback=report,
                 **sampling_of(wish),
             )
-            folder = self.visitors.new_folder(visitor)
+            folder = self.sessions.new_folder(visitor)
             told = [f"text {score.text:.2f}, likeness {score.identity:.2f}" for score in found.scores]
             watch.notes.extend(found.drawn.notes)
             watch.pictures.extend(write_pictures(self.backbone, artifact, found.drawn, folder, remarks=told))
@@ -221,17 +221,17 @@ class Studio:
                 if left:
                     job.give_way()
 
-        return self.visitors.start(visitor, work), watch
+        return self.sessions.start(visitor, work), watch
 
     def picture_file(self, visitor: str, image: Image.Image) -> Path:
         """Return a picture as a file of the visitor."""
-        path = self.visitors.new_folder(visitor) / "picture.png"
+        path = self.sessions.new_folder(visitor) / "picture.png"
         files.atomic_write(path, png_bytes(image), overwrite=True)
         return path
 
     def tail_file(self, visitor: str, entry: Entry) -> Path:
         """Return a subject's tail as a file of the visitor, under a name that says what it is."""
-        path = self.visitors.new_folder(visitor) / f"{files.safe_slug(entry.artifact.caption)}.safetensors"
+        path = self.sessions.new_folder(visitor) / f"{files.safe_slug(entry.artifact.caption)}.safetensors"
         files.atomic_write(path, entry.artifact.to_bytes(), overwrite=True)
         return path
 

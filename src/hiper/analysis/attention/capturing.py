@@ -22,7 +22,7 @@ from hiper.conditioning import Conditioning, lengthened
 from hiper.critters import picture_notes
 from hiper.errors import HiperWarning, ImageError, OptionError
 from hiper.images import fit_square
-from hiper.inference import Told, cleaned_prompt, resolve_settings, telling, unsuitable
+from hiper.inference import PreparedPrompt, cleaned_prompt, prepared_prompt, resolve_settings, unsuitable
 from hiper.options import EditSettings, Sampling, Value, check_whole, resolve_strength
 from hiper.seeds import generator, resolve_seed
 from hiper.training import spread_levels
@@ -56,7 +56,7 @@ def study_drawing(
 
     guidance, steps = sampling.get("guidance"), sampling.get("steps")
 
-    def draw(told: Told) -> View:
+    def draw(told: PreparedPrompt) -> View:
         notes.extend(unsuitable(backbone, told, settings, guidance=guidance, steps=steps))
         return _draw(backbone, told, settings, seed, progress)
 
@@ -101,7 +101,7 @@ def study_picture(
     square = fit_square(picture, backbone.resolution)
     progress = _Progress(callback, 2 * count)
 
-    def read(told: Told) -> View:
+    def read(told: PreparedPrompt) -> View:
         return _read(backbone, told.positive, square, seed, count, progress)
 
     shown: dict[str, Value] = {"strength": factor, "levels": count, "seed": seed}
@@ -114,7 +114,7 @@ def _study(
     backbone: Backbone,
     artifact: Artifact,
     asked: tuple[str | None, float, Sequence[str]],
-    run: Callable[[Told], View],
+    run: Callable[[PreparedPrompt], View],
     notes: list[str],
     settings: dict[str, Value],
     *,
@@ -124,7 +124,7 @@ def _study(
     """Watch both runs; asked: the prompt, the strength and the negative prompts."""
     prompt, strength, negatives = asked
     cleaned = cleaned_prompt(artifact.caption if prompt is None else prompt, backbone, notes)
-    with telling(backbone, artifact, cleaned, strength, negatives, notes) as told:
+    with prepared_prompt(backbone, artifact, cleaned, strength, negatives, notes) as told:
         if told.sample != backbone.sample:
             raise OptionError(
                 f"method {artifact.method} draws in a way of its own, which cannot be watched; allowed are methods"
@@ -133,7 +133,9 @@ def _study(
         learnt = run(told)
     plain = lengthened(backbone.encode(cleaned), told.positive.length)
     others = [backbone.encode_negative(each) for each in negatives]
-    untouched = run(Told(positive=plain, negatives=others, sample=backbone.sample))
+    untouched = run(
+        PreparedPrompt(positive=plain, negatives=others, sample=backbone.sample, encode=backbone.encode)
+    )
     for note in dict.fromkeys(notes):
         warnings.warn(note, HiperWarning, stacklevel=3)
     return Study(
@@ -149,7 +151,9 @@ def _study(
     )
 
 
-def _draw(backbone: Backbone, told: Told, settings: EditSettings, seed: int, progress: _Progress) -> View:
+def _draw(
+    backbone: Backbone, told: PreparedPrompt, settings: EditSettings, seed: int, progress: _Progress
+) -> View:
     recorder = Recorder(pictures=1, steps=settings.steps, aspect=settings.height / settings.width)
 
     def after_step(done: int, total: int) -> None:

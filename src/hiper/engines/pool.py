@@ -15,11 +15,11 @@ from hiper.training import StopRequest
 SECONDS_BETWEEN_LOOKS = 0.2
 
 
-class Gone(Exception):
+class WorkerDied(Exception):
     """The worker has died."""
 
 
-class Member(ABC):
+class Worker(ABC):
     """One worker process somewhere. `ready` once it has answered for the first time."""
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class Member(ABC):
         """End it at once."""
 
 
-class Fleet(ABC):
+class WorkerFactory(ABC):
     """Where workers come from."""
 
     @abstractmethod
@@ -48,25 +48,25 @@ class Fleet(ABC):
         """Return how many workers there may be now."""
 
     @abstractmethod
-    def start(self) -> Member:
+    def start(self) -> Worker:
         """Start one, without waiting until it is ready."""
 
     @abstractmethod
-    def dissolve(self, members: Sequence[Member]) -> None:
+    def shutdown(self, members: Sequence[Worker]) -> None:
         """End all; those that can come to an end of their own, as `StopRequest` asks them, are given time to."""
 
     @abstractmethod
-    def stirring(self, members: Sequence[Member], seconds: float) -> list[Member]:
+    def poll(self, members: Sequence[Worker], seconds: float) -> list[Worker]:
         """Return those that have something to say or have died, after waiting for the first at most `seconds`."""
 
 
 @final
-class Crew(Generic[T, R]):
+class WorkerPool(Generic[T, R]):
     """The workers of one run. A worker has one task at a time; what is not under way waits in the queue."""
 
-    def __init__(self, fleet: Fleet) -> None:
-        self._fleet = fleet
-        self._members: list[Member] = []
+    def __init__(self, factory: WorkerFactory) -> None:
+        self._fleet = factory
+        self._members: list[Worker] = []
         self._stillborn = 0
 
     def run(self, tasks: deque[Task[T]], should_stop: StopRequest) -> Iterator[Settled[T, R]]:
@@ -74,7 +74,7 @@ class Crew(Generic[T, R]):
         while tasks or self._busy():
             self._hire(len(tasks))
             self._assign(tasks)
-            for member in self._fleet.stirring(self._members, SECONDS_BETWEEN_LOOKS):
+            for member in self._fleet.poll(self._members, SECONDS_BETWEEN_LOOKS):
                 yield from self._heard(member, tasks)
             yield from self._overdue()
             if signal_number := should_stop():
@@ -82,7 +82,7 @@ class Crew(Generic[T, R]):
 
     def end(self) -> None:
         """Leave no worker behind."""
-        self._fleet.dissolve(self._members)
+        self._fleet.shutdown(self._members)
         self._members.clear()
 
     def _busy(self) -> int:
@@ -103,10 +103,10 @@ class Crew(Generic[T, R]):
                 member.deadline = None if task.seconds is None else time.monotonic() + task.seconds
                 member.give(task.payload)
 
-    def _heard(self, member: Member, tasks: deque[Task[T]]) -> Iterator[Settled[T, R]]:
+    def _heard(self, member: Worker, tasks: deque[Task[T]]) -> Iterator[Settled[T, R]]:
         try:
             answer = member.hear()
-        except Gone:
+        except WorkerDied:
             yield from self._lost(member, tasks)
             return
         member.ready, self._stillborn = True, 0
@@ -118,7 +118,7 @@ class Crew(Generic[T, R]):
         task, member.task = member.task, None
         yield Settled(task=task, value=answer.value, error=answer.error, notes=answer.notes)
 
-    def _lost(self, member: Member, tasks: deque[Task[T]]) -> Iterator[Settled[T, R]]:
+    def _lost(self, member: Worker, tasks: deque[Task[T]]) -> Iterator[Settled[T, R]]:
         """Its task goes to another worker, unless it is the task that workers die of."""
         self._dismiss(member)
         if member.task is None:
@@ -141,6 +141,6 @@ class Crew(Generic[T, R]):
             error = TimeLimitError(f"took longer than the {member.task.seconds:.4g} s that it was allowed")
             yield Settled(task=member.task, value=None, error=error)
 
-    def _dismiss(self, member: Member) -> None:
+    def _dismiss(self, member: Worker) -> None:
         self._members.remove(member)
         member.end()

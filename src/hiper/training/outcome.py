@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from hiper.errors import HiperError, Interrupted
-from hiper.notes import heard
+from hiper.notes import collected_warnings
 
 T = TypeVar("T")
 
@@ -20,9 +20,9 @@ class Outcome(Generic[T]):
     notes: tuple[str, ...]
 
 
-def attempt(work: Callable[[], T]) -> Outcome[T]:
+def capture(work: Callable[[], T]) -> Outcome[T]:
     """Return what `work` returns or the HiperError it raises; Interrupted, and everything else, passes through."""
-    with heard() as notes:
+    with collected_warnings() as notes:
         try:
             result: T | HiperError = work()
         except Interrupted:

@@ -8,11 +8,11 @@ from typing import final
 import torch
 from torch import nn
 
-from hiper.backbones.parking import Offloaded
+from hiper.backbones.offloading import Offloaded
 
 
 @final
-class Turns:
+class ModelOffloader:
     """Modules of which only those in use lie in the device's memory. All are parked to begin with.
 
     Whoever is called stays until somebody else is: a loop over the denoiser moves nothing.

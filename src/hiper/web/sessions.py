@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar, final
 
 from hiper.errors import UserError
-from hiper.web.jobs import Job, Line
+from hiper.web.jobs import Job, JobQueue
 
 T = TypeVar("T")
 MOST = 64
@@ -21,12 +21,12 @@ _REMEMBERED = 1000
 
 
 @final
-class Visitors:
+class Sessions:
     """Visitors are told apart by the name their browser's tab has chosen, which is never part of a path."""
 
     def __init__(self, scratch: Path) -> None:
         self._scratch = scratch
-        self._line = Line()
+        self._line = JobQueue()
         self._jobs: dict[str, Job[Any]] = {}
         self._asked: dict[str, threading.Event] = {}
         self._gone: deque[str] = deque(maxlen=_REMEMBERED)

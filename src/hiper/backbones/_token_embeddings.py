@@ -49,7 +49,9 @@ def vectors_of(pipe: Any, word: str) -> dict[str, Tensor]:
 
 
 @contextmanager
-def spliced(pipe: Any, tokenizers: Mapping[str, Any], vectors: Mapping[str, Tensor]) -> Iterator[None]:
+def encode_with_token_embeddings(
+    pipe: Any, tokenizers: Mapping[str, Any], vectors: Mapping[str, Tensor]
+) -> Iterator[None]:
     """Let the stand-ins be words of the pipeline; on leaving it has its own tokenizers again.
 
     tokenizers: `extended` ones, by name; vectors: text encoder -> [count, width], to which gradients flow.
