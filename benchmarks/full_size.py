@@ -1,7 +1,7 @@
 """Fourteen checkpoints at full size on a GPU that is not there: that they run, and what they ask of a GPU.
 
     python -m benchmarks.full_size [--models SDXL "FLUX.1 dev"] [--dtype bfloat16] [--memory auto] [--out FILE.json]
-    python -m benchmarks.full_size --table          print the table of the JSON for docs/performance.md
+    python -m benchmarks.full_size --table docs/performance.md      write the table of the JSON into that page
 
 The models have their published sizes and no numbers, so nothing is downloaded, no memory is needed and every device,
 dtype and shape is checked (`benchmarks.fake_gpu`). Each is loaded, encodes a sentence and a picture, makes one step of
@@ -23,7 +23,7 @@ from benchmarks.full_size_models import MODELS, as_loaded
 from PIL import Image
 from torch import nn
 
-from hiper.analysis import counting
+from hiper.analysis import between, counting
 from hiper.backbones import Loading, backbone_class
 from hiper.files import atomic_write
 from hiper.images import Subject
@@ -32,6 +32,8 @@ from hiper.seeds import generator
 from hiper.training import Adam
 
 OUT = Path(__file__).with_suffix(".json")
+START = "<!-- full size: made by python -m benchmarks.full_size --table docs/performance.md -->\n"
+END = "<!-- end of full size -->\n"
 LARGE = 2**16
 CAPTION, SENTENCE = "a standing dog", "a red dog on the grass"
 EDIT_STEPS = 2
@@ -152,7 +154,13 @@ def table(models: Mapping[str, Mapping[str, Any]]) -> str:
             f"{edit['peak_gib']:.1f}",
         )
         lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines)
+    return "".join(f"{line}\n" for line in lines)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return what is known of each model."""
+    models: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["models"]
+    return models
 
 
 def main() -> None:
@@ -162,28 +170,28 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
     parser.add_argument("--memory", choices=("auto", "balanced", "low"), default="auto")
     parser.add_argument("--out", type=Path)
-    parser.add_argument(
-        "--table", action="store_true", help="print the table of the JSON and do nothing else"
-    )
+    parser.add_argument("--table", type=Path, metavar="PAGE", help="write the table and do nothing else")
     given = parser.parse_args()
     if given.table:
-        print(table(json.loads((given.out or OUT).read_text())["models"]))
+        page = between(given.table.read_text(encoding="utf-8"), START, END, table(read(given.out or OUT)))
+        atomic_write(given.table, page.encode(), overwrite=True)
         return
+    record = {"torch": torch.__version__, "dtype": given.dtype, "memory": given.memory}
     models: dict[str, Any] = {}
     if given.out and given.out.is_file():
-        models = json.loads(given.out.read_text())["models"]
+        models = read(given.out)
+        before = {name: value for name, value in json.loads(given.out.read_text()).items() if name in record}
+        if before != record:
+            parser.error(
+                f"{given.out} has figures of {before}; they do not go with {record}; name another --out"
+            )
     for name in given.models:
         models[name] = report(name, getattr(torch, given.dtype), given.memory)
         print(name, json.dumps(models[name]), flush=True)
         if given.out:
             ordered = {each: models[each] for each in MODELS if each in models}
-            record = {
-                "torch": torch.__version__,
-                "dtype": given.dtype,
-                "memory": given.memory,
-                "models": ordered,
-            }
-            atomic_write(given.out, f"{json.dumps(record, indent=1)}\n".encode(), overwrite=True)
+            text = json.dumps({**record, "models": ordered}, indent=1)
+            atomic_write(given.out, f"{text}\n".encode(), overwrite=True)
 
 
 if __name__ == "__main__":

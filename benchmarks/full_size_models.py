@@ -12,6 +12,7 @@ from typing import Any
 import diffusers
 import torch
 import transformers
+from benchmarks import cost_model
 from tests import tiny, tiny_families
 from torch import nn
 
@@ -142,9 +143,8 @@ def _sd(unet: Any, encoder: Any, tokenizer: Any, scheduler: Any, side: int) -> A
 
 
 def _sd15() -> Any:
-    unet = diffusers.UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
     scheduler = diffusers.PNDMScheduler(skip_prk_steps=True, **_SD_SCHEDULE)
-    return _sd(unet, _clip_l(), tiny.tokenizer(), scheduler, 512)
+    return _sd(cost_model.sd14(), _clip_l(), tiny.tokenizer(), scheduler, 512)
 
 
 def _sd21() -> Any:
@@ -161,26 +161,13 @@ def _sd21() -> Any:
 
 
 def _sdxl() -> Any:
-    unet = diffusers.UNet2DConditionModel(
-        sample_size=128,
-        block_out_channels=(320, 640, 1280),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        transformer_layers_per_block=[1, 2, 10],
-        attention_head_dim=[5, 10, 20],
-        cross_attention_dim=2048,
-        use_linear_projection=True,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=256,
-        projection_class_embeddings_input_dim=2816,
-    )
     return diffusers.StableDiffusionXLPipeline(
         vae=_vae(scaling_factor=0.13025, sample_size=1024, force_upcast=True),
         text_encoder=_clip_l(),
         text_encoder_2=_clip_g(),
         tokenizer=tiny.tokenizer(),
         tokenizer_2=tiny.tokenizer("!"),
-        unet=unet,
+        unet=cost_model.sdxl(),
         scheduler=diffusers.EulerDiscreteScheduler(timestep_spacing="leading", **_SD_SCHEDULE),
         add_watermarker=False,
     )

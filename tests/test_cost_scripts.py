@@ -10,11 +10,12 @@ from xml.etree import ElementTree as ET
 
 import pytest
 import torch
-from benchmarks import against_the_paper, cost_model, full_size_step, growth
+from benchmarks import against_the_paper, cost_model, full_size, full_size_step, growth
+from benchmarks.full_size_models import MODELS
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import hiper
-from hiper.analysis import Work
+from hiper.analysis import Work, between
 from tests import tiny
 
 
@@ -38,6 +39,22 @@ def test_a_forward_pass_of_sd_costs_what_others_have_counted_and_attention() -> 
     attention = sum(count * 4 * side**2 * width * (side**2 + 77) for (side, width), count in layers.items())
     # diffusers' table on T-GATE: 16.938 T multiplications and additions for 25 steps under guidance, without attention
     assert flops - attention == pytest.approx(2 * 16.938e12 / 50, rel=0.002)
+
+
+def test_the_page_has_the_figures_of_all_full_sizes() -> None:
+    models = full_size.read(full_size.OUT)
+    assert list(models) == list(MODELS)
+    page = (full_size.OUT.parent.parent / "docs" / "performance.md").read_text(encoding="utf-8")
+    assert between(page, full_size.START, full_size.END, full_size.table(models)) == page
+
+
+def test_figures_of_another_dtype_are_not_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "log.json"
+    out.write_bytes(before := full_size.OUT.read_bytes())
+    monkeypatch.setattr("sys.argv", ["full_size", "--dtype", "float16", "--out", str(out)])
+    with pytest.raises(SystemExit, match="2"):
+        full_size.main()
+    assert out.read_bytes() == before
 
 
 def test_the_floor_is_the_work_over_the_rate() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hiper.analysis.matrix import lacking, table, written_into
+from hiper.analysis.matrix import END, START, between, lacking, table
 from hiper.backbones import PIPELINES
 from hiper.options import METHODS
 
@@ -14,7 +14,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "backbones.md"
 def test_the_page_is_of_today() -> None:
     page = PAGE.read_text(encoding="utf-8")
     assert table() in page, "run python -m hiper.analysis.matrix docs/backbones.md"
-    assert written_into(page) == page
+    assert between(page, START, END, table()) == page
     assert all(f"`{name}`" in page.split("## Methods")[0] for name in PIPELINES)
 
 

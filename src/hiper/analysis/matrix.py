@@ -40,13 +40,14 @@ def _rows() -> Iterator[list[str]]:
         yield [f"`{pipeline}`", *(f"lacks {', '.join(each)}" if each else "yes" for each in missing)]
 
 
-def written_into(page: str) -> str:
-    """Return the page with the table of today between its marks."""
-    before, _, rest = page.partition(START)
-    after = rest.partition(END)[2]
-    return f"{before}{START}\n{table()}\n{END}{after}"
+def between(page: str, start: str, end: str, made: str) -> str:
+    """Return the page with what was made between its two marks."""
+    before, _, rest = page.partition(start)
+    after = rest.partition(end)[2]
+    return f"{before}{start}\n{made}\n{end}{after}"
 
 
 if __name__ == "__main__":
     path = Path(sys.argv[1])
-    atomic_write(path, written_into(path.read_text(encoding="utf-8")).encode(), overwrite=True)
+    page = between(path.read_text(encoding="utf-8"), START, END, table())
+    atomic_write(path, page.encode(), overwrite=True)
