@@ -6,8 +6,11 @@ import importlib.util
 import json
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -18,10 +21,12 @@ from hiper.artifacts import Artifact
 from hiper.backbones import hub, load_backbone
 from hiper.batch.store import open_store
 from hiper.cli import main
-from hiper.engines import check_reachable, reachable
+from hiper.engines import EngineSettings, check_reachable, open_engine, reachable
+from hiper.engines.base import Task
 from hiper.errors import OptionError, OutputError, UserError
 from hiper.metrics import ClipSimilarity
 from tests import local_hub, processes
+from tests.engine_work import Order, make_work
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs hiper[ray]")
 
@@ -121,28 +126,36 @@ def test_commands_stop_before_any_work(
         assert not any("Traceback" in line for line in lines)
 
 
-def checked_head() -> None:
-    """In a process of its own: Ray remembers the first token that it has seen, and would write one to ~/.ray."""
-    os.environ["RAY_AUTH_MODE"] = "disabled"
-    import ray
+HEAD = """
+import ray, sys
+ray.init(address="local", _node_ip_address="127.0.0.1", include_dashboard=False, num_cpus=1, log_to_driver=False)
+print(ray.get_runtime_context().gcs_address, flush=True)
+sys.stdin.read()
+"""
 
-    ray.init(
-        address="local",
-        _node_ip_address="127.0.0.1",
-        include_dashboard=False,
-        num_cpus=1,
-        log_to_driver=False,
-    )
-    try:
-        check_reachable(f"127.0.0.1:{ray.get_runtime_context().gcs_address.rpartition(':')[2]}")
-    finally:
-        ray.shutdown()
+
+@pytest.fixture
+def head() -> Iterator[str]:
+    """A cluster of somebody else, who asks for no token."""
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+    words, pipe = [sys.executable, "-c", HEAD], subprocess.PIPE
+    with subprocess.Popen(words, env=environment, stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        yield f"127.0.0.1:{process.stdout.readline().strip().rpartition(':')[2]}"
+        process.stdin.close()
 
 
 @needs_ray
 @pytest.mark.slow
-def test_a_real_head_is_reached() -> None:
-    assert processes.forked(checked_head) == 0
+def test_a_real_head_is_reached_also_after_a_cluster_of_our_own(head: str) -> None:
+    """Ray remembers the token of the first."""
+    check_reachable(head)
+    for address in (None, head):
+        engine = open_engine(EngineSettings(name="ray", address=address, gpus=False))
+        tasks = deque([Task(payload=Order(do="square", number=3))])
+        (settled,) = engine.run(tasks, make_work, lambda: None)
+        assert settled.unwrapped().square == 9
 
 
 def test_a_store_that_cannot_be_reached_is_named(closed: int) -> None:

@@ -10,8 +10,9 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from functools import cache, partial
+from importlib import import_module
 from typing import Any, final
 
 from hiper.engines.base import Answer, Engine, MakeWork, R, Settled, T, Task, Work, perform_remotely
@@ -67,12 +68,21 @@ def _cluster(address: str | None) -> Iterator[Any]:
     with _environment(_variables(own=address is None)), redirect_stdout(sys.stderr):
         import ray
 
+        _forget_tokens()
         try:
             with _signals_kept():
                 _connect(ray, address)
             yield ray
         finally:
             ray.shutdown()
+
+
+def _forget_tokens() -> None:
+    """Let Ray read the environment anew: it remembers the token, and whether there is one, of the first cluster."""
+    raylet: Any = import_module("ray._raylet")
+    with suppress(AttributeError):  # of releases without tokens, or that keep them elsewhere
+        raylet.Config.initialize("")
+        raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
 @contextmanager
