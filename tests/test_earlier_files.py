@@ -1,0 +1,48 @@
+"""Files that the release before wrote: they load, and draw what they drew.
+
+`tests/earlier` was made on the embedded model by revision 249ca67: a fit of five steps, a picture of three drawn with
+it, and a fit of method sdedit.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import hiper
+from hiper.backbones import Backbone
+from hiper.inference import read_drawn, rerun
+
+EARLIER = Path(__file__).parent / "earlier"
+(PICTURE,) = EARLIER.glob("*.png")
+
+
+@pytest.fixture(scope="module")
+def critters() -> Backbone:
+    return hiper.load_backbone("critters", device="cpu")
+
+
+def test_an_artifact_draws_what_it_drew(critters: Backbone) -> None:
+    settings = read_drawn(PICTURE).settings
+    artifact = hiper.Artifact.load(EARLIER / "tail.safetensors")
+    assert artifact.source is None
+    drawn = hiper.edit(
+        critters, artifact, settings.prompt, seeds=[settings.seed], steps=settings.steps
+    ).images[0]
+    difference = np.asarray(drawn, np.int16) - np.asarray(Image.open(PICTURE).convert("RGB"), np.int16)
+    assert np.abs(difference).max() <= 1
+
+
+def test_a_picture_is_drawn_again(critters: Backbone) -> None:
+    drawn = read_drawn(PICTURE)
+    assert drawn.settings.keep == 0
+    assert drawn.artifact is not None
+    assert rerun(drawn, critters, drawn.artifact).most <= 1
+
+
+def test_another_method_s_file_draws(critters: Backbone) -> None:
+    artifact = hiper.Artifact.load(EARLIER / "sdedit.safetensors")
+    assert len(hiper.edit(critters, artifact, artifact.caption, steps=3).images) == 1
