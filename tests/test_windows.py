@@ -107,7 +107,7 @@ from hiper.cli import main
 for command in json.loads(sys.argv[1]):
     assert main(command) == 0, command
 import torch
-from hiper.selfcheck import peak_memory
+from hiper.analysis.selfcheck import peak_memory
 assert peak_memory(torch.device("cpu")) > 100_000_000
 """
 
