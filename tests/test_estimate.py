@@ -54,7 +54,7 @@ def test_a_fit_computes_what_was_estimated(sd1: Any) -> None:
         sd1.latents(tiny.picture(sd1.resolution), generator(0))
     before = counter.work().flops
     two, five = _flops_of_a_fit(sd1, 2), _flops_of_a_fit(sd1, 5)
-    step, look = _part(found, "step"), _part(found, "look at the loss")
+    step, look = _part(found, "step"), _part(found, "evaluate the loss")
     assert five - two == 3 * _work(step).flops
     assert two - before == 2 * _work(step).flops + look.times * _work(look).flops
     assert found.flops == 7 * _work(step).flops + look.times * _work(look).flops
@@ -149,7 +149,7 @@ def test_every_family_is_estimated(name: str) -> None:
         assert found.seconds is not None
         assert found.flops > 0
     # A gradient to the rows costs at least as much again as the forward pass
-    assert _work(_part(fit, "step")).flops > 1.5 * _work(_part(fit, "look at the loss")).flops
+    assert _work(_part(fit, "step")).flops > 1.5 * _work(_part(fit, "evaluate the loss")).flops
     assert backbone.weights_sha256() == before
 
 
@@ -159,7 +159,7 @@ def test_a_model_whose_parts_take_turns(model_folder: Path) -> None:
     found = estimate_fit(load_backbone(model_folder, device="cpu", memory="low"), options)
     whole = estimate_fit(load_backbone(model_folder, device="cpu"), options)
     looks, steps = (
-        [_work(_part(each, name)).flops for each in (found, whole)] for name in ("look at the loss", "step")
+        [_work(_part(each, name)).flops for each in (found, whole)] for name in ("evaluate the loss", "step")
     )
     assert looks[0] == looks[1]
     assert steps[1] < steps[0] < 2 * steps[1], "low memory computes activations twice"
