@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 import hiper
 from hiper.backbones import Backbone
 from hiper.backbones.sd import SdBackbone
-from hiper.errors import HiperWarning, OptionError
+from hiper.errors import ArtifactError, HiperWarning, OptionError
 from hiper.images import fit_square
 from hiper.inference.keeping import SOURCE_SHARE, TARGET_SHARE
 from hiper.methods import levels
@@ -120,6 +121,57 @@ def test_other_families_keep_as_well(family: str, subject: hiper.Subject, tmp_pa
     whole, half = (hiper.edit(backbone, artifact, "a cat", steps=2, keep=keep).images[0] for keep in (1, 0.5))
     assert whole.tobytes() == backbone.decode(artifact.source.float())[0].tobytes()
     assert half.tobytes() != whole.tobytes()
+
+
+@pytest.mark.parametrize("keep", [0.3, 0.6])
+def test_guidance_and_negatives_are_unheard_where_they_are_said_to_be(
+    sd1: SdBackbone, learnt: hiper.Artifact, keep: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def drawn(guidance: float, negative: str = "") -> hiper.EditResult:
+        return hiper.edit(
+            sd1, learnt, SENTENCE, steps=3, keep=keep, guidance=guidance, negative_prompt=negative
+        )
+
+    none = drawn(1.0).images[0].tobytes()
+    assert drawn(0.0).images[0].tobytes() == none
+    assert drawn(6.0).images[0].tobytes() != none
+    monkeypatch.setattr(sd1, "hears_negatives", False)
+    with pytest.warns(HiperWarning, match="ignored"):
+        unheard = drawn(6.0, "a cat")
+    assert unheard.images[0].tobytes() == none
+    assert len(unheard.notes) == 2
+
+
+def test_a_scheduler_is_told_to_be_ignored_by_who_asks_for_it_alone(
+    sd1: SdBackbone, learnt: hiper.Artifact
+) -> None:
+    with pytest.warns(HiperWarning, match="'euler' is ignored"):
+        result = hiper.edit(sd1, learnt, SENTENCE, steps=1, keep=0.5, scheduler="euler")
+    assert result.settings.scheduler == learnt.edit["scheduler"]
+    assert not hiper.edit(sd1, learnt, SENTENCE, steps=1, keep=0.5, scheduler="ddim").notes
+
+
+@pytest.mark.parametrize(("height", "width"), [(5, 8), (8, 7), (33, 32)])
+def test_a_source_of_a_size_that_is_not_drawn_is_refused(
+    sd1: SdBackbone, learnt: hiper.Artifact, height: int, width: int
+) -> None:
+    strange = replace(learnt, source=torch.zeros(1, 4, height, width))
+    with pytest.raises(OptionError, match="keep=0"):
+        hiper.edit(sd1, strange, SENTENCE, keep=0.5)
+
+
+@pytest.mark.parametrize("value", [1e30, float("nan")])
+def test_a_source_that_is_not_finite_in_half_precision_is_refused(
+    learnt: hiper.Artifact, value: float
+) -> None:
+    with pytest.raises(ArtifactError, match="finite"):
+        replace(learnt, source=torch.full((1, 4, 8, 8), value))
+
+
+def test_steps_of_a_file_that_are_no_number_are_refused(sd1: SdBackbone, learnt: hiper.Artifact) -> None:
+    strange = replace(learnt, edit={**learnt.edit, "steps": "many"})
+    with pytest.raises(OptionError, match="steps is 'many'"):
+        hiper.edit(sd1, strange, SENTENCE, keep=0.5)
 
 
 @pytest.mark.parametrize("keep", [-0.1, 1.1, float("nan"), "much"])

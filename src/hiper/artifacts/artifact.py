@@ -297,9 +297,10 @@ def _checked_source(source: Tensor) -> Tensor:
     shape = list(source.shape)
     if source.dim() != 4 or shape[0] != 1 or not 0 < source.numel() <= LARGEST_SOURCE:
         raise ArtifactError(f"its source has shape {shape}; allowed is [1, channels, height, width]")
-    if not source.is_floating_point() or not bool(source.isfinite().all()):
-        raise ArtifactError("its source is no table of finite numbers; fit again")
-    return source.detach().to("cpu", torch.float16).contiguous()
+    half = source.detach().to("cpu", torch.float16).contiguous()
+    if not source.is_floating_point() or not bool(half.isfinite().all()):
+        raise ArtifactError("its source is no table of finite numbers in half precision; fit again")
+    return half
 
 
 def _check_rows(tensors: Mapping[str, Tensor]) -> None:

@@ -257,9 +257,9 @@ def _from_file(path: Path, how: Loading, *, network: bool) -> Backbone:
     from hiper.backbones.variants import PICKLES
     from hiper.backbones.weights import read_header
 
-    if path.suffix in PICKLES:
+    if path.suffix.lower() in PICKLES:
         raise BackboneError(f"{path} is a pickle, which may run code; convert it to safetensors")
-    if path.suffix != ".safetensors":
+    if path.suffix.lower() != ".safetensors":
         raise BackboneError(f"{path} is no model; allowed are a diffusers folder and a .safetensors file")
     if how.quantise is not None:
         raise OptionError(
@@ -289,7 +289,12 @@ def _from_hub(name: str, revision: str | None, how: Loading, *, local_only: bool
 def _check_hub_id(name: str, path: Path) -> None:
     """Refuse what can only be meant as a path, or is no id: the Hub is asked for plausible ids alone."""
     near = suggestion(path.name, _siblings(path))
-    local = path.is_absolute() or name.startswith((".", "~")) or "\\" in name or path.suffix == ".safetensors"
+    local = (
+        path.is_absolute()
+        or name.startswith((".", "~"))
+        or "\\" in name
+        or path.suffix.lower() == ".safetensors"
+    )
     if local or len(path.parts) > 2 or (len(path.parts) == 2 and path.parent.is_dir()):
         raise BackboneError(f"no such folder or file: {name}{near}")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):

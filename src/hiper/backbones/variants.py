@@ -77,7 +77,7 @@ def choose_variant(names: Collection[str], library: str, where: str) -> WeightFi
     variants = find_variants(names, stem)
     if variants:
         return next(iter(variants.values()))
-    pickles = sorted(name for name in names if name.endswith(PICKLES))
+    pickles = sorted(name for name in names if name.lower().endswith(PICKLES))
     if pickles:
         raise BackboneError(
             f"{where} has only pickled weights ({pickles[0]}), which may run code; convert to safetensors"

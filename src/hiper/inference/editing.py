@@ -281,6 +281,8 @@ def _unheard(
     else:
         silent = settings is not None and settings.guidance <= 1
         hears_negatives, hears_guidance = backbone.hears_negatives, backbone.hears_guidance
+        if isinstance(told.sample, KeepingSampler):  # which guides by the negative sentence alone
+            hears_guidance = hears_negatives
     if any(each.prompt or each.tail for each in told.negatives):
         if not hears_negatives:
             yield f"{backbone.id} is distilled to be guided without a negative sentence; yours is ignored"

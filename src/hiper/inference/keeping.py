@@ -58,7 +58,7 @@ class KeepingSampler:
         count = len(seeds)
         target, source = expanded(positive, count), expanded(self.caption, count)
         negative = expanded(stacked(negatives), count)
-        excess = guidance - 1 if self.backbone.hears_negatives else 0.0
+        guidance = max(1.0, guidance) if self.backbone.hears_negatives else 1.0
         path = levels(self.backbone.timesteps, steps)
         first, last = _share(steps, self.keep)
         random = [generator(seed) for seed in seeds]
@@ -70,9 +70,11 @@ class KeepingSampler:
                 noisy = (1 - now) * x + now * self._noise(random)
             if number > last:
                 edit = self._velocity(
-                    z + noisy - x, path[number], target, negative, 1 + TARGET_SHARE * excess
+                    z + noisy - x, path[number], target, negative, 1 + TARGET_SHARE * (guidance - 1)
                 )
-                same = self._velocity(noisy, path[number], source, negative, 1 + SOURCE_SHARE * excess)
+                same = self._velocity(
+                    noisy, path[number], source, negative, 1 + SOURCE_SHARE * (guidance - 1)
+                )
                 z = z + (after - now) * (edit - same)
             else:
                 z = z + noisy - x if number == last else z  # from here on the noisy latents themselves

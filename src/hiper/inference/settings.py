@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,8 @@ from hiper.images import clean_text
 from hiper.options import EditSettings, NegativePrompt, check_number, check_whole, resolve_strength
 
 LARGEST_SIDE = 8192
+LARGEST_SOURCE = 16
+"""Area of a source that is kept because a file has it, in those of the model's native size."""
 KEEP_STEPS = 15
 """Of four calls of the denoiser each, where the source is kept."""
 
@@ -56,9 +59,12 @@ def resolve_settings(
     if kept and source is not None:
         height, width = _source_size(source, backbone, height, width)
         if steps is None:
-            steps = min(KEEP_STEPS, int(own.get("steps", backbone.default_steps)))
-        if scheduler is not None:
+            usual = own.get("steps", backbone.default_steps)
+            steps = min(KEEP_STEPS, check_whole("steps", usual, 1, backbone.timesteps))
+        if scheduler not in (None, own.get("scheduler", backbone.schedulers[0])):
+            check_scheduler(str(scheduler), backbone.schedulers)
             notes.append(f"keep moves the source by steps of its own; the scheduler {scheduler!r} is ignored")
+            scheduler = None
 
     def chosen(name: str, given: float | str | None, otherwise: object) -> object:
         return given if given is not None else own.get(name, otherwise)
@@ -92,6 +98,14 @@ def _source_size(
         )
     factor = backbone.resolution // side
     own = (source.shape[2] * factor, source.shape[3] * factor)
+    if (
+        any(side % backbone.size_multiple for side in own)
+        or math.prod(own) > LARGEST_SOURCE * backbone.resolution**2
+    ):
+        raise OptionError(
+            f"the file's source is a picture of {own[1]} x {own[0]} pixels, which {backbone.id} does not draw; draw"
+            " anew by keep=0"
+        )
     if (height or own[0], width or own[1]) != own:
         raise OptionError(
             f"the file keeps a picture of {own[1]} x {own[0]} pixels, and {width or own[1]} x {height or own[0]} are"
