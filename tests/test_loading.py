@@ -216,9 +216,13 @@ def test_a_user_s_own_pipeline_of_another_class_is_refused() -> None:
 
 
 def test_pickles_and_other_files_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "sd.ckpt").write_bytes(pickle.dumps({}))
     (tmp_path / "sd.txt").write_text("")
-    assert "is a pickle" in refused(tmp_path / "sd.ckpt")
+    for name in ("sd.ckpt", "SD.CKPT"):
+        (tmp_path / name).write_bytes(pickle.dumps({}))
+        assert "is a pickle" in refused(tmp_path / name)
+    (tmp_path / "SD.SAFETENSORS").write_bytes(b"cut")
+    assert "download it again" in refused(tmp_path / "SD.SAFETENSORS")
+    assert "no such folder or file" in refused("OTHER.SAFETENSORS")
     assert "allowed are a diffusers folder and a .safetensors file" in refused(tmp_path / "sd.txt")
 
 
@@ -363,7 +367,7 @@ def test_a_hub_model_without_safetensors_is_refused(
 ) -> None:
     folder = shutil.copytree(model_folder, tmp_path / "pickled")
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
-    weights.rename(weights.with_suffix(".bin"))
+    weights.rename(weights.with_suffix(".BIN"))
     with local_hub.serve(folder, "owner/model") as address:
         at_hub(address)
         assert "owner/model/unet has only pickled weights" in refused("owner/model")

@@ -116,7 +116,7 @@ def _is_weight(name: str) -> bool:
 
 
 def _chosen(names: Collection[str], index: Mapping[str, Any], component: str, hub_id: str) -> list[str]:
-    rest = [name for name in names if not name.endswith((*PICKLES, *_OTHER_WEIGHTS, ".index.json"))]
+    rest = [name for name in names if not name.lower().endswith((*PICKLES, *_OTHER_WEIGHTS, ".index.json"))]
     if component not in weighted_components(index):
         return rest
     chosen = choose_variant(names, library_of(index, component), f"{hub_id}/{component}")
