@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 
 import hiper
+
+ROOT = Path(__file__).parent.parent
 
 
 def test_every_public_name_exists() -> None:
@@ -26,3 +31,13 @@ def test_importing_takes_neither_torch_nor_diffusers() -> None:
         "sys.exit(bool({'torch', 'diffusers', 'transformers', 'PIL'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_names_in_rooms_that_the_documentation_gives_are_there() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    rooms = "|".join(path.parent.name for path in Path(hiper.__file__).parent.glob("*/__init__.pyi"))
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    named = set(re.findall(rf"`(hiper\.(?:{rooms})\.[\w.]*\w)", text))
+    assert "hiper.backbones.wrap" in named
+    for name in named:
+        assert resolve_name(name), name

@@ -39,6 +39,7 @@ from .registry import load_backbone as load_backbone
 from .registry import pipeline_names as pipeline_names
 from .registry import resolve_device as resolve_device
 from .registry import resolve_dtype as resolve_dtype
+from .registry import wrap as wrap
 from .registry import wrap_reader as wrap_reader
 from .sampling_defaults import LCM_STEPS as LCM_STEPS
 from .tail_encoder import FILE as FILE
