@@ -53,7 +53,7 @@ FINGERPRINT_TOLERANCE = 0.004
 """Relative root mean square: more than float16 or bfloat16 costs, less than any training changes."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Artifact(ArtifactHeader):
     """What a method learnt from one picture on one backbone, and everything needed to use it again.
 
@@ -203,6 +203,9 @@ class Artifact(ArtifactHeader):
         """Return a portable copy, without the picture's latents unless `source` asks for them."""
         shared = portable(self)
         return shared if source else replace(shared, source=None)
+
+    def __repr__(self) -> str:
+        return f"Artifact(method={self.method!r}, backbone={self.backbone!r}, caption={self.caption!r})"
 
     def describe(self) -> dict[str, object]:
         """Return what `hiper show` prints, ready for JSON: no tensor values, no thumbnail."""

@@ -51,7 +51,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         return int(app(with_joined_options(given), obj=given, prog_name="hiper", standalone_mode=False) or 0)
     except typer.TyperException as error:
-        print_error(f"{error.format_message().rstrip('.')}; see hiper --help")
+        command = getattr(getattr(error, "ctx", None), "command_path", "hiper")
+        print_error(f"{error.format_message().rstrip('.')}; see {command} --help")
         return 2
     except HiperError as error:
         print_error(str(error))

@@ -161,7 +161,7 @@ class Method(ABC, Generic[O]):
             caption=subject.caption,
             image_sha256=subject.sha256,
             seed=int(values["seed"]),
-            options={name: value for name, value in values.items() if name not in EDITING},
+            options={name: value for name, value in values.items() if name not in (*EDITING, "source")},
             edit={"steps" if name == "edit_steps" else name: values[name] for name in EDITING},
             tensors=dict(tensors),
             figures=dict(figures),
