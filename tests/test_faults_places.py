@@ -32,13 +32,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:the fit did n
 FULL_DISK = """
 import contextlib, io, shutil, subprocess, sys
 from pathlib import Path
-import hiper.files
+from hiper.files import atomic
 from hiper.cli import main
 
 model, inputs, disk = map(Path, sys.argv[1:])
 if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", disk]).returncode:
     sys.exit(77)
-ballast, begin_write = disk / "ballast", hiper.files.atomic._temporary_beside
+ballast, begin_write = disk / "ballast", atomic._temporary_beside
 writes, fails_at = 0, 0
 
 
@@ -53,7 +53,7 @@ def counted(target):
     return begin_write(target)
 
 
-hiper.files.atomic._temporary_beside = counted
+atomic._temporary_beside = counted
 
 
 def attempt(words, at):
