@@ -123,7 +123,7 @@ def optimise(task: TrainingTask, control: FitControl = NO_CONTROL, key: Key | No
     control.raise_if_stopped()
     trainer = _Trainer(task, key or {}, control.checkpoint)
     trainer.start()
-    trainer.end_if_asked(control)
+    trainer.stop_if_asked(control)
     steps = task.config.steps
     while trainer.step < steps:
         loss = trainer.advance(min(task.config.log_every, steps - trainer.step))
@@ -358,10 +358,14 @@ class _Trainer:
         if self._checkpoint is not None and time.monotonic() - self._saved >= self._checkpoint.every_seconds:
             self.save()
 
-    def end_if_asked(self, control: FitControl) -> None:
-        """Save, then raise Interrupted or FitPaused, if either was asked for."""
+    def stop_if_asked(self, control: FitControl) -> None:
+        """Save, then raise Interrupted, if that was asked for."""
         if signal_number := control.stop_signal():
             raise Interrupted(f"stopped by signal {signal_number}{self.save()}", signal_number)
+
+    def end_if_asked(self, control: FitControl) -> None:
+        """Save, then raise Interrupted or FitPaused, if either was asked for; a fit pauses after new steps alone."""
+        self.stop_if_asked(control)
         if control.pause_at is not None and self.step >= control.pause_at:
             self.save()
             raise FitPaused
