@@ -24,7 +24,7 @@ SETTINGS, PARAMETERS, ARTIFACT, DEMO = "hiper", "parameters", "hiper.artifact", 
 
 LARGEST_ARTIFACT = 131_072
 """Bytes of an artifact that is embedded; five rows of 4096 numbers, the widest in use, take some 90 000."""
-LARGEST_SOURCE = 600_000
+LARGEST_SOURCE_BYTES = 600_000
 """Bytes that the source's latents may take beside it, where they were kept; FLUX's take 524 288."""
 
 _SAMPLERS = {
@@ -104,7 +104,7 @@ def text_chunks(settings: PictureSettings, artifact: Artifact | None) -> dict[st
     chunks = {SETTINGS: json.dumps(record), PARAMETERS: _parameters(settings)}
     if artifact is not None and sum(t.nbytes for t in artifact.tensors.values()) <= LARGEST_ARTIFACT:
         data = artifact.shareable(source=settings.keep > 0).to_bytes()
-        if len(data) <= LARGEST_ARTIFACT + (LARGEST_SOURCE if settings.keep else 0):
+        if len(data) <= LARGEST_ARTIFACT + (LARGEST_SOURCE_BYTES if settings.keep else 0):
             chunks[ARTIFACT] = base64.b64encode(data).decode("ascii")
     return chunks
 

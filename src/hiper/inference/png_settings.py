@@ -22,7 +22,7 @@ from hiper.inference.picture_settings import (
     ARTIFACT,
     DEMO,
     LARGEST_ARTIFACT,
-    LARGEST_SOURCE,
+    LARGEST_SOURCE_BYTES,
     SETTINGS,
     PictureSettings,
     parse_settings,
@@ -130,8 +130,10 @@ def _unpacked(text: str) -> bytes:
         data = base64.b64decode(text, validate=True)
     except ValueError as error:  # binascii's own is one, and a letter beyond ASCII
         raise ArtifactError(str(error)) from error
-    if len(data) > LARGEST_ARTIFACT + LARGEST_SOURCE:
-        raise ArtifactError(f"{len(data)} bytes; at most {LARGEST_ARTIFACT + LARGEST_SOURCE} are embedded")
+    if len(data) > LARGEST_ARTIFACT + LARGEST_SOURCE_BYTES:
+        raise ArtifactError(
+            f"{len(data)} bytes; at most {LARGEST_ARTIFACT + LARGEST_SOURCE_BYTES} are embedded"
+        )
     return data
 
 

@@ -14,11 +14,10 @@ from hiper.images import shown
 from hiper.inference.editing import edit
 from hiper.inference.picture_settings import edit_arguments
 from hiper.inference.png_settings import DrawnPicture, read_pixels
+from hiper.inference.settings import LARGEST_AREA
 
 LARGEST_BATCH = 256
 """Pictures that are drawn again at a time because a file says that they were."""
-LARGEST_AREA = 16
-"""Of a picture that is drawn again, in those of the model's native size."""
 
 
 @dataclass(frozen=True, kw_only=True)

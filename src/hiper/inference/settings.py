@@ -14,8 +14,8 @@ from hiper.images import clean_text
 from hiper.options import EditSettings, NegativePrompt, check_number, check_whole, resolve_strength
 
 LARGEST_SIDE = 8192
-LARGEST_SOURCE = 16
-"""Area of a source that is kept because a file has it, in those of the model's native size."""
+LARGEST_AREA = 16
+"""Of a picture that is drawn again, or a source that is kept, because a file says so; in the model's native areas."""
 KEEP_STEPS = 15
 """Of four calls of the denoiser each, where the source is kept."""
 
@@ -100,7 +100,7 @@ def _source_size(
     own = (source.shape[2] * factor, source.shape[3] * factor)
     if (
         any(side % backbone.size_multiple for side in own)
-        or math.prod(own) > LARGEST_SOURCE * backbone.resolution**2
+        or math.prod(own) > LARGEST_AREA * backbone.resolution**2
     ):
         raise OptionError(
             f"the file's source is a picture of {own[1]} x {own[0]} pixels, which {backbone.id} does not draw; draw"

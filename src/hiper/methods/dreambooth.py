@@ -14,14 +14,11 @@ from torch import Tensor
 
 from hiper.artifacts import Artifact
 from hiper.backbones import Backbone
-from hiper.images import Subject
-from hiper.methods.base import AttachedModel, TrainedMethod
-from hiper.methods.fit_options import picture_latents, training_config
-from hiper.methods.identifiers import IdentifierOptions, identifying, objective, with_noun
-from hiper.methods.weights import OverWeights, copied, named, swapped_weights
+from hiper.methods.base import AttachedModel
+from hiper.methods.identifiers import IdentifierMethod, IdentifierOptions, identifying
+from hiper.methods.weights import OverWeights, copied, swapped_weights
 from hiper.options import Spec
-from hiper.seeds import generator
-from hiper.training import NO_CONTROL, FitControl, TrainingTask
+from hiper.training import TrainingTask
 
 
 @final
@@ -35,14 +32,13 @@ class DreamboothOptions(IdentifierOptions):
 
 
 @final
-class Dreambooth(TrainedMethod[DreamboothOptions]):
+class Dreambooth(IdentifierMethod[DreamboothOptions]):
     """The result is every weight of the denoiser; the model's own are never written to."""
 
     name: ClassVar[str] = "dreambooth"
     learns: ClassVar[str] = "all weights of the denoiser"
     paper: ClassVar[str] = "arXiv:2208.12242"
     requires: ClassVar[frozenset[str]] = frozenset({"rows", "weights"})
-    editing: ClassVar[frozenset[str]] = frozenset({"strength"})  # class pictures are drawn with the rest
     options_type = DreamboothOptions
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "default": {
@@ -71,32 +67,14 @@ class Dreambooth(TrainedMethod[DreamboothOptions]):
         },
     }
 
-    def resolve(self, options: DreamboothOptions, backbone: Backbone, subject: Subject) -> DreamboothOptions:
-        return super().resolve(with_noun(options, subject), backbone, subject)
-
-    def prepare(
-        self,
-        backbone: Backbone,
-        subject: Subject,
-        options: DreamboothOptions,
-        control: FitControl = NO_CONTROL,
-    ) -> TrainingTask:
-        random = generator(options.seed)
-        latents = picture_latents(backbone, subject, options, random)
-        inner = objective(backbone, subject, latents, options, control)
-        config = training_config(options, backbone, rollback=False)
-        return TrainingTask(objective=inner, parameters={}, config=config, generator=random, latents=latents)
-
     @contextmanager
     def training_mode(
         self, backbone: Backbone, task: TrainingTask, options: DreamboothOptions
     ) -> Iterator[TrainingTask]:
         with backbone.training_mode(weights=True):
             over = OverWeights(module=backbone.denoiser, inner=task.objective)
-            yield replace(task, objective=over, parameters=copied(backbone.denoiser))
-
-    def learnt(self, backbone: Backbone, parameters: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        return named(backbone, parameters)
+            config = replace(task.config, rollback=False)  # three more copies of all weights
+            yield replace(task, objective=over, parameters=copied(backbone.denoiser), config=config)
 
     @contextmanager
     def attach(self, backbone: Backbone, artifact: Artifact, strength: float) -> Iterator[AttachedModel]:

@@ -17,14 +17,11 @@ from torch import Tensor
 from hiper.artifacts import Artifact
 from hiper.backbones import Backbone
 from hiper.errors import ArtifactError
-from hiper.images import Subject
-from hiper.methods.base import AttachedModel, TrainedMethod
-from hiper.methods.fit_options import picture_latents, training_config
-from hiper.methods.identifiers import IdentifierOptions, identifying, objective, with_noun
-from hiper.methods.weights import named, of_denoiser
+from hiper.methods.base import AttachedModel
+from hiper.methods.identifiers import IdentifierMethod, IdentifierOptions, identifying
+from hiper.methods.weights import of_denoiser
 from hiper.options import Spec
-from hiper.seeds import generator
-from hiper.training import NO_CONTROL, FitControl, TrainingTask
+from hiper.training import TrainingTask
 
 
 @final
@@ -37,14 +34,13 @@ class DreamboothLoraOptions(IdentifierOptions):
 
 
 @final
-class DreamboothLora(TrainedMethod[DreamboothLoraOptions]):
+class DreamboothLora(IdentifierMethod[DreamboothLoraOptions]):
     """The result is two tensors [rank, in], [out, rank] beside each projection of attention."""
 
     name: ClassVar[str] = "dreambooth-lora"
     learns: ClassVar[str] = "low-rank layers beside the denoiser's attention"
     paper: ClassVar[str] = "arXiv:2106.09685"
     requires: ClassVar[frozenset[str]] = frozenset({"rows", "lora"})
-    editing: ClassVar[frozenset[str]] = frozenset({"strength"})  # class pictures are drawn with the rest
     options_type = DreamboothLoraOptions
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "default": {
@@ -67,24 +63,6 @@ class DreamboothLora(TrainedMethod[DreamboothLoraOptions]):
         },
     }
 
-    def resolve(
-        self, options: DreamboothLoraOptions, backbone: Backbone, subject: Subject
-    ) -> DreamboothLoraOptions:
-        return super().resolve(with_noun(options, subject), backbone, subject)
-
-    def prepare(
-        self,
-        backbone: Backbone,
-        subject: Subject,
-        options: DreamboothLoraOptions,
-        control: FitControl = NO_CONTROL,
-    ) -> TrainingTask:
-        random = generator(options.seed)
-        latents = picture_latents(backbone, subject, options, random)
-        own = objective(backbone, subject, latents, options, control)
-        config = training_config(options, backbone)
-        return TrainingTask(objective=own, parameters={}, config=config, generator=random, latents=latents)
-
     @contextmanager
     def training_mode(
         self, backbone: Backbone, task: TrainingTask, options: DreamboothLoraOptions
@@ -92,9 +70,6 @@ class DreamboothLora(TrainedMethod[DreamboothLoraOptions]):
         with backbone.training_mode(), backbone.adapter(options.rank) as layers:
             _start(layers, options.rank, task.generator)
             yield replace(task, parameters=layers)
-
-    def learnt(self, backbone: Backbone, parameters: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        return named(backbone, parameters)
 
     @contextmanager
     def attach(self, backbone: Backbone, artifact: Artifact, strength: float) -> Iterator[AttachedModel]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, TypeVar, final
+from typing import Annotated, ClassVar, TypeVar, final
 
 import torch
 from torch import Tensor
@@ -16,11 +16,13 @@ from torch import Tensor
 from hiper.backbones import Backbone
 from hiper.conditioning import Conditioning, lost_notes
 from hiper.images import Subject, fit_square
-from hiper.methods.base import PromptEncoder
-from hiper.methods.fit_options import TrainingOptions
+from hiper.methods.base import PromptEncoder, TrainedMethod
+from hiper.methods.fit_options import TrainingOptions, picture_latents, training_config
 from hiper.methods.subject_noun import noun_of, with_word
+from hiper.methods.weights import named
 from hiper.options import Spec
-from hiper.training import Denoising, FitControl, Objective
+from hiper.seeds import generator
+from hiper.training import NO_CONTROL, Denoising, FitControl, Objective, TrainingTask
 
 O = TypeVar("O", bound="IdentifierOptions")  # noqa: E741
 
@@ -42,9 +44,31 @@ class IdentifierOptions(TrainingOptions):
     ] = 1.0
 
 
-def with_noun(options: O, subject: Subject) -> O:
-    """Fill in the noun by the rule, unless it was given."""
-    return options if options.noun else replace(options, noun=noun_of(subject.caption))
+class IdentifierMethod(TrainedMethod[O]):
+    """A method that binds the subject to its identifier; what of the denoiser is learnt is the subclass's."""
+
+    editing: ClassVar[frozenset[str]] = frozenset({"strength"})  # class pictures are drawn with the rest
+
+    def resolve(self, options: O, backbone: Backbone, subject: Subject) -> O:
+        """Fill in the noun by the rule, unless it was given."""
+        with_noun = options if options.noun else replace(options, noun=noun_of(subject.caption))
+        return super().resolve(with_noun, backbone, subject)
+
+    def prepare(
+        self, backbone: Backbone, subject: Subject, options: O, control: FitControl = NO_CONTROL
+    ) -> TrainingTask:
+        random = generator(options.seed)
+        latents = picture_latents(backbone, subject, options, random)
+        return TrainingTask(
+            objective=objective(backbone, subject, latents, options, control),
+            parameters={},  # those of the denoiser, by `training_mode`
+            config=training_config(options, backbone),
+            generator=random,
+            latents=latents,
+        )
+
+    def learnt(self, backbone: Backbone, parameters: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return named(backbone, parameters)
 
 
 def identified(sentence: str, noun: str, identifier: str) -> str:
