@@ -99,8 +99,8 @@ def influence(
     """Percent of the sentence's effect on the denoiser that some of its rows carry."""
     plain, empty = backbone.encode(known.prompt), backbone.encode("")
     strength = float(artifact.edit["strength"])
-    with get_method(artifact.method).attach(backbone, artifact, strength) as attach:
-        whole = attach.encode(known.prompt)
+    with get_method(artifact.method).attach(backbone, artifact, strength) as attached:
+        whole = attached.encode(known.prompt)
     swapped = {
         "words and end mark": [*places(rows, "word"), *places(rows, "end")],
         "padding": places(rows, "padding"),

@@ -60,8 +60,8 @@ def test_both_tails_stand_behind_the_sentence(
     sd1: SdBackbone, standing: Artifact, red: Artifact, placement: Any
 ) -> None:
     both = hiper.combine([standing, red], strength=[0.5, None], placement=placement)
-    with get_method("hiper").attach(sd1, both, 1.0) as attach:
-        rows = attach.encode(SENTENCE).rows[0]
+    with get_method("hiper").attach(sd1, both, 1.0) as attached:
+        rows = attached.encode(SENTENCE).rows[0]
     plain = sd1.encode(SENTENCE).rows[0]
     kept = 77 if placement == "append" else 77 - 8
     assert torch.equal(rows[:kept], plain[:kept])

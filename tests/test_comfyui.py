@@ -67,8 +67,8 @@ def test_a_file_of_hiper_gives_the_rows_of_hipers_edit(
     rows = sd1.encode("a sitting dog").rows
     node = comfy_pack.classes["HiperApplyTail"]()
     ((placed, _),) = node.apply([[rows, {}]], tail, 0.8, "as fitted")[0]
-    with get_method("hiper").attach(sd1, artifact, 0.8) as attach:
-        assert torch.equal(placed, attach.encode("a sitting dog").rows)
+    with get_method("hiper").attach(sd1, artifact, 0.8) as attached:
+        assert torch.equal(placed, attached.encode("a sitting dog").rows)
     ((replaced, _),) = node.apply([[rows, {}]], tail, 0.8, "replace")[0]
     assert (placed.shape[1], replaced.shape[1]) == (82, 77)
 

@@ -269,8 +269,8 @@ def test_a_denoiser_that_takes_turns_gets_its_own_weights_back(
     backbone = hiper.load_backbone(model_folder, device="cpu", memory="low")
     before = backbone.weights_sha256()
     given = replace(learnt[method], fingerprint=backbone.fingerprint())
-    with get_method(method).attach(backbone, given, 1.0) as attach:
-        attach.encode(SENTENCE)
+    with get_method(method).attach(backbone, given, 1.0) as attached:
+        attached.encode(SENTENCE)
     assert backbone.weights_sha256() == before
     (image,) = hiper.edit(backbone, given, SENTENCE, seeds=[7]).images
     whole = hiper.load_backbone(model_folder, device="cpu")

@@ -44,8 +44,8 @@ def likeness(a: Image.Image, b: Image.Image) -> int:
 
 
 def test_the_rows_are_head_and_scaled_tail(sd1: SdBackbone, artifact: Artifact) -> None:
-    with get_method("hiper").attach(sd1, artifact, 0.5) as attach:
-        rows = attach.encode(SENTENCE).rows
+    with get_method("hiper").attach(sd1, artifact, 0.5) as attached:
+        rows = attached.encode(SENTENCE).rows
     plain = sd1.encode(SENTENCE).rows
     assert torch.equal(rows[:, :-5], plain[:, :-5])
     assert torch.equal(rows[0, -5:], 0.5 * artifact.tensors["tail"])
@@ -84,8 +84,8 @@ def test_the_tail_changes_the_picture_and_strength_scales_it(sd1: SdBackbone, ar
 def test_strength_0_draws_the_sentence_alone(sd1: SdBackbone, artifact: Artifact, placement: str) -> None:
     """Rows of zeros would take their share of attention."""
     own = replace(artifact, options={**artifact.options, "placement": placement})
-    with get_method("hiper").attach(sd1, own, 0) as attach:
-        assert torch.equal(attach.encode(SENTENCE).rows, sd1.encode(SENTENCE).rows)
+    with get_method("hiper").attach(sd1, own, 0) as attached:
+        assert torch.equal(attached.encode(SENTENCE).rows, sd1.encode(SENTENCE).rows)
     negative = replace(own, tensors={**own.tensors, "negative": own.tensors["tail"]})
     assert hiper.edit(sd1, negative, SENTENCE, strength=0, **FAST).images
 

@@ -123,8 +123,8 @@ def test_rows_are_learnt_and_used_wherever_they_are_placed(
     assert made.figures["loss_after"] < made.figures["loss_before"]
     artifact = Artifact.load(made.save(tmp_path / "tail.safetensors"))
     plain = sd1.encode("a cat on the grass")
-    with HiPer().attach(sd1, artifact, 0.8) as attach:
-        placed = attach.encode(plain.prompt)
+    with HiPer().attach(sd1, artifact, 0.8) as attached:
+        placed = attached.encode(plain.prompt)
     assert placed.tail == tail_places(plain, 5, placement, seed=11)
     assert torch.equal(placed.rows[0, list(placed.tail)], artifact.tensors["tail"] * 0.8)
     others = [place for place in range(77) if place not in placed.tail]

@@ -87,8 +87,8 @@ def test_interpolation_1_is_the_fitted_embedding_and_0_the_sentence_s(
     plain, fitted = sd1.encode(TARGET).rows, learnt.tensors[ROWS][None]
     assert (plain - fitted).abs().max() > 0.01
     for strength, expected in ((1.0, fitted), (0.0, plain), (0.25, 0.75 * plain + 0.25 * fitted)):
-        with get_method(METHOD).attach(sd1, learnt, strength) as attach:
-            assert torch.allclose(attach.encode(TARGET).rows, expected, atol=1e-6)
+        with get_method(METHOD).attach(sd1, learnt, strength) as attached:
+            assert torch.allclose(attached.encode(TARGET).rows, expected, atol=1e-6)
 
 
 def test_another_sentence_and_no_sentence_are_refused(

@@ -213,17 +213,17 @@ def prepared_prompt(
     notes: list[str],
 ) -> Iterator[PreparedPrompt]:
     """Have the model hold what was learnt and be told both; words that do not fit go to `notes`."""
-    with get_method(artifact.method).attach(backbone, artifact, strength) as attach:
-        positive = attach.encode(prompt)
-        encode = attach.encode_negative or backbone.encode_negative
+    with get_method(artifact.method).attach(backbone, artifact, strength) as attached:
+        positive = attached.encode(prompt)
+        encode = attached.encode_negative or backbone.encode_negative
         others = {text: encode(text) for text in dict.fromkeys(negatives)}
         notes += positive.notes
         notes += [f"negative prompt: {note}" for other in others.values() for note in other.notes]
         yield PreparedPrompt(
             positive=positive,
             negatives=[others[text] for text in negatives],
-            sample=attach.sample,
-            encode=attach.encode,
+            sample=attached.sample,
+            encode=attached.encode,
         )
 
 
