@@ -35,7 +35,7 @@ from hiper.critters import bare_caption, render
 from hiper.inference import fit_with_previews, preview_steps
 from hiper.methods import HiPer
 from hiper.seeds import generator
-from hiper.training import CheckpointFile
+from hiper.training import CheckpointFile, FitControl
 
 PREVIEWS = 4
 PICTURES = 4
@@ -125,9 +125,7 @@ def preview_seconds(backbone: Backbone, subject: hiper.Subject, rounds: int) -> 
                 options,
                 at=preview_steps(options.steps, count),
                 on_preview=lambda preview: None,
-                checkpoint=CheckpointFile(path=Path(folder) / "fit", resume=True),
-                callback=lambda record: None,
-                should_stop=lambda: None,
+                control=FitControl(checkpoint=CheckpointFile(path=Path(folder) / "fit", resume=True)),
             )
 
     found = fastest({"with": partial(work, PREVIEWS), "without": partial(work, 0)}, rounds)

@@ -26,7 +26,7 @@ from tests import tiny, tiny_families
 
 import hiper
 
-METHODS = {
+METHODS: dict[str, dict[str, Any]] = {
     "ddim-inversion": {"edit_steps": 4},
     "dreambooth": {"steps": 2},
     "dreambooth-lora": {"steps": 2},
