@@ -153,7 +153,7 @@ def test_a_patched_model_is_fitted(server: ComfyServer, kind: str) -> None:
 
 
 def test_zero_terminal_noise_and_eight_bits(server: ComfyServer) -> None:
-    """v prediction up to pure noise, with weights of eight bits."""
+    """Velocity prediction up to pure noise, with weights of eight bits."""
     graph = fitting(server)
     loader = {"unet_name": CHECKPOINT, "weight_dtype": "fp8_e4m3fn"}
     graph["6"] = {"class_type": "UNETLoader", "inputs": loader}

@@ -47,7 +47,7 @@ def wheel(folder: Path, name: str, version: str, requires: Sequence[str] = ()) -
 
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """hiper as pyproject.toml asks, what it needs as constraints.txt pins it, several releases of torch."""
+    """Wheels of hiper, of what it needs as constraints.txt pins it, and of several releases of torch."""
     folder = tmp_path_factory.mktemp("wheels")
     wheel(folder, "hiper", PROJECT["version"], PROJECT["dependencies"])
     for requirement in map(Requirement, PROJECT["dependencies"]):

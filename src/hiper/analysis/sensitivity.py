@@ -31,7 +31,7 @@ class Sensitivity:
 
     @property
     def ratio(self) -> float:
-        """tail / seed; infinity where seeds make no difference."""
+        """`tail` over `seed`; infinity where seeds make no difference."""
         return self.tail / self.seed if self.seed else float("inf")
 
 

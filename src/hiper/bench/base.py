@@ -26,8 +26,14 @@ class Metric:
 
 @dataclass(frozen=True, kw_only=True)
 class Truth:
-    """The true answer to an edit: the picture, the subject's mask in it and in the source (mode L), and the caption
-    that spells the subject's identity out."""
+    """The true answer to an edit.
+
+    Attributes:
+        image: The edited picture.
+        mask: The subject in `image`, mode L, 255 where it is.
+        source_mask: The subject in the source, likewise.
+        spelled_out: A caption that spells out the subject's identity.
+    """
 
     image: Image.Image
     mask: Image.Image

@@ -90,6 +90,7 @@ class Coat:
 
     @classmethod
     def of(cls, identity: Identity) -> Coat:
+        """Return the coat of an identity; its shade is 18 % darker than the primary colour."""
         base = COLOURS[identity.primary]
         primary = tuple(int(np.clip(c + t, 0, 255)) for c, t in zip(base, identity.tint, strict=True))
         shade = tuple(int(c * 0.82) for c in primary)

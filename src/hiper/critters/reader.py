@@ -71,6 +71,7 @@ class AttributeReader(nn.Module):
         self.heads = nn.ModuleDict({name: nn.Linear(features, len(of)) for name, of in self.fields.items()})
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Return logits [batch, values] of each field for pictures [batch, 3, height, width]."""
         for stage in self.stages:
             x = stage(x)
         flat = F.adaptive_avg_pool2d(x, 4).flatten(1)

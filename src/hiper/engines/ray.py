@@ -113,8 +113,7 @@ def _connect(ray: Any, address: str | None) -> None:
 
 
 def _variables(*, own: bool) -> dict[str, str]:
-    """What Ray is told by its environment: to report nothing to anybody; a cluster of our own, to listen on this
-    machine alone and to let in nobody but us."""
+    """Return Ray's environment variables: no usage reports; a cluster of our own listens here alone, to us alone."""
     always = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
     if not own:
         return {**{name: os.environ.get(name, value) for name, value in _PATIENCE.items()}, **always}

@@ -48,9 +48,10 @@ def visible(text: str) -> str:
 
 
 def decoded(data: bytes) -> str:
-    """Decode a text file, its line ends made \\n: UTF-8, or what its byte order mark says.
+    """Decode a text file, UTF-8 or what its byte order mark says; line ends become single line feeds.
 
-    OptionError, without a path, for anything else.
+    Raises:
+        OptionError: It is in another encoding; the message does not name the file.
     """
     encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
     try:

@@ -35,6 +35,7 @@ class Adam:
 
     @property
     def rate(self) -> float:
+        """The learning rate."""
         return float(self._adam.param_groups[0]["lr"])
 
     @rate.setter
@@ -66,6 +67,7 @@ class Adam:
         )
 
     def snapshot(self) -> Snapshot:
+        """Return a copy of parameters and moments."""
         states = {name: self._adam.state[parameter] for name, parameter in self._parameters.items()}
         return Snapshot(
             {name: parameter.detach().clone() for name, parameter in self._parameters.items()},
@@ -75,6 +77,7 @@ class Adam:
         )
 
     def restore(self, snapshot: Snapshot) -> None:
+        """Set parameters and moments to those of a snapshot."""
         with torch.no_grad():
             for name, parameter in self._parameters.items():
                 parameter.copy_(snapshot.parameters[name])

@@ -62,6 +62,8 @@ class Guard:
         self._max_file_bytes, self._after_upload = max_file_bytes, after_upload
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request, as ASGI prescribes."""
+
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)

@@ -81,7 +81,7 @@ def share(value: float) -> str:
 
 
 def short(layer: str) -> str:
-    """down_blocks.0.attentions.1.transformer_blocks.0.attn2 -> down 0.1"""
+    """Return "down 0.1" for down_blocks.0.attentions.1.transformer_blocks.0.attn2."""
     plain = layer.removesuffix(".transformer_blocks.0.attn2").replace(".attentions.", ".")
     return plain.replace("_blocks.", " ").replace("_block.", " ")
 

@@ -21,6 +21,7 @@ EXTRAS: Mapping[str, str] = {
 
 
 def python() -> Finding:
+    """Compare this Python with the range that hiper asks for."""
     allowed = SpecifierSet(metadata("hiper")["Requires-Python"])
     if allowed.contains(platform.python_version(), prereleases=True):
         return Finding(level="ok", subject="python", what=platform.python_version())
@@ -72,6 +73,7 @@ def _is_for(requirement: Requirement, extra: str) -> bool:
 
 
 def package(requirement: Requirement, *, missing: Level) -> Finding:
+    """Compare an installed package with its required range; `missing` is the level where it is not installed."""
     name, wanted = requirement.name, f"{requirement.name}{requirement.specifier}"
     remedy = f'{PIP} install "{wanted}"'
     try:
