@@ -10,13 +10,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from hiper.backbones import Scheduler, resolve_prediction
 from hiper.errors import OptionError
 from hiper.files import path_in, safe_slug
 from hiper.methods import get_method
-from hiper.options import Options, Spec, resolve, suggestion
+from hiper.options import EARLIER_SAMPLING, Options, Spec, resolve, suggestion
 from hiper.seeds import LARGEST
 
 MAX_PICTURES = 10_000
@@ -26,6 +26,8 @@ MAX_PICTURES = 10_000
 @dataclass(frozen=True, kw_only=True)
 class EditOptions(Options):
     """How the pictures of a job are drawn; none takes the artifact's own setting."""
+
+    earlier: ClassVar[Mapping[str, str]] = EARLIER_SAMPLING
 
     strength: Annotated[float | None, Spec("factor on what was learnt", low=-10, high=10)] = None
     guidance: Annotated[float | None, Spec("weight of the sentence", low=0, high=100)] = None

@@ -19,7 +19,7 @@ from hiper.errors import OptionError
 from hiper.images import Subject, thumbnail_data_url
 from hiper.methods.fit_options import EDITING, resolve_options
 from hiper.methods.presets import AUTO, preset_file, suited, tell_of_other_model, untuned
-from hiper.options import Key, Options, Value, fit_key, resolve, versions
+from hiper.options import Key, Options, Value, current_names, earlier_names, fit_key, resolve, versions
 from hiper.training import NO_CONTROL, FitControl, Fitted, TrainingState, TrainingTask, optimise
 
 O = TypeVar("O", bound=Options)  # noqa: E741
@@ -87,7 +87,8 @@ class Method(ABC, Generic[O]):
             return resolve(self.options_type, self.presets, preset, values)
         if found.method != self.name:
             raise OptionError(f"preset {preset!r} is for method {found.method}, not {self.name}")
-        return resolve(self.options_type, self.presets, untuned(self.presets), {**found.options, **values})
+        tuned = current_names(found.options, earlier_names(self.options_type))
+        return resolve(self.options_type, self.presets, untuned(self.presets), {**tuned, **values})
 
     def options_for(self, backbone: str, preset: str = AUTO, /, **values: object) -> O:
         """Build the options for a model of that name; `auto` is the preset that suits it.

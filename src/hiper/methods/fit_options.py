@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 from hiper.backbones import Backbone, Scheduler
 from hiper.images import Subject, fit_square
-from hiper.options import Options, Spec
+from hiper.options import EARLIER_FIT, Options, Spec
 from hiper.seeds import resolve_seed
 from hiper.training import Sampling, Schedule, TrainingConfig
 
@@ -26,6 +27,8 @@ EDITING = ("strength", "guidance", "edit_steps", "scheduler")
 @dataclass(frozen=True, kw_only=True)
 class FitOptions(Options):
     """What the options of every method have; each adds a `strength`, which means its own thing."""
+
+    earlier: ClassVar[Mapping[str, str]] = EARLIER_FIT
 
     square: Annotated[Literal["crop", "pad"], Spec("how a picture becomes square")] = "crop"
     seed: Annotated[int, Spec("of all randomness; -1 draws one", low=-1)] = 0

@@ -3,6 +3,9 @@ from .checks import check_number as check_number
 from .checks import check_whole as check_whole
 from .determinism import deterministic as deterministic
 from .determinism import is_deterministic as is_deterministic
+from .earlier_names import EARLIER_FIT as EARLIER_FIT
+from .earlier_names import EARLIER_SAMPLING as EARLIER_SAMPLING
+from .earlier_names import current_names as current_names
 from .keys import Key as Key
 from .keys import differences as differences
 from .keys import digest as digest
@@ -15,6 +18,7 @@ from .nearest import suggestion as suggestion
 from .options import Options as Options
 from .options import Spec as Spec
 from .options import Value as Value
+from .options import earlier_names as earlier_names
 from .options import resolve as resolve
 from .options import specs as specs
 from .prompt_syntax import prompt_syntax as prompt_syntax

@@ -6,12 +6,14 @@ Every field says what it may be, so that a mistake is told in one line before an
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from hiper.errors import OptionError
+from hiper.errors import HiperWarning, OptionError
+from hiper.options.earlier_names import current_names
 from hiper.options.nearest import suggestion
 
 Value = bool | int | float | str
@@ -31,7 +33,13 @@ class Spec:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Base of the options of all methods; OptionError on construction when a value is not allowed."""
+    """Base of the options of all methods; OptionError on construction when a value is not allowed.
+
+    Attributes:
+        earlier: Earlier name -> name; `resolve` reads both.
+    """
+
+    earlier: ClassVar[Mapping[str, str]] = {}
 
     def __post_init__(self) -> None:
         for name, (kind, spec) in specs(type(self)).items():
@@ -56,17 +64,29 @@ def resolve(
 ) -> O:
     """Build options from a preset and the values that differ from it; text is converted to the field's type.
 
-    OptionError for an unknown preset or name, with the nearest valid one, and for a value out of range.
+    OptionError for an unknown preset or name, with the nearest valid one, and for a value out of range. Warns
+    (HiperWarning) of a name that an earlier release used.
     """
     if preset not in presets:
         raise OptionError(
             f"preset is {preset!r}; allowed are {', '.join(presets)}{suggestion(preset, presets)}"
         )
     names = list(specs(kind))
+    notes: list[str] = []
+    earlier = earlier_names(kind)
+    values = current_names(values, earlier, notes)
+    for note in notes:
+        warnings.warn(note, HiperWarning, stacklevel=3)
     for name in values:
         if name not in names:
             raise OptionError(f"no option {name!r}{suggestion(name, names)}; allowed are {', '.join(names)}")
-    return kind(**{**presets[preset], **values})
+    return kind(**{**current_names(presets[preset], earlier), **values})
+
+
+def earlier_names(kind: type[Options]) -> dict[str, str]:
+    """Return the earlier names of the options that `kind` has: earlier name -> name."""
+    names = specs(kind)
+    return {old: new for old, new in kind.earlier.items() if new in names and old not in names}
 
 
 def _checked(name: str, value: object, kind: Any, spec: Spec) -> object:
