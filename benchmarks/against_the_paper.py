@@ -86,7 +86,7 @@ def published(job: Job, steps: int, *, previews: bool = True) -> Tensor:
         for step in range(steps):
             noise = torch.randn(latents.shape, generator=random)
             t = torch.randint(0, backbone.timesteps, (1,), generator=random)
-            diffused = backbone.diffuse(latents, noise, t)
+            diffused = backbone.add_noise(latents, noise, t)
             predicted = backbone.predict(diffused.noisy, t, place_tail(caption, tail, "replace"))
             torch.autograd.backward(F.mse_loss(predicted, diffused.target))
             adam.step()

@@ -118,8 +118,8 @@ def influence(
 
 
 def _with(sentence: Conditioning, other: Conditioning, some: Sequence[int]) -> Conditioning:
-    rows = sentence.rows.clone()
-    rows[:, list(some)] = other.rows[:, list(some)]
+    rows = sentence.token_embeddings.clone()
+    rows[:, list(some)] = other.token_embeddings[:, list(some)]
     return replace(sentence, rows=rows)
 
 
@@ -130,7 +130,7 @@ def _predictions(
     random = generator(0)
     latents = backbone.latents(fit_square(picture, backbone.resolution), random)
     t = spread_levels(LEVELS, (0, backbone.timesteps))
-    noisy = backbone.diffuse(latents, torch.randn(LEVELS, *latents.shape[1:], generator=random), t).noisy
+    noisy = backbone.add_noise(latents, torch.randn(LEVELS, *latents.shape[1:], generator=random), t).noisy
     with torch.no_grad():
         return [backbone.predict(noisy, t, each) for each in told]
 

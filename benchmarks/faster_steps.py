@@ -89,7 +89,7 @@ def tails(subject: hiper.Subject, steps: int) -> dict[str, dict[str, float]]:
         backbone = hiper.load_backbone("critters", device="cpu", **how)
         found = hiper.fit(backbone, subject, steps=steps)
         plain = plain or found
-        start = backbone.encode(subject.caption).rows[0, -5:]
+        start = backbone.encode(subject.caption).token_embeddings[0, -5:]
         moved = (plain.tensors["tail"] - start).norm()
         report[name] = {
             "difference": round(float((found.tensors["tail"] - plain.tensors["tail"]).norm() / moved), 6),
@@ -107,7 +107,7 @@ def drawing_steps(backbone: Backbone, rounds: int) -> dict[str, float]:
     def work(*, once: bool) -> None:
         with torch.no_grad(), texts_projected_once(backbone.denoiser) if once else nullcontext():
             for _ in range(5):
-                backbone.denoiser(noisy, torch.tensor(500), encoder_hidden_states=rows.rows)
+                backbone.denoiser(noisy, torch.tensor(500), encoder_hidden_states=rows.token_embeddings)
 
     found = fastest({"at every step": partial(work, once=False), "once": partial(work, once=True)}, rounds)
     return {name: round(seconds / 5, 4) for name, seconds in found.items()}

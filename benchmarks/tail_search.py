@@ -132,7 +132,7 @@ def scenes(backbone: Backbone, subjects: Sequence[str]) -> Scenes:
         )
 
     def rows(captions: Sequence[str]) -> Tensor:
-        return torch.cat([backbone.encode(each).rows for each in captions])
+        return torch.cat([backbone.encode(each).token_embeddings for each in captions])
 
     truths = [case.truth for case in edits if case.truth is not None]
     sources = [some[0].source for some in cases]
@@ -152,9 +152,11 @@ def losses(
     backbone: Backbone, latents: Tensor, rows: Tensor, noise: Tensor, t: Tensor, weight: Tensor | None = None
 ) -> Tensor:
     """Mean squared error of each batch entry [batch]; rows [batch, 1 or cross-attention layers, length, embed]."""
-    diffused = backbone.diffuse(latents, noise, t)
+    diffused = backbone.add_noise(latents, noise, t)
     with told_by_layer(backbone, rows) if rows.shape[1] > 1 else nullcontext():
-        predicted = backbone.predict(diffused.noisy, t, Conditioning(rows=rows[:, 0], words=1, prompt=""))
+        predicted = backbone.predict(
+            diffused.noisy, t, Conditioning(token_embeddings=rows[:, 0], num_tokens=1, prompt="")
+        )
     error = (predicted - diffused.target).square()
     return (error if weight is None else error * weight).flatten(1).mean(1)
 
@@ -302,7 +304,7 @@ def start_of(backbone: Backbone, seen: Scenes, way: Way) -> Tensor:
     if way.start == "guess":
         encoder = backbone.tail_encoder
         assert encoder is not None
-        captions = [Conditioning(rows=each[None], words=1, prompt="") for each in seen.rows]
+        captions = [Conditioning(token_embeddings=each[None], num_tokens=1, prompt="") for each in seen.rows]
         guesses = [encoder.guess(each[None]) for each in seen.latents]
         return torch.stack(
             [

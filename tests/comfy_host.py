@@ -292,7 +292,7 @@ class Model:
         return text
 
     def encode_from_tokens_scheduled(self, text: str) -> list[list[Any]]:
-        rows = self._backbone.encode(text).rows.clone()
+        rows = self._backbone.encode(text).token_embeddings.clone()
         return [[rows, {"pooled_output": rows.mean(1)}]]
 
     def encode(self, picture: Tensor) -> Tensor:

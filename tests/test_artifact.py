@@ -394,7 +394,7 @@ def fitted_on(backbone: SdBackbone) -> Artifact:
     return make(
         family=backbone.family,
         fingerprint=backbone.fingerprint(),
-        tensors={"tail": torch.ones(5, backbone.embed)},
+        tensors={"tail": torch.ones(5, backbone.embed_dim)},
     )
 
 
@@ -405,7 +405,7 @@ def test_the_model_it_was_fitted_on_is_silent(sd1: SdBackbone) -> None:
 
 
 def test_another_family_or_width_is_refused(sd1: SdBackbone) -> None:
-    for change in ({"family": "sdxl"}, {"tensors": {"tail": torch.ones(5, sd1.embed + 1)}}):
+    for change in ({"family": "sdxl"}, {"tensors": {"tail": torch.ones(5, sd1.embed_dim + 1)}}):
         with pytest.raises(ArtifactError, match="fit again on this one") as error:
             check_compatible(replace(fitted_on(sd1), **change), sd1)
         assert "\n" not in str(error.value)
@@ -445,7 +445,7 @@ def test_no_entry_of_another_type_ends_in_a_traceback(tmp_path: Path) -> None:
         try:
             artifact = Artifact.load(rewritten(path, {name: kind}))
             json.dumps(artifact.describe())
-            model_card(artifact, [], license=None, embed=artifact.embed)
+            model_card(artifact, [], license=None, embed=artifact.embed_dim)
             combine([artifact, artifact], strength=1)
         except ArtifactError as error:
             assert "\n" not in str(error)  # noqa: PT017 (both outcomes are right)

@@ -80,7 +80,7 @@ def test_a_watched_drawing_is_the_same_bit_for_bit(backbone: SdBackbone) -> None
     noisy, t = torch.randn(2, *backbone.latent_shape, generator=generator(0)), torch.tensor([900, 30])
     with torch.no_grad():
         plain = backbone.predict(noisy, t, rows)
-        with backbone.watching(lambda attended: None):
+        with backbone.capture_attention(lambda attended: None):
             assert torch.equal(backbone.predict(noisy, t, rows), plain)
 
 
@@ -94,11 +94,11 @@ def test_the_models_own_processors_come_back_also_after_a_failure(sd1: SdBackbon
     def fail(attended: AttentionProbabilities) -> None:
         raise KeyError(attended.layer)
 
-    with sd1.watching(lambda attended: None):
+    with sd1.capture_attention(lambda attended: None):
         assert {name for name, each in processors(sd1).items() if each is not before[name]} == {
             name for name in before if "attn2" in name
         }
-    with pytest.raises(KeyError), torch.no_grad(), sd1.watching(fail):
+    with pytest.raises(KeyError), torch.no_grad(), sd1.capture_attention(fail):
         sd1.predict(torch.zeros(1, *sd1.latent_shape), torch.tensor([5]), sd1.encode(PROMPT))
     assert all(each is before[name] for name, each in processors(sd1).items())
 
@@ -116,11 +116,14 @@ def test_what_is_told_is_what_the_layer_computes_with(backbone: SdBackbone, proc
         for name, layer in layers.items()
     ]
     sentence = backbone.encode(PROMPT)
-    with torch.no_grad(), backbone.watching(lambda each: told.update({each.layer: each.probabilities})):
+    with (
+        torch.no_grad(),
+        backbone.capture_attention(lambda each: told.update({each.layer: each.probabilities})),
+    ):
         backbone.predict(torch.randn(2, *backbone.latent_shape), torch.tensor([900, 30]), sentence)
         assert [name.split(".attentions")[0] for name in told] == LAYERS
         for name, layer in layers.items():
-            values = layer.head_to_batch_dim(layer.to_v(sentence.rows.expand(2, -1, -1)))
+            values = layer.head_to_batch_dim(layer.to_v(sentence.token_embeddings.expand(2, -1, -1)))
             assert torch.allclose(told[name].sum(-1), torch.ones(1), atol=1e-5)
             mixed = layer.batch_to_head_dim(told[name].flatten(0, 1) @ values)
             assert torch.allclose(layer.to_out[0](mixed), outputs[name], rtol=1e-3, atol=1e-4)
@@ -133,7 +136,7 @@ def test_a_family_without_cross_attention_is_refused_in_one_line(
     sd1: SdBackbone, artifact: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(SdBackbone, "capabilities", frozenset({"rows"}))
-    with pytest.raises(OptionError, match=r"of the family sd, which offers no cross-attention to watch"):
+    with pytest.raises(OptionError, match=r"of the family sd, which has no cross-attention"):
         study_drawing(sd1, artifact, PROMPT, **QUICK)
 
 
@@ -151,7 +154,7 @@ def test_means_are_those_of_all_maps_kept(sd1: SdBackbone, artifact: Artifact, s
     """Under guidance the sentence is the batch's second half; its maps alone count."""
     kept: list[AttentionProbabilities] = []
     sentence = place_tail(sd1.encode(PROMPT), artifact.tensors["tail"], "replace")
-    with sd1.watching(kept.append):
+    with sd1.capture_attention(kept.append):
         sd1.sample(
             sentence,
             [sd1.encode("")],

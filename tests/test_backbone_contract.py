@@ -156,9 +156,10 @@ def test_a_tail_overwrites_no_word_of_an_ordinary_sentence(backbone: Any) -> Non
     sentence = backbone.encode(LONG)
     placed = place_tail(sentence, torch.zeros(TAIL, backbone.embed), backbone.placement)
     assert torch.equal(
-        placed.rows[:, : sentence.words], sentence.rows[:, : placed.length - TAIL][:, : sentence.words]
+        placed.token_embeddings[:, : sentence.words],
+        sentence.rows[:, : placed.sequence_length - TAIL][:, : sentence.words],
     )
-    assert bool((placed.rows[:, -TAIL:] == 0).all())
+    assert bool((placed.token_embeddings[:, -TAIL:] == 0).all())
 
 
 def test_decoding_undoes_the_scale_of_encoding(backbone: Any) -> None:
@@ -212,7 +213,7 @@ def test_embeddings_draw_what_the_sentence_draws(name: str, backbone: Any) -> No
 def test_noisy_latents_and_targets_are_the_librarys(backbone: Any) -> None:
     latents, t = noise_of(backbone, 1).expand(1000, -1, -1, -1), torch.arange(1000)
     noise = torch.randn(latents.shape, generator=generator(2))
-    diffused = backbone.diffuse(latents[:1], noise, t)
+    diffused = backbone.add_noise(latents[:1], noise, t)
     if backbone.objective == "flow":
         scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0)
         times = scheduler.timesteps.flip(0)
@@ -253,7 +254,7 @@ def test_predicting_and_stepping_is_what_the_pipeline_does(backbone: Any) -> Non
     noise = noise_of(backbone)
     with two_levels(backbone) as settings:
         expected = pipe_of(backbone)(
-            **backbone.arguments(sentence, [backbone.encode_negative("")]),
+            **backbone.pipeline_kwargs(sentence, [backbone.encode_negative("")]),
             **backbone._guided(1.0),
             **settings,
             latents=backbone._packed(noise),
@@ -274,7 +275,7 @@ def test_a_gradient_reaches_every_row_of_the_tail_and_no_weight(backbone: Any, p
     tail = take_tail(sentence, TAIL).requires_grad_()
     t = torch.tensor([10, 900])
     with backbone.training_mode():
-        diffused = backbone.diffuse(noise_of(backbone, 1), torch.cat([noise_of(backbone, 2)] * 2), t)
+        diffused = backbone.add_noise(noise_of(backbone, 1), torch.cat([noise_of(backbone, 2)] * 2), t)
         predicted = backbone.predict(diffused.noisy, t, place_tail(sentence, tail, placement))
         (predicted - diffused.target).square().mean().backward()
     assert predicted.shape == (2, *backbone.latent_shape)

@@ -30,30 +30,30 @@ def pipe_of(backbone: SdBackbone) -> Any:
 
 
 def test_the_backbone_describes_itself(sd1: SdBackbone) -> None:
-    assert (sd1.length, sd1.embed, sd1.family) == (77, tiny.EMBED, "sd")
+    assert (sd1.max_length, sd1.embed_dim, sd1.family) == (77, tiny.EMBED, "sd")
     assert (sd1.latent_shape, sd1.resolution, sd1.timesteps) == ((4, 8, 8), tiny.RESOLUTION, 1000)
 
 
 def test_encoding_is_the_pipelines_own(backbone: SdBackbone) -> None:
     expected, _ = pipe_of(backbone).encode_prompt("a sitting dog", "cpu", 1, False)
     conditioning = backbone.encode("a sitting dog")
-    assert torch.equal(conditioning.rows, expected)
-    assert conditioning.pieces == ("", "a", "sitting", "dog", "(the end mark)")
-    assert conditioning.words == 5
-    assert not conditioning.rows.requires_grad
+    assert torch.equal(conditioning.token_embeddings, expected)
+    assert conditioning.words_per_token == ("", "a", "sitting", "dog", "(the end mark)")
+    assert conditioning.num_tokens == 5
+    assert not conditioning.token_embeddings.requires_grad
 
 
 def test_a_long_sentence_says_what_it_lost(sd1: SdBackbone) -> None:
     conditioning = sd1.encode(" ".join(["dog"] * 73 + ["cat", "xyz", "grass"]))
-    assert conditioning.words == len(conditioning.pieces) == 77
+    assert conditioning.num_tokens == len(conditioning.words_per_token) == 77
     # one row is left for "xyz", which takes three
-    assert conditioning.pieces[73:] == ("dog", "cat", "xyz", "(the end mark)")
-    assert conditioning.lost == ("xyz", "grass")
+    assert conditioning.words_per_token[73:] == ("dog", "cat", "xyz", "(the end mark)")
+    assert conditioning.truncated_words == ("xyz", "grass")
 
 
 def test_an_empty_sentence_and_strange_letters_are_encoded(sd1: SdBackbone) -> None:
-    assert sd1.encode("").words == 2
-    assert torch.isfinite(sd1.encode("dög 🐶").rows).all()
+    assert sd1.encode("").num_tokens == 2
+    assert torch.isfinite(sd1.encode("dög 🐶").token_embeddings).all()
 
 
 def test_latents_are_one_draw_of_the_posterior(sd1: SdBackbone) -> None:
@@ -82,7 +82,7 @@ def test_noise_and_targets_are_those_of_diffusers(backbone: SdBackbone) -> None:
     latents = torch.randn(1, *backbone.latent_shape, generator=generator(0))
     noise = torch.randn(1000, *backbone.latent_shape, generator=generator(1))
     t = torch.arange(1000)
-    diffused = backbone.diffuse(latents, noise, t)
+    diffused = backbone.add_noise(latents, noise, t)
     is_v = scheduler.config.prediction_type == "v_prediction"
     target = scheduler.get_velocity(latents.expand(1000, -1, -1, -1), noise, t) if is_v else noise
     assert torch.equal(diffused.noisy, scheduler.add_noise(latents.expand(1000, -1, -1, -1), noise, t))
@@ -91,8 +91,8 @@ def test_noise_and_targets_are_those_of_diffusers(backbone: SdBackbone) -> None:
 
 def test_the_two_kinds_differ_in_their_target(sd1: SdBackbone, sd2: SdBackbone) -> None:
     latents, noise, t = torch.ones(1, 4, 8, 8), torch.zeros(1, 4, 8, 8), torch.tensor([500])
-    assert sd1.diffuse(latents, noise, t).target.abs().max() == 0
-    assert sd2.diffuse(latents, noise, t).target.abs().max() > 0
+    assert sd1.add_noise(latents, noise, t).target.abs().max() == 0
+    assert sd2.add_noise(latents, noise, t).target.abs().max() > 0
 
 
 def test_the_prediction_is_the_denoisers(backbone: SdBackbone) -> None:
@@ -100,7 +100,7 @@ def test_the_prediction_is_the_denoisers(backbone: SdBackbone) -> None:
     sentence = backbone.encode("a dog")
     t = torch.tensor([10, 900])
     with torch.no_grad():
-        rows = sentence.rows.expand(2, -1, -1)
+        rows = sentence.token_embeddings.expand(2, -1, -1)
         expected = pipe_of(backbone).unet(noisy, t, encoder_hidden_states=rows).sample
     assert torch.equal(backbone.predict(noisy, t, sentence), expected.detach())
 
@@ -116,7 +116,7 @@ def leaves(node: Any, seen: set[Any]) -> list[torch.Tensor]:
 
 def test_the_rows_are_the_only_thing_a_backward_pass_reaches(backbone: SdBackbone) -> None:
     sentence = backbone.encode("a dog")
-    rows = sentence.rows.requires_grad_()
+    rows = sentence.token_embeddings.requires_grad_()
     with backbone.training_mode():
         output = backbone.predict(torch.randn(1, *backbone.latent_shape), torch.tensor([5]), sentence)
         assert [leaf is rows for leaf in leaves(output.grad_fn, set())] == [True]
@@ -245,7 +245,7 @@ def test_the_callback_counts_the_steps(sd1: SdBackbone, name: str) -> None:
 
 
 def test_not_a_number_is_an_error_and_no_black_picture(sd1: SdBackbone) -> None:
-    nan = replace(sd1.encode("a dog"), rows=torch.full((1, 77, tiny.EMBED), torch.nan))
+    nan = replace(sd1.encode("a dog"), token_embeddings=torch.full((1, 77, tiny.EMBED), torch.nan))
     with pytest.raises(HiperError, match="NaN"):
         sd1.sample(nan, [nan], seeds=[0], steps=1, guidance=1.0, scheduler="ddim", height=32, width=32)
 
@@ -295,10 +295,10 @@ def test_the_weights_hash_sees_every_weight() -> None:
 
 def test_half_precision_draws_and_takes_float32_rows() -> None:
     backbone = SdBackbone.from_pipeline(tiny.pipeline("sd1").to(torch.bfloat16))
-    assert backbone.encode("a dog").rows.dtype == torch.float32
+    assert backbone.encode("a dog").token_embeddings.dtype == torch.float32
     assert draw(backbone, [0])
     sentence = backbone.encode("a dog")
-    sentence.rows.requires_grad_()
+    sentence.token_embeddings.requires_grad_()
     predicted = backbone.predict(torch.randn(1, 4, 8, 8), torch.tensor([3]), sentence)
     assert predicted.dtype == torch.float32
 
@@ -331,5 +331,5 @@ def test_a_folder_without_the_text_encoder_s_last_layer_is_clip_skip_2(tmp_path:
     text.encoder.layers = text.encoder.layers[:-1]
     text.config.num_hidden_layers -= 1
     pipe.save_pretrained(tmp_path)
-    rows = load_backbone(tmp_path, device="cpu").encode("a sitting dog").rows
+    rows = load_backbone(tmp_path, device="cpu").encode("a sitting dog").token_embeddings
     assert torch.equal(rows, expected)

@@ -30,7 +30,7 @@ def test_a_declaration_is_what_the_class_has(pipeline: str) -> None:
     kind = getattr(import_module(module), name)
     declared = declarations()[pipeline]
     assert (declared.pipeline, declared.denoiser) == (kind.pipeline_name, kind.denoiser_name)
-    assert (declared.placement, declared.length) == (kind.placement, getattr(kind, "length", None))
+    assert (declared.placement, declared.max_length) == (kind.placement, getattr(kind, "max_length", None))
     assert declared.tail.startswith("The tail ")
     assert declared.tail.removesuffix(".") in " ".join(kind.__doc__.split())
 
@@ -48,7 +48,7 @@ def test_headers_count_what_the_modules_hold(model_folder: Path, sd1: SdBackbone
     assert said.parameters == {"float32": sum(held.values())}
     assert said.bytes == 4 * sum(held.values())
     assert said.denoiser == held["unet"]
-    assert (said.rows, said.width, said.licence) == (sd1.length, sd1.embed, "")
+    assert (said.rows, said.width, said.licence) == (sd1.max_length, sd1.embed_dim, "")
 
 
 def test_a_half_precision_copy_beside_the_weights_is_not_counted(model_folder: Path, tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_the_distance_is_that_of_the_pictures(sd1: SdBackbone) -> None:
     artifact = hiper.fit(sd1, subject, steps=1)
 
     def drawn(tail: str) -> list[Image.Image]:
-        learnt = replace(artifact, tensors={"tail": sd1.encode(tail).rows[0, -5:]})
+        learnt = replace(artifact, tensors={"tail": sd1.encode(tail).token_embeddings[0, -5:]})
         return hiper.edit(sd1, learnt, "a standing dog", seeds=[0, 1], strength=1, steps=20).images
 
     before, after = drawn("a standing dog"), drawn("the red grass")

@@ -61,8 +61,8 @@ def test_both_tails_stand_behind_the_sentence(
 ) -> None:
     both = hiper.combine([standing, red], strength=[0.5, None], placement=placement)
     with get_method("hiper").attach(sd1, both, 1.0) as attached:
-        rows = attached.encode(SENTENCE).rows[0]
-    plain = sd1.encode(SENTENCE).rows[0]
+        rows = attached.encode(SENTENCE).token_embeddings[0]
+    plain = sd1.encode(SENTENCE).token_embeddings[0]
     kept = 77 if placement == "append" else 77 - 8
     assert torch.equal(rows[:kept], plain[:kept])
     assert torch.equal(rows[kept:], torch.cat([0.5 * rows_of(standing), 0.6 * rows_of(red)]))
@@ -163,7 +163,7 @@ def test_the_negative_tail_stands_once_behind_the_negative_prompt(
     positive, negative = embeds["prompt_embeds"][0], embeds["negative_prompt_embeds"][0]
     assert positive.shape == negative.shape
     assert torch.equal(negative[-3:], 0.5 * rows_of(red))
-    plain = sd1.encode("a red").rows[0]
+    plain = sd1.encode("a red").token_embeddings[0]
     assert torch.equal(negative[: 77 - 5], plain[: 77 - 5])
     padding = negative[77 - 5 : -3]
     assert torch.equal(padding, plain[-5:].repeat(2, 1)[: len(padding)])

@@ -52,8 +52,8 @@ def test_a_tail_is_placed_where_hiper_places_it(comfy_pack: Any, placement: Any,
     more = {"pooled_output": rows.mean(1), "start_percent": 0.0}
     given = [[rows, more]]
     ((placed, told),) = comfy_pack.placing.place_tail(given, tail, 0.7, placement)
-    conditioning = Conditioning(rows=rows, words=3, prompt="")
-    assert torch.equal(placed, place_tail(conditioning, tail.rows * 0.7, placement).rows)
+    conditioning = Conditioning(token_embeddings=rows, num_tokens=3, prompt="")
+    assert torch.equal(placed, place_tail(conditioning, tail.rows * 0.7, placement).token_embeddings)
     assert told == more
     assert told is not more
     assert given[0][0] is rows
@@ -64,11 +64,11 @@ def test_a_file_of_hiper_gives_the_rows_of_hipers_edit(
 ) -> None:
     tail, caption = loaded(comfy_pack, comfy, artifact)
     assert caption == "a standing dog"
-    rows = sd1.encode("a sitting dog").rows
+    rows = sd1.encode("a sitting dog").token_embeddings
     node = comfy_pack.classes["HiperApplyTail"]()
     ((placed, _),) = node.apply([[rows, {}]], tail, 0.8, "as fitted")[0]
     with get_method("hiper").attach(sd1, artifact, 0.8) as attached:
-        assert torch.equal(placed, attached.encode("a sitting dog").rows)
+        assert torch.equal(placed, attached.encode("a sitting dog").token_embeddings)
     ((replaced, _),) = node.apply([[rows, {}]], tail, 0.8, "replace")[0]
     assert (placed.shape[1], replaced.shape[1]) == (82, 77)
 

@@ -28,12 +28,12 @@ def test_the_loss_is_hipers_own(comfy_pack: Any, comfy: Host, backbone: SdBackbo
     model = Model(backbone)
     caption = backbone.encode("a standing dog")
     placed = place_tail(caption, torch.randn(4, tiny.EMBED, generator=random), placement)
-    more = {"pooled_output": caption.rows.mean(1)}
-    objective = comfy_pack.objective.Objective(model, latent, [caption.rows, more])
-    diffused = backbone.diffuse(latent, noise, t)
+    more = {"pooled_output": caption.token_embeddings.mean(1)}
+    objective = comfy_pack.objective.Objective(model, latent, [caption.token_embeddings, more])
+    diffused = backbone.add_noise(latent, noise, t)
     with torch.no_grad():
         expected = (backbone.predict(diffused.noisy, t, placed) - diffused.target).square().mean()
-        found = objective.loss(placed.rows, noise, t)
+        found = objective.loss(placed.token_embeddings, noise, t)
     assert float(found) == pytest.approx(float(expected), rel=1e-4)
 
 
@@ -63,11 +63,11 @@ def test_a_fit_learns_and_hiper_draws_with_it(comfy_pack: Any, comfy: Host, sd1:
         model.encode(comfy_pack.fitting.centre_square(image(), tiny.RESOLUTION))
     )
     noise, t = torch.randn(20, 4, 8, 8, generator=random), torch.arange(25, 1000, 50)
-    more = {"pooled_output": caption.rows.mean(1)}
-    objective = comfy_pack.objective.Objective(model, latent, [caption.rows, more])
+    more = {"pooled_output": caption.token_embeddings.mean(1)}
+    objective = comfy_pack.objective.Objective(model, latent, [caption.token_embeddings, more])
     with torch.no_grad():
-        before = objective.loss(caption.rows, noise, t)
-        after = objective.loss(place_tail(caption, tail.rows, "replace").rows, noise, t)
+        before = objective.loss(caption.token_embeddings, noise, t)
+        after = objective.loss(place_tail(caption, tail.rows, "replace").token_embeddings, noise, t)
     assert after < before
     name = comfy_pack.classes["HiperSaveTail"]().save(tail, "dog")["ui"]["text"][0]
     saved = Artifact.load(comfy.models / "hiper" / name)
@@ -124,7 +124,7 @@ def test_the_loss_of_an_edm_model(comfy_pack: Any, comfy: Host, sd1: SdBackbone)
     """Its times are logarithms of sigma, while the table of sigmas is what every model has."""
     random = torch.Generator().manual_seed(1)
     latent, noise = torch.randn(1, 4, 8, 8, generator=random), torch.randn(3, 4, 8, 8, generator=random)
-    t, rows = torch.tensor([20, 400, 950]), sd1.encode("a standing dog").rows
+    t, rows = torch.tensor([20, 400, 950]), sd1.encode("a standing dog").token_embeddings
     model = Model(sd1, kind=Edm)
     sigma = model.model.model_sampling.sigmas[t].view(-1, 1, 1, 1)
     scaled = (latent + sigma * noise) / (sigma**2 + 1) ** 0.5
@@ -152,7 +152,7 @@ def test_float16_learns_along_the_gradient_of_float32(comfy_pack: Any, comfy: Ho
                 weight.div_(60)
     random = torch.Generator().manual_seed(0)
     latent, noise = torch.randn(1, 4, 8, 8, generator=random), torch.randn(4, 4, 8, 8, generator=random)
-    t, rows = torch.tensor([100, 400, 600, 900]), sd1.encode("a standing dog").rows
+    t, rows = torch.tensor([100, 400, 600, 900]), sd1.encode("a standing dog").token_embeddings
     found = {}
     for dtype in (torch.float32, torch.float16):
         model = Model(sd1, unet=copy.deepcopy(unet).to(dtype))

@@ -27,7 +27,11 @@ def sentence(*words: str) -> Conditioning:
     rows = torch.arange(LENGTH, dtype=torch.float32)[None, :, None].expand(1, LENGTH, EMBED)
     pieces = ("", *words[: LENGTH - 2], "(the end mark)")
     return Conditioning(
-        rows=rows, words=len(pieces), prompt=" ".join(words), pieces=pieces, lost=words[LENGTH - 2 :]
+        token_embeddings=rows,
+        num_tokens=len(pieces),
+        prompt=" ".join(words),
+        words_per_token=pieces,
+        truncated_words=words[LENGTH - 2 :],
     )
 
 
@@ -36,36 +40,37 @@ def test_the_tail_is_the_last_rows_and_a_copy() -> None:
     tail = take_tail(conditioning, 2)
     assert tail[:, 0].tolist() == [6, 7]
     tail.zero_()
-    assert conditioning.rows[0, -1, 0] == 7
+    assert conditioning.token_embeddings[0, -1, 0] == 7
 
 
 def test_a_half_precision_sentence_gives_a_float32_tail() -> None:
-    half = Conditioning(rows=torch.ones(1, 4, 2, dtype=torch.bfloat16), words=2, prompt="")
+    half = Conditioning(token_embeddings=torch.ones(1, 4, 2, dtype=torch.bfloat16), num_tokens=2, prompt="")
     assert take_tail(half, 1).dtype == torch.float32
-    assert place_tail(half, take_tail(half, 1), "replace").rows.dtype == torch.bfloat16
+    assert place_tail(half, take_tail(half, 1), "replace").token_embeddings.dtype == torch.bfloat16
 
 
 def test_taking_and_placing_back_changes_nothing() -> None:
     conditioning = sentence("a", "dog")
     assert torch.equal(
-        place_tail(conditioning, take_tail(conditioning, 3), "replace").rows, conditioning.rows
+        place_tail(conditioning, take_tail(conditioning, 3), "replace").token_embeddings,
+        conditioning.token_embeddings,
     )
 
 
 def test_replacing_keeps_the_head_and_the_length() -> None:
     placed = place_tail(sentence("a", "dog"), torch.full((2, EMBED), 9.0), "replace")
-    assert placed.rows[0, :, 0].tolist() == [0, 1, 2, 3, 4, 5, 9, 9]
+    assert placed.token_embeddings[0, :, 0].tolist() == [0, 1, 2, 3, 4, 5, 9, 9]
 
 
 def test_appending_keeps_every_row() -> None:
     placed = place_tail(sentence("a", "dog"), torch.full((2, EMBED), 9.0), "append")
-    assert placed.rows[0, :, 0].tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 9, 9]
-    assert placed.length == LENGTH + 2
+    assert placed.token_embeddings[0, :, 0].tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 9, 9]
+    assert placed.sequence_length == LENGTH + 2
 
 
 def test_after_the_words_the_tail_takes_the_first_padding() -> None:
     tail = torch.full((2, EMBED), 9.0)
-    assert place_tail(sentence("a", "dog"), tail, "after-words").rows[0, :, 0].tolist() == [
+    assert place_tail(sentence("a", "dog"), tail, "after-words").token_embeddings[0, :, 0].tolist() == [
         0,
         1,
         2,
@@ -90,21 +95,25 @@ def test_random_places_are_those_of_their_seed_whatever_the_sentence() -> None:
         sentence("an", "old", "dog"), 3, "random", 5
     )
     placed = place_tail(sentence("a"), torch.full((3, EMBED), 9.0), "random", 5)
-    assert [place for place, row in enumerate(placed.rows[0, :, 0].tolist()) if row == 9] == list(placed.tail)
+    assert [place for place, row in enumerate(placed.token_embeddings[0, :, 0].tolist()) if row == 9] == list(
+        placed.tail
+    )
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_gradients_reach_the_tail_and_nothing_but_the_tail(placement: Placement) -> None:
     tail = torch.ones(2, EMBED, requires_grad=True)
     placed = place_tail(sentence("a"), tail, placement, seed=1)
-    (placed.rows * torch.arange(placed.length)[None, :, None]).sum().backward()  # type: ignore[no-untyped-call]
+    (placed.token_embeddings * torch.arange(placed.sequence_length)[None, :, None]).sum().backward()  # type: ignore[no-untyped-call]
     assert tail.grad is not None
     assert tuple(tail.grad[:, 0].tolist()) == placed.tail == tail_places(sentence("a"), 2, placement, seed=1)
 
 
 @pytest.mark.parametrize("placement", ["replace", "after-words", "random"])
 def test_a_tail_that_leaves_nothing_of_the_sentence_is_refused(placement: Placement) -> None:
-    with pytest.raises(OptionError, match="the tail has 8 rows and the sentence 8; use placement=append"):
+    with pytest.raises(
+        OptionError, match="the tail has 8 token embeddings and the sentence 8; use placement=append"
+    ):
         tail_places(sentence("a"), LENGTH, placement)
 
 
@@ -126,7 +135,7 @@ def test_where_a_fit_starts_from() -> None:
 
 def test_padding_repeats_the_last_rows() -> None:
     padded = lengthened(sentence("a"), 10)
-    assert padded.rows[0, :, 0].tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 6, 7]
+    assert padded.token_embeddings[0, :, 0].tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 6, 7]
 
 
 def test_overwritten_words_are_those_under_the_tail() -> None:

@@ -45,8 +45,8 @@ def likeness(a: Image.Image, b: Image.Image) -> int:
 
 def test_the_rows_are_head_and_scaled_tail(sd1: SdBackbone, artifact: Artifact) -> None:
     with get_method("hiper").attach(sd1, artifact, 0.5) as attached:
-        rows = attached.encode(SENTENCE).rows
-    plain = sd1.encode(SENTENCE).rows
+        rows = attached.encode(SENTENCE).token_embeddings
+    plain = sd1.encode(SENTENCE).token_embeddings
     assert torch.equal(rows[:, :-5], plain[:, :-5])
     assert torch.equal(rows[0, -5:], 0.5 * artifact.tensors["tail"])
 
@@ -85,7 +85,7 @@ def test_strength_0_draws_the_sentence_alone(sd1: SdBackbone, artifact: Artifact
     """Rows of zeros would take their share of attention."""
     own = replace(artifact, options={**artifact.options, "placement": placement})
     with get_method("hiper").attach(sd1, own, 0) as attached:
-        assert torch.equal(attached.encode(SENTENCE).rows, sd1.encode(SENTENCE).rows)
+        assert torch.equal(attached.encode(SENTENCE).token_embeddings, sd1.encode(SENTENCE).token_embeddings)
     negative = replace(own, tensors={**own.tensors, "negative": own.tensors["tail"]})
     assert hiper.edit(sd1, negative, SENTENCE, strength=0, **FAST).images
 
@@ -154,7 +154,7 @@ def test_the_rows_for_a_pipeline_have_its_dtype(artifact: Artifact) -> None:
 def test_an_appended_tail_lengthens_both_branches(sd1: SdBackbone, appended: Artifact) -> None:
     rows = hiper.prompt_embeds(sd1, appended, SENTENCE)
     assert {tensor.shape[1] for tensor in rows.values()} == {82}
-    negative = sd1.encode("").rows
+    negative = sd1.encode("").token_embeddings
     assert torch.equal(rows["negative_prompt_embeds"][:, :77], negative)
     assert torch.equal(rows["negative_prompt_embeds"][:, 77:], negative[:, -5:])
 

@@ -70,7 +70,7 @@ def test_the_paper_preset_is_the_published_algorithm(kind: tiny.Kind) -> None:
     subject = hiper.Subject.from_image(image, caption=CAPTION)
     artifact = hiper.fit(backbone, subject, preset="paper", steps=STEPS, seed=11)
     tail = artifact.tensors["tail"]
-    start = backbone.encode(CAPTION).rows[0, -5:]
+    start = backbone.encode(CAPTION).token_embeddings[0, -5:]
     assert (tail - start).abs().max() > 0.01
     assert (tail - expected[0]).abs().max() < 1e-5
 

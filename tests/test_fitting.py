@@ -23,8 +23,8 @@ from hiper.training import (
     FitControl,
     Fitted,
     Keep,
+    ProgressEvent,
     Schedule,
-    StepRecord,
     TrainingConfig,
     TrainingState,
     TrainingTask,
@@ -141,7 +141,7 @@ def test_a_loss_scale_that_overflows_shrinks_and_a_stopped_fit_goes_on_from_ther
 
 
 def test_windows_change_nothing_but_the_reports() -> None:
-    records: list[StepRecord] = []
+    records: list[ProgressEvent] = []
     windowed = run(window=8, callback=records.append)
     assert torch.equal(windowed.parameters["x"], run().parameters["x"])
     assert [record.step for record in records] == [8, 16, 20]
@@ -155,7 +155,7 @@ def test_losses_before_and_after_are_those_of_the_fixed_batch() -> None:
 
 
 def test_every_step_is_reported() -> None:
-    records: list[StepRecord] = []
+    records: list[ProgressEvent] = []
     run(steps=5, callback=records.append)
     assert [record.step for record in records] == [1, 2, 3, 4, 5]
     assert {record.steps for record in records} == {5}
@@ -211,7 +211,7 @@ def nan_at(*calls: int) -> Callable[[int, Tensor], Tensor]:
 
 
 def test_one_loss_that_is_not_finite_costs_a_step_and_halves_the_rate() -> None:
-    records: list[StepRecord] = []
+    records: list[ProgressEvent] = []
     fitted = run(Bowl(noise=0, spoil=nan_at(5)), steps=40, rate=0.1, callback=records.append)
     assert math.isnan(records[4].loss)
     assert all(math.isfinite(record.loss) for i, record in enumerate(records) if i != 4)
@@ -240,7 +240,7 @@ def test_three_in_a_row_end_the_fit_and_leave_the_last_good_state(tmp_path: Path
 
 
 def test_a_bad_window_is_undone_as_a_whole() -> None:
-    records: list[StepRecord] = []
+    records: list[ProgressEvent] = []
     spoiled = run(Bowl(noise=0, spoil=nan_at(7)), window=5, callback=records.append)
     assert [math.isnan(record.loss) for record in records] == [False, True, False, False]
     # undone is the window before too, for its last update was not seen to be good: 10 of 20 steps are left
@@ -318,7 +318,7 @@ def test_checkpoints_are_written_as_often_as_asked(tmp_path: Path) -> None:
     path = tmp_path / "fit.checkpoint"
     seen: list[int] = []
 
-    def look(record: StepRecord) -> None:
+    def look(record: ProgressEvent) -> None:
         seen.append(TrainingState.from_file(path).progress.step if path.exists() else 0)
 
     run(steps=4, checkpoint=CheckpointFile(path=path, every_seconds=0), callback=look)

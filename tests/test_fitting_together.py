@@ -64,7 +64,7 @@ def test_together_is_what_each_is_alone(backbone: SdBackbone) -> None:
     """But for rounding, which grows from step to step."""
     for i, artifact in enumerate(fitted(backbone, requests(0, 1, 2), 3)):
         alone = hiper.fit(backbone, subject(i), preset="default", seed=i, **QUICK)
-        way = rows(alone) - backbone.encode(CAPTIONS[i]).rows[0, -5:]
+        way = rows(alone) - backbone.encode(CAPTIONS[i]).token_embeddings[0, -5:]
         assert (rows(alone) - rows(artifact)).norm() < 1e-4 * way.norm()
         assert artifact.figures["loss_after"] == pytest.approx(alone.figures["loss_after"], rel=1e-6)
         same = ("caption", "seed", "options", "edit", "image_sha256", "fingerprint", "thumbnail")
@@ -85,11 +85,11 @@ def prepared(backbone: Backbone, number: int) -> TrainingTask:
     """A turn with weights of its own, as a mask gives them."""
     random = generator(number)
     told = backbone.encode(CAPTIONS[number])
-    tail = told.rows.clone().requires_grad_()
+    tail = told.token_embeddings.clone().requires_grad_()
     objective = Denoising(
         backbone=backbone,
         latents=backbone.latents(tiny.picture(tiny.RESOLUTION).rotate(90 * number), random),
-        conditioning=lambda parameters: replace(told, rows=parameters["rows"]),
+        conditioning=lambda parameters: replace(told, token_embeddings=parameters["rows"]),
         batch=number + 1,
         bounds=level_range(0, 1, backbone.timesteps),
         sampling="stratified",

@@ -34,7 +34,7 @@ from hiper.errors import (
 from hiper.images import Subject
 from hiper.methods import HiPer, get_method
 from hiper.options import method_names
-from hiper.training import EVALUATIONS, CheckpointFile, StepRecord, TrainingState, mask_weight
+from hiper.training import EVALUATIONS, CheckpointFile, ProgressEvent, TrainingState, mask_weight
 from tests import tiny
 
 ROOT = Path(__file__).parent.parent
@@ -47,7 +47,7 @@ def subject() -> Subject:
 
 
 def test_a_fit_lowers_the_loss_and_says_what_it_did(backbone: SdBackbone, subject: Subject) -> None:
-    records: list[StepRecord] = []
+    records: list[ProgressEvent] = []
     artifact = hiper.fit(backbone, subject, callback=records.append, **QUICK)
     assert artifact.tensors["tail"].shape == (5, tiny.EMBED)
     assert artifact.figures["loss_after"] < artifact.figures["loss_before"]
@@ -126,9 +126,9 @@ def test_rows_are_learnt_and_used_wherever_they_are_placed(
     with HiPer().attach(sd1, artifact, 0.8) as attached:
         placed = attached.encode(plain.prompt)
     assert placed.tail == tail_places(plain, 5, placement, seed=11)
-    assert torch.equal(placed.rows[0, list(placed.tail)], artifact.tensors["tail"] * 0.8)
+    assert torch.equal(placed.token_embeddings[0, list(placed.tail)], artifact.tensors["tail"] * 0.8)
     others = [place for place in range(77) if place not in placed.tail]
-    assert torch.equal(placed.rows[0, others], plain.rows[0, others])
+    assert torch.equal(placed.token_embeddings[0, others], plain.token_embeddings[0, others])
 
 
 def test_the_tail_may_start_elsewhere(sd1: SdBackbone, subject: Subject) -> None:
@@ -180,7 +180,7 @@ def test_the_text_encoder_and_the_vae_are_gone_while_it_fits(sd1: SdBackbone, su
     sizes: list[int] = []
     idle = (sd1._pipe.text_encoder, sd1._pipe.vae)
 
-    def look(_: StepRecord) -> None:
+    def look(_: ProgressEvent) -> None:
         sizes.append(sum(w.untyped_storage().nbytes() for part in idle for w in part.parameters()))
 
     hiper.fit(sd1, subject, callback=look, **QUICK)
@@ -194,7 +194,7 @@ def test_the_backbone_is_what_it_was_after_a_fit_and_after_a_failure(
     hiper.fit(backbone, subject, **QUICK)
     assert backbone.weights_sha256() == before
 
-    def fail(_: StepRecord) -> None:
+    def fail(_: ProgressEvent) -> None:
         raise KeyError("the callback failed")
 
     with pytest.raises(KeyError):
@@ -475,6 +475,6 @@ def test_the_loss_is_the_weighted_mean_of_squares(sd1: SdBackbone) -> None:
     random = generator(5)
     noise = torch.randn(3, 4, 8, 8, generator=random)
     t = draw_levels(random, 3, (0, 1000), "uniform")
-    error = sd1.predict(sd1.diffuse(latents, noise, t).noisy, t, sentence) - noise
+    error = sd1.predict(sd1.add_noise(latents, noise, t).noisy, t, sentence) - noise
     expected = (error.square() * weight).sum() / (3 * 4 * weight.sum())
     assert torch.allclose(objective.loss({}, generator(5)), expected)

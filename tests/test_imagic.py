@@ -19,7 +19,7 @@ from hiper.images import Subject, fit_square
 from hiper.methods import get_method
 from hiper.methods.imagic import ROWS
 from hiper.seeds import generator
-from hiper.training import CheckpointFile, StepRecord
+from hiper.training import CheckpointFile, ProgressEvent
 from tests import tiny
 
 CAPTION, TARGET = "a standing dog", "a sitting dog on the grass"
@@ -84,11 +84,11 @@ def test_both_stages_are_the_published_ones(subject: Subject) -> None:
 def test_interpolation_1_is_the_fitted_embedding_and_0_the_sentence_s(
     sd1: SdBackbone, learnt: Artifact
 ) -> None:
-    plain, fitted = sd1.encode(TARGET).rows, learnt.tensors[ROWS][None]
+    plain, fitted = sd1.encode(TARGET).token_embeddings, learnt.tensors[ROWS][None]
     assert (plain - fitted).abs().max() > 0.01
     for strength, expected in ((1.0, fitted), (0.0, plain), (0.25, 0.75 * plain + 0.25 * fitted)):
         with get_method(METHOD).attach(sd1, learnt, strength) as attached:
-            assert torch.allclose(attached.encode(TARGET).rows, expected, atol=1e-6)
+            assert torch.allclose(attached.encode(TARGET).token_embeddings, expected, atol=1e-6)
 
 
 def test_another_sentence_and_no_sentence_are_refused(
@@ -106,7 +106,7 @@ def test_another_sentence_and_no_sentence_are_refused(
 def test_either_stage_goes_on_where_it_stopped(
     sd1: SdBackbone, subject: Subject, learnt: Artifact, tmp_path: Path, stop_after: int
 ) -> None:
-    records: list[StepRecord] = []
+    records: list[ProgressEvent] = []
     path = tmp_path / "fit.checkpoint"
     with pytest.raises(Interrupted):
         hiper.fit(

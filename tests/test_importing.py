@@ -20,7 +20,7 @@ CAPTION = "a standing dog"
 
 
 def tail(backbone: SdBackbone, rows: int = 5) -> torch.Tensor:
-    return torch.randn(rows, backbone.embed, generator=torch.Generator().manual_seed(0))
+    return torch.randn(rows, backbone.embed_dim, generator=torch.Generator().manual_seed(0))
 
 
 def refusal(path: Path, backbone: SdBackbone) -> str:
@@ -76,7 +76,7 @@ def test_code_is_refused_and_does_not_run(tmp_path: Path, sd1: SdBackbone, zippe
 
 
 def test_other_peoples_pickles_are_recognised(tmp_path: Path, sd1: SdBackbone) -> None:
-    rows = torch.zeros(2, sd1.embed)
+    rows = torch.zeros(2, sd1.embed_dim)
     a1111 = {"string_to_token": {"*": 265}, "string_to_param": {"*": rows}, "name": "x", "step": 9}
     lora = {"unet.mid_block.attn.to_q.lora_A.weight": rows}
     for value, says in (
@@ -93,7 +93,7 @@ def test_other_peoples_pickles_are_recognised(tmp_path: Path, sd1: SdBackbone) -
 
 
 def test_tensors_that_are_no_tail_of_this_model(tmp_path: Path, sd1: SdBackbone) -> None:
-    embed = sd1.embed
+    embed = sd1.embed_dim
     for tensor, says in (
         (torch.zeros(1, 5, embed + 1), "name the model that it was fitted on"),
         (torch.zeros(5), "shape [5]"),

@@ -59,8 +59,8 @@ def flowedit(backbone: SdBackbone, artifact: hiper.Artifact, start: int) -> torc
     """Algorithm 1 of arXiv:2412.08629 for a network that predicts noise, called directly."""
     unet = backbone._pipe.unet
     alphas = backbone._pipe.scheduler.alphas_cumprod
-    empty = backbone.encode("").rows
-    with_tail = [backbone.encode(text).rows.clone() for text in (CAPTION, SENTENCE)]
+    empty = backbone.encode("").token_embeddings
+    with_tail = [backbone.encode(text).token_embeddings.clone() for text in (CAPTION, SENTENCE)]
     for rows in with_tail:
         rows[0, -5:] = 0.8 * artifact.tensors["tail"]
 
@@ -135,7 +135,7 @@ def test_guidance_and_negatives_are_unheard_where_they_are_said_to_be(
     none = drawn(1.0).images[0].tobytes()
     assert drawn(0.0).images[0].tobytes() == none
     assert drawn(6.0).images[0].tobytes() != none
-    monkeypatch.setattr(sd1, "hears_negatives", False)
+    monkeypatch.setattr(sd1, "uses_negative_prompt", False)
     with pytest.warns(HiperWarning, match="ignored"):
         unheard = drawn(6.0, "a cat")
     assert unheard.images[0].tobytes() == none

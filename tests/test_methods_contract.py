@@ -18,7 +18,7 @@ from hiper.errors import ArtifactError, Interrupted, OptionError
 from hiper.images import Subject
 from hiper.methods import get_method
 from hiper.options import method_names, specs
-from hiper.training import CheckpointFile, StepRecord
+from hiper.training import CheckpointFile, ProgressEvent
 from tests import tiny
 
 CAPTION, SENTENCE = "a standing dog", "a sitting dog"
@@ -149,7 +149,7 @@ def test_an_interrupted_fit_resumes_to_the_same_bits(
     sd1: SdBackbone, subject: Subject, method: str, fits: Fits, tmp_path: Path
 ) -> None:
     path, before = tmp_path / "fit.checkpoint", sd1.weights_sha256()
-    records: list[StepRecord] = []
+    records: list[ProgressEvent] = []
     enough = 0 if method == "sdedit" else 2  # sdedit has one step
     with pytest.raises(Interrupted) as stop:
         hiper.fit(
@@ -194,7 +194,7 @@ def test_a_backbone_that_lacks_what_it_needs_is_refused(
 def test_rows_for_a_pipeline_of_ones_own(sd1: SdBackbone, subject: Subject, method: str, fits: Fits) -> None:
     artifact = fit_once(sd1, subject, method, fits)
     if get_method(method).rows_only:
-        assert hiper.prompt_embeds(sd1, artifact, SENTENCE)["prompt_embeds"].shape[2] == sd1.embed
+        assert hiper.prompt_embeds(sd1, artifact, SENTENCE)["prompt_embeds"].shape[2] == sd1.embed_dim
     else:
         with pytest.raises(OptionError, match=f"method {method} is more than text rows; draw it with hiper"):
             hiper.prompt_embeds(sd1, artifact, SENTENCE)

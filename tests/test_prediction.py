@@ -188,7 +188,9 @@ def test_a_v_model_of_sdxl_beside_its_yaml_is_fitted_towards_v(tmp_path: Path) -
     loaded = load_backbone(path, device="cpu", local_only=True)
     original = wrap(test_single_file_xl.small(prediction_type="v_prediction"))
     latents, noise, t = torch.randn(1, 4, 8, 8), torch.randn(1, 4, 8, 8), torch.tensor([500])
-    assert torch.equal(loaded.diffuse(latents, noise, t).target, original.diffuse(latents, noise, t).target)
+    assert torch.equal(
+        loaded.add_noise(latents, noise, t).target, original.add_noise(latents, noise, t).target
+    )
 
 
 def scheduler_changed(folder: Path, **changes: object) -> Path:

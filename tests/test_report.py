@@ -19,7 +19,7 @@ from hiper.artifacts import Artifact
 from hiper.backbones.sd import SdBackbone
 from hiper.html import loss_curve
 from hiper.html.loss_curve import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
-from hiper.training import StepRecord
+from hiper.training import ProgressEvent
 from tests import tiny
 from tests.conftest import Cli
 
@@ -95,7 +95,7 @@ def test_the_curve_goes_through_the_losses() -> None:
     """Checked by turning the points back into steps and losses."""
     losses = [0.5, 0.3, 0.45, 0.1, 0.2, 0.15]
     records = [
-        StepRecord(step=10 * i, steps=60, loss=loss, seconds=1.0) for i, loss in enumerate(losses, start=1)
+        ProgressEvent(step=10 * i, steps=60, loss=loss, seconds=1.0) for i, loss in enumerate(losses, start=1)
     ]
     raw, smooth = re.findall(r'<polyline points="([^"]+)"', loss_curve(records))
     points = [tuple(map(float, point.split(","))) for point in raw.split()]
@@ -108,8 +108,8 @@ def test_the_curve_goes_through_the_losses() -> None:
 
 
 def test_a_curve_without_slope_and_one_without_numbers(hostile: RunReport) -> None:
-    def loss_history(*losses: float) -> list[StepRecord]:
-        return [StepRecord(step=i, steps=9, loss=x, seconds=0) for i, x in enumerate(losses, start=1)]
+    def loss_history(*losses: float) -> list[ProgressEvent]:
+        return [ProgressEvent(step=i, steps=9, loss=x, seconds=0) for i, x in enumerate(losses, start=1)]
 
     assert "nan" not in loss_curve(loss_history(0.5, 0.5, 0.5))
     assert "nan" not in page(replace(hostile, loss_history=loss_history(0.5, float("nan"), 0.4)))

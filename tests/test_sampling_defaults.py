@@ -117,7 +117,7 @@ def test_qwen_image_draws_1328_pixels_and_reads_a_blank_for_no_negative() -> Non
     backbone = wrap(tiny_families.qwen_image())
     assert backbone.resolution == 1328
     none = backbone.encode_negative("")
-    assert torch.equal(none.rows, backbone.encode(" ").rows)
+    assert torch.equal(none.token_embeddings, backbone.encode(" ").token_embeddings)
     assert none.prompt == ""
 
 
@@ -153,7 +153,9 @@ def test_an_lcm_is_fitted_at_a_guidance_that_it_knows(consistency: Backbone) -> 
     noisy, t, told = torch.randn(1, 4, 4, 4), torch.tensor([500]), consistency.encode(SENTENCE)
     scale = pipe.get_guidance_scale_embedding(torch.tensor([2.0]), embedding_dim=8)
     with torch.no_grad():
-        expected = pipe.unet(noisy, t, encoder_hidden_states=told.rows, timestep_cond=scale).sample
+        expected = pipe.unet(
+            noisy, t, encoder_hidden_states=told.token_embeddings, timestep_cond=scale
+        ).sample
         assert torch.equal(consistency.predict(noisy, t, told), expected)
 
 
@@ -184,7 +186,7 @@ def test_a_negative_sentence_that_a_distilled_model_ignores_is_noted(model: str,
     artifact = artifact_of(backbone, dog)
     assert any("negative" in note for note in notes_of(backbone, artifact, negative_prompt="red"))
     assert not any("negative" in note for note in notes_of(backbone, artifact))
-    if backbone.hears_negatives:
+    if backbone.uses_negative_prompt:
         collected_warnings = notes_of(backbone, artifact, negative_prompt="red", guidance=3)
         assert not any("negative" in note for note in collected_warnings)
     else:

@@ -86,9 +86,9 @@ def test_a_single_file_is_the_model_it_was_written_from(
     assert loaded.weights_sha256() == original.weights_sha256()
     assert loaded.resolution == (768 if prediction == "v_prediction" else 512)
     sentence = "a sitting dog"
-    assert torch.equal(loaded.encode(sentence).rows, original.encode(sentence).rows)
+    assert torch.equal(loaded.encode(sentence).token_embeddings, original.encode(sentence).token_embeddings)
     noise, t, told = torch.randn(1, 4, 16, 16), torch.tensor([400]), original.encode(sentence)
-    targets = [backbone.diffuse(noise, noise.flip(-1), t).target for backbone in (original, loaded)]
+    targets = [backbone.add_noise(noise, noise.flip(-1), t).target for backbone in (original, loaded)]
     assert torch.equal(targets[0], targets[1])
     outputs = [backbone.predict(noise, t, told).detach() for backbone in (original, loaded)]
     assert torch.allclose(outputs[0], outputs[1], atol=1e-5)

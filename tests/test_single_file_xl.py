@@ -134,10 +134,10 @@ def test_a_single_file_is_the_model_it_was_written_from(
     told, again = original.encode("a sitting dog"), loaded.encode("a sitting dog")
     assert told.pooled is not None
     assert again.pooled is not None
-    assert torch.equal(told.rows, again.rows)
+    assert torch.equal(told.token_embeddings, again.token_embeddings)
     assert torch.equal(told.pooled, again.pooled)
     noise, t = torch.randn(1, 4, 16, 16), torch.tensor([999])
-    targets = [backbone.diffuse(noise, noise.flip(-1), t).target for backbone in (original, loaded)]
+    targets = [backbone.add_noise(noise, noise.flip(-1), t).target for backbone in (original, loaded)]
     assert torch.equal(targets[0], targets[1])
     first, second = (backbone.predict(noise, t, told).detach() for backbone in (original, loaded))
     assert torch.allclose(first, second, atol=1e-5)

@@ -49,7 +49,7 @@ def test_a_fit_starts_from_the_guessed_directions_at_the_captions_lengths(
     assert artifact.options["initial"] == "guess"
     own = take_tail(backbone.encode(subject.caption), tail)
     latents = backbone.latents(fit_square(subject.image, backbone.resolution, how="crop"), generator(0))
-    network = TailEncoder.load(guessing / FILE, backbone.latent_shape, backbone.embed)
+    network = TailEncoder.load(guessing / FILE, backbone.latent_shape, backbone.embed_dim)
     expected = network(latents)[0][:tail]
     found = artifact.tensors["tail"]
     assert torch.allclose(found.norm(dim=1), own.norm(dim=1), rtol=1e-4)
@@ -106,7 +106,7 @@ def _error(backbone: Backbone, rows: torch.Tensor | None, seed: int) -> float:
     latents = backbone.latents(render(scene), generator(0))
     t = torch.tensor([500, 650, 800, 950])
     noise = torch.randn(len(t), *latents.shape[1:], generator=generator(seed))
-    diffused = backbone.diffuse(latents, noise, t)
+    diffused = backbone.add_noise(latents, noise, t)
     with torch.no_grad():
         return float((backbone.predict(diffused.noisy, t, told) - diffused.target).square().mean())
 

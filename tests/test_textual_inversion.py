@@ -88,7 +88,7 @@ def test_a_plain_pipeline_loads_what_is_exported(
     pipe.load_textual_inversion(tmp_path)
     rows, _ = pipe.encode_prompt("a sitting <subject> on the grass", "cpu", 1, False)
     ours = hiper.prompt_embeds(sd1, artifact, SENTENCE)["prompt_embeds"]
-    assert (ours - sd1.encode(SENTENCE).rows).abs().max() > 0.01
+    assert (ours - sd1.encode(SENTENCE).token_embeddings).abs().max() > 0.01
     assert torch.allclose(ours, rows, atol=1e-5)
 
 
@@ -117,14 +117,14 @@ def test_sdxl_learns_a_word_of_both_encoders(subject: Subject) -> None:
 def test_strength_0_is_the_plain_sentence(sd1: SdBackbone, subject: Subject) -> None:
     artifact = hiper.fit(sd1, subject, method=METHOD, steps=3)
     rows = hiper.prompt_embeds(sd1, artifact, SENTENCE, strength=0.0)["prompt_embeds"]
-    assert torch.allclose(rows, sd1.encode(SENTENCE).rows, atol=1e-5)
+    assert torch.allclose(rows, sd1.encode(SENTENCE).token_embeddings, atol=1e-5)
 
 
 def test_the_words_of_a_spliced_sentence_are_told(sd1: SdBackbone) -> None:
     vectors = {name: vector.repeat(2, 1) for name, vector in sd1.token_embeddings("dog").items()}
     told = sd1.encode_with_token_embeddings("a red <subject> on the grass", "<subject>", vectors)
-    assert told.pieces[:5] == ("", "a", "red", "<subject>", "<subject>")
-    assert told.pieces[5] == "on"
+    assert told.words_per_token[:5] == ("", "a", "red", "<subject>", "<subject>")
+    assert told.words_per_token[5] == "on"
 
 
 def test_a_sentence_without_the_noun_is_refused(sd1: SdBackbone, subject: Subject) -> None:

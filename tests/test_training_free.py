@@ -130,7 +130,7 @@ def null_text(backbone: Any, path: Tensor, guidance: float, inner: int) -> tuple
 def test_null_text_is_the_published_algorithm(sd1: SdBackbone, subject: Subject) -> None:
     artifact = hiper.fit(sd1, subject, method="null-text", edit_steps=4, inner_steps=3, guidance=2.0)
     rows, latents = null_text(sd1, artifact.tensors[TRAJECTORY], 2.0, 3)
-    assert (artifact.tensors[NULLS] - sd1.encode("").rows).abs().max() > 0.01
+    assert (artifact.tensors[NULLS] - sd1.encode("").token_embeddings).abs().max() > 0.01
     assert torch.allclose(artifact.tensors[NULLS], rows, atol=1e-4)
     error = F.mse_loss(latents, artifact.tensors[TRAJECTORY][:1])
     assert artifact.figures["reconstruction_error"] == pytest.approx(float(error), rel=1e-2)

@@ -692,15 +692,15 @@ def test_without_gradio_one_line_says_how_to_get_it(
 
 
 def test_the_curve_is_drawn_of_records_that_grow_meanwhile() -> None:
-    from hiper.training import StepRecord
+    from hiper.training import ProgressEvent
     from hiper.web.learning import _curve
 
-    class Growing(list[StepRecord]):
+    class Growing(list[ProgressEvent]):
         def __iter__(self) -> Any:
             yield from list(self[:])
-            self.append(StepRecord(step=len(self) + 1, steps=9, loss=1.0, seconds=0.0))
+            self.append(ProgressEvent(step=len(self) + 1, steps=9, loss=1.0, seconds=0.0))
 
-    records = Growing([StepRecord(step=1, steps=9, loss=1.0, seconds=0.0)])
+    records = Growing([ProgressEvent(step=1, steps=9, loss=1.0, seconds=0.0)])
     assert list(_curve(records)["step"]) == [1]
 
 

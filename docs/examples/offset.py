@@ -54,7 +54,7 @@ class Offset(TrainedMethod[OffsetOptions]):
             bounds=level_range(0, 1, backbone.timesteps),
             sampling=options.sampling,
         )
-        start = {VECTOR: torch.zeros(1, backbone.embed, device=backbone.device, requires_grad=True)}
+        start = {VECTOR: torch.zeros(1, backbone.embed_dim, device=backbone.device, requires_grad=True)}
         config = training_config(options, backbone)
         return TrainingTask(
             objective=objective, parameters=start, config=config, generator=random, latents=objective.latents
@@ -70,4 +70,4 @@ class Offset(TrainedMethod[OffsetOptions]):
 
 def shifted(sentence: Conditioning, vector: Tensor) -> Conditioning:
     """Add the vector [1, embed] to every row."""
-    return replace(sentence, rows=sentence.rows + vector)
+    return replace(sentence, token_embeddings=sentence.token_embeddings + vector)

@@ -13,6 +13,6 @@ from .inference import edit as edit
 from .inference import prompt_embeds as prompt_embeds
 from .methods import fit as fit
 from .training import CheckpointFile as CheckpointFile
-from .training import StepRecord as StepRecord
+from .training import ProgressEvent as ProgressEvent
 
 __all__: list[str]

@@ -153,8 +153,10 @@ def estimate_edit(
     calls = sentences * images / at_once
     negative = backbone.encode_negative("")
     positive = backbone.encode(CAPTION)
-    takes_negatives = any(name.startswith("negative") for name in backbone.arguments(positive, [negative]))
-    guided = settings.guidance > 1 and backbone.hears_negatives and takes_negatives
+    takes_negatives = any(
+        name.startswith("negative") for name in backbone.pipeline_kwargs(positive, [negative])
+    )
+    guided = settings.guidance > 1 and backbone.uses_negative_prompt and takes_negatives
     drawing = _Call(
         one=_prediction(backbone, settings, positive, 2 if guided else 1),
         all=_prediction(backbone, settings, positive, at_once * (2 if guided else 1)),

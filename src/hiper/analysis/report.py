@@ -13,7 +13,7 @@ from hiper.analysis.attention import Study
 from hiper.analysis.attention import fragment as attention_fragment
 from hiper.artifacts import Artifact, EditResult, public_name
 from hiper.html import document, escape, figure, loss_curve, picture, table
-from hiper.training import StepRecord
+from hiper.training import ProgressEvent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class RunReport:
     notes: Sequence[str]
     source: Image.Image | None
     sentences: Sequence[Sentence]
-    loss_history: Sequence[StepRecord]
+    loss_history: Sequence[ProgressEvent]
     study: Study | str
 
 

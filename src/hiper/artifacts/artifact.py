@@ -78,7 +78,7 @@ class Artifact(ArtifactHeader):
             object.__setattr__(self, "source", _checked_source(self.source))
 
     @property
-    def embed(self) -> int | None:
+    def embed_dim(self) -> int | None:
         """Width of the rows: numbers per token; None for a method that learns something else."""
         return next(iter(self.tensors.values())).shape[1] if self.method in TAILS else None
 
@@ -176,7 +176,7 @@ class Artifact(ArtifactHeader):
         OutputError as in `files.atomic_write`, OptionError for a licence that is no identifier.
         """
         shared = self.shareable(source=source)
-        contents = shared_files(shared, shared.to_bytes(), results, license=license, embed=self.embed)
+        contents = shared_files(shared, shared.to_bytes(), results, license=license, embed=self.embed_dim)
         return save_shared(contents, folder, overwrite=overwrite)
 
     def push_to_hub(
@@ -196,7 +196,7 @@ class Artifact(ArtifactHeader):
         OutputError when the Hub refuses or cannot be reached.
         """
         shared = self.shareable(source=source)
-        contents = shared_files(shared, shared.to_bytes(), results, license=license, embed=self.embed)
+        contents = shared_files(shared, shared.to_bytes(), results, license=license, embed=self.embed_dim)
         return push_shared(contents, repo, private=private, token=token)
 
     def shareable(self, *, source: bool) -> Artifact:
@@ -228,16 +228,19 @@ class Artifact(ArtifactHeader):
 
 def fits(artifact: Artifact, backbone: Backbone) -> bool:
     """Whether family and width are the backbone's; no weight is looked at, so this may be asked during a fit."""
-    return (artifact.family, artifact.embed or backbone.embed) == (backbone.family, backbone.embed)
+    return (artifact.family, artifact.embed_dim or backbone.embed_dim) == (
+        backbone.family,
+        backbone.embed_dim,
+    )
 
 
 def check_family(artifact: Artifact, backbone: Backbone) -> None:
     """Refuse another family or width (ArtifactError)."""
     if not fits(artifact, backbone):
-        embed = artifact.embed or backbone.embed
+        embed = artifact.embed_dim or backbone.embed_dim
         raise ArtifactError(
             f"fitted on {artifact.backbone} ({artifact.family}, rows of {embed}), but {backbone.id}"
-            f" is {backbone.family} with rows of {backbone.embed}; use that model, or fit again on this one"
+            f" is {backbone.family} with rows of {backbone.embed_dim}; use that model, or fit again on this one"
         )
 
 

@@ -130,10 +130,10 @@ def _check_alike(artifacts: Sequence[Artifact]) -> None:
             raise ArtifactError(
                 f"{each.caption!r} already holds a negative tail; combine the artifacts that it was made of"
             )
-        if (each.family, each.embed) != (first.family, first.embed):
+        if (each.family, each.embed_dim) != (first.family, first.embed_dim):
             raise ArtifactError(
-                f"{first.caption!r} is of {first.family} with rows of {first.embed}, {each.caption!r} of"
-                f" {each.family} with rows of {each.embed}; fit both on one model"
+                f"{first.caption!r} is of {first.family} with rows of {first.embed_dim}, {each.caption!r} of"
+                f" {each.family} with rows of {each.embed_dim}; fit both on one model"
             )
         said = first.prediction_type, each.prediction_type
         if None not in said and said[0] != said[1] and not _far(first, each):

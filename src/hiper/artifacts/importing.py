@@ -77,9 +77,9 @@ def _tail(value: object, backbone: Backbone) -> Tensor:
             tail = value.reshape(rows, embed)
         case shape:
             raise ArtifactError(f"its tensor has shape {shape}; allowed is [1 to {MAX_ROWS} rows, embed]")
-    if embed != backbone.embed:
+    if embed != backbone.embed_dim:
         raise ArtifactError(
-            f"its rows have {embed} numbers and those of {backbone.id} {backbone.embed};"
+            f"its rows have {embed} numbers and those of {backbone.id} {backbone.embed_dim};"
             " name the model that it was fitted on"
         )
     return tail

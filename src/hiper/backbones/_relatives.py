@@ -91,7 +91,7 @@ def for_call(pipe: Pipeline, arguments: Mapping[str, Any], *, is_negative_heard:
 
     Args:
         pipe: A relative of the pipeline that the arguments are for.
-        arguments: As `Backbone.arguments` returns them.
+        arguments: As `Backbone.pipeline_kwargs` returns them.
         is_negative_heard: Whether a negative sentence or tail was asked for.
 
     Raises:

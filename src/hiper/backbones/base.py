@@ -1,9 +1,9 @@
 """The interface between a method and a text-to-image model.
 
 A backbone hides parametrisation (epsilon, v, flow), latent scale, the convention of time and the library
-behind it. A method sees text rows, latents and a mean squared error, and nothing else.
+behind it. A method sees token embeddings, latents and a mean squared error, and nothing else.
 
-Axis names: batch, channels, height, width (pixels), h, w (latent), length (text rows), embed.
+Axis names: batch, channels, height, width (pixels), h, w (latent), length (tokens), embed_dim.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class NoisySample:
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionProbabilities:
-    """How one cross-attention layer, in one call, spreads its attention over the text rows.
+    """How one cross-attention layer, in one call, spreads its attention over the tokens.
 
     layer: the library's name of it; probabilities: [batch, heads, cells, length], float32, rows sum to 1, where
     cells are those of the layer's own h x w, row by row. Under guidance the batch's first half is the negative's.
@@ -94,9 +94,9 @@ class Backbone(ABC):
 
     id:               what the user called it: a name, a folder, a file or a Hub id
     revision:         commit of a Hub model, else ""
-    family:           models that may share artifacts, given equal `embed`
-    length, embed:    the text encoder's table of rows; the length of the longest sentence where it varies
-    placement:        where a tail goes unless told otherwise
+    family:           models that may share artifacts, given equal `embed_dim`
+    max_length, embed_dim: of the text encoder's output; of the longest sentence where the length varies
+    placement:        where a tail goes by default
     latent_shape:     (channels, h, w) of a picture at the native resolution
     resolution:       native side of a picture in pixels
     native_resolution: side that it was trained on where `resize` took another; None: `resolution`
@@ -105,8 +105,8 @@ class Backbone(ABC):
     default_guidance: guidance scale that suits the model
     default_steps:    denoising steps that suit the model, with the first of its `schedulers`
     schedulers:       samplers that can draw with it, the one that suits it first
-    hears_negatives:  whether drawing under guidance reads the negative sentence; models distilled to be guided do not
-    hears_guidance:   whether drawing heeds the guidance scale
+    uses_negative_prompt: whether sampling under guidance uses the negative prompt; guidance-distilled models do not
+    uses_guidance:    whether sampling uses the guidance scale
     size_multiple:    what a picture's sides are multiples of, in pixels
     quantised:        how the denoiser's weights are packed, "nf4" or "int8"; "" where they are not
     denoiser_name:    the library's name of the denoiser, by which others load what belongs to it
@@ -114,7 +114,7 @@ class Backbone(ABC):
     takes_turns:      text encoders and all the rest are never in the device's memory together
     capabilities:     what a method may ask for in its `requires`:
                       "rows" (all), "trajectory" (`step` goes up and down between noise levels), "vocabulary"
-                      (`encode_with_token_embeddings`), "weights" (those of `denoiser` may be lent others), "lora" (the
+                      (`encode_with_token_embeddings`), "weights" (those of `denoiser` may be swapped), "lora" (the
                       denoiser takes peft's adapters)
     """
 
@@ -123,8 +123,8 @@ class Backbone(ABC):
     family: str
     device: torch.device
     dtype: torch.dtype
-    length: int
-    embed: int
+    max_length: int
+    embed_dim: int
     latent_shape: tuple[int, int, int]
     resolution: int
     native_resolution: int | None = None
@@ -133,8 +133,8 @@ class Backbone(ABC):
     default_guidance: float
     default_steps: int = 50
     schedulers: tuple[Scheduler, ...]
-    hears_negatives: bool = True
-    hears_guidance: bool = True
+    uses_negative_prompt: bool = True
+    uses_guidance: bool = True
     size_multiple: int = 8
     placement: Placement = "replace"
     quantised: str = ""
@@ -213,7 +213,7 @@ class Backbone(ABC):
         """Decode latents [batch, c, h, w] in the model's latent scale into pictures."""
 
     @abstractmethod
-    def diffuse(self, latents: Tensor, noise: Tensor, t: Tensor) -> NoisySample:
+    def add_noise(self, latents: Tensor, noise: Tensor, t: Tensor) -> NoisySample:
         """Bring latents [1 or batch, c, h, w] to the noise levels t [batch], each in 0 .. timesteps - 1."""
 
     @abstractmethod
@@ -225,18 +225,18 @@ class Backbone(ABC):
 
     @abstractmethod
     def signal_and_sigma(self, t: int) -> tuple[float, float]:
-        """Return the shares of picture and of noise at a noise level: what `diffuse` multiplies them by."""
+        """Return the shares of picture and of noise at a noise level: what `add_noise` multiplies them by."""
 
     @abstractmethod
     def predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         """Run the denoiser once; [batch, c, h, w], float32, to be compared with `NoisySample.target`.
 
-        conditioning: of one sentence for all, or one per batch entry; its rows are the only input that
+        conditioning: of one sentence for all, or one per batch entry; its token embeddings are the only input that
         gradients flow to.
         """
 
     @abstractmethod
-    def arguments(self, positive: Conditioning, negatives: Sequence[Conditioning]) -> dict[str, Any]:
+    def pipeline_kwargs(self, positive: Conditioning, negatives: Sequence[Conditioning]) -> dict[str, Any]:
         """Return the keyword arguments by which the model's own diffusers pipeline takes these sentences: tensors,
         or lists of tensors where lengths differ, in the model's dtype and on its device.
 
@@ -274,13 +274,13 @@ class Backbone(ABC):
         On leaving, also by an exception, everything is again what it was, bit for bit.
         """
 
-    def watching(self, watch: AttentionCallback) -> AbstractContextManager[None]:
-        """Tell `watch` of every cross-attention while the block runs; what is drawn stays the same, bit for bit.
+    def capture_attention(self, callback: AttentionCallback) -> AbstractContextManager[None]:
+        """Call `callback` with every cross-attention while the block runs; results stay the same, bit for bit.
 
-        OptionError for a model that does not offer "cross-attention".
+        OptionError for a model without the capability "cross-attention".
         """
         raise OptionError(
-            f"{self.id} is of the family {self.family}, which offers no cross-attention to watch; allowed are"
+            f"{self.id} is of the family {self.family}, which has no cross-attention to capture; allowed are"
             " models with a UNet, such as Stable Diffusion 1 and 2"
         )
 

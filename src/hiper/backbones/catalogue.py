@@ -113,7 +113,7 @@ def describe(name: str, folder: Path) -> Model:
     return Model(
         name=name,
         declared=declared,
-        rows=declared.length or _tokens(folder, declared),
+        rows=declared.max_length or _tokens(folder, declared),
         width=next((config[each] for each in _WIDTHS if isinstance(config.get(each), int)), None),
         parameters=stored,
         bytes=sum(count.bytes for numbers in counts.values() for count in numbers.values()),

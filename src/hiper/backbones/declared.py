@@ -17,8 +17,8 @@ from hiper.backbones.registry import GROUP, PIPELINES
 class Declared:
     """pipeline: diffusers' name; family: "" where it depends on the checkpoint; denoiser: the component that draws.
 
-    placement: where a tail goes; tail: the reason, in the words of the class; length: rows, None where the tokenizer
-    says it.
+    placement: where a tail goes; tail: the reason, in the words of the class; max_length: in tokens, None where
+    the tokenizer says it.
     """
 
     pipeline: str
@@ -26,7 +26,7 @@ class Declared:
     denoiser: str
     placement: str
     tail: str
-    length: int | None
+    max_length: int | None
 
 
 @cache
@@ -44,14 +44,14 @@ def _declared(pipeline: str, target: str) -> Declared:
     tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
     found = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
     values = _constants(found)
-    length = values.get("length")
+    max_length = values.get("max_length")
     return Declared(
         pipeline=pipeline,
         family=str(values.get("family", "")),
         denoiser=str(values.get("denoiser_name", "transformer")),
         placement=str(values.get("placement", "replace")),
         tail=_sentence_on_the_tail(ast.get_docstring(found) or ""),
-        length=length if isinstance(length, int) else None,
+        max_length=max_length if isinstance(max_length, int) else None,
     )
 
 

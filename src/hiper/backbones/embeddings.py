@@ -11,14 +11,14 @@ from hiper.conditioning import Conditioning, expanded, lengthened, padded, stack
 
 def paired(positive: Conditioning, negatives: Sequence[Conditioning]) -> dict[str, Tensor]:
     """Return rows, and pooled vectors where there are any, of both sides, equally long and equally many."""
-    negative = stacked([lengthened(each, positive.length) for each in negatives])
-    batch = max(len(positive.rows), len(negative.rows))
+    negative = stacked([lengthened(each, positive.sequence_length) for each in negatives])
+    batch = max(len(positive.token_embeddings), len(negative.token_embeddings))
     return {**alone(expanded(positive, batch)), **alone(expanded(negative, batch), "negative_")}
 
 
 def alone(told: Conditioning, prefix: str = "") -> dict[str, Tensor]:
     """Return rows, and pooled vectors where there are any, of one side."""
-    vectors = {"prompt_embeds": told.rows, "pooled_prompt_embeds": told.pooled}
+    vectors = {"prompt_embeds": told.token_embeddings, "pooled_prompt_embeds": told.pooled}
     return {f"{prefix}{name}": vector for name, vector in vectors.items() if vector is not None}
 
 
@@ -26,8 +26,8 @@ def masked(
     positive: Conditioning, negatives: Sequence[Conditioning], mask_name: str = "prompt_attention_mask"
 ) -> dict[str, Tensor]:
     """Return rows of both sides, filled up to one length, and masks of what counts."""
-    batch = max(len(positive.rows), len(negatives))
-    length = max(each.length for each in (positive, *negatives))
+    batch = max(len(positive.token_embeddings), len(negatives))
+    length = max(each.sequence_length for each in (positive, *negatives))
     found = {}
     for prefix, side in (("", [positive]), ("negative_", negatives)):
         rows, mask = padded(side, batch, length)

@@ -43,12 +43,12 @@ class FluxBackbone(FlowBackbone):
         default_guidance: float | None = None,
     ) -> None:
         self._told_guidance = bool(pipe.transformer.config.guidance_embeds)
-        self.hears_negatives = not self._told_guidance
+        self.uses_negative_prompt = not self._told_guidance
         super().__init__(pipe, name=name, revision=revision, default_guidance=default_guidance)
         self.family = "flux1"
-        self.length = 512 if self._told_guidance else 256
+        self.max_length = 512 if self._told_guidance else 256
         config = pipe.transformer.config
-        self.embed = int(config.joint_attention_dim)
+        self.embed_dim = int(config.joint_attention_dim)
         self._set_native(
             int(config.in_channels) // 4, int(pipe.default_sample_size), int(pipe.vae_scale_factor)
         )
@@ -58,16 +58,16 @@ class FluxBackbone(FlowBackbone):
 
     def _encode(self, prompt: str) -> Conditioning:
         rows, pooled, _ = self._pipe.encode_prompt(
-            prompt, device=self.device, max_sequence_length=self.length
+            prompt, device=self.device, max_sequence_length=self.max_length
         )
         read = self._pipe.maybe_convert_prompt(prompt, self._pipe.tokenizer_2)
-        pieces, lost = token_words(self._pipe.tokenizer_2, read, read, start=0, length=self.length)
+        pieces, lost = token_words(self._pipe.tokenizer_2, read, read, start=0, max_length=self.max_length)
         return Conditioning(
-            rows=rows.float(),
-            words=len(pieces),
+            token_embeddings=rows.float(),
+            num_tokens=len(pieces),
             prompt=prompt,
-            pieces=pieces,
-            lost=lost,
+            words_per_token=pieces,
+            truncated_words=lost,
             pooled=pooled.float(),
         )
 
@@ -81,14 +81,14 @@ class FluxBackbone(FlowBackbone):
             timestep=self._sigma(t),
             guidance=guidance if self._told_guidance else None,
             pooled_projections=told.pooled.to(self.dtype),
-            encoder_hidden_states=told.rows.to(self.dtype),
-            txt_ids=self._constant(torch.zeros, told.length, 3),
+            encoder_hidden_states=told.token_embeddings.to(self.dtype),
+            txt_ids=self._constant(torch.zeros, told.sequence_length, 3),
             img_ids=self._constant(places, h, w, 3),
             return_dict=False,
         )[0]
         return unpacked(output.float(), h, w)
 
-    def arguments(self, positive: Conditioning, negatives: Sequence[Conditioning]) -> dict[str, Any]:
+    def pipeline_kwargs(self, positive: Conditioning, negatives: Sequence[Conditioning]) -> dict[str, Any]:
         if self._told_guidance:
             return self._all_put(alone(positive))
         return self._all_put(paired(positive, negatives))

@@ -32,7 +32,7 @@ class KleinBackbone(FlowBackbone):
 
     pipeline_name: ClassVar[str] = "Flux2KleinPipeline"
     layout: ClassVar[Layout] = Layout(patch=PATCH, rows=("text_encoder",) * 3, chat=True)
-    length = 512
+    max_length = 512
 
     def __init__(
         self,
@@ -43,12 +43,12 @@ class KleinBackbone(FlowBackbone):
         default_guidance: float | None = None,
     ) -> None:
         self._distilled = bool(pipe.config.is_distilled)
-        self.hears_negatives = self.hears_guidance = not self._distilled
+        self.uses_negative_prompt = self.uses_guidance = not self._distilled
         super().__init__(pipe, name=name, revision=revision, default_guidance=default_guidance)
         config = pipe.transformer.config
         self.family = "flux2-klein"
         self.placement: Placement = "replace" if pipe.tokenizer.padding_side == "right" else "append"
-        self.embed = int(config.joint_attention_dim)
+        self.embed_dim = int(config.joint_attention_dim)
         self._set_native(
             int(config.in_channels) // 4, int(pipe.default_sample_size), int(pipe.vae_scale_factor)
         )
@@ -57,11 +57,19 @@ class KleinBackbone(FlowBackbone):
         return KLEIN if self._distilled else KLEIN_BASE
 
     def _encode(self, prompt: str) -> Conditioning:
-        rows, _ = self._pipe.encode_prompt(prompt, self.device, max_sequence_length=self.length)
-        pieces, lost = chat_words(self._pipe.tokenizer, prompt, length=self.length, enable_thinking=False)
+        rows, _ = self._pipe.encode_prompt(prompt, self.device, max_sequence_length=self.max_length)
+        pieces, lost = chat_words(
+            self._pipe.tokenizer, prompt, max_length=self.max_length, enable_thinking=False
+        )
         if self._pipe.tokenizer.padding_side == "left":
-            pieces = (*[""] * (self.length - len(pieces)), *pieces)
-        return Conditioning(rows=rows.float(), words=len(pieces), prompt=prompt, pieces=pieces, lost=lost)
+            pieces = (*[""] * (self.max_length - len(pieces)), *pieces)
+        return Conditioning(
+            token_embeddings=rows.float(),
+            num_tokens=len(pieces),
+            prompt=prompt,
+            words_per_token=pieces,
+            truncated_words=lost,
+        )
 
     def _predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         told = expanded(conditioning, len(noisy))
@@ -70,14 +78,14 @@ class KleinBackbone(FlowBackbone):
             hidden_states=packed(noisy).to(self.dtype),
             timestep=self._sigma(t),
             guidance=None,
-            encoder_hidden_states=told.rows.to(self.dtype),
-            txt_ids=self._constant(_text_places, told.length),
+            encoder_hidden_states=told.token_embeddings.to(self.dtype),
+            txt_ids=self._constant(_text_places, told.sequence_length),
             img_ids=self._constant(places, h, w, 4),
             return_dict=False,
         )[0]
         return unpacked(output.float(), h, w)
 
-    def arguments(self, positive: Conditioning, negatives: Sequence[Conditioning]) -> dict[str, Any]:
+    def pipeline_kwargs(self, positive: Conditioning, negatives: Sequence[Conditioning]) -> dict[str, Any]:
         if self._distilled:
             return self._all_put(alone(positive))
         return self._all_put(paired(positive, negatives))
@@ -105,8 +113,8 @@ class KleinBackbone(FlowBackbone):
         return F.pixel_unshuffle(latents, PATCH).to(self.dtype)
 
 
-def _text_places(length: int, *, device: torch.device) -> Tensor:
+def _text_places(sequence_length: int, *, device: torch.device) -> Tensor:
     """Return the places of text rows: [length, 4]."""
-    grid = torch.zeros(length, 4, device=device)
-    grid[:, TEXT_AXIS] = torch.arange(length, device=device)
+    grid = torch.zeros(sequence_length, 4, device=device)
+    grid[:, TEXT_AXIS] = torch.arange(sequence_length, device=device)
     return grid

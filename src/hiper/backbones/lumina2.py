@@ -29,7 +29,7 @@ class Lumina2Backbone(FlowBackbone):
     pipeline_name: ClassVar[str] = "Lumina2Pipeline"
     usual: ClassVar[SamplingDefaults] = LUMINA2
     placement = "append"
-    length = 256
+    max_length = 256
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Lumina2Backbone(FlowBackbone):
         super().__init__(pipe, name=name, revision=revision, default_guidance=default_guidance)
         config = pipe.transformer.config
         self.family = "lumina2"
-        self.embed = int(config.cap_feat_dim)
+        self.embed_dim = int(config.cap_feat_dim)
         self._set_native(int(config.in_channels), int(pipe.default_sample_size), int(pipe.vae_scale_factor))
         if (
             self.device.type == "cuda"
@@ -58,13 +58,17 @@ class Lumina2Backbone(FlowBackbone):
 
     def _read(self, before: str, prompt: str) -> Conditioning:
         rows, mask = self._pipe._get_gemma_prompt_embeds(  # noqa: SLF001
-            before + prompt, device=self.device, max_sequence_length=self.length
+            before + prompt, device=self.device, max_sequence_length=self.max_length
         )
         pieces, lost = token_words(
-            self._pipe.tokenizer, before + prompt, prompt, start=len(before), length=self.length
+            self._pipe.tokenizer, before + prompt, prompt, start=len(before), max_length=self.max_length
         )
         return Conditioning(
-            rows=rows[mask.bool()][None].float(), words=len(pieces), prompt=prompt, pieces=pieces, lost=lost
+            token_embeddings=rows[mask.bool()][None].float(),
+            num_tokens=len(pieces),
+            prompt=prompt,
+            words_per_token=pieces,
+            truncated_words=lost,
         )
 
     def _predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
@@ -72,11 +76,13 @@ class Lumina2Backbone(FlowBackbone):
         output: Tensor = self._pipe.transformer(
             hidden_states=noisy.to(self.dtype),
             timestep=1 - self._sigma(t),
-            encoder_hidden_states=told.rows.to(self.dtype),
-            encoder_attention_mask=self._constant(torch.ones, told.rows.shape[:2], dtype=torch.long),
+            encoder_hidden_states=told.token_embeddings.to(self.dtype),
+            encoder_attention_mask=self._constant(
+                torch.ones, told.token_embeddings.shape[:2], dtype=torch.long
+            ),
             return_dict=False,
         )[0]
         return -output.float()
 
-    def arguments(self, positive: Conditioning, negatives: Sequence[Conditioning]) -> dict[str, Any]:
+    def pipeline_kwargs(self, positive: Conditioning, negatives: Sequence[Conditioning]) -> dict[str, Any]:
         return self._all_put(masked(positive, negatives))

@@ -278,8 +278,8 @@ class PipelineBackbone(Backbone):
             _diffusers.quiet(),
         ):
             told = self._encode(prompt.replace(word, " ".join(names)))
-        pieces = tuple(word if piece in names else piece for piece in told.pieces)
-        return replace(told, prompt=prompt, pieces=pieces)
+        words = tuple(word if piece in names else piece for piece in told.words_per_token)
+        return replace(told, prompt=prompt, words_per_token=words)
 
     def predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         self._take(encoders=False)
@@ -327,8 +327,8 @@ class PipelineBackbone(Backbone):
         config = self._pipe.vae.config
         return latents / float(config.scaling_factor) + float(config.get("shift_factor") or 0)
 
-    def diffuse(self, latents: Tensor, noise: Tensor, t: Tensor) -> NoisySample:
-        return self._schedule.diffuse(latents, self._put(noise), self._put(t))
+    def add_noise(self, latents: Tensor, noise: Tensor, t: Tensor) -> NoisySample:
+        return self._schedule.add_noise(latents, self._put(noise), self._put(t))
 
     def step(self, noisy: Tensor, predicted: Tensor, t: int, to: int) -> Tensor:
         return self._schedule.step(noisy, predicted, t, to)
@@ -360,7 +360,7 @@ class PipelineBackbone(Backbone):
         noise = self._initial_noise(seeds, height, width).to(self.device)
         with _diffusers.sampling(self._pipe, scheduler), torch.no_grad(), self._texts_once():
             output = self._pipe(
-                **self.arguments(expanded(positive, len(seeds)), negatives),
+                **self.pipeline_kwargs(expanded(positive, len(seeds)), negatives),
                 **self._guided(guidance),
                 latents=self._packed(noise),
                 num_inference_steps=steps,
@@ -411,7 +411,7 @@ class PipelineBackbone(Backbone):
         return {"guidance_scale": guidance}
 
     def _reporting(self, callback: StepCallback | None, steps: int) -> dict[str, object]:
-        """Return the pipeline's own words for a function that is told of every step."""
+        """Return the pipeline's own words for a function that is called after every step."""
         return {"callback_on_step_end": _reporter(callback, steps)}
 
     def training_mode(self, *, texts: bool = False, weights: bool = False) -> AbstractContextManager[None]:
@@ -433,10 +433,10 @@ class PipelineBackbone(Backbone):
         if self._recomputes and not weights:
             stack.enter_context(_diffusers.recomputing(self.denoiser))
 
-    def watching(self, watch: AttentionCallback) -> AbstractContextManager[None]:
+    def capture_attention(self, callback: AttentionCallback) -> AbstractContextManager[None]:
         if "cross-attention" not in self.capabilities:
-            return super().watching(watch)
-        return _attention.watched(self.denoiser, watch)
+            return super().capture_attention(callback)
+        return _attention.captured(self.denoiser, callback)
 
     def _modules(self) -> dict[str, nn.Module]:
         return _modules(self._pipe)

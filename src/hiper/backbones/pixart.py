@@ -27,7 +27,7 @@ class PixArtBackbone(PipelineBackbone):
     schedulers: tuple[Scheduler, ...] = ("dpm++", "ddim", "dpm++-karras", "unipc", "unipc-karras", "euler")
     placement = "append"
     capabilities = PipelineBackbone.capabilities - {"lora"}  # diffusers gives this transformer no adapters
-    length = 300
+    max_length = 300
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class PixArtBackbone(PipelineBackbone):
         super().__init__(pipe, name=name, revision=revision, default_guidance=default_guidance)
         config = pipe.transformer.config
         self.family = "pixart-sigma"
-        self.embed = int(config.caption_channels)
+        self.embed_dim = int(config.caption_channels)
         side, factor = int(config.sample_size), int(pipe.vae_scale_factor)
         self.latent_shape = (int(config.in_channels), side, side)
         self.resolution, self.size_multiple = side * factor, int(config.patch_size) * factor
@@ -53,27 +53,33 @@ class PixArtBackbone(PipelineBackbone):
 
     def _encode(self, prompt: str) -> Conditioning:
         rows, mask, _, _ = self._pipe.encode_prompt(
-            prompt, do_classifier_free_guidance=False, device=self.device, max_sequence_length=self.length
+            prompt, do_classifier_free_guidance=False, device=self.device, max_sequence_length=self.max_length
         )
         read = prompt.lower().strip()  # as the pipeline does
-        pieces, lost = token_words(self._pipe.tokenizer, read, read, start=0, length=self.length)
+        pieces, lost = token_words(self._pipe.tokenizer, read, read, start=0, max_length=self.max_length)
         return Conditioning(
-            rows=rows[mask.bool()][None].float(), words=len(pieces), prompt=prompt, pieces=pieces, lost=lost
+            token_embeddings=rows[mask.bool()][None].float(),
+            num_tokens=len(pieces),
+            prompt=prompt,
+            words_per_token=pieces,
+            truncated_words=lost,
         )
 
     def _predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         told = expanded(conditioning, len(noisy))
         output: Tensor = self._pipe.transformer(
             noisy.to(self.dtype),
-            encoder_hidden_states=told.rows.to(self.dtype),
-            encoder_attention_mask=self._constant(torch.ones, told.rows.shape[:2], dtype=torch.long),
+            encoder_hidden_states=told.token_embeddings.to(self.dtype),
+            encoder_attention_mask=self._constant(
+                torch.ones, told.token_embeddings.shape[:2], dtype=torch.long
+            ),
             timestep=self._put(t),
             added_cond_kwargs={"resolution": None, "aspect_ratio": None},
             return_dict=False,
         )[0]
         return output[:, : noisy.shape[1]].float()  # the rest is the variance
 
-    def arguments(self, positive: Conditioning, negatives: Sequence[Conditioning]) -> dict[str, Any]:
+    def pipeline_kwargs(self, positive: Conditioning, negatives: Sequence[Conditioning]) -> dict[str, Any]:
         return {
             **self._all_put(masked(positive, negatives)),
             "negative_prompt": None,

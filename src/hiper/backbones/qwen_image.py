@@ -38,7 +38,7 @@ class QwenImageBackbone(FlowBackbone):
     usual: ClassVar[SamplingDefaults] = QWEN_IMAGE
     layout: ClassVar[Layout] = Layout(patch=PATCH)
     placement = "append"
-    length = 512
+    max_length = 512
 
     def __init__(
         self,
@@ -53,23 +53,29 @@ class QwenImageBackbone(FlowBackbone):
         if config.guidance_embeds:
             raise BackboneError(f"{name} is a distilled Qwen-Image; only the undistilled kind is supported")
         self.family = "qwen-image"
-        self.embed = int(config.joint_attention_dim)
+        self.embed_dim = int(config.joint_attention_dim)
         factor = int(pipe.vae_scale_factor)
         self._set_native(int(config.in_channels) // 4, NATIVE // factor, factor)
 
     def _encode(self, prompt: str) -> Conditioning:
         skipped = int(self._pipe.prompt_template_encode_start_idx)
         before, after = self._pipe.prompt_template_encode.split("{}")
-        rows, _ = self._pipe.encode_prompt(prompt, self.device, max_sequence_length=self.length)
+        rows, _ = self._pipe.encode_prompt(prompt, self.device, max_sequence_length=self.max_length)
         pieces, lost = token_words(
             self._pipe.tokenizer,
             before + prompt + after,
             prompt,
             start=len(before),
-            length=skipped + self.length,
+            max_length=skipped + self.max_length,
         )
         kept = pieces[skipped:]
-        return Conditioning(rows=rows.float(), words=len(kept), prompt=prompt, pieces=kept, lost=lost)
+        return Conditioning(
+            token_embeddings=rows.float(),
+            num_tokens=len(kept),
+            prompt=prompt,
+            words_per_token=kept,
+            truncated_words=lost,
+        )
 
     def _encode_negative(self, prompt: str) -> Conditioning:
         return replace(self._encode(prompt or NO_NEGATIVE), prompt=prompt)
@@ -80,14 +86,14 @@ class QwenImageBackbone(FlowBackbone):
         output = self._pipe.transformer(
             hidden_states=packed(noisy).to(self.dtype),
             timestep=self._sigma(t),
-            encoder_hidden_states=told.rows.to(self.dtype),
+            encoder_hidden_states=told.token_embeddings.to(self.dtype),
             encoder_hidden_states_mask=None,
             img_shapes=[[(1, h // 2, w // 2)]] * len(noisy),
             return_dict=False,
         )[0]
         return unpacked(output.float(), h, w)
 
-    def arguments(self, positive: Conditioning, negatives: Sequence[Conditioning]) -> dict[str, Any]:
+    def pipeline_kwargs(self, positive: Conditioning, negatives: Sequence[Conditioning]) -> dict[str, Any]:
         both = masked(positive, negatives, "prompt_embeds_mask")
         return {**self._all_put(both), "max_sequence_length": LONGEST}
 

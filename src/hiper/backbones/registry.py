@@ -147,7 +147,7 @@ def wrap(pipe: Any) -> Backbone:
 
 
 def wrap_reader(pipe: Any) -> Backbone:
-    """Wrap a user's own diffusers pipeline for its text rows alone (`Backbone.encode`, `Backbone.arguments`).
+    """Wrap a user's own diffusers pipeline for its text rows alone (`Backbone.encode`, `Backbone.pipeline_kwargs`).
 
     Args:
         pipe: As for `wrap`, or one that reads sentences as these do: ControlNet, img2img, inpainting and the like.
@@ -245,7 +245,7 @@ def _from_folder(folder: Path, name: str, revision: str, guidance: float | None,
         )
     backbone: Backbone = kind.from_folder(folder, name=name, revision=revision, guidance=guidance, how=how)
     if (folder / FILE).is_file():
-        backbone.tail_encoder = TailEncoder.load(folder / FILE, backbone.latent_shape, backbone.embed)
+        backbone.tail_encoder = TailEncoder.load(folder / FILE, backbone.latent_shape, backbone.embed_dim)
     return backbone
 
 

@@ -31,7 +31,7 @@ class SanaBackbone(FlowBackbone):
     usual: ClassVar[SamplingDefaults] = SANA
     schedulers: tuple[Scheduler, ...] = ("dpm++",)
     placement = "append"
-    length = 300
+    max_length = 300
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class SanaBackbone(FlowBackbone):
         pipe.tokenizer.padding_side = (
             "right"  # as its pipeline sets it whenever it reads; the key is the same before
         )
-        self.embed = int(config.caption_channels)
+        self.embed_dim = int(config.caption_channels)
         factor = int(pipe.vae_scale_factor)
         self._set_native(int(config.in_channels), int(config.sample_size), factor)
         self.size_multiple = int(config.patch_size) * factor
@@ -70,34 +70,40 @@ class SanaBackbone(FlowBackbone):
             prompt,
             do_classifier_free_guidance=False,
             device=self.device,
-            max_sequence_length=self.length,
+            max_sequence_length=self.max_length,
             complex_human_instruction=instruction,
         )
         pieces, lost = self._pieces("\n".join(instruction), prompt.lower().strip())
         return Conditioning(
-            rows=rows[mask.bool()][None].float(), words=len(pieces), prompt=prompt, pieces=pieces, lost=lost
+            token_embeddings=rows[mask.bool()][None].float(),
+            num_tokens=len(pieces),
+            prompt=prompt,
+            words_per_token=pieces,
+            truncated_words=lost,
         )
 
     def _pieces(self, before: str, read: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Name the rows that are kept: the first, and the last `length` - 1 of the table with its padding."""
         tokenizer = self._pipe.tokenizer
-        table = self.length + (len(tokenizer.encode(before)) - 2 if before else 0)
-        pieces, lost = token_words(tokenizer, before + read, read, start=len(before), length=table)
-        return (pieces[0], *pieces[table - self.length + 1 :]), lost
+        table = self.max_length + (len(tokenizer.encode(before)) - 2 if before else 0)
+        pieces, lost = token_words(tokenizer, before + read, read, start=len(before), max_length=table)
+        return (pieces[0], *pieces[table - self.max_length + 1 :]), lost
 
     def _predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         told = expanded(conditioning, len(noisy))
         scale = self.timesteps * float(self._pipe.transformer.config.timestep_scale)
         output: Tensor = self._pipe.transformer(
             noisy.to(self.dtype),
-            encoder_hidden_states=told.rows.to(self.dtype),
-            encoder_attention_mask=self._constant(torch.ones, told.rows.shape[:2], dtype=torch.long),
+            encoder_hidden_states=told.token_embeddings.to(self.dtype),
+            encoder_attention_mask=self._constant(
+                torch.ones, told.token_embeddings.shape[:2], dtype=torch.long
+            ),
             timestep=self._sigma(t) * scale,
             return_dict=False,
         )[0]
         return output[:, : noisy.shape[1]].float()
 
-    def arguments(self, positive: Conditioning, negatives: Sequence[Conditioning]) -> dict[str, Any]:
+    def pipeline_kwargs(self, positive: Conditioning, negatives: Sequence[Conditioning]) -> dict[str, Any]:
         return {
             **self._all_put(masked(positive, negatives)),
             "negative_prompt": None,

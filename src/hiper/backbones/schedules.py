@@ -31,7 +31,7 @@ class Schedule(ABC):
         """Number of noise levels."""
         return len(self.signal)
 
-    def diffuse(self, latents: Tensor, noise: Tensor, t: Tensor) -> NoisySample:
+    def add_noise(self, latents: Tensor, noise: Tensor, t: Tensor) -> NoisySample:
         """Bring latents [1 or batch, c, h, w] to the levels t [batch]; all on the schedule's device."""
         signal, sigma = self.signal[t][:, None, None, None], self.sigma[t][:, None, None, None]
         return NoisySample(

@@ -41,8 +41,8 @@ class SdBackbone(UNetBackbone):
         default_guidance: float | None = None,
     ) -> None:
         super().__init__(pipe, name=name, revision=revision, default_guidance=default_guidance)
-        self.length = int(pipe.tokenizer.model_max_length)
-        self.family = _FAMILIES.get(self.embed, "sd")
+        self.max_length = int(pipe.tokenizer.model_max_length)
+        self.family = _FAMILIES.get(self.embed_dim, "sd")
 
     @classmethod
     def from_single_file(cls, path: Path, header: Header, *, how: Loading, network: bool) -> SdBackbone:
@@ -79,11 +79,17 @@ class SdBackbone(UNetBackbone):
     def _encode(self, prompt: str) -> Conditioning:
         rows, _ = self._pipe.encode_prompt(prompt, self.device, 1, False)
         converted = self._pipe.maybe_convert_prompt(prompt, self._pipe.tokenizer)
-        pieces, lost = spelled(clip_words(self._pipe.tokenizer, converted), self.length)
-        return Conditioning(rows=rows.float(), words=len(pieces), prompt=prompt, pieces=pieces, lost=lost)
+        pieces, lost = spelled(clip_words(self._pipe.tokenizer, converted), self.max_length)
+        return Conditioning(
+            token_embeddings=rows.float(),
+            num_tokens=len(pieces),
+            prompt=prompt,
+            words_per_token=pieces,
+            truncated_words=lost,
+        )
 
     def _predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        rows = conditioning.rows.expand(len(noisy), -1, -1)
+        rows = conditioning.token_embeddings.expand(len(noisy), -1, -1)
         output: Tensor = self._pipe.unet(
             noisy.to(self.dtype),
             self._put(t),
@@ -93,5 +99,5 @@ class SdBackbone(UNetBackbone):
         )[0]
         return output.float()
 
-    def arguments(self, positive: Conditioning, negatives: Sequence[Conditioning]) -> dict[str, Any]:
+    def pipeline_kwargs(self, positive: Conditioning, negatives: Sequence[Conditioning]) -> dict[str, Any]:
         return self._all_put(paired(positive, negatives))

@@ -45,8 +45,8 @@ class Sd3Backbone(FlowBackbone):
         config = pipe.transformer.config
         self.family = "sd3"
         self._clip_rows = int(pipe.tokenizer_max_length)
-        self.length = self._clip_rows + T5_ROWS
-        self.embed = int(config.joint_attention_dim)
+        self.max_length = self._clip_rows + T5_ROWS
+        self.embed_dim = int(config.joint_attention_dim)
         self._set_native(int(config.in_channels), int(pipe.default_sample_size), int(pipe.vae_scale_factor))
 
     def _sampling_defaults(self) -> SamplingDefaults:
@@ -65,11 +65,11 @@ class Sd3Backbone(FlowBackbone):
         if self._pipe.text_encoder_3 is None:
             rows = rows.roll(-self._clip_rows, dims=1)
         return Conditioning(
-            rows=rows.float(),
-            words=len(pieces),
+            token_embeddings=rows.float(),
+            num_tokens=len(pieces),
             prompt=prompt,
-            pieces=pieces,
-            lost=lost,
+            words_per_token=pieces,
+            truncated_words=lost,
             pooled=pooled.float(),
         )
 
@@ -78,7 +78,7 @@ class Sd3Backbone(FlowBackbone):
         clip, unread = spelled(clip_words(self._pipe.tokenizer, prompt), self._clip_rows)
         if self._pipe.text_encoder_3 is None:
             return (*[""] * T5_ROWS, *clip), unread
-        t5, lost = token_words(self._pipe.tokenizer_3, prompt, prompt, start=0, length=T5_ROWS)
+        t5, lost = token_words(self._pipe.tokenizer_3, prompt, prompt, start=0, max_length=T5_ROWS)
         return (*clip, *[""] * (self._clip_rows - len(clip)), *t5), lost
 
     def _predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
@@ -87,11 +87,11 @@ class Sd3Backbone(FlowBackbone):
         output: Tensor = self._pipe.transformer(
             hidden_states=noisy.to(self.dtype),
             timestep=self._sigma(t) * self.timesteps,
-            encoder_hidden_states=told.rows.to(self.dtype),
+            encoder_hidden_states=told.token_embeddings.to(self.dtype),
             pooled_projections=told.pooled.to(self.dtype),
             return_dict=False,
         )[0]
         return output.float()
 
-    def arguments(self, positive: Conditioning, negatives: Sequence[Conditioning]) -> dict[str, Any]:
+    def pipeline_kwargs(self, positive: Conditioning, negatives: Sequence[Conditioning]) -> dict[str, Any]:
         return self._all_put(paired(positive, negatives))

@@ -41,7 +41,7 @@ class SdxlBackbone(UNetBackbone):
     ) -> None:
         super().__init__(pipe, name=name, revision=revision, default_guidance=default_guidance)
         self.family = "sdxl"
-        self.length = int(pipe.tokenizer_2.model_max_length)
+        self.max_length = int(pipe.tokenizer_2.model_max_length)
 
     @classmethod
     def from_single_file(cls, path: Path, header: Header, *, how: Loading, network: bool) -> SdxlBackbone:
@@ -60,13 +60,13 @@ class SdxlBackbone(UNetBackbone):
             prompt, device=self.device, do_classifier_free_guidance=False
         )
         converted = self._pipe.maybe_convert_prompt(prompt, self._pipe.tokenizer_2)
-        pieces, lost = spelled(clip_words(self._pipe.tokenizer_2, converted), self.length)
+        pieces, lost = spelled(clip_words(self._pipe.tokenizer_2, converted), self.max_length)
         return Conditioning(
-            rows=rows.float(),
-            words=len(pieces),
+            token_embeddings=rows.float(),
+            num_tokens=len(pieces),
             prompt=prompt,
-            pieces=pieces,
-            lost=lost,
+            words_per_token=pieces,
+            truncated_words=lost,
             pooled=pooled.float(),
         )
 
@@ -77,7 +77,7 @@ class SdxlBackbone(UNetBackbone):
             noisy.to(self.dtype),
             self._put(t),
             timestep_cond=self._guidance_condition(len(noisy)),
-            encoder_hidden_states=told.rows.to(self.dtype),
+            encoder_hidden_states=told.token_embeddings.to(self.dtype),
             added_cond_kwargs={
                 "text_embeds": told.pooled.to(self.dtype),
                 "time_ids": self._sizes(len(noisy)),
@@ -94,5 +94,5 @@ class SdxlBackbone(UNetBackbone):
         side = self.resolution
         return self._constant(torch.tensor, ((side, side, 0, 0, side, side),) * batch, dtype=torch.float32)
 
-    def arguments(self, positive: Conditioning, negatives: Sequence[Conditioning]) -> dict[str, Any]:
+    def pipeline_kwargs(self, positive: Conditioning, negatives: Sequence[Conditioning]) -> dict[str, Any]:
         return self._all_put(paired(positive, negatives))

@@ -38,10 +38,10 @@ class UNetBackbone(PipelineBackbone):
         super().__init__(pipe, name=name, revision=revision, default_guidance=default_guidance)
         config = pipe.unet.config
         self._guidance_width = config.get("time_cond_proj_dim")
-        self.hears_negatives = self._guidance_width is None
-        is_lcm = not self.hears_negatives or type(pipe.scheduler).__name__ == "LCMScheduler"
+        self.uses_negative_prompt = self._guidance_width is None
+        is_lcm = not self.uses_negative_prompt or type(pipe.scheduler).__name__ == "LCMScheduler"
         self.schedulers = ("lcm", *UNET_SCHEDULERS) if is_lcm else UNET_SCHEDULERS
-        self.embed = int(config.cross_attention_dim)
+        self.embed_dim = int(config.cross_attention_dim)
         size = int(config.sample_size)
         self.latent_shape = (int(config.in_channels), size, size)
         self.resolution = size * int(pipe.vae_scale_factor)

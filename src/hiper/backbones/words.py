@@ -11,12 +11,12 @@ _WORD = re.compile(r"<\|\d+\|>|\w+|[^\w\s]")  # the first kind stands in for a l
 _MARK = "\N{OBJECT REPLACEMENT CHARACTER}"  # found in no template
 
 
-def spelled(words: list[tuple[str, int]], length: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def spelled(words: list[tuple[str, int]], max_length: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Lay words, each with its number of tokens, between a start and an end mark in a table of `length` rows.
 
     Returns the word of each row in use, "" for the start mark, and the words that did not fit.
     """
-    kept = length - 2
+    kept = max_length - 2
     spoken: list[str] = []
     lost = []
     for word, tokens in words:
@@ -43,14 +43,14 @@ def clip_words(tokenizer: Any, prompt: str) -> list[tuple[str, int]]:
 
 
 def token_words(
-    tokenizer: Any, text: str, prompt: str, *, start: int, length: int
+    tokenizer: Any, text: str, prompt: str, *, start: int, max_length: int
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Say for each of a text's first `length` tokens, marks included, to which word of the prompt it belongs.
 
     text: what the encoder reads, the prompt inside a template; start: where in it the prompt begins.
     Returns the word of each token, "" for those of the template, and the words that did not fit.
     """
-    kept = tokenizer(text, truncation=True, max_length=length, return_offsets_mapping=True)
+    kept = tokenizer(text, truncation=True, max_length=max_length, return_offsets_mapping=True)
     spans = [(start + found.start(), start + found.end(), found.group()) for found in _WORD.finditer(prompt)]
     ends = [end for _, end in kept.offset_mapping]
     pieces = [next((word for a, b, word in spans if a < end <= b), "") for end in ends]
@@ -60,7 +60,7 @@ def token_words(
 
 
 def chat_words(
-    tokenizer: Any, prompt: str, *, length: int, **template: bool
+    tokenizer: Any, prompt: str, *, max_length: int, **template: bool
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Do as `token_words` for a prompt that a language model reads as a user's message."""
 
@@ -72,4 +72,4 @@ def chat_words(
         return text
 
     start = said(_MARK).index(_MARK)
-    return token_words(tokenizer, said(prompt), prompt, start=start, length=length)
+    return token_words(tokenizer, said(prompt), prompt, start=start, max_length=max_length)

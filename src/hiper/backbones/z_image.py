@@ -30,7 +30,7 @@ class ZImageBackbone(FlowBackbone):
     pipeline_name: ClassVar[str] = "ZImagePipeline"
     layout: ClassVar[Layout] = Layout(chat=True)
     placement = "append"
-    length = 512
+    max_length = 512
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class ZImageBackbone(FlowBackbone):
         super().__init__(pipe, name=name, revision=revision, default_guidance=default_guidance)
         config = pipe.transformer.config
         self.family = "z-image"
-        self.embed = int(config.cap_feat_dim)
+        self.embed_dim = int(config.cap_feat_dim)
         factor = int(pipe.vae_scale_factor)
         self._set_native(int(config.in_channels), NATIVE // factor, factor)
 
@@ -52,11 +52,17 @@ class ZImageBackbone(FlowBackbone):
 
     def _encode(self, prompt: str) -> Conditioning:
         rows, _ = self._pipe.encode_prompt(
-            prompt, self.device, do_classifier_free_guidance=False, max_sequence_length=self.length
+            prompt, self.device, do_classifier_free_guidance=False, max_sequence_length=self.max_length
         )
-        pieces, lost = chat_words(self._pipe.tokenizer, prompt, length=self.length, enable_thinking=True)
+        pieces, lost = chat_words(
+            self._pipe.tokenizer, prompt, max_length=self.max_length, enable_thinking=True
+        )
         return Conditioning(
-            rows=rows[0][None].float(), words=len(pieces), prompt=prompt, pieces=pieces, lost=lost
+            token_embeddings=rows[0][None].float(),
+            num_tokens=len(pieces),
+            prompt=prompt,
+            words_per_token=pieces,
+            truncated_words=lost,
         )
 
     def _predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
@@ -64,17 +70,22 @@ class ZImageBackbone(FlowBackbone):
         output = self._pipe.transformer(
             list(noisy.to(self.dtype)[:, :, None]),
             1 - self._sigma(t),  # its time runs from noise to picture, and so does what it predicts
-            list(told.rows.to(self.dtype)),
+            list(told.token_embeddings.to(self.dtype)),
             return_dict=False,
         )[0]
         return -torch.stack(output)[:, :, 0].float()
 
-    def arguments(self, positive: Conditioning, negatives: Sequence[Conditioning]) -> dict[str, Any]:
-        batch = max(len(positive.rows), len(negatives))
+    def pipeline_kwargs(self, positive: Conditioning, negatives: Sequence[Conditioning]) -> dict[str, Any]:
+        batch = max(len(positive.token_embeddings), len(negatives))
         others = [
-            row for each in negatives for row in expanded(each, batch if len(negatives) == 1 else 1).rows
+            row
+            for each in negatives
+            for row in expanded(each, batch if len(negatives) == 1 else 1).token_embeddings
         ]
-        pair = {"prompt_embeds": list(expanded(positive, batch).rows), "negative_prompt_embeds": others}
+        pair = {
+            "prompt_embeds": list(expanded(positive, batch).token_embeddings),
+            "negative_prompt_embeds": others,
+        }
         return {name: [rows.to(self.device, self.dtype) for rows in side] for name, side in pair.items()}
 
     def _packed(self, latents: Tensor) -> Tensor:

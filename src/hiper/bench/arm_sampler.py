@@ -16,7 +16,7 @@ from hiper.backbones import Backbone, StepCallback
 from hiper.bench.arms import Arm
 from hiper.bench.base import Case
 from hiper.bench.kept_fits import Fits, KeptFit
-from hiper.conditioning import TAIL, random_rows
+from hiper.conditioning import TAIL, random_tail
 from hiper.errors import Interrupted
 from hiper.images import fit_square
 from hiper.inference import edit, resolve_settings
@@ -174,7 +174,7 @@ def _own_edit(arm: Arm, artifact: Artifact, backbone: Backbone) -> dict[str, Val
 def strange_rows(rows: Tensor, subject: str) -> Tensor:
     """Return random rows with the norms of `rows` [tail, embed], the same ones for the same subject's name."""
     seed = int.from_bytes(hashlib.sha256(subject.encode()).digest()[:7], "big")
-    return random_rows(rows, generator(seed))
+    return random_tail(rows, generator(seed))
 
 
 def _sampling(settings: EditSettings) -> dict[str, Value]:

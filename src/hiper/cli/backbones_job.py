@@ -105,4 +105,4 @@ def _family_lines() -> Iterator[str]:
 
 def _family(declared: Declared) -> str:
     family = f"family {declared.family}" if declared.family else "family sd1 or sd2, by width"
-    return f"{family}, up to {declared.length} rows" if declared.length else family
+    return f"{family}, up to {declared.max_length} rows" if declared.max_length else family

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hiper.backbones import Backbone
     from hiper.images import Subject
     from hiper.methods import Method
-    from hiper.training import CheckpointFile, StepRecord
+    from hiper.training import CheckpointFile, ProgressEvent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,14 +147,14 @@ def run_fit(
     backbone: Backbone,
     checkpoint: CheckpointFile,
     report: Report,
-    loss_history: list[StepRecord] | None = None,
+    loss_history: list[ProgressEvent] | None = None,
 ) -> Artifact:
     """Fit with progress; a signal makes it stop between two steps, its state in the checkpoint.
 
     course: takes every record of the losses
     """
 
-    def told(record: StepRecord) -> None:
+    def told(record: ProgressEvent) -> None:
         report("fitting", record.step, record.steps)
         if loss_history is not None:
             loss_history.append(record)

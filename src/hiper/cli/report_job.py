@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hiper.analysis.attention import Study
     from hiper.artifacts import Artifact, EditResult
     from hiper.backbones import Backbone
-    from hiper.training import StepRecord
+    from hiper.training import ProgressEvent
 
 STRENGTHS = (0.0, 0.5, 0.8, 1.0)
 """Rows of the grid, besides the strength that was asked for."""
@@ -37,7 +37,7 @@ def write_report(
     report: Report,
     *,
     source: Image | None = None,
-    loss_history: Sequence[StepRecord] = (),
+    loss_history: Sequence[ProgressEvent] = (),
 ) -> None:
     """Draw the grids, watch the first sentence, and write the page."""
     from hiper.analysis import RunReport, page

@@ -20,7 +20,7 @@ from hiper.training import checkpoint_beside
 if TYPE_CHECKING:
     from hiper.artifacts import Artifact
     from hiper.backbones import Backbone
-    from hiper.training import StepRecord
+    from hiper.training import ProgressEvent
 
 
 def run(
@@ -74,7 +74,7 @@ class Fitted:
     artifact: Artifact
     path: Path
     reused: bool
-    loss_history: Sequence[StepRecord] = ()
+    loss_history: Sequence[ProgressEvent] = ()
 
 
 def _fitted(session: Session, plan: Plan, backbone: Backbone, report: Report) -> Fitted:
@@ -88,7 +88,7 @@ def _fitted(session: Session, plan: Plan, backbone: Backbone, report: Report) ->
             report("using the fit of an earlier run", 0, 0)
             return Fitted(artifact=kept, path=path, reused=True)
         files.check_writable(path, overwrite=True)
-        loss_history: list[StepRecord] = []
+        loss_history: list[ProgressEvent] = []
         with session.stop.deferred(once_asked=True):
             artifact = _fit_into(session, plan, backbone, path, report, loss_history)
         return Fitted(artifact=artifact, path=path, reused=False, loss_history=loss_history)
@@ -100,7 +100,7 @@ def _fit_into(
     backbone: Backbone,
     path: Path,
     report: Report,
-    loss_history: list[StepRecord],
+    loss_history: list[ProgressEvent],
 ) -> Artifact:
     from hiper.training import CheckpointFile
 

@@ -10,11 +10,11 @@ from .embeddings import expanded as expanded
 from .embeddings import initial_tail as initial_tail
 from .embeddings import keep_norms as keep_norms
 from .embeddings import lengthened as lengthened
-from .embeddings import lost_notes as lost_notes
 from .embeddings import padded as padded
 from .embeddings import place_tail as place_tail
-from .embeddings import random_rows as random_rows
+from .embeddings import random_tail as random_tail
 from .embeddings import side_by_side as side_by_side
 from .embeddings import stacked as stacked
 from .embeddings import tail_notes as tail_notes
 from .embeddings import take_tail as take_tail
+from .embeddings import truncation_notes as truncation_notes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-from hiper.training import StepRecord
+from hiper.training import ProgressEvent
 
 WIDTH, HEIGHT = 640, 240
 LEFT, RIGHT, TOP, BOTTOM = 60, 12, 12, 34
@@ -13,7 +13,7 @@ _WINDOW = 0.05
 """Share of all records that the smooth line averages over."""
 
 
-def loss_curve(records: Sequence[StepRecord]) -> str:
+def loss_curve(records: Sequence[ProgressEvent]) -> str:
     """Return an <svg> of the losses of two or more records, faint, and of their moving mean."""
     losses = [record.loss for record in records]
     steps = [record.step for record in records]

@@ -155,7 +155,7 @@ def prompt_embeds(
     each = []
     for text, other in zip(cleaned, negatives * (len(cleaned) // len(negatives)), strict=True):
         with prepared_prompt(backbone, learnt.artifact, text, factor, [other], notes) as told:
-            each.append(backbone.arguments(told.positive, told.negatives))
+            each.append(backbone.pipeline_kwargs(told.positive, told.negatives))
             notes += _unheard(backbone, told, None, None)
     for note in dict.fromkeys(notes):
         warnings.warn(note, HiperWarning, stacklevel=2)
@@ -277,18 +277,18 @@ def _unheard(
         told.sample, KeepingSampler
     ):  # it guides by calls of its own, which every model hears
         silent = settings is not None and settings.guidance == 1
-        hears_negatives = hears_guidance = True
+        uses_negative_prompt = uses_guidance = True
     else:
         silent = settings is not None and settings.guidance <= 1
-        hears_negatives, hears_guidance = backbone.hears_negatives, backbone.hears_guidance
+        uses_negative_prompt, uses_guidance = backbone.uses_negative_prompt, backbone.uses_guidance
         if isinstance(told.sample, KeepingSampler):  # which guides by the negative sentence alone
-            hears_guidance = hears_negatives
+            uses_guidance = uses_negative_prompt
     if any(each.prompt or each.tail for each in told.negatives):
-        if not hears_negatives:
+        if not uses_negative_prompt:
             yield f"{backbone.id} is distilled to be guided without a negative sentence; yours is ignored"
         elif silent:
             yield "a guidance of 1 or less is none, so that the negative sentence is ignored; raise the guidance"
-    if asked is not None and asked > 1 and not hears_guidance:
+    if asked is not None and asked > 1 and not uses_guidance:
         yield f"{backbone.id} is distilled to draw without guidance; the scale {asked:g} is ignored"
 
 

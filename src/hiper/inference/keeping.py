@@ -58,7 +58,7 @@ class KeepingSampler:
         count = len(seeds)
         target, source = expanded(positive, count), expanded(self.caption, count)
         negative = expanded(stacked(negatives), count)
-        guidance = max(1.0, guidance) if self.backbone.hears_negatives else 1.0
+        guidance = max(1.0, guidance) if self.backbone.uses_negative_prompt else 1.0
         path = levels(self.backbone.timesteps, steps)
         first, last = _share(steps, self.keep)
         random = [generator(seed) for seed in seeds]

@@ -17,7 +17,7 @@ from hiper.errors import Interrupted
 from hiper.images import Subject
 from hiper.inference.editing import edit
 from hiper.methods import HiPer, HiPerOptions
-from hiper.training import FitControl, FitPaused, StepRecord, TrainingState
+from hiper.training import FitControl, FitPaused, ProgressEvent, TrainingState
 
 QUICK, QUICK_STEPS, OTHER_STEPS = "dpm++", 4, 8
 """What draws a preview, in how many steps, where the model offers it; else its own sampler: enough for a likeness."""
@@ -54,7 +54,7 @@ def fit_with_previews(
     assert control.checkpoint is not None
     method, reached = HiPer(), 0
 
-    def note(record: StepRecord) -> None:
+    def note(record: ProgressEvent) -> None:
         nonlocal reached
         reached = record.step
         control.report(record)

@@ -34,7 +34,7 @@ from hiper.methods.inversion import (
 )
 from hiper.options import Spec
 from hiper.seeds import generator
-from hiper.training import NO_CONTROL, FitControl, StepRecord
+from hiper.training import NO_CONTROL, FitControl, ProgressEvent
 
 TRAJECTORY = "trajectory"
 
@@ -94,7 +94,7 @@ def inverted(
         for step, latents in enumerate(ddim_invert(backbone, path[0], told, steps), start=1):
             path.append(latents)
             seconds = time.monotonic() - begun
-            control.report(StepRecord(step=step, steps=steps, loss=NOTHING_MINIMISED, seconds=seconds))
+            control.report(ProgressEvent(step=step, steps=steps, loss=NOTHING_MINIMISED, seconds=seconds))
             control.raise_if_stopped()
     return torch.cat(path)
 

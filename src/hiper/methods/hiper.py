@@ -174,7 +174,7 @@ def _negative_encoder(backbone: Backbone, artifact: Artifact, added: int) -> Pro
 
     def encode(prompt: str) -> Conditioning:
         plain = backbone.encode_negative(prompt)
-        return _with_tail(lengthened(plain, plain.length + added), tail, "replace")
+        return _with_tail(lengthened(plain, plain.sequence_length + added), tail, "replace")
 
     return encode
 

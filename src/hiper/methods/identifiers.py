@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hiper.backbones import Backbone
-from hiper.conditioning import Conditioning, lost_notes
+from hiper.conditioning import Conditioning, truncation_notes
 from hiper.images import Subject, fit_square
 from hiper.methods.base import PromptEncoder, TrainedMethod
 from hiper.methods.fit_options import TrainingOptions, picture_latents, training_config
@@ -82,7 +82,7 @@ def identifying(backbone: Backbone, options: Mapping[str, object]) -> PromptEnco
 
     def encode(prompt: str) -> Conditioning:
         told = backbone.encode(identified(prompt, noun, identifier))
-        return replace(told, notes=lost_notes(told))
+        return replace(told, notes=truncation_notes(told))
 
     return encode
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hiper.artifacts import Artifact
 from hiper.backbones import Backbone
-from hiper.conditioning import Conditioning, lost_notes
+from hiper.conditioning import Conditioning, truncation_notes
 from hiper.errors import ArtifactError, OptionError
 from hiper.images import Subject, clean_text
 from hiper.methods.base import AttachedModel, Method
@@ -24,7 +24,7 @@ from hiper.methods.fit_options import EDITING, TrainingOptions, picture_latents,
 from hiper.methods.weights import OverWeights, copied, named, swapped_weights
 from hiper.options import Key, Spec
 from hiper.seeds import generator
-from hiper.training import NO_CONTROL, Denoising, FitControl, Fitted, StepRecord, TrainingTask, optimise
+from hiper.training import NO_CONTROL, Denoising, FitControl, Fitted, ProgressEvent, TrainingTask, optimise
 
 ROWS = "rows"
 
@@ -127,11 +127,11 @@ class Imagic(Method[ImagicOptions]):
         target = str(artifact.options.get("target"))
         told = backbone.encode(target)
         fitted = artifact.tensors.get(ROWS)
-        if fitted is None or fitted.shape != told.rows.shape[1:]:
+        if fitted is None or fitted.shape != told.token_embeddings.shape[1:]:
             raise ArtifactError(
-                f"it holds no rows of {list(told.rows.shape[1:])} numbers; fit again on {backbone.id}"
+                f"it holds no rows of {list(told.token_embeddings.shape[1:])} numbers; fit again on {backbone.id}"
             )
-        rows = torch.lerp(told.rows, fitted[None].to(told.rows.device), strength)
+        rows = torch.lerp(told.token_embeddings, fitted[None].to(told.token_embeddings.device), strength)
 
         def encode(prompt: str) -> Conditioning:
             if prompt != target:
@@ -139,7 +139,7 @@ class Imagic(Method[ImagicOptions]):
                     f"the sentence is {prompt!r}, and the file was fitted for {target!r}: imagic needs a fit for"
                     " each sentence; fit again with target=SENTENCE"
                 )
-            return replace(told, rows=rows, notes=lost_notes(told))
+            return replace(told, token_embeddings=rows, notes=truncation_notes(told))
 
         with swapped_weights(backbone, artifact, 1.0):
             yield AttachedModel(encode=encode, sample=backbone.sample)
@@ -173,7 +173,7 @@ class _Stages:
 
     def rows(self) -> Fitted:
         """Stage A: the sentence's rows, the weights frozen (section 3.2, text embedding optimisation)."""
-        start = {ROWS: self._told.rows[0].clone().requires_grad_()}
+        start = {ROWS: self._told.token_embeddings[0].clone().requires_grad_()}
         config = training_config(self._options, self._backbone)
         task = TrainingTask(
             objective=self._denoising(), parameters=start, config=config, generator=self._random
@@ -215,13 +215,13 @@ class _Stages:
         )
 
     def _with(self, parameters: Mapping[str, Tensor]) -> Conditioning:
-        return replace(self._told, rows=parameters[ROWS][None])
+        return replace(self._told, token_embeddings=parameters[ROWS][None])
 
     def _counted(self, done: int) -> FitControl:
         """Count the steps of both stages as one."""
         total = self._options.steps + self._options.weight_steps
 
-        def report(record: StepRecord) -> None:
+        def report(record: ProgressEvent) -> None:
             self._control.report(replace(record, step=done + record.step, steps=total))
 
         return replace(self._control, callback=report)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hiper.artifacts import Artifact
 from hiper.backbones import Backbone, Samples, Scheduler, StepCallback
-from hiper.conditioning import Conditioning, expanded, lost_notes, stacked
+from hiper.conditioning import Conditioning, expanded, stacked, truncation_notes
 from hiper.errors import ArtifactError, OptionError
 from hiper.images import Subject
 from hiper.methods.base import Method, PromptEncoder
@@ -205,6 +205,6 @@ def plain_encoder(backbone: Backbone) -> PromptEncoder:
 
     def encode(prompt: str) -> Conditioning:
         told = backbone.encode(prompt)
-        return replace(told, notes=lost_notes(told))
+        return replace(told, notes=truncation_notes(told))
 
     return encode

@@ -34,7 +34,7 @@ from hiper.training import (
     CheckpointFile,
     FitControl,
     Progress,
-    StepRecord,
+    ProgressEvent,
     TrainingState,
 )
 
@@ -95,15 +95,15 @@ class NullText(InversionMethod[NullTextOptions]):
     @contextmanager
     def attach(self, backbone: Backbone, artifact: Artifact, strength: float) -> Iterator[AttachedModel]:
         nulls = artifact.tensors.get(NULLS)
-        if nulls is None or nulls.dim() != 3 or nulls.shape[2] != backbone.embed:
+        if nulls is None or nulls.dim() != 3 or nulls.shape[2] != backbone.embed_dim:
             raise ArtifactError(
-                f"it holds no rows of {backbone.embed} for each step; fit again on this model"
+                f"it holds no rows of {backbone.embed_dim} for each step; fit again on this model"
             )
         rows = nulls.to(backbone.device)
         empty = backbone.encode_negative("")
 
         def negative(number: int) -> Conditioning:
-            return replace(empty, rows=rows[len(rows) - number][None])
+            return replace(empty, token_embeddings=rows[len(rows) - number][None])
 
         descent = descent_from(backbone, artifact, strength, negative)
         yield AttachedModel(encode=plain_encoder(backbone), sample=descent)
@@ -134,7 +134,7 @@ class _Pursuit:
         self._backbone, self._path, self._told, self._empty = backbone, path, told, empty
         self._options, self._checkpoint, self._key = options, checkpoint, key
         self._begun, self._earlier, self._saved = begun, 0.0, time.monotonic()
-        self._latents, self._rows = path[-1:], empty.rows
+        self._latents, self._rows = path[-1:], empty.token_embeddings
         self._fitted: list[Tensor] = []
         self._levels = levels(backbone.timesteps, len(path) - 1)
         self._resume()
@@ -156,7 +156,7 @@ class _Pursuit:
         """Return the mean squared distance of the latents to those of the path."""
         return float(F.mse_loss(self._latents, self._path[len(self._path) - 1 - self.done][None]))
 
-    def steps(self) -> Iterator[StepRecord]:
+    def steps(self) -> Iterator[ProgressEvent]:
         """Fit what is left, noisiest first."""
         total = len(self._path) - 1
         while self.done < total:
@@ -167,7 +167,7 @@ class _Pursuit:
             with torch.no_grad():
                 self._latents = self._next(number, told, self._rows)
             self._fitted.append(self._rows)
-            yield StepRecord(step=self.done, steps=total, loss=self.error(), seconds=self.seconds)
+            yield ProgressEvent(step=self.done, steps=total, loss=self.error(), seconds=self.seconds)
             if self._checkpoint and time.monotonic() - self._saved >= self._checkpoint.every_seconds:
                 self.save()
 
@@ -196,7 +196,7 @@ class _Pursuit:
     def _next(self, number: int, told: Tensor, rows: Tensor) -> Tensor:
         """Go down one step from the latents reached, with `rows` for the empty sentence."""
         assert self._options.guidance is not None
-        untold = self._predict(number, replace(self._empty, rows=rows))
+        untold = self._predict(number, replace(self._empty, token_embeddings=rows))
         predicted = mixed(told, untold, self._options.guidance)
         return self._backbone.step(self._latents, predicted, self._levels[number], self._levels[number - 1])
 

@@ -30,7 +30,7 @@ from hiper.methods.inversion import (
 )
 from hiper.options import Spec
 from hiper.seeds import generator
-from hiper.training import NO_CONTROL, FitControl, StepRecord
+from hiper.training import NO_CONTROL, FitControl, ProgressEvent
 
 LATENTS = "latents"
 
@@ -71,7 +71,7 @@ class Sdedit(InversionMethod[SdeditOptions]):
         options = self.resolve(options, backbone, subject)
         latents = picture_latents(backbone, subject, options, generator(options.seed))
         seconds = time.monotonic() - begun
-        control.report(StepRecord(step=1, steps=1, loss=NOTHING_MINIMISED, seconds=seconds))
+        control.report(ProgressEvent(step=1, steps=1, loss=NOTHING_MINIMISED, seconds=seconds))
         return self.artifact(backbone, subject, options, {LATENTS: latents}, {"seconds": round(seconds, 3)})
 
     @contextmanager
@@ -82,7 +82,7 @@ class Sdedit(InversionMethod[SdeditOptions]):
             if number == 0:
                 return latents.expand(len(seeds), -1, -1, -1)
             noise = torch.cat([torch.randn(latents.shape, generator=generator(seed)) for seed in seeds])
-            return backbone.diffuse(latents, noise, torch.full((len(seeds),), level)).noisy
+            return backbone.add_noise(latents, noise, torch.full((len(seeds),), level)).noisy
 
         descent = InvertedSampler(
             backbone=backbone, method=self.name, strength=check_strength(self.name, strength), start=start

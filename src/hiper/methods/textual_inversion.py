@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hiper.artifacts import Artifact
 from hiper.backbones import Backbone
-from hiper.conditioning import Conditioning, lost_notes
+from hiper.conditioning import Conditioning, truncation_notes
 from hiper.errors import ArtifactError
 from hiper.images import Subject
 from hiper.methods.base import AttachedModel, TrainedMethod
@@ -120,7 +120,7 @@ class TextualInversion(TrainedMethod[TextualInversionOptions]):
         def encode(prompt: str) -> Conditioning:
             with torch.no_grad():
                 told = backbone.encode_with_token_embeddings(with_word(prompt, noun, _WORD), _WORD, vectors)
-            return replace(told, prompt=prompt, notes=lost_notes(told))
+            return replace(told, prompt=prompt, notes=truncation_notes(told))
 
         yield AttachedModel(encode=encode, sample=backbone.sample)
 

@@ -118,7 +118,7 @@ def losses_together(tasks: Sequence[TrainingTask], slots: int) -> list[Tensor]:
     Sentences of different lengths cannot share a call: each length has one of its own then, unfilled.
     """
     shares = [_Share.of(task) for task in tasks]
-    lengths = [share.told.length for share in shares]
+    lengths = [share.told.sequence_length for share in shares]
     if len(set(lengths)) == 1:
         return _losses(shares, slots)
     losses: dict[int, Tensor] = {}
@@ -142,13 +142,13 @@ class _Share:
     def of(cls, task: TrainingTask) -> _Share:
         objective = cast(Denoising, task.objective)
         noise, t = objective.draw(task.generator)
-        diffused = objective.backbone.diffuse(objective.latents, noise, t)
+        diffused = objective.backbone.add_noise(objective.latents, noise, t)
         told = expanded(objective.conditioning(task.parameters), len(t))
         return cls(objective=objective, noisy=diffused.noisy, target=diffused.target, t=t, told=told)
 
     def filler(self) -> _Share:
         """The same without a gradient."""
-        return replace(self, told=replace(self.told, rows=self.told.rows.detach()))
+        return replace(self, told=replace(self.told, token_embeddings=self.told.token_embeddings.detach()))
 
 
 def _losses(shares: Sequence[_Share], slots: int) -> list[Tensor]:

@@ -5,7 +5,7 @@ from .control import NO_CONTROL as NO_CONTROL
 from .control import Callback as Callback
 from .control import FitControl as FitControl
 from .control import FitPaused as FitPaused
-from .control import StepRecord as StepRecord
+from .control import ProgressEvent as ProgressEvent
 from .control import StopRequest as StopRequest
 from .denoising import EVALUATIONS as EVALUATIONS
 from .denoising import Denoising as Denoising

@@ -11,7 +11,7 @@ from hiper.training.checkpoint import CheckpointFile
 
 
 @dataclass(frozen=True, kw_only=True)
-class StepRecord:
+class ProgressEvent:
     """How far a fit has come: steps done, steps in all, mean loss since the last record, seconds so far."""
 
     step: int
@@ -20,7 +20,7 @@ class StepRecord:
     seconds: float
 
 
-Callback = Callable[[StepRecord], None]
+Callback = Callable[[ProgressEvent], None]
 StopRequest = Callable[[], int | None]
 """Returns the number of the signal by which a job is to end, or None."""
 
@@ -35,7 +35,7 @@ class FitControl:
     """Who follows a fit, where it is saved, and what ends it.
 
     Attributes:
-        callback: Called with a `StepRecord` every few steps.
+        callback: Called with a `ProgressEvent` every few steps.
         checkpoint: Where a long fit saves itself, and whether it resumes from there.
         should_stop: Asked as often; a signal number saves and ends the fit.
         pause_at: After so many steps the fit saves itself and raises `FitPaused`.
@@ -46,7 +46,7 @@ class FitControl:
     should_stop: StopRequest | None = None
     pause_at: int | None = None
 
-    def report(self, record: StepRecord) -> None:
+    def report(self, record: ProgressEvent) -> None:
         """Pass a record on."""
         if self.callback is not None:
             self.callback(record)

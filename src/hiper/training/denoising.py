@@ -78,7 +78,7 @@ class Denoising:
         return float(torch.stack(errors).sum() / EVALUATIONS)
 
     def _error(self, parameters: Mapping[str, Tensor], noise: Tensor, t: Tensor) -> Tensor:
-        diffused = self.backbone.diffuse(self.latents, noise, t)
+        diffused = self.backbone.add_noise(self.latents, noise, t)
         predicted = self.backbone.predict(diffused.noisy, t, self.conditioning(parameters))
         return self.distance(predicted, diffused.target)
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from hiper.errors import FitError, HiperError, HiperWarning, Interrupted
 from hiper.options import Key
 from hiper.training.checkpoint import CheckpointFile, Progress, TrainingState
-from hiper.training.control import NO_CONTROL, FitControl, FitPaused, StepRecord
+from hiper.training.control import NO_CONTROL, FitControl, FitPaused, ProgressEvent
 from hiper.training.optimiser import Adam, Snapshot, on_cpu
 from hiper.training.outcome import Outcome, capture
 
@@ -127,7 +127,7 @@ def optimise(task: TrainingTask, control: FitControl = NO_CONTROL, key: Key | No
     steps = task.config.steps
     while trainer.step < steps:
         loss = trainer.advance(min(task.config.log_every, steps - trainer.step))
-        control.report(StepRecord(step=trainer.step, steps=steps, loss=loss, seconds=trainer.seconds))
+        control.report(ProgressEvent(step=trainer.step, steps=steps, loss=loss, seconds=trainer.seconds))
         trainer.save_if_due()
         trainer.end_if_asked(control)
     return trainer.finish()

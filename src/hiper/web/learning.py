@@ -17,7 +17,7 @@ from hiper.critters import bare_caption, describe, picture_notes, render, word_n
 from hiper.errors import CaptionError, ImageError, Interrupted
 from hiper.images import Subject, open_image, shown
 from hiper.methods import HiPer
-from hiper.training import StepRecord, duration
+from hiper.training import ProgressEvent, duration
 from hiper.web import markup
 from hiper.web.handlers import TICK, Reported, Update, visitor, warn
 from hiper.web.jobs import Job, Stopped
@@ -180,7 +180,7 @@ def _subject(picture: str, caption: str) -> Subject:
     return Subject.open(picture, caption=caption)
 
 
-def _curve(records: Sequence[StepRecord]) -> pd.DataFrame:
+def _curve(records: Sequence[ProgressEvent]) -> pd.DataFrame:
     """The running mean of the loss, thinned out."""
     records = list(records)  # the fit appends to it meanwhile
     losses = pd.Series([record.loss for record in records])

@@ -22,7 +22,7 @@ from hiper.methods import HiPer, HiPerOptions
 from hiper.metrics import ClipSimilarity, DinoSimilarity
 from hiper.options import sampling_of
 from hiper.seeds import resolve_seed
-from hiper.training import CheckpointFile, FitControl, StepRecord, checkpoint_beside
+from hiper.training import CheckpointFile, FitControl, ProgressEvent, checkpoint_beside
 from hiper.web.jobs import Job
 from hiper.web.pictures import Picture, write_pictures
 from hiper.web.sessions import Sessions
@@ -60,7 +60,7 @@ class DrawRequest:
 class FitWatch:
     """What a fit under way has shown so far; it grows."""
 
-    records: list[StepRecord] = field(default_factory=list)
+    records: list[ProgressEvent] = field(default_factory=list)
     previews: list[Preview] = field(default_factory=list)
 
 
@@ -138,7 +138,7 @@ class Service:
     ) -> Artifact:
         checkpoint = CheckpointFile(path=checkpoint_beside(path), resume=True)
 
-        def note(record: StepRecord) -> None:
+        def note(record: ProgressEvent) -> None:
             job.progress.report("Learning", record.step, record.steps)
             watch.records.append(record)
 

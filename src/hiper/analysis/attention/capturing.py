@@ -131,7 +131,7 @@ def _study(
                 " that the model itself draws with, such as hiper"
             )
         learnt = run(told)
-    plain = lengthened(backbone.encode(cleaned), told.positive.length)
+    plain = lengthened(backbone.encode(cleaned), told.positive.sequence_length)
     others = [backbone.encode_negative(each) for each in negatives]
     untouched = run(
         PreparedPrompt(positive=plain, negatives=others, sample=backbone.sample, encode=backbone.encode)
@@ -160,7 +160,7 @@ def _draw(
         recorder.after_step(done, total)
         progress.step()
 
-    with backbone.watching(recorder.watch):
+    with backbone.capture_attention(recorder.watch):
         samples = backbone.sample(
             told.positive,
             told.negatives,
@@ -186,10 +186,10 @@ def _read(
     random = generator(seed)
     latents = backbone.latents(picture, random)
     recorder = Recorder(pictures=1, steps=count)
-    with backbone.watching(recorder.watch), torch.no_grad():
+    with backbone.capture_attention(recorder.watch), torch.no_grad():
         for done, t in enumerate(spread_levels(count, (0, backbone.timesteps)).flip(0), start=1):
             noise = torch.randn(latents.shape, generator=random)
-            noisy = backbone.diffuse(latents, noise, t[None]).noisy
+            noisy = backbone.add_noise(latents, noise, t[None]).noisy
             backbone.predict(noisy, t[None], conditioning)
             recorder.after_step(done, count)
             progress.step()

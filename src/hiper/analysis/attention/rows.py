@@ -23,7 +23,7 @@ class Row:
 
 def label_rows(conditioning: Conditioning) -> tuple[Row, ...]:
     """Say of every row of one sentence what it is; a row that was learnt is tail, whatever it replaced."""
-    return tuple(_row(conditioning, index) for index in range(conditioning.length))
+    return tuple(_row(conditioning, index) for index in range(conditioning.sequence_length))
 
 
 def places(rows: Sequence[Row], kind: Kind) -> list[int]:
@@ -34,9 +34,9 @@ def places(rows: Sequence[Row], kind: Kind) -> list[int]:
 def _row(conditioning: Conditioning, index: int) -> Row:
     if index in conditioning.tail:
         return Row(index=index, kind="tail", text="")
-    if index >= conditioning.words:
+    if index >= conditioning.num_tokens:
         return Row(index=index, kind="padding", text="")
-    if index == conditioning.words - 1:
+    if index == conditioning.num_tokens - 1:
         return Row(index=index, kind="end", text="")
-    word = conditioning.pieces[index]
+    word = conditioning.words_per_token[index]
     return Row(index=index, kind="word" if word else "start", text=word)
