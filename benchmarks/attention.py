@@ -120,7 +120,7 @@ def influence(
 def _with(sentence: Conditioning, other: Conditioning, some: Sequence[int]) -> Conditioning:
     rows = sentence.token_embeddings.clone()
     rows[:, list(some)] = other.token_embeddings[:, list(some)]
-    return replace(sentence, rows=rows)
+    return replace(sentence, token_embeddings=rows)
 
 
 def _predictions(
