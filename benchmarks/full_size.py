@@ -79,7 +79,7 @@ def report(name: str, dtype: torch.dtype, memory: str) -> dict[str, Any]:
             "weights_gib": {part: round(size / 2**30, 2) for part, size in weights.items()},
             "takes_turns": backbone.takes_turns,
             "resolution": backbone.resolution,
-            "rows": list(sentence.rows.shape),
+            "rows": list(sentence.token_embeddings.shape),
             "latents": list(backbone.latents(picture, generator(0)).shape),
             "fit step": fit_step(gpu, backbone, picture),
             "edit step": edit_step(gpu, backbone),

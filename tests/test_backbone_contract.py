@@ -134,12 +134,17 @@ def test_every_pipeline_is_under_the_contract() -> None:
 
 def test_it_describes_itself(backbone: Any) -> None:
     sentence = backbone.encode(CAPTION)
-    assert sentence.rows.shape == (1, sentence.length, backbone.embed)
-    assert sentence.rows.dtype == torch.float32
-    assert sentence.words == len(sentence.pieces) <= sentence.length <= backbone.length
-    said = [piece for piece in sentence.pieces if piece and piece != "(the end mark)"]
+    assert sentence.token_embeddings.shape == (1, sentence.sequence_length, backbone.embed_dim)
+    assert sentence.token_embeddings.dtype == torch.float32
+    assert (
+        sentence.num_tokens
+        == len(sentence.words_per_token)
+        <= sentence.sequence_length
+        <= backbone.max_length
+    )
+    said = [piece for piece in sentence.words_per_token if piece and piece != "(the end mark)"]
     assert said[-3:] == CAPTION.split()
-    assert not sentence.rows.requires_grad
+    assert not sentence.token_embeddings.requires_grad
     image = tiny.picture(backbone.resolution)
     assert backbone.latents(image, generator(0)).shape == (1, *backbone.latent_shape)
     assert backbone.resolution % backbone.size_multiple == 0
@@ -147,17 +152,17 @@ def test_it_describes_itself(backbone: Any) -> None:
 
 
 def test_a_sentence_that_is_too_long_says_what_is_lost(backbone: Any) -> None:
-    sentence = backbone.encode(" ".join(["dog"] * backbone.length + ["cat"]))
-    assert sentence.lost[-1] == "cat"
-    assert sentence.length == backbone.length
+    sentence = backbone.encode(" ".join(["dog"] * backbone.max_length + ["cat"]))
+    assert sentence.truncated_words[-1] == "cat"
+    assert sentence.sequence_length == backbone.max_length
 
 
 def test_a_tail_overwrites_no_word_of_an_ordinary_sentence(backbone: Any) -> None:
     sentence = backbone.encode(LONG)
-    placed = place_tail(sentence, torch.zeros(TAIL, backbone.embed), backbone.placement)
+    placed = place_tail(sentence, torch.zeros(TAIL, backbone.embed_dim), backbone.placement)
     assert torch.equal(
-        placed.token_embeddings[:, : sentence.words],
-        sentence.rows[:, : placed.sequence_length - TAIL][:, : sentence.words],
+        placed.token_embeddings[:, : sentence.num_tokens],
+        sentence.token_embeddings[:, : placed.sequence_length - TAIL][:, : sentence.num_tokens],
     )
     assert bool((placed.token_embeddings[:, -TAIL:] == 0).all())
 
@@ -291,7 +296,7 @@ def test_a_gradient_reaches_a_learnt_word_in_every_text_encoder(backbone: Any) -
         vectors = {each: start.requires_grad_() for each, start in backbone.token_embeddings("dog").items()}
         told = backbone.encode_with_token_embeddings("a standing <dog>", "<dog>", vectors)
         backbone.predict(noise_of(backbone), torch.tensor([500]), told).square().mean().backward()
-    assert [piece for piece in told.pieces if piece and piece != "(the end mark)"][-1] == "<dog>"
+    assert [piece for piece in told.words_per_token if piece and piece != "(the end mark)"][-1] == "<dog>"
     assert len(vectors) == len([part for part in backbone._modules() if part.startswith("text_encoder")])
     assert all(vector.grad is not None and bool(vector.grad.any()) for vector in vectors.values())
 
@@ -409,7 +414,7 @@ def test_bfloat16_draws_and_lets_gradients_through(name: str) -> None:
     sentence = backbone.encode(CAPTION)
     tail = take_tail(sentence, TAIL).requires_grad_()
     placed = place_tail(sentence, tail, backbone.placement)
-    assert (sentence.rows.dtype, tail.dtype) == (torch.float32, torch.float32)
+    assert (sentence.token_embeddings.dtype, tail.dtype) == (torch.float32, torch.float32)
     with backbone.training_mode():
         backbone.predict(noise_of(backbone), torch.tensor([500]), placed).square().mean().backward()
     assert tail.grad is not None
@@ -446,6 +451,6 @@ def test_an_autoencoder_that_overflows_in_float16_decodes_in_float32(name: str) 
 
 def test_not_a_number_is_an_error_and_no_black_picture(backbone: Any) -> None:
     sentence = backbone.encode(SHORT)
-    broken = replace(sentence, rows=torch.full_like(sentence.rows, torch.nan))
+    broken = replace(sentence, token_embeddings=torch.full_like(sentence.token_embeddings, torch.nan))
     with pytest.raises(hiper.HiperError, match="NaN"):
         draw(backbone, broken, [replace(broken, prompt="")], [0], steps=1)

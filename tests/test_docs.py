@@ -151,6 +151,6 @@ def test_the_method_of_the_documentation_learns_and_edits(sd1: Any) -> None:
     artifact = method.fit(sd1, subject, method.options(steps=30, learning_rate=0.1, batch=20))
     assert artifact.figures["loss_after"] < artifact.figures["loss_before"]
     with method.attach(sd1, artifact, 0.5) as attached:
-        moved = attached.encode("a cat").token_embeddings - sd1.encode("a cat").rows
+        moved = attached.encode("a cat").token_embeddings - sd1.encode("a cat").token_embeddings
     assert torch.allclose(moved, 0.5 * artifact.tensors["offset"].expand(1, 77, -1), atol=1e-6)
     assert sd1.weights_sha256() == before

@@ -98,7 +98,7 @@ def null_text(backbone: Any, path: Tensor, guidance: float, inner: int) -> tuple
     """Algorithm 1 of arXiv:2211.09794 with the settings of its code, on plain tensors."""
     unet, products = backbone._pipe.unet, backbone._pipe.scheduler.alphas_cumprod
     steps = len(path) - 1
-    told, empty = backbone.encode(CAPTION).rows, backbone.encode("").rows
+    told, empty = backbone.encode(CAPTION).token_embeddings, backbone.encode("").token_embeddings
     latents, fitted = path[-1:], []
     for i in range(steps):
         t = 1 + (steps - 1 - i) * (1000 // steps)
