@@ -107,8 +107,8 @@ def influence(
         "padding in the tail's places": tail,
     }
     variants = [_with(plain, empty, some) for some in swapped.values()]
-    told = [plain, empty, *variants, whole]
-    own, none, *others = _predictions(backbone, known.picture, told)
+    conditionings = [plain, empty, *variants, whole]
+    own, none, *others = _predictions(backbone, known.picture, conditionings)
     effect = (own - none).square().mean().sqrt()
     names = [*swapped, "learnt tail instead of its padding"]
     return {
@@ -124,7 +124,7 @@ def _with(sentence: Conditioning, other: Conditioning, some: Sequence[int]) -> C
 
 
 def _predictions(
-    backbone: Backbone, picture: Image.Image, told: Sequence[Conditioning]
+    backbone: Backbone, picture: Image.Image, conditionings: Sequence[Conditioning]
 ) -> list[torch.Tensor]:
     """What the denoiser says of one picture at the same noise, for each sentence: [LEVELS, c, h, w]."""
     random = generator(0)
@@ -132,7 +132,7 @@ def _predictions(
     t = spread_levels(LEVELS, (0, backbone.timesteps))
     noisy = backbone.add_noise(latents, torch.randn(LEVELS, *latents.shape[1:], generator=random), t).noisy
     with torch.no_grad():
-        return [backbone.predict(noisy, t, each) for each in told]
+        return [backbone.predict(noisy, t, each) for each in conditionings]
 
 
 def subject_figures(backbone: Backbone, artifact: Artifact, cases: Sequence[Case]) -> dict[str, Figures]:

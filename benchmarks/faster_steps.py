@@ -64,8 +64,8 @@ def fit_step(backbone: Backbone, sentence: Conditioning, tail: Tensor, batch: in
     """Forward, mean squared error, backward, with the tail as the only input that asks for a gradient."""
     tail.grad = None
     noisy = torch.randn(batch, *backbone.latent_shape, generator=generator(0))
-    told = place_tail(sentence, tail, "replace")
-    predicted = backbone.predict(noisy, torch.arange(batch) * 200 + 100, told)
+    conditioning = place_tail(sentence, tail, "replace")
+    predicted = backbone.predict(noisy, torch.arange(batch) * 200 + 100, conditioning)
     torch.autograd.backward(predicted.square().mean())
 
 

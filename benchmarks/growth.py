@@ -103,12 +103,12 @@ def fit_step(tasks: Sequence[TrainingTask]) -> Callable[[], object]:
 
 def drawing_step(backbone: Backbone, pictures: int) -> Callable[[], object]:
     """Return a guided denoising step of so many pictures."""
-    told = expanded(backbone.encode("a standing dog"), 2 * pictures)
+    conditioning = expanded(backbone.encode("a standing dog"), 2 * pictures)
     noise = torch.randn(2 * pictures, *backbone.latent_shape)
 
     def step() -> None:
         with torch.no_grad():
-            backbone.predict(noise, torch.full((2 * pictures,), 500), told)
+            backbone.predict(noise, torch.full((2 * pictures,), 500), conditioning)
 
     return step
 

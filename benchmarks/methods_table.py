@@ -62,7 +62,7 @@ TRIED = "hiper,learning_rate=0.062,strength=0.67"
 CAPTION = "hiper,initial=caption,learning_rate=0.15,t_min=0.5"
 PAPER = parse_arm(f"hiper:paper,{DRAWN}").text
 REFERENCES = (HIPER, CAPTION, PAPER)
-"""Arms from which all others' differences are told; that from the second one is in the JSON alone."""
+"""Arms that all others are compared with; that from the second one is in the JSON alone."""
 LIGHT = ("none", "truth", "source", HIPER, "sdedit", "ddim-inversion")
 HEAVY = (TRIED, CAPTION, PAPER, "textual-inversion", "dreambooth", "dreambooth-lora", "null-text")
 METRICS = ("edit_success", "preservation", "source_leak", "colour_distance", "picture_distance", *IDENTITY)
@@ -152,7 +152,7 @@ def costs(arms: Sequence[Arm], backbone: Backbone, suite: Suite, path: Path) -> 
 
 
 def identity(cell: Cell) -> float | None:
-    """Share of the looks that are right, of those that can be told; None where none can."""
+    """Share of the looks that are right, of those that can be read; None where none can."""
     known = [value for name in IDENTITY if (value := cell.scores.get(name)) is not None]
     return sum(known) / len(known) if known else None
 

@@ -90,15 +90,15 @@ def _save(outcome: Outcome[hiper.Artifact], path: Path) -> None:
 
 def count(backbone: Backbone) -> dict[str, int]:
     """Count the FLOPs of one noise level, `step` with its gradient and `forward` without, and of a `guess`."""
-    told = backbone.encode("a dog")
-    tail = take_tail(told, 5).requires_grad_()
+    conditioning = backbone.encode("a dog")
+    tail = take_tail(conditioning, 5).requires_grad_()
     latents = torch.randn(1, *backbone.latent_shape, generator=generator(0))
     t = torch.tensor([backbone.timesteps // 2])
     found = {}
     with backbone.training_mode():
         for name in ("step", "forward"):
             with counting() as counter, torch.set_grad_enabled(name == "step"):
-                predicted = backbone.predict(latents, t, place_tail(told, tail, "replace"))
+                predicted = backbone.predict(latents, t, place_tail(conditioning, tail, "replace"))
                 if name == "step":
                     torch.autograd.backward(predicted.square().mean())
             found[name] = counter.work().flops

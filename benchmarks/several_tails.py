@@ -92,7 +92,7 @@ def _animal(suite: CrittersSuite, name: str) -> Animal:
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """What a tail is fitted to: a scene, the caption told of it, and the name of the file that the tail is kept in."""
+    """What a tail is fitted to: a scene, its caption, and the name of the file that the tail is kept in."""
 
     name: str
     scene: Scene

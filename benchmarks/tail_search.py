@@ -153,7 +153,7 @@ def losses(
 ) -> Tensor:
     """Mean squared error of each batch entry [batch]; rows [batch, 1 or cross-attention layers, length, embed]."""
     diffused = backbone.add_noise(latents, noise, t)
-    with told_by_layer(backbone, rows) if rows.shape[1] > 1 else nullcontext():
+    with tail_by_layer(backbone, rows) if rows.shape[1] > 1 else nullcontext():
         predicted = backbone.predict(
             diffused.noisy, t, Conditioning(token_embeddings=rows[:, 0], num_tokens=1, prompt="")
         )
@@ -167,7 +167,7 @@ def cross_attention(backbone: Backbone) -> list[nn.Module]:
 
 
 @contextmanager
-def told_by_layer(backbone: Backbone, rows: Tensor) -> Iterator[None]:
+def tail_by_layer(backbone: Backbone, rows: Tensor) -> Iterator[None]:
     """Let every layer of cross-attention see rows of its own: [batch, layers, length, embed]."""
     layers = cross_attention(backbone)
     hooks = [
@@ -184,12 +184,12 @@ def told_by_layer(backbone: Backbone, rows: Tensor) -> Iterator[None]:
             hook.remove()
 
 
-def truth_loss(backbone: Backbone, seen: Scenes, told: Callable[[int], Tensor]) -> list[float]:
-    """Return the loss of each subject's true answers; told: from a noise level to the edits' rows, see `losses`."""
+def truth_loss(backbone: Backbone, seen: Scenes, tail_at: Callable[[int], Tensor]) -> list[float]:
+    """Return the loss of each subject's true answers; tail_at: from a noise level to the edits' rows, see `losses`."""
     total = torch.zeros(len(seen.edited))
     with torch.no_grad():
         for number, level in enumerate(LEVELS):
-            rows = told(level)
+            rows = tail_at(level)
             noise = torch.randn(seen.edited.shape, generator=generator(number))
             for i in range(0, len(rows), CHUNK):
                 part = slice(i, i + CHUNK)
@@ -287,7 +287,7 @@ def behind(captions: Tensor, tails: Tensor, strength: float) -> Tensor:
     return torch.cat([heads, strength * tails.repeat_interleave(edits, 0)], dim=2)
 
 
-def told_by_level(backbone: Backbone, seen: Scenes, way: Way, strength: float) -> Callable[[int], Tensor]:
+def tail_by_level(backbone: Backbone, seen: Scenes, way: Way, strength: float) -> Callable[[int], Tensor]:
     """Learn, in each range of noise levels by itself, and return what stands behind the edits' captions at a level."""
     start, width = start_of(backbone, seen, way), (way.high - way.low) / way.ranges
     lows = [way.low + i * width for i in range(way.ranges)]
@@ -346,7 +346,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if name in found:
                 continue
             found[name] = truth_loss(
-                backbone, seen, told_by_level(backbone, seen, WAYS[name], given.strength)
+                backbone, seen, tail_by_level(backbone, seen, WAYS[name], given.strength)
             )
             atomic_write(given.out, f"{json.dumps({'job': job, 'losses': found})}\n".encode(), overwrite=True)
             print(gain(name, found), flush=True)

@@ -217,12 +217,12 @@ class Base(nn.Module):
     def process_latent_in(self, latent: Tensor) -> Tensor:
         return latent * self._scale
 
-    def extra_conds(self, **told: Any) -> dict[str, Any]:
-        assert {"noise", "device", "width", "height", "pooled_output"} <= told.keys()
-        found = {"c_crossattn": SimpleNamespace(cond=told["cross_attn"])}
+    def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
+        assert {"noise", "device", "width", "height", "pooled_output"} <= kwargs.keys()
+        found = {"c_crossattn": SimpleNamespace(cond=kwargs["cross_attn"])}
         if self.diffusion_model.config.in_channels == 9:  # inpainting: a mask and the picture under it
-            shape = told["noise"].shape
-            assert told["latent_image"].shape[1:] == shape[1:], "ComfyUI reads the shape of the picture"
+            shape = kwargs["noise"].shape
+            assert kwargs["latent_image"].shape[1:] == shape[1:], "ComfyUI reads the shape of the picture"
             found["c_concat"] = SimpleNamespace(cond=torch.ones(shape[0], 5, *shape[2:]))
         return found
 

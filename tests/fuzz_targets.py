@@ -170,7 +170,7 @@ def _options(data: st.DataObject, folder: Path) -> None:
 
 
 def _arguments(data: st.DataObject, folder: Path) -> None:
-    """Any words after a command whose file is missing: told in one line, whatever they are."""
+    """Any words after a command whose file is missing: refused in one line, whatever they are."""
     command = data.draw(
         st.sampled_from(
             (["edit", "none.safetensors"], ["show"], ["fit", "none.png"], ["rerun", "none.png"], ["bench"])
@@ -178,9 +178,9 @@ def _arguments(data: st.DataObject, folder: Path) -> None:
     )
     names = ("--steps", "--seed", "--out", "--guidance", "--images", "-o", "--caption", "--height", "--json")
     words = data.draw(st.lists(st.sampled_from(names) | WORDS, max_size=6))
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as told:
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as printed:
         status = main([*command, "--device", "cpu", *words])
-    assert status in (0, 2), (status, told.getvalue())
+    assert status in (0, 2), (status, printed.getvalue())
 
 
 def _jobs(data: st.DataObject, folder: Path) -> None:

@@ -36,7 +36,7 @@ class Outcome:
     err: str
 
     def refusal(self, *words: str) -> str:
-        """The one line that a user's mistake is told in."""
+        """The one line by which a user's mistake is refused."""
         assert self.status == 2, self
         assert self.out == ""
         assert self.err.startswith("hiper: ")

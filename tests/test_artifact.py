@@ -111,11 +111,11 @@ def test_other_tools_can_read_it(tmp_path: Path) -> None:
 
 
 def test_the_description_is_json(tmp_path: Path) -> None:
-    told = make(seed=-1).describe()
-    assert json.loads(json.dumps(told, allow_nan=False)) == told
-    assert told["tensors"] == {"tail": [5, 768]}
-    assert told["seed"] is None
-    assert told["figures"] == {"seconds": 12.25, "loss_before": 0.1 + 0.2, "loss_after": None}
+    described = make(seed=-1).describe()
+    assert json.loads(json.dumps(described, allow_nan=False)) == described
+    assert described["tensors"] == {"tail": [5, 768]}
+    assert described["seed"] is None
+    assert described["figures"] == {"seconds": 12.25, "loss_before": 0.1 + 0.2, "loss_after": None}
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])

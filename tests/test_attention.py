@@ -1,4 +1,4 @@
-"""Attention on tiny real models: what is told is what the layers use, and nothing is changed by telling it."""
+"""Attention on tiny real models: what is captured is what the layers use, and capturing changes nothing it."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_the_models_own_processors_come_back_also_after_a_failure(sd1: SdBackbon
 @pytest.mark.parametrize("processor", [None, AttnProcessor()])
 def test_what_is_told_is_what_the_layer_computes_with(backbone: SdBackbone, processor: Any) -> None:
     """Probabilities times values, through the layer's last projection, are the layer's own output."""
-    unet, told, outputs = backbone._pipe.unet, {}, {}
+    unet, captured, outputs = backbone._pipe.unet, {}, {}
     own = processors(backbone)
     if processor is not None:
         unet.set_attn_processor(processor)
@@ -118,14 +118,14 @@ def test_what_is_told_is_what_the_layer_computes_with(backbone: SdBackbone, proc
     sentence = backbone.encode(PROMPT)
     with (
         torch.no_grad(),
-        backbone.capture_attention(lambda each: told.update({each.layer: each.probabilities})),
+        backbone.capture_attention(lambda each: captured.update({each.layer: each.probabilities})),
     ):
         backbone.predict(torch.randn(2, *backbone.latent_shape), torch.tensor([900, 30]), sentence)
-        assert [name.split(".attentions")[0] for name in told] == LAYERS
+        assert [name.split(".attentions")[0] for name in captured] == LAYERS
         for name, layer in layers.items():
             values = layer.head_to_batch_dim(layer.to_v(sentence.token_embeddings.expand(2, -1, -1)))
-            assert torch.allclose(told[name].sum(-1), torch.ones(1), atol=1e-5)
-            mixed = layer.batch_to_head_dim(told[name].flatten(0, 1) @ values)
+            assert torch.allclose(captured[name].sum(-1), torch.ones(1), atol=1e-5)
+            mixed = layer.batch_to_head_dim(captured[name].flatten(0, 1) @ values)
             assert torch.allclose(layer.to_out[0](mixed), outputs[name], rtol=1e-3, atol=1e-4)
     for hook in hooks:
         hook.remove()
@@ -357,6 +357,6 @@ def test_the_record_is_json_with_every_row_layer_head_and_part(study: Study) -> 
 
 
 def test_progress_counts_both_runs(sd1: SdBackbone, artifact: Artifact) -> None:
-    told: list[tuple[int, int]] = []
-    study_drawing(sd1, artifact, PROMPT, callback=lambda *step: told.append(step), **QUICK)
-    assert told == [(done, 8) for done in range(1, 9)]
+    captured: list[tuple[int, int]] = []
+    study_drawing(sd1, artifact, PROMPT, callback=lambda *step: captured.append(step), **QUICK)
+    assert captured == [(done, 8) for done in range(1, 9)]

@@ -233,7 +233,7 @@ def test_noisy_latents_and_targets_are_the_librarys(backbone: Any) -> None:
 
 @contextmanager
 def two_levels(backbone: Any) -> Iterator[dict[str, Any]]:
-    """A sampler that stops at the levels 999 and 499, and what the pipeline must be told for that."""
+    """A sampler that stops at the levels 999 and 499, and what the pipeline must be given for that."""
     pipe = pipe_of(backbone)
     own = pipe.scheduler
     if backbone.objective == "flow":
@@ -294,9 +294,11 @@ def test_a_gradient_reaches_every_row_of_the_tail_and_no_weight(backbone: Any, p
 def test_a_gradient_reaches_a_learnt_word_in_every_text_encoder(backbone: Any) -> None:
     with backbone.training_mode(texts=True):
         vectors = {each: start.requires_grad_() for each, start in backbone.token_embeddings("dog").items()}
-        told = backbone.encode_with_token_embeddings("a standing <dog>", "<dog>", vectors)
-        backbone.predict(noise_of(backbone), torch.tensor([500]), told).square().mean().backward()
-    assert [piece for piece in told.words_per_token if piece and piece != "(the end mark)"][-1] == "<dog>"
+        conditioning = backbone.encode_with_token_embeddings("a standing <dog>", "<dog>", vectors)
+        backbone.predict(noise_of(backbone), torch.tensor([500]), conditioning).square().mean().backward()
+    assert [piece for piece in conditioning.words_per_token if piece and piece != "(the end mark)"][
+        -1
+    ] == "<dog>"
     assert len(vectors) == len([part for part in backbone._modules() if part.startswith("text_encoder")])
     assert all(vector.grad is not None and bool(vector.grad.any()) for vector in vectors.values())
 

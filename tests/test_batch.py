@@ -325,8 +325,8 @@ def test_a_killed_batch_goes_on_to_the_same_bytes(jobs: Path, whole: Path, tmp_p
         assert killed.wait().status == -signal.SIGKILL
     outcome = command(tmp_path, *words, "--json")
     assert outcome.status == 1, outcome
-    told = json.loads(outcome.out)
-    assert (told["jobs"], told["failed"], told["done"] + told["reused"]) == (GOOD + 2, 2, GOOD)
+    printed = json.loads(outcome.out)
+    assert (printed["jobs"], printed["failed"], printed["done"] + printed["reused"]) == (GOOD + 2, 2, GOOD)
     assert "2 jobs failed, the first" in outcome.err.splitlines()[-1]
     assert results(out) == results(whole)
 

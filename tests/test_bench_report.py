@@ -111,14 +111,14 @@ def test_intervals_cover_what_they_claim(scores: str, subjects: int) -> None:
     draw, truth = SCORES[scores]
     random = np.random.default_rng(subjects)
     found = [mean({str(i): [(float(x),)] for i, x in enumerate(draw(random, subjects))}) for _ in range(400)]
-    told = [
+    intervals = [
         (each.low, each.high) for each in found if each and each.low is not None and each.high is not None
     ]
     if subjects < FEWEST:
-        assert told == []
+        assert intervals == []
         return
-    covered = np.mean([low <= truth <= high for low, high in told])
-    assert len(told) > 200
+    covered = np.mean([low <= truth <= high for low, high in intervals])
+    assert len(intervals) > 200
     assert covered >= (0.88 if scores == "log-normal" else 0.925)
 
 
@@ -398,9 +398,9 @@ def test_a_damaged_cell_keeps_no_other_back(folder: Path, text: str | None) -> N
     path.mkdir() if text is None else path.write_text(text)
     report = build_report(folder)
     assert (report.missing, len(report.cells["hiper"])) == (1, 11)
-    told = [note for note in report.notes if "moved-0.json" in note]
-    assert len(told) == 1
-    assert "\n" not in told[0]
+    notes = [note for note in report.notes if "moved-0.json" in note]
+    assert len(notes) == 1
+    assert "\n" not in notes[0]
 
 
 def test_a_damaged_picture_keeps_no_report_back(folder: Path, tmp_path: Path) -> None:

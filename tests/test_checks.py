@@ -387,7 +387,7 @@ def test_float16_is_warned_of_where_models_overflow_in_it(
         (family_folders("sd3"), False),
         (model_folder, False),
     ):
-        with pytest.warns(HiperWarning) as told:
+        with pytest.warns(HiperWarning) as caught:
             load_backbone(folder, device="cpu", dtype="float16")
-        assert any("NaN in float16" in str(each.message) for each in told) == wide
+        assert any("NaN in float16" in str(each.message) for each in caught) == wide
     load_backbone(family_folders("lumina2"), device="cpu", dtype="bfloat16")

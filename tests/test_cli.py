@@ -444,12 +444,12 @@ def test_lines_tell_the_time_left(capsys: pytest.CaptureFixture[str]) -> None:
     for step in range(20, 101):
         lines("fitting", step, 100)
         now += 3.0
-    told = capsys.readouterr().err.splitlines()
-    assert told[0] == "fitting"
-    assert told[1] == "fitting: 24 of 100, 20 a minute, 4 min left"
-    assert told[-1] == "fitting: 100 of 100, took 4 min"
-    assert "fitting: 72 of 100, 20 a minute, 84 s left" in told
-    assert len(told) == 2 + 19
+    printed = capsys.readouterr().err.splitlines()
+    assert printed[0] == "fitting"
+    assert printed[1] == "fitting: 24 of 100, 20 a minute, 4 min left"
+    assert printed[-1] == "fitting: 100 of 100, took 4 min"
+    assert "fitting: 72 of 100, 20 a minute, 84 s left" in printed
+    assert len(printed) == 2 + 19
 
 
 def test_lines_of_a_length_that_nobody_knows_tell_no_time_left(capsys: pytest.CaptureFixture[str]) -> None:

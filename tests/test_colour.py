@@ -92,7 +92,7 @@ def array(loaded: LoadedImage) -> NDArray[np.int64]:
     return np.asarray(loaded.image).astype(np.int64)
 
 
-def told(loaded: LoadedImage, text: str) -> bool:
+def has_note(loaded: LoadedImage, text: str) -> bool:
     return any(text in note for note in loaded.notes)
 
 
@@ -121,7 +121,7 @@ def test_wide_colours_are_converted(
     expected = srgb_encode(linear @ to_xyz(primaries).T @ np.linalg.inv(to_xyz(SRGB)).T) * 255
     assert np.abs(expected - np.asarray(image)).max() > 10  # the profile matters
     assert np.abs(array(loaded) - expected).max() <= 2
-    assert told(loaded, f"from {name} to sRGB")
+    assert has_note(loaded, f"from {name} to sRGB")
 
 
 def test_srgb_profiles_change_nothing_and_are_not_mentioned() -> None:
@@ -206,7 +206,7 @@ def test_cmyk_goes_through_its_profile(ink: tuple[int, ...]) -> None:
     image = Image.new("CMYK", (256, 256), tuple(255 * i for i in ink))
     loaded = opened(image, "TIFF", icc_profile=cmyk_profile())
     assert np.abs(array(loaded)[0, 0] - lab_to_srgb(corner_lab(ink))).max() <= 3
-    assert told(loaded, "from toy press to sRGB")
+    assert has_note(loaded, "from toy press to sRGB")
 
 
 @pytest.mark.parametrize("format_name", ["JPEG", "TIFF"])  # JPEG stores CMYK inverted, as Adobe does
@@ -227,7 +227,7 @@ def test_hidden_colours_do_not_leak() -> None:
     loaded = opened(image)
     assert (array(loaded)[:, 128:] == 255).all()
     assert (array(loaded)[:, :128] == (0, 0, 255)).all()
-    assert told(loaded, "transparent parts were laid on rgb255,255,255")
+    assert has_note(loaded, "transparent parts were laid on rgb255,255,255")
 
 
 def test_half_transparent_pixels_are_blended_with_the_background() -> None:
@@ -291,7 +291,7 @@ def test_sixteen_bits_are_scaled_instead_of_clipped(format_name: str) -> None:
     loaded = opened(Image.fromarray(deep_ramp()), format_name)
     assert np.array_equal(array(loaded)[..., 0], np.rint(deep_ramp() / 257))
     assert array(loaded).mean() == pytest.approx(127.5, abs=0.01)
-    assert told(loaded, "16-bit grey")
+    assert has_note(loaded, "16-bit grey")
 
 
 def test_sixteen_bits_with_the_large_end_first() -> None:
@@ -311,7 +311,7 @@ def test_float_pixels_between_0_and_1_are_scaled() -> None:
     ramp = np.linspace(0, 1, 256 * 256, dtype=np.float32).reshape(256, 256)
     loaded = opened(Image.fromarray(ramp), "TIFF")
     assert np.abs(array(loaded)[..., 0] - ramp * 255).max() <= 0.5 + 1e-4
-    assert told(loaded, "float pixels")
+    assert has_note(loaded, "float pixels")
 
 
 @pytest.mark.parametrize("values", [(0, 255), (-1, 1), (0, float("nan")), (0, float("inf"))])

@@ -51,11 +51,11 @@ def test_a_tail_is_placed_where_hiper_places_it(comfy_pack: Any, placement: Any,
     tail = comfy_pack.tail.Tail(torch.randn(5, 16, generator=random), {"hiper.family": "sd1"})
     more = {"pooled_output": rows.mean(1), "start_percent": 0.0}
     given = [[rows, more]]
-    ((placed, told),) = comfy_pack.placing.place_tail(given, tail, 0.7, placement)
+    ((placed, options),) = comfy_pack.placing.place_tail(given, tail, 0.7, placement)
     conditioning = Conditioning(token_embeddings=rows, num_tokens=3, prompt="")
     assert torch.equal(placed, place_tail(conditioning, tail.rows * 0.7, placement).token_embeddings)
-    assert told == more
-    assert told is not more
+    assert options == more
+    assert options is not more
     assert given[0][0] is rows
 
 
@@ -108,10 +108,10 @@ def test_an_attention_mask_lets_the_tail_through(
     """Lumina 2, Qwen-Image and others drop what their mask leaves out; rows left out do not count, as in hiper."""
     tail = comfy_pack.tail.Tail(torch.full((2, 16), 9.0), {"hiper.family": "lumina2"})
     given = masked(mask)
-    ((placed, told),) = comfy_pack.placing.place_tail(given, tail, 1.0, placement)
+    ((placed, options),) = comfy_pack.placing.place_tail(given, tail, 1.0, placement)
     assert placed[0, :, 0].tolist() == first_rows
-    assert told["attention_mask"].tolist() == [expected]
-    assert told["pooled_output"] is given[0][1]["pooled_output"]
+    assert options["attention_mask"].tolist() == [expected]
+    assert options["pooled_output"] is given[0][1]["pooled_output"]
     assert given[0][1]["attention_mask"].tolist() == [mask]
 
 
@@ -246,9 +246,9 @@ def test_a_bad_name_is_refused_before_the_fit(
     (comfy.models / "hiper" / "out").symlink_to(tmp_path / "elsewhere")
     before = sorted((comfy.models / "hiper").rglob("*"))
     node = comfy_pack.classes["HiperSaveTail"]
-    told = node.VALIDATE_INPUTS(name)
-    assert told is not True
-    assert "\n" not in told
+    refused = node.VALIDATE_INPUTS(name)
+    assert refused is not True
+    assert "\n" not in refused
     with pytest.raises(ValueError, match="the name is"):
         node().save(tail, name)
     assert sorted((comfy.models / "hiper").rglob("*")) == before

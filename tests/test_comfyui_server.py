@@ -130,9 +130,9 @@ def test_a_tail_of_another_width_is_told_in_one_line(server: ComfyServer, tail: 
     graph["2"]["inputs"]["file"] = "wide.safetensors"
     with pytest.raises(Refused) as caught:
         server.run(graph)
-    told = json.loads(str(caught.value))[1]["exception_message"].strip()
-    assert "1024" in told
-    assert "\n" not in told
+    message = json.loads(str(caught.value))[1]["exception_message"].strip()
+    assert "1024" in message
+    assert "\n" not in message
 
 
 PATCHES: dict[str, Graph] = {

@@ -1,4 +1,4 @@
-"""Photographs and strange words are told on the embedded model; pictures of its world never are."""
+"""Photographs and strange words are noted on the embedded model; pictures of its world never are."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_words_outside_the_grammar_are_named() -> None:
             assert not word_notes(caption, "caption", "critters")
 
 
-# where it is told
+# where it is noted
 
 
 @pytest.fixture(scope="module")
@@ -127,9 +127,9 @@ def test_python_tells_a_photograph_and_strange_words(photo: Path) -> None:
     subject = hiper.Subject.open(photo, caption="a corgi")
     with pytest.warns(HiperWarning) as caught:
         artifact = hiper.fit(backbone, subject, steps=1)
-    told = [str(each.message) for each in caught]
-    assert any(STRANGE in text and "--backbone" in text for text in told)
-    assert any("(corgi)" in text for text in told)
+    notes = [str(each.message) for each in caught]
+    assert any(STRANGE in text and "--backbone" in text for text in notes)
+    assert any("(corgi)" in text for text in notes)
     with pytest.warns(HiperWarning, match=r"the prompt has words .*\(armchair\)"):
         result = hiper.edit(backbone, artifact, "a dog in the armchair", steps=1)
     assert any("armchair" in note for note in result.notes)

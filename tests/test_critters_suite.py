@@ -51,10 +51,10 @@ def test_splits_and_seeds_share_no_animal_and_repeat_exactly() -> None:
 
 
 @pytest.mark.parametrize(
-    ("split", "seed", "told"), [("tets", 0, "did you mean test"), ("test", -1, "from 0")]
+    ("split", "seed", "expected"), [("tets", 0, "did you mean test"), ("test", -1, "from 0")]
 )
-def test_an_unknown_split_is_refused(split: str, seed: int, told: str) -> None:
-    with pytest.raises(OptionError, match=told):
+def test_an_unknown_split_is_refused(split: str, seed: int, expected: str) -> None:
+    with pytest.raises(OptionError, match=expected):
         CrittersSuite(split=split, seed=seed)
 
 

@@ -46,8 +46,8 @@ class _Fetches(HTMLParser):
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built site; a dead link or a name that the code does not have fails the build."""
     folder = tmp_path_factory.mktemp("site")
-    status, told = build(folder)
-    assert status == 0, told
+    status, printed = build(folder)
+    assert status == 0, printed
     return folder
 
 
@@ -83,9 +83,9 @@ def test_a_dead_link_fails_the_build(link: str, tmp_path: Path) -> None:
     (tmp_path / "mkdocs.yml").write_text(
         "INHERIT: " + str(ROOT / "mkdocs.yml") + "\nplugins: []\nhooks: []\nnav: [index.md]\ndocs_dir: docs\n"
     )
-    status, told = build(tmp_path / "site", tmp_path / "mkdocs.yml")
+    status, printed = build(tmp_path / "site", tmp_path / "mkdocs.yml")
     assert status == 1
-    assert "gone" in told
+    assert "gone" in printed
 
 
 @pytest.mark.parametrize("path", OUTSIDE, ids=lambda path: str(path.relative_to(ROOT)))

@@ -181,7 +181,7 @@ def doctor(folder: Path, **variables: str) -> tuple[int, Mapping[str, Any]]:
     return done.returncode, json.loads(done.stdout)
 
 
-def told(report: Mapping[str, Any], level: str) -> dict[str, Any]:
+def findings(report: Mapping[str, Any], level: str) -> dict[str, Any]:
     return {each["subject"]: each for each in report["findings"] if each["level"] == level}
 
 
@@ -189,8 +189,8 @@ def told(report: Mapping[str, Any], level: str) -> dict[str, Any]:
 def test_a_sound_installation(tmp_path: Path) -> None:
     status, report = doctor(tmp_path, HF_TOKEN=TOKEN, HF_HUB_OFFLINE="1", HIPER_CACHE=str(tmp_path))
     assert (status, report["usable"]) == (0, True)
-    assert "diffusers:StableDiffusionPipeline" in told(report, "ok")
-    assert "offline" in told(report, "note")["hub"]["what"]
+    assert "diffusers:StableDiffusionPipeline" in findings(report, "ok")
+    assert "offline" in findings(report, "note")["hub"]["what"]
 
 
 @pytest.mark.slow
@@ -199,7 +199,7 @@ def test_a_torchvision_that_breaks_transformers(tmp_path: Path, install: Callabl
     site = install("torchvision", "0.28.0", f"raise RuntimeError({VISION_FAULT!r})")
     status, report = doctor(site, HIPER_CACHE=str(tmp_path / "cache"))
     assert (status, report["usable"]) == (1, False)
-    ((subject, found),) = told(report, "problem").items()
+    ((subject, found),) = findings(report, "problem").items()
     assert (subject, VISION_FAULT in found["what"]) == ("torchvision", True)
     assert found["remedy"] == f"{sys.executable} -m pip uninstall --yes torchvision"
 
@@ -249,7 +249,7 @@ def test_a_library_that_breaks_diffusers_ends_a_command_in_one_line(
 def test_without_a_torch_that_can_be_imported(tmp_path: Path, install: Callable[..., Path]) -> None:
     site = install("torch", "1.0", "raise OSError('libtorch_cpu.so: cannot open shared object file')")
     status, report = doctor(site, HIPER_CACHE="/proc/none", HF_HOME="/proc/none")
-    problems = told(report, "problem")
+    problems = findings(report, "problem")
     assert status == 1
     assert {"torch", "cache", "models"} <= problems.keys()
     assert "libtorch_cpu.so" in next(

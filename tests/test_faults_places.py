@@ -59,12 +59,12 @@ atomic._temporary_beside = counted
 def attempt(words, at):
     global writes, fails_at
     writes, fails_at = 0, at
-    told = io.StringIO()
-    with contextlib.redirect_stderr(told), contextlib.redirect_stdout(io.StringIO()):
+    printed = io.StringIO()
+    with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(io.StringIO()):
         status = main([*map(str, words), "--quiet"])
     if at:
         ballast.unlink(missing_ok=True)
-    return status, told.getvalue()
+    return status, printed.getvalue()
 
 
 def files(folder):
@@ -86,9 +86,9 @@ for words, again in ((fit, ["--resume"]), (edit, ["--overwrite"]), (batch, ["--r
     for at in range(1, total + 1):
         shutil.rmtree(out)
         out.mkdir()
-        status, told = attempt(words, at)
-        assert status in (0, 1, 2), (at, status, told)
-        assert status == 0 or (told.count("\\n") == 1 and "no room" in told), (at, told)
+        status, printed = attempt(words, at)
+        assert status in (0, 1, 2), (at, status, printed)
+        assert status == 0 or (printed.count("\\n") == 1 and "no room" in printed), (at, printed)
         assert not [name for name in files(out) if name.endswith((".tmp", ".lock"))], files(out)
         if status:
             retried = attempt([*words, *again], 0)
@@ -98,8 +98,8 @@ for words, again in ((fit, ["--resume"]), (edit, ["--overwrite"]), (batch, ["--r
     shutil.rmtree(out)
 subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
 for words in (fit, edit):
-    status, told = attempt([*words[:-1], disk / "dog.safetensors" if words is fit else disk], 0)
-    assert (status, told.count("\\n")) == (2, 1) and "Read-only file system" in told, told
+    status, printed = attempt([*words[:-1], disk / "dog.safetensors" if words is fit else disk], 0)
+    assert (status, printed.count("\\n")) == (2, 1) and "Read-only file system" in printed, printed
 """
 
 
@@ -155,9 +155,9 @@ def test_too_little_memory_is_told_in_one_line(tmp_path: Path, inputs: Path, mod
     out, report = tmp_path / "dog.safetensors", tmp_path / "report"
     words = [*fit_words(inputs, model_folder), "-o", "batch=1024", "--out", out, "--device", "cpu"]
     assert forked(_starved, list(map(str, words)), report) == 1
-    told = report.read_text()
-    assert told.startswith("hiper: out of memory")
-    assert told.count("\n") == 1, told
+    printed = report.read_text()
+    assert printed.startswith("hiper: out of memory")
+    assert printed.count("\n") == 1, printed
     assert not list(tmp_path.glob("dog*"))
 
 
@@ -216,9 +216,9 @@ def test_too_little_memory_to_load_is_told_in_one_line(
     }
     words = [*map(str, commands[command]), "--device", "cpu", "--quiet"]
     assert forked(_starved_of, megabytes, words, report) == 1, report.read_text()
-    told = report.read_text()
-    assert told.startswith("hiper: out of memory")
-    assert told.count("\n") == 1, told
+    printed = report.read_text()
+    assert printed.startswith("hiper: out of memory")
+    assert printed.count("\n") == 1, printed
 
 
 def _with_a_mad_clock(words: list[str], step: float) -> None:

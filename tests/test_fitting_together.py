@@ -84,12 +84,12 @@ def test_companions_and_order_change_no_bit(backbone: SdBackbone) -> None:
 def prepared(backbone: Backbone, number: int) -> TrainingTask:
     """A turn with weights of its own, as a mask gives them."""
     random = generator(number)
-    told = backbone.encode(CAPTIONS[number])
-    tail = told.token_embeddings.clone().requires_grad_()
+    conditioning = backbone.encode(CAPTIONS[number])
+    tail = conditioning.token_embeddings.clone().requires_grad_()
     objective = Denoising(
         backbone=backbone,
         latents=backbone.latents(tiny.picture(tiny.RESOLUTION).rotate(90 * number), random),
-        conditioning=lambda parameters: replace(told, token_embeddings=parameters["rows"]),
+        conditioning=lambda parameters: replace(conditioning, token_embeddings=parameters["rows"]),
         batch=number + 1,
         bounds=level_range(0, 1, backbone.timesteps),
         sampling="stratified",

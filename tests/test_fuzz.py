@@ -110,9 +110,9 @@ def _tried(target: Target, cases: int, number: int, folder: Path, out: Any) -> s
     @given(st.data())
     def each(data: st.DataObject) -> None:
         faulthandler.dump_traceback_later(SECONDS, exit=True, file=out)  # ends the process inside C code, too
-        told = _refusal(target, data, folder)
-        assert "\n" not in told
-        tally["refused" if told else "used"] += 1
+        message = _refusal(target, data, folder)
+        assert "\n" not in message
+        tally["refused" if message else "used"] += 1
         assert not breaches, breaches
 
     begun, before = time.perf_counter(), _megabytes("VmRSS")

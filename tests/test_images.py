@@ -569,7 +569,7 @@ def test_bad_pictures_are_refused_without_importing_torch() -> None:
 def test_a_mistake_of_ours_is_no_damage(
     dog: Path, monkeypatch: pytest.MonkeyPatch, where: str, mistake: type[Exception]
 ) -> None:
-    """Of what Pillow raises, damage is told; what our own code raises comes through as it is."""
+    """Of what Pillow raises, damage is refused; what our own code raises comes through as it is."""
 
     def wrong(*_: object) -> None:
         raise mistake

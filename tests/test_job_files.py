@@ -1,4 +1,4 @@
-"""Job files: what is read from them, and how a mistake is told."""
+"""Job files: what is read from them, and how a mistake is refused."""
 
 from __future__ import annotations
 

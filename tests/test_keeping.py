@@ -68,8 +68,8 @@ def flowedit(backbone: SdBackbone, artifact: hiper.Artifact, start: int) -> torc
         signal, sigma = alphas[t].sqrt(), (1 - alphas[t]).sqrt()
         noisy = z * (signal + sigma)
         with torch.no_grad():
-            told, plain = (unet(noisy, torch.tensor([t]), each).sample for each in (rows, empty))
-        noise = plain + guidance * (told - plain)
+            conditional, plain = (unet(noisy, torch.tensor([t]), each).sample for each in (rows, empty))
+        noise = plain + guidance * (conditional - plain)
         found: torch.Tensor = noise - (noisy - sigma * noise) / signal
         return found
 

@@ -1,4 +1,4 @@
-"""A lack of memory is recognised however it is told, and never taken for another fault."""
+"""A lack of memory is recognised however it is reported, and never taken for another fault."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ OTHERS = [
 def test_a_lack_of_memory_is_no_refusal(error: Exception) -> None:
     assert is_out_of_memory(error)
     with (
-        pytest.raises(MemoryLimitError, match="out of memory while loading a model") as told,
+        pytest.raises(MemoryLimitError, match="out of memory while loading a model") as refused,
         loading_in_memory("a model"),
         refusals("a model cannot be loaded"),
     ):
         raise error
-    assert told.value.exit_status == 1
-    assert "\n" not in str(told.value)
+    assert refused.value.exit_status == 1
+    assert "\n" not in str(refused.value)
 
     def work(_: int) -> int:
         raise error

@@ -175,10 +175,10 @@ def test_it_has_no_splits(folder: Path) -> None:
 def test_mistakes_are_told_in_one_line(folder: Path, text: str, words: list[str]) -> None:
     with pytest.raises(UserError) as refused:
         OwnSuite(written(folder, text))
-    told = str(refused.value)
-    assert "\n" not in told
-    assert all(word in told for word in words), told
-    assert "pets.toml" in told
+    message = str(refused.value)
+    assert "\n" not in message
+    assert all(word in message for word in words), message
+    assert "pets.toml" in message
 
 
 def test_files_that_cannot_be_read(folder: Path) -> None:

@@ -223,9 +223,18 @@ def test_a_stated_prediction_is_drawn_by_as_well(silent: Path) -> None:
         load_backbone(silent, device="cpu", prediction_type="v_prediction"),
         load_backbone(scheduler_changed(silent, prediction_type="v_prediction"), device="cpu"),
     ):
-        told = backbone.encode("a dog")
+        sentence = backbone.encode("a dog")
         drawn += [
-            backbone.sample(told, [told], seeds=[0], steps=2, guidance=1, scheduler=name, height=32, width=32)
+            backbone.sample(
+                sentence,
+                [sentence],
+                seeds=[0],
+                steps=2,
+                guidance=1,
+                scheduler=name,
+                height=32,
+                width=32,
+            )
             .images[0]
             .tobytes()
             for name in ("ddim", "euler")

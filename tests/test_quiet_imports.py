@@ -41,8 +41,10 @@ def python(tmp_path: Path) -> list[str]:
 @pytest.mark.slow
 def test_loading_a_model_in_python_prints_nothing(python: list[str]) -> None:
     """Neither the warning of a kernel, which the library itself really gives here, nor anything else."""
-    told = subprocess.run([*python, "-c", "import bitsandbytes"], capture_output=True, text=True, check=True)
-    assert "gemm_4bit_forward" in told.stderr
+    printed = subprocess.run(
+        [*python, "-c", "import bitsandbytes"], capture_output=True, text=True, check=True
+    )
+    assert "gemm_4bit_forward" in printed.stderr
     done = subprocess.run([*python, "-c", _LOAD], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 

@@ -1,4 +1,4 @@
-"""What a model draws by unless told otherwise, and the notes of what is given and has no effect or suits it badly."""
+"""The sampling defaults of a model, and the notes of what is given and has no effect or suits it badly."""
 
 from __future__ import annotations
 
@@ -134,12 +134,12 @@ def consistency() -> Backbone:
 
 
 def test_an_lcm_draws_by_its_own_sampler_from_each_picture_s_seed(consistency: Backbone) -> None:
-    told, none = consistency.encode(SENTENCE), consistency.encode("")
+    sentence, none = consistency.encode(SENTENCE), consistency.encode("")
 
     def drawn(seeds: list[int], guidance: float = 8) -> list[bytes]:
         size = {"height": tiny.RESOLUTION, "width": tiny.RESOLUTION}
         how = {"steps": 3, "guidance": guidance, "scheduler": consistency.schedulers[0], **size}
-        return [image.tobytes() for image in consistency.sample(told, [none], seeds=seeds, **how).images]  # type: ignore[arg-type]
+        return [image.tobytes() for image in consistency.sample(sentence, [none], seeds=seeds, **how).images]  # type: ignore[arg-type]
 
     assert consistency.schedulers[0] == "lcm"
     assert drawn([3]) == drawn([3])
@@ -150,13 +150,13 @@ def test_an_lcm_draws_by_its_own_sampler_from_each_picture_s_seed(consistency: B
 def test_an_lcm_is_fitted_at_a_guidance_that_it_knows(consistency: Backbone) -> None:
     pipe = scheduled(sd(**CONSISTENCY), "LCMScheduler")
     pipe.unet.load_state_dict(consistency.denoiser.state_dict())
-    noisy, t, told = torch.randn(1, 4, 4, 4), torch.tensor([500]), consistency.encode(SENTENCE)
+    noisy, t, conditioning = torch.randn(1, 4, 4, 4), torch.tensor([500]), consistency.encode(SENTENCE)
     scale = pipe.get_guidance_scale_embedding(torch.tensor([2.0]), embedding_dim=8)
     with torch.no_grad():
         expected = pipe.unet(
-            noisy, t, encoder_hidden_states=told.token_embeddings, timestep_cond=scale
+            noisy, t, encoder_hidden_states=conditioning.token_embeddings, timestep_cond=scale
         ).sample
-        assert torch.equal(consistency.predict(noisy, t, told), expected)
+        assert torch.equal(consistency.predict(noisy, t, conditioning), expected)
 
 
 def artifact_of(backbone: Backbone, picture: Path) -> Artifact:
@@ -310,8 +310,8 @@ def test_every_way_in_tells_of_it(cli: Cli, model_folder: Path, dog: Path, tmp_p
         "options": {"steps": 1},
         "edit": edit,
     }
-    told = ("--prompt", "a ((blue)) dog", *negative, *words)
-    watched = cli("attention", tail, *told, "--out", tmp_path / "a", "--json", *model)
+    given = ("--prompt", "a ((blue)) dog", *negative, *words)
+    watched = cli("attention", tail, *given, "--out", tmp_path / "a", "--json", *model)
     jobs = tmp_path / "jobs.jsonl"
     jobs.write_text(json.dumps(job))
     assert cli("batch", jobs, "--out", tmp_path / "b", *model).status == 0

@@ -189,9 +189,11 @@ def test_an_unknown_device_is_refused(kind: Kind, folder: Path) -> None:
 def test_a_long_sentence_is_cut_with_a_warning(clip: Path) -> None:
     scorer = ClipSimilarity.load(clip, device="cpu")
     read = " ".join(["dog"] * 75)
-    with pytest.warns(HiperWarning, match=f"has 79 tokens and the model reads 77: only '{read}' is") as told:
+    with pytest.warns(
+        HiperWarning, match=f"has 79 tokens and the model reads 77: only '{read}' is"
+    ) as caught:
         cut = scorer.text(noise(0), read + " red cat")
-    assert told[0].filename == __file__
+    assert caught[0].filename == __file__
     assert cut == scorer.text(noise(0), read)
     assert cut != scorer.text(noise(0), read.removesuffix(" dog"))
 

@@ -87,10 +87,10 @@ def test_a_single_file_is_the_model_it_was_written_from(
     assert loaded.resolution == (768 if prediction == "v_prediction" else 512)
     sentence = "a sitting dog"
     assert torch.equal(loaded.encode(sentence).token_embeddings, original.encode(sentence).token_embeddings)
-    noise, t, told = torch.randn(1, 4, 16, 16), torch.tensor([400]), original.encode(sentence)
+    noise, t, conditioning = torch.randn(1, 4, 16, 16), torch.tensor([400]), original.encode(sentence)
     targets = [backbone.add_noise(noise, noise.flip(-1), t).target for backbone in (original, loaded)]
     assert torch.equal(targets[0], targets[1])
-    outputs = [backbone.predict(noise, t, told).detach() for backbone in (original, loaded)]
+    outputs = [backbone.predict(noise, t, conditioning).detach() for backbone in (original, loaded)]
     assert torch.allclose(outputs[0], outputs[1], atol=1e-5)
 
 
@@ -180,9 +180,9 @@ def test_tensors_that_nothing_takes_are_noted(
 ) -> None:
     path = tmp_path / "model.safetensors"
     safetensors.torch.save_file({**whole["sd1"], name: torch.ones(1)}, path)
-    with pytest.warns(HiperWarning, match="it is not used") as told:
+    with pytest.warns(HiperWarning, match="it is not used") as caught:
         load_backbone(path, device="cpu", local_only=True)
-    assert len(told) == 1
+    assert len(caught) == 1
 
 
 def averaged_alone(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -103,8 +103,8 @@ def saved(checkpoint: dict[str, Tensor], path: Path, **metadata: str) -> Path:
 
 KINDS: dict[str, tuple[dict[str, str], tuple[str, ...], dict[str, Any]]] = {
     "plain": ({}, (), {}),
-    "told by ModelSpec": ({"modelspec.prediction_type": "v"}, (), {"prediction_type": "v_prediction"}),
-    "told by a key": ({}, ("v_pred",), {"prediction_type": "v_prediction"}),
+    "stated by ModelSpec": ({"modelspec.prediction_type": "v"}, (), {"prediction_type": "v_prediction"}),
+    "stated by a key": ({}, ("v_pred",), {"prediction_type": "v_prediction"}),
     "down to noise alone": (
         {},
         ("v_pred", "ztsnr"),
@@ -131,15 +131,15 @@ def test_a_single_file_is_the_model_it_was_written_from(
     assert loaded.family == "sdxl"
     assert loaded.weights_sha256() == original.weights_sha256()
     assert (loaded.resolution, loaded.objective) == (1024, original.objective)
-    told, again = original.encode("a sitting dog"), loaded.encode("a sitting dog")
-    assert told.pooled is not None
+    conditioning, again = original.encode("a sitting dog"), loaded.encode("a sitting dog")
+    assert conditioning.pooled is not None
     assert again.pooled is not None
-    assert torch.equal(told.token_embeddings, again.token_embeddings)
-    assert torch.equal(told.pooled, again.pooled)
+    assert torch.equal(conditioning.token_embeddings, again.token_embeddings)
+    assert torch.equal(conditioning.pooled, again.pooled)
     noise, t = torch.randn(1, 4, 16, 16), torch.tensor([999])
     targets = [backbone.add_noise(noise, noise.flip(-1), t).target for backbone in (original, loaded)]
     assert torch.equal(targets[0], targets[1])
-    first, second = (backbone.predict(noise, t, told).detach() for backbone in (original, loaded))
+    first, second = (backbone.predict(noise, t, conditioning).detach() for backbone in (original, loaded))
     assert torch.allclose(first, second, atol=1e-5)
 
 

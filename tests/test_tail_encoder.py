@@ -91,24 +91,26 @@ def test_a_file_that_does_not_fit_is_told_in_one_line(guessing: Path, tmp_path: 
         save_file(weights, path)
     else:
         save_file(TailEncoder(10, 16, 5, tiny.EMBED).state_dict(), path)
-    with pytest.raises(BackboneError, match="is damaged, or no tail encoder of this model") as told:
+    with pytest.raises(BackboneError, match="is damaged, or no tail encoder of this model") as refused:
         hiper.load_backbone(folder)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(refused.value)
 
 
 def _error(backbone: Backbone, rows: torch.Tensor | None, seed: int) -> float:
     """Squared error, at four levels of heavy noise, on another picture of the animal, behind its bare caption."""
     scene = counterpart(seed)
-    told = backbone.encode(bare_caption(scene))
+    conditioning = backbone.encode(bare_caption(scene))
     if rows is not None:
-        own = take_tail(told, len(rows))
-        told = place_tail(told, 0.8 * rows * (own.norm(dim=1) / rows.norm(dim=1))[:, None], "replace")
+        own = take_tail(conditioning, len(rows))
+        conditioning = place_tail(
+            conditioning, 0.8 * rows * (own.norm(dim=1) / rows.norm(dim=1))[:, None], "replace"
+        )
     latents = backbone.latents(render(scene), generator(0))
     t = torch.tensor([500, 650, 800, 950])
     noise = torch.randn(len(t), *latents.shape[1:], generator=generator(seed))
     diffused = backbone.add_noise(latents, noise, t)
     with torch.no_grad():
-        return float((backbone.predict(diffused.noisy, t, told) - diffused.target).square().mean())
+        return float((backbone.predict(diffused.noisy, t, conditioning) - diffused.target).square().mean())
 
 
 def test_the_embedded_models_guess_describes_animals_that_it_never_saw() -> None:

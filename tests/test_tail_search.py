@@ -20,7 +20,7 @@ from benchmarks.tail_search import (
     losses,
     main,
     scenes,
-    told_by_level,
+    tail_by_level,
 )
 from torch import Tensor
 
@@ -101,9 +101,9 @@ def test_rows_for_each_layer_alike_do_what_one_tail_does(sd1: SdBackbone, seen: 
 
 
 def test_ranges_of_noise_have_rows_of_their_own(sd1: SdBackbone, seen: Scenes) -> None:
-    told = told_by_level(sd1, seen, Way(levels=4, ranges=2), 1.0)
-    low, high = told(620), told(960)
-    assert torch.equal(low, told(300))
+    tail_at = tail_by_level(sd1, seen, Way(levels=4, ranges=2), 1.0)
+    low, high = tail_at(620), tail_at(960)
+    assert torch.equal(low, tail_at(300))
     assert torch.equal(low[:, :, :-TAIL], high[:, :, :-TAIL])
     alone = learn(sd1, seen, Way(levels=2, high=0.75), seen.rows[:, -TAIL:])
     assert torch.allclose(low, behind(seen.captions, alone, 1.0))

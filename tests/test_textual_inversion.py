@@ -122,9 +122,9 @@ def test_strength_0_is_the_plain_sentence(sd1: SdBackbone, subject: Subject) -> 
 
 def test_the_words_of_a_spliced_sentence_are_told(sd1: SdBackbone) -> None:
     vectors = {name: vector.repeat(2, 1) for name, vector in sd1.token_embeddings("dog").items()}
-    told = sd1.encode_with_token_embeddings("a red <subject> on the grass", "<subject>", vectors)
-    assert told.words_per_token[:5] == ("", "a", "red", "<subject>", "<subject>")
-    assert told.words_per_token[5] == "on"
+    conditioning = sd1.encode_with_token_embeddings("a red <subject> on the grass", "<subject>", vectors)
+    assert conditioning.words_per_token[:5] == ("", "a", "red", "<subject>", "<subject>")
+    assert conditioning.words_per_token[5] == "on"
 
 
 def test_a_sentence_without_the_noun_is_refused(sd1: SdBackbone, subject: Subject) -> None:

@@ -98,7 +98,7 @@ def null_text(backbone: Any, path: Tensor, guidance: float, inner: int) -> tuple
     """Algorithm 1 of arXiv:2211.09794 with the settings of its code, on plain tensors."""
     unet, products = backbone._pipe.unet, backbone._pipe.scheduler.alphas_cumprod
     steps = len(path) - 1
-    told, empty = backbone.encode(CAPTION).token_embeddings, backbone.encode("").token_embeddings
+    conditioning, empty = backbone.encode(CAPTION).token_embeddings, backbone.encode("").token_embeddings
     latents, fitted = path[-1:], []
     for i in range(steps):
         t = 1 + (steps - 1 - i) * (1000 // steps)
@@ -107,7 +107,7 @@ def null_text(backbone: Any, path: Tensor, guidance: float, inner: int) -> tuple
         adam = torch.optim.Adam([empty], lr=1e-2 * (1 - i / (2 * steps)))
 
         def down(empty: Tensor, latents: Tensor = latents, t: int = t, now=now, then=then) -> Tensor:  # type: ignore[no-untyped-def]
-            conditional = unet(latents, t, told).sample.detach()
+            conditional = unet(latents, t, conditioning).sample.detach()
             unconditional = unet(latents, t, empty).sample
             noise = unconditional + guidance * (conditional - unconditional)
             clean = (latents - (1 - now) ** 0.5 * noise) / now**0.5
@@ -169,9 +169,9 @@ def test_one_picture_is_drawn_where_the_seed_decides_nothing(
     batches: list[int] = []
     predict = sd1.predict
 
-    def counted(noisy: Tensor, t: Tensor, told: Conditioning) -> Tensor:
+    def counted(noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         batches.append(len(noisy))
-        return predict(noisy, t, told)
+        return predict(noisy, t, conditioning)
 
     monkeypatch.setattr(sd1, "predict", counted)
     with pytest.warns(HiperWarning, match="draws the same picture for every seed"):

@@ -89,9 +89,9 @@ def test_locks_without_fcntl(
     holder = windows(HOLD, path, WITH_MSVCRT=msvcrt)
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
-    told, _ = windows(TAKE, path, WITH_MSVCRT=msvcrt).communicate()
-    assert f"process {holder.pid}" in told
-    assert (str(beside) in told) == (not msvcrt)
+    printed, _ = windows(TAKE, path, WITH_MSVCRT=msvcrt).communicate()
+    assert f"process {holder.pid}" in printed
+    assert (str(beside) in printed) == (not msvcrt)
     holder.kill()
     holder.communicate()
     if not msvcrt:

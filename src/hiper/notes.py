@@ -1,4 +1,4 @@
-"""Notes: what was changed on the way in without being asked for, gathered now and told at the end."""
+"""Notes: what was changed on the way in without being asked for, gathered now and printed at the end."""
 
 from __future__ import annotations
 

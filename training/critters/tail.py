@@ -52,8 +52,8 @@ def add_tail_encoder(
             strength = 0.8 + 0.2 * torch.rand(count, 1, 1, generator=generator)
             words = tokens(parts.tokenizer, [captions[i] for i in index.tolist()]).to(device)
             with torch.no_grad():
-                told = encoder(words).last_hidden_state.float()
-            head, own = told[:, : -recipe.tail], told[:, -recipe.tail :]
+                encoded = encoder(words).last_hidden_state.float()
+            head, own = encoded[:, : -recipe.tail], encoded[:, -recipe.tail :]
             rows = model(mirrored(sources[index], generator).float().to(device)).float()
             rows = rows * (own.norm(dim=2, keepdim=True) / rows.norm(dim=2, keepdim=True))
             predicted: Tensor = unet(noisy, t, torch.cat([head, rows * strength.to(device)], 1)).sample

@@ -313,9 +313,9 @@ def _prediction(
     backbone: Backbone, settings: EditSettings, sentence: Conditioning, batch: int
 ) -> Callable[[], None]:
     def predict() -> None:
-        t, told = torch.full((batch,), backbone.timesteps // 2), expanded(sentence, batch)
+        t, conditioning = torch.full((batch,), backbone.timesteps // 2), expanded(sentence, batch)
         with torch.no_grad():
-            backbone.predict(_noise(backbone, settings, batch), t, told)
+            backbone.predict(_noise(backbone, settings, batch), t, conditioning)
 
     return predict
 

@@ -29,10 +29,10 @@ class Sentence:
 class RunReport:
     """Everything the page shows.
 
-    command: as it was given, one line; notes: what the user was told
+    command: as it was given, one line; notes: those given to the user
     source: the picture that was learnt, None when only its thumbnail is at hand
     course: losses of the fit, empty when the fit is of an earlier run
-    study: who looks where in the first sentence, or in words why that cannot be told
+    study: who looks where in the first sentence, or in words why that is unknown
     """
 
     artifact: Artifact

@@ -56,12 +56,12 @@ def sensitivity(
     return Sensitivity(tail=float(np.mean(by_tail)), seed=float(np.mean(by_seed)), pictures=pictures)
 
 
-def _drawn(backbone: Backbone, told: Conditioning, seeds: Sequence[int]) -> list[Image.Image]:
+def _drawn(backbone: Backbone, conditioning: Conditioning, seeds: Sequence[int]) -> list[Image.Image]:
     """One at a time: a model that fills the memory draws them as well."""
     negative = backbone.encode_negative("")
     return [
         backbone.sample(
-            told,
+            conditioning,
             [negative],
             seeds=[seed],
             steps=min(backbone.default_steps, STEPS),

@@ -1,6 +1,6 @@
 """Find a fit's learning rate, batch and length for a model, from one picture.
 
-What a setting is worth is told by the loss on pairs of noise and noise level held fixed: that of a single step tells
+A setting is judged by the loss on pairs of noise and noise level held fixed: that of a single step says
 nothing (DVAR, arXiv:2302.04841). It is the picture's own loss, so it says how well the subject is learnt, not how well
 it can be edited; the rows keep their lengths meanwhile, which is what holds edits together.
 """

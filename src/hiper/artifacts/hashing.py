@@ -1,4 +1,4 @@
-"""The hash by which artifacts and their copies are told apart."""
+"""The hash that identifies artifacts and their copies."""
 
 from __future__ import annotations
 

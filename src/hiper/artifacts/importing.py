@@ -29,7 +29,7 @@ MAX_ROWS = 64
 def import_reference(path: str | Path, *, backbone: Backbone, caption: str) -> Artifact:
     """Read a tail [1, rows, embed] or [rows, embed] of the HiPer reference script, of at most 64 rows.
 
-    Such a file knows neither its model nor its caption, so both must be told. Code in it is refused, and
+    Such a file knows neither its model nor its caption, so both must be given. Code in it is refused, and
     nothing above 64 MB is read. Editing defaults are the paper's: strength 0.8, guidance 7.5, DDIM, 50 steps.
 
     Raises:

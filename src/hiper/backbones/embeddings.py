@@ -16,9 +16,9 @@ def paired(positive: Conditioning, negatives: Sequence[Conditioning]) -> dict[st
     return {**alone(expanded(positive, batch)), **alone(expanded(negative, batch), "negative_")}
 
 
-def alone(told: Conditioning, prefix: str = "") -> dict[str, Tensor]:
+def alone(conditioning: Conditioning, prefix: str = "") -> dict[str, Tensor]:
     """Return rows, and pooled vectors where there are any, of one side."""
-    vectors = {"prompt_embeds": told.token_embeddings, "pooled_prompt_embeds": told.pooled}
+    vectors = {"prompt_embeds": conditioning.token_embeddings, "pooled_prompt_embeds": conditioning.pooled}
     return {f"{prefix}{name}": vector for name, vector in vectors.items() if vector is not None}
 
 

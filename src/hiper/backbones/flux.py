@@ -27,8 +27,8 @@ class FluxBackbone(FlowBackbone):
     The tail replaces T5's padding: nothing masks it, and the transformer gives text no places, so the last rows are
     as good as any and no sentence of ordinary length reaches them.
 
-    dev was distilled to draw what another model draws under guidance, and is told the scale. It is fitted at scale
-    1, as diffusers' own DreamBooth commands do: only there is noise - picture what it should say.
+    dev was distilled to draw what another model draws under guidance, and takes the scale as an input. It is
+    fitted at scale 1, as diffusers' own DreamBooth commands do: only there is noise - picture what it should say.
     """
 
     pipeline_name: ClassVar[str] = "FluxPipeline"
@@ -42,11 +42,11 @@ class FluxBackbone(FlowBackbone):
         revision: str = "",
         default_guidance: float | None = None,
     ) -> None:
-        self._told_guidance = bool(pipe.transformer.config.guidance_embeds)
-        self.uses_negative_prompt = not self._told_guidance
+        self._is_guidance_distilled = bool(pipe.transformer.config.guidance_embeds)
+        self.uses_negative_prompt = not self._is_guidance_distilled
         super().__init__(pipe, name=name, revision=revision, default_guidance=default_guidance)
         self.family = "flux1"
-        self.max_length = 512 if self._told_guidance else 256
+        self.max_length = 512 if self._is_guidance_distilled else 256
         config = pipe.transformer.config
         self.embed_dim = int(config.joint_attention_dim)
         self._set_native(
@@ -54,7 +54,7 @@ class FluxBackbone(FlowBackbone):
         )
 
     def _sampling_defaults(self) -> SamplingDefaults:
-        return FLUX_DEV if self._told_guidance else FLUX_SCHNELL
+        return FLUX_DEV if self._is_guidance_distilled else FLUX_SCHNELL
 
     def _encode(self, prompt: str) -> Conditioning:
         rows, pooled, _ = self._pipe.encode_prompt(
@@ -72,24 +72,24 @@ class FluxBackbone(FlowBackbone):
         )
 
     def _predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        told = expanded(conditioning, len(noisy))
-        assert told.pooled is not None
+        conditioning = expanded(conditioning, len(noisy))
+        assert conditioning.pooled is not None
         h, w = noisy.shape[2:]
         guidance = self._constant(torch.full, (len(noisy),), FITTING_GUIDANCE)
         output = self._pipe.transformer(
             hidden_states=packed(noisy).to(self.dtype),
             timestep=self._sigma(t),
-            guidance=guidance if self._told_guidance else None,
-            pooled_projections=told.pooled.to(self.dtype),
-            encoder_hidden_states=told.token_embeddings.to(self.dtype),
-            txt_ids=self._constant(torch.zeros, told.sequence_length, 3),
+            guidance=guidance if self._is_guidance_distilled else None,
+            pooled_projections=conditioning.pooled.to(self.dtype),
+            encoder_hidden_states=conditioning.token_embeddings.to(self.dtype),
+            txt_ids=self._constant(torch.zeros, conditioning.sequence_length, 3),
             img_ids=self._constant(places, h, w, 3),
             return_dict=False,
         )[0]
         return unpacked(output.float(), h, w)
 
     def pipeline_kwargs(self, positive: Conditioning, negatives: Sequence[Conditioning]) -> dict[str, Any]:
-        if self._told_guidance:
+        if self._is_guidance_distilled:
             return self._all_put(alone(positive))
         return self._all_put(paired(positive, negatives))
 
@@ -97,4 +97,4 @@ class FluxBackbone(FlowBackbone):
         return packed(latents).to(self.dtype)
 
     def _guided(self, guidance: float) -> Mapping[str, float]:
-        return {"guidance_scale" if self._told_guidance else "true_cfg_scale": guidance}
+        return {"guidance_scale" if self._is_guidance_distilled else "true_cfg_scale": guidance}

@@ -72,14 +72,14 @@ class KleinBackbone(FlowBackbone):
         )
 
     def _predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        told = expanded(conditioning, len(noisy))
+        conditioning = expanded(conditioning, len(noisy))
         h, w = noisy.shape[2:]
         output = self._pipe.transformer(
             hidden_states=packed(noisy).to(self.dtype),
             timestep=self._sigma(t),
             guidance=None,
-            encoder_hidden_states=told.token_embeddings.to(self.dtype),
-            txt_ids=self._constant(_text_places, told.sequence_length),
+            encoder_hidden_states=conditioning.token_embeddings.to(self.dtype),
+            txt_ids=self._constant(_text_places, conditioning.sequence_length),
             img_ids=self._constant(places, h, w, 4),
             return_dict=False,
         )[0]

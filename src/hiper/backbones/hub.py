@@ -41,7 +41,7 @@ _NETWORK_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
 
 
 def hub_answers(hub_id: str = "", file: str = "", *, revision: str | None = None) -> bool:
-    """Whether the Hub says anything within `ANSWER_SECONDS`: a client that is not told so waits for minutes.
+    """Whether the Hub says anything within `ANSWER_SECONDS`: a client that does not know waits for minutes.
 
     Args:
         hub_id: Of the repository with `file`.

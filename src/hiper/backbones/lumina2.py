@@ -72,13 +72,13 @@ class Lumina2Backbone(FlowBackbone):
         )
 
     def _predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        told = expanded(conditioning, len(noisy))
+        conditioning = expanded(conditioning, len(noisy))
         output: Tensor = self._pipe.transformer(
             hidden_states=noisy.to(self.dtype),
             timestep=1 - self._sigma(t),
-            encoder_hidden_states=told.token_embeddings.to(self.dtype),
+            encoder_hidden_states=conditioning.token_embeddings.to(self.dtype),
             encoder_attention_mask=self._constant(
-                torch.ones, told.token_embeddings.shape[:2], dtype=torch.long
+                torch.ones, conditioning.token_embeddings.shape[:2], dtype=torch.long
             ),
             return_dict=False,
         )[0]

@@ -24,7 +24,7 @@ class Layout:
         rows: Text encoders whose embeddings stand side by side in a row of the denoiser's table.
         pooled: Text encoders whose pooled vectors stand side by side in the one that the denoiser reads.
         optional: Which of these a pipeline may go without.
-        chat: Sentences are told as a turn of a chat, by the tokenizer's template.
+        chat: Sentences are wrapped as a turn of a chat, by the tokenizer's template.
     """
 
     patch: int = 1

@@ -277,9 +277,9 @@ class PipelineBackbone(Backbone):
             _token_embeddings.encode_with_token_embeddings(self._pipe, tokenizers, vectors),
             _diffusers.quiet(),
         ):
-            told = self._encode(prompt.replace(word, " ".join(names)))
-        words = tuple(word if piece in names else piece for piece in told.words_per_token)
-        return replace(told, prompt=prompt, words_per_token=words)
+            conditioning = self._encode(prompt.replace(word, " ".join(names)))
+        words = tuple(word if piece in names else piece for piece in conditioning.words_per_token)
+        return replace(conditioning, prompt=prompt, words_per_token=words)
 
     def predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         self._take(encoders=False)

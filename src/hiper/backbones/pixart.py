@@ -66,12 +66,12 @@ class PixArtBackbone(PipelineBackbone):
         )
 
     def _predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        told = expanded(conditioning, len(noisy))
+        conditioning = expanded(conditioning, len(noisy))
         output: Tensor = self._pipe.transformer(
             noisy.to(self.dtype),
-            encoder_hidden_states=told.token_embeddings.to(self.dtype),
+            encoder_hidden_states=conditioning.token_embeddings.to(self.dtype),
             encoder_attention_mask=self._constant(
-                torch.ones, told.token_embeddings.shape[:2], dtype=torch.long
+                torch.ones, conditioning.token_embeddings.shape[:2], dtype=torch.long
             ),
             timestep=self._put(t),
             added_cond_kwargs={"resolution": None, "aspect_ratio": None},

@@ -81,12 +81,12 @@ class QwenImageBackbone(FlowBackbone):
         return replace(self._encode(prompt or NO_NEGATIVE), prompt=prompt)
 
     def _predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        told = expanded(conditioning, len(noisy))
+        conditioning = expanded(conditioning, len(noisy))
         h, w = noisy.shape[2:]
         output = self._pipe.transformer(
             hidden_states=packed(noisy).to(self.dtype),
             timestep=self._sigma(t),
-            encoder_hidden_states=told.token_embeddings.to(self.dtype),
+            encoder_hidden_states=conditioning.token_embeddings.to(self.dtype),
             encoder_hidden_states_mask=None,
             img_shapes=[[(1, h // 2, w // 2)]] * len(noisy),
             return_dict=False,

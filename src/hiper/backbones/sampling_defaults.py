@@ -28,7 +28,7 @@ SD = SamplingDefaults(guidance=7.5, steps=50)
 SDXL = SamplingDefaults(guidance=5.0, steps=50)
 """`StableDiffusionXLPipeline` of diffusers."""
 LCM = SamplingDefaults(guidance=8.0, steps=4)
-"""The card of SimianLuo/LCM_Dreamshaper_v7 (arXiv:2310.04378): the scale is told to the denoiser."""
+"""The card of SimianLuo/LCM_Dreamshaper_v7 (arXiv:2310.04378): the denoiser takes the scale as an input."""
 FEW_STEPS = SamplingDefaults(guidance=1.0, steps=4)
 """The cards of stabilityai/sdxl-turbo and sd-turbo (1 to 4 steps, guidance 0), ByteDance/SDXL-Lightning (4 steps,
 guidance 0) and latent-consistency/lcm-lora-sdxl (4 steps, guidance 0)."""
@@ -76,7 +76,8 @@ def diffusion_defaults(
         scheduler: The class of its scheduler: LCM's is for models distilled to few steps.
         schedule: The configuration of that. Steps from the last noise level on ("trailing") are those of models
             distilled to few steps, such as Turbo and Lightning, and of v models whose last level is noise alone.
-        denoiser: The configuration of the denoiser; `time_cond_proj_dim` is where an LCM is told the guidance scale.
+        denoiser: The configuration of the denoiser; an LCM, which takes the guidance scale as an input, sets
+            `time_cond_proj_dim`.
     """
     if denoiser.get("time_cond_proj_dim") is not None:
         return LCM

@@ -45,7 +45,7 @@ class SanaBackbone(FlowBackbone):
         config = pipe.transformer.config
         if config.get("guidance_embeds"):
             raise BackboneError(
-                f"{name} is a Sana Sprint, which is told its guidance; only Sana itself is supported"
+                f"{name} is a Sana Sprint, which takes its guidance as an input; only Sana itself is supported"
             )
         self.family = "sana"
         pipe.tokenizer.padding_side = (
@@ -90,13 +90,13 @@ class SanaBackbone(FlowBackbone):
         return (pieces[0], *pieces[table - self.max_length + 1 :]), lost
 
     def _predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        told = expanded(conditioning, len(noisy))
+        conditioning = expanded(conditioning, len(noisy))
         scale = self.timesteps * float(self._pipe.transformer.config.timestep_scale)
         output: Tensor = self._pipe.transformer(
             noisy.to(self.dtype),
-            encoder_hidden_states=told.token_embeddings.to(self.dtype),
+            encoder_hidden_states=conditioning.token_embeddings.to(self.dtype),
             encoder_attention_mask=self._constant(
-                torch.ones, told.token_embeddings.shape[:2], dtype=torch.long
+                torch.ones, conditioning.token_embeddings.shape[:2], dtype=torch.long
             ),
             timestep=self._sigma(t) * scale,
             return_dict=False,

@@ -82,13 +82,13 @@ class Sd3Backbone(FlowBackbone):
         return (*clip, *[""] * (self._clip_rows - len(clip)), *t5), lost
 
     def _predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        told = expanded(conditioning, len(noisy))
-        assert told.pooled is not None
+        conditioning = expanded(conditioning, len(noisy))
+        assert conditioning.pooled is not None
         output: Tensor = self._pipe.transformer(
             hidden_states=noisy.to(self.dtype),
             timestep=self._sigma(t) * self.timesteps,
-            encoder_hidden_states=told.token_embeddings.to(self.dtype),
-            pooled_projections=told.pooled.to(self.dtype),
+            encoder_hidden_states=conditioning.token_embeddings.to(self.dtype),
+            pooled_projections=conditioning.pooled.to(self.dtype),
             return_dict=False,
         )[0]
         return output.float()

@@ -71,15 +71,15 @@ class SdxlBackbone(UNetBackbone):
         )
 
     def _predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        told = expanded(conditioning, len(noisy))
-        assert told.pooled is not None
+        conditioning = expanded(conditioning, len(noisy))
+        assert conditioning.pooled is not None
         output: Tensor = self._pipe.unet(
             noisy.to(self.dtype),
             self._put(t),
             timestep_cond=self._guidance_condition(len(noisy)),
-            encoder_hidden_states=told.token_embeddings.to(self.dtype),
+            encoder_hidden_states=conditioning.token_embeddings.to(self.dtype),
             added_cond_kwargs={
-                "text_embeds": told.pooled.to(self.dtype),
+                "text_embeds": conditioning.pooled.to(self.dtype),
                 "time_ids": self._sizes(len(noisy)),
             },
             return_dict=False,

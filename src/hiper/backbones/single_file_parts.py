@@ -1,4 +1,4 @@
-"""What single-file checkpoints of Stable Diffusion have in common, read off a header and told to diffusers.
+"""What single-file checkpoints of Stable Diffusion have in common, read off a header, in the form diffusers takes.
 
 CLIP text encoders in the layouts of transformers and OpenCLIP, the picture encoder, and the noise schedule.
 """

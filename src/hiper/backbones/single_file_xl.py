@@ -30,7 +30,7 @@ from hiper.errors import BackboneError
 CLIP = "conditioner.embedders.0.transformer.text_model."
 OPEN_CLIP = "conditioner.embedders.1.model."
 SIZES = 6
-"""The numbers that a picture's size and crop are told by (arXiv:2307.01952, section 2.2)."""
+"""The numbers that a picture's size and crop are given by (arXiv:2307.01952, section 2.2)."""
 
 
 @dataclass(frozen=True, kw_only=True)

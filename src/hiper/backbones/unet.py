@@ -20,8 +20,8 @@ LCM_FITTING_GUIDANCE = 3.0
 class UNetBackbone(PipelineBackbone):
     """A pipeline with a UNet. Subclasses are final.
 
-    A latent consistency model was distilled to draw what another model draws under guidance, and is told the scale. It
-    is fitted at the least one that it knows: there its prediction is nearest to the noise itself.
+    A latent consistency model was distilled to draw what another model draws under guidance, and takes the scale as an
+    input. It is fitted at the least one that it knows: there its prediction is nearest to the noise itself.
     """
 
     denoiser_name: ClassVar[str] = "unet"
@@ -57,9 +57,9 @@ class UNetBackbone(PipelineBackbone):
         return _diffusers.diffusion_schedule(self._pipe, self.id)
 
     def _guidance_condition(self, batch: int) -> Tensor | None:
-        """Return what an LCM is told of guidance in a fit, [batch, width]; None for other models."""
+        """Return the guidance embedding of an LCM in a fit, [batch, width]; None for other models."""
         if self._guidance_width is None:
             return None
         scale = torch.full((batch,), LCM_FITTING_GUIDANCE - 1)
-        told: Tensor = self._pipe.get_guidance_scale_embedding(scale, embedding_dim=self._guidance_width)
-        return self._put(told.to(self.dtype))
+        embedding: Tensor = self._pipe.get_guidance_scale_embedding(scale, embedding_dim=self._guidance_width)
+        return self._put(embedding.to(self.dtype))

@@ -1,4 +1,4 @@
-"""Look at weight files before a library does, so that damage is told in one line.
+"""Look at weight files before a library does, so that damage is reported in one line.
 
 Only headers are read: a safetensors file starts with the length of a JSON table of its tensors.
 """

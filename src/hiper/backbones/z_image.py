@@ -66,11 +66,11 @@ class ZImageBackbone(FlowBackbone):
         )
 
     def _predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        told = expanded(conditioning, len(noisy))
+        conditioning = expanded(conditioning, len(noisy))
         output = self._pipe.transformer(
             list(noisy.to(self.dtype)[:, :, None]),
             1 - self._sigma(t),  # its time runs from noise to picture, and so does what it predicts
-            list(told.token_embeddings.to(self.dtype)),
+            list(conditioning.token_embeddings.to(self.dtype)),
             return_dict=False,
         )[0]
         return -torch.stack(output)[:, :, 0].float()

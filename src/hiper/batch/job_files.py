@@ -175,7 +175,7 @@ def _entries(name: str, cell: str) -> list[Any]:
 
 
 def _seed(entry: str) -> int | str:
-    """Python refuses to read numbers of thousands of digits: what has more than any seed stays a text, and is told."""
+    """Python refuses to read numbers of thousands of digits: longer ones stay texts, which are refused later."""
     return int(entry) if entry.isdecimal() and len(entry) <= _SEED_DIGITS else entry
 
 

@@ -93,7 +93,7 @@ class Ledger:
 
     def fail(self, identity: str, error: Exception, *, key: str = "", deaths: int = 0) -> None:
         """Enter and record a job that cannot be done."""
-        kind, reason, trace = _told(error)
+        kind, reason, trace = _described(error)
         record = {
             "schema": RECORD_SCHEMA,
             "status": "failed",
@@ -129,7 +129,7 @@ def _read(data: bytes) -> dict[str, Any]:
     return record if isinstance(record, dict) else {}
 
 
-def _told(error: Exception) -> tuple[str, str, str | None]:
+def _described(error: Exception) -> tuple[str, str, str | None]:
     """Return an error's name, its reason in one line, and the traceback of one that nobody foresaw."""
     if isinstance(error, HiperError):
         return type(error).__name__, str(error), None

@@ -23,7 +23,7 @@ from hiper.methods import get_method, shared_by
 from hiper.training import StopRequest
 
 NOISE_LEVELS = 4
-"""In one call of the denoiser, unless told otherwise: subjects are added up to here, which costs no more memory
+"""In one call of the denoiser, by default: subjects are added up to here, which costs no more memory
 than one subject of the default preset."""
 
 STAGE = "jobs"

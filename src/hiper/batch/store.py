@@ -124,23 +124,23 @@ class Remote(Store):
 
     def sizes(self) -> dict[str, int]:
         self._system.invalidate_cache()
-        found: dict[str, Any] = self._told(partial(self._system.find, detail=True), self._root)
+        found: dict[str, Any] = self._call(partial(self._system.find, detail=True), self._root)
         return {name.removeprefix(self._root).lstrip("/"): entry["size"] for name, entry in found.items()}
 
     def exists(self, name: str) -> bool:
         self._system.invalidate_cache()
-        return bool(self._told(self._system.exists, f"{self._root}/{name}"))
+        return bool(self._call(self._system.exists, f"{self._root}/{name}"))
 
     def read(self, name: str) -> bytes:
-        data: bytes = self._told(self._system.cat_file, f"{self._root}/{name}")
+        data: bytes = self._call(self._system.cat_file, f"{self._root}/{name}")
         return data
 
     def write(self, name: str, data: bytes) -> None:
-        self._told(self._system.pipe_file, f"{self._root}/{name}", data)
+        self._call(self._system.pipe_file, f"{self._root}/{name}", data)
 
     def remove(self, name: str) -> None:
         if self.exists(name):
-            self._told(self._system.rm_file, f"{self._root}/{name}")
+            self._call(self._system.rm_file, f"{self._root}/{name}")
 
     def sweep(self, folder: str) -> None:
         """A put leaves nothing behind."""
@@ -149,7 +149,7 @@ class Remote(Store):
     def locked(self) -> Iterator[None]:
         yield
 
-    def _told(self, operation: Any, *arguments: Any) -> Any:
+    def _call(self, operation: Any, *arguments: Any) -> Any:
         try:
             return operation(*arguments)
         except Exception as error:  # of whatever driver fsspec has for the URL

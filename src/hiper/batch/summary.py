@@ -15,7 +15,7 @@ from hiper.html import document, figure, table
 SUMMARY, PAGE = "summary.json", "summary.html"
 
 MAX_SHOWN = 50
-"""Jobs whose pictures are on the page, and failures told there; summary.json has all of them."""
+"""Jobs whose pictures are on the page, and failures shown there; summary.json has all of them."""
 
 _MAX_PICTURES = 8
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 def conforms(value: object, kind: Any) -> bool:
     """Whether `value` fits `kind`: a dataclass, Mapping, Sequence, Literal, a union of these, or a scalar.
 
-    Numbers must be finite and below 2**63, so that whatever is computed from them can be told.
+    Numbers must be finite and below 2**63, so that whatever is computed from them can be written.
     """
     origin, arguments = get_origin(kind), get_args(kind)
     if is_dataclass(kind):

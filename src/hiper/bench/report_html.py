@@ -49,8 +49,8 @@ def _pictures(report: Report, folder: Path, subject: str, edit: str) -> str:
     for arm in report.run.arms:
         path = report.run.paths(folder, arm, subject)[edit, key[2]].with_suffix(".png")
         shown.append(_picture(path, f"{arm}: {cells[arm].prompt}", folder) if arm in cells else EMPTY)
-    told = "<br>".join(escape(text) for text in (f"{subject}, {edit}", *captions))
-    return f"<tr><td>{told}</td>" + "".join(f"<td>{each}</td>" for each in shown) + "</tr>"
+    label = "<br>".join(escape(text) for text in (f"{subject}, {edit}", *captions))
+    return f"<tr><td>{label}</td>" + "".join(f"<td>{each}</td>" for each in shown) + "</tr>"
 
 
 def _picture(path: Path, alt: str, folder: Path) -> str:

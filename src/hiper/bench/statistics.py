@@ -39,7 +39,7 @@ class Summary:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A figure and its 95 % interval, None where it cannot be told; from `cells` cells of `subjects` subjects."""
+    """A figure and its 95 % interval, None where it is unknown; from `cells` cells of `subjects` subjects."""
 
     value: float
     low: float | None

@@ -154,7 +154,7 @@ class OwnSuite(Suite):
             return Subject.open(image, caption=caption, mask=mask)
 
     def _load_scorers(self, given: object) -> dict[str, Any]:
-        """Now, for a model that cannot be had is to be told before an hour of fits."""
+        """Now, so that a model that cannot be had is refused before an hour of fits."""
         record = self._table(given, "[metrics]", tuple(METRICS))
         if not record:
             return {}

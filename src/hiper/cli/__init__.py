@@ -25,7 +25,7 @@ _QUIET_LIBRARIES = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status.
 
-    0: the whole job was done. 1: it could not be finished. 2: a mistake of the user, told in one line.
+    0: the whole job was done. 1: it could not be finished. 2: a mistake of the user, reported in one line.
     128 + n: stopped by signal n (130 Ctrl-C, 143 SIGTERM) after saving what there was.
     """
     try:

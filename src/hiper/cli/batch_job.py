@@ -30,7 +30,7 @@ class BatchRequest:
 def run_batch(session: Session, request: BatchRequest) -> None:
     """Do what is left to do; a signal stops it between two steps, and the same command goes on from there.
 
-    HiperError, after the results are told, when some jobs are not done.
+    HiperError, after the results are printed, when some jobs are not done.
     """
     from hiper.batch import read_jobs, run
 
@@ -90,16 +90,16 @@ def _tell(session: Session, request: BatchRequest, done: Report) -> None:
 
 
 def _shortfall(counts: dict[str, int], failures: dict[str, dict[str, str]]) -> str:
-    told = []
+    sentences = []
     if failures:
         first = next(iter(failures.values()))
-        told.append(
+        sentences.append(
             f"{counts['failed']} jobs failed, the first {first['name']}: {first['reason']};"
             " mend them, or try them again by --retry"
         )
     if counts["waiting"]:
-        told.append(f"{counts['waiting']} jobs were left alone; run the same command without --retry")
-    return "; ".join(told)
+        sentences.append(f"{counts['waiting']} jobs were left alone; run the same command without --retry")
+    return "; ".join(sentences)
 
 
 def checked_limits(timeout: float | None, memory_limit: float | None) -> None:

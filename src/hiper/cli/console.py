@@ -18,7 +18,7 @@ from hiper.errors import HiperWarning, OutputError
 class Console:
     """The voice of one command.
 
-    json: one object on stdout instead of lines; quiet: no lines, no notes. Errors are always told.
+    json: one object on stdout instead of lines; quiet: no lines, no notes. Errors are always printed.
     """
 
     def __init__(self, *, json: bool, quiet: bool) -> None:
@@ -26,8 +26,8 @@ class Console:
         self._notes: list[str] = []
 
     def note(self, text: str) -> None:
-        """Tell something the user should know, once, also when it comes again without the name before it."""
-        if any(told == text or told.endswith(f": {text}") for told in self._notes):
+        """Print something the user should know, once, also when it comes again without the name before it."""
+        if any(note == text or note.endswith(f": {text}") for note in self._notes):
             return
         self._notes.append(text)
         if not self.quiet:
@@ -35,7 +35,7 @@ class Console:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What has been told so far."""
+        """The notes so far."""
         return tuple(self._notes)
 
     def result(self, record: Mapping[str, object], lines: Iterable[str]) -> None:

@@ -74,7 +74,7 @@ def fit_to_file(
 
 
 def prepare(session: Session, request: FitRequest, hardware: Hardware) -> Plan:
-    """Check picture, method and options; a mistake in them is told before a model is loaded."""
+    """Check picture, method and options; a mistake in them is reported before a model is loaded."""
     from hiper.images import Subject
 
     caption = automatic_caption(session, request, hardware) or request.caption
@@ -151,10 +151,10 @@ def run_fit(
 ) -> Artifact:
     """Fit with progress; a signal makes it stop between two steps, its state in the checkpoint.
 
-    course: takes every record of the losses
+    loss_history: receives every event
     """
 
-    def told(record: ProgressEvent) -> None:
+    def report_step(record: ProgressEvent) -> None:
         report("fitting", record.step, record.steps)
         if loss_history is not None:
             loss_history.append(record)
@@ -162,7 +162,7 @@ def run_fit(
     from hiper.training import FitControl
 
     plan.method.check(backbone)
-    control = FitControl(callback=told, checkpoint=checkpoint, should_stop=session.stop.requested)
+    control = FitControl(callback=report_step, checkpoint=checkpoint, should_stop=session.stop.requested)
     return plan.method.fit(backbone, plan.subject, plan.options, control)
 
 

@@ -41,18 +41,18 @@ class Lines:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._stage = ""
-        self._begun = self._told = 0.0
+        self._begun = self._reported = 0.0
         self._first = 0
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         now = self._clock()
         if stage != self._stage:
-            self._stage, self._begun, self._told, self._first = stage, now, now, done
+            self._stage, self._begun, self._reported, self._first = stage, now, now, done
             write_line(sys.stderr, stage)
         if done == total > 0:
             write_line(sys.stderr, f"{stage}: {done} of {total}, took {duration(now - self._begun)}")
-        elif now - self._told >= SECONDS_BETWEEN_LINES and done > self._first:
-            self._told = now
+        elif now - self._reported >= SECONDS_BETWEEN_LINES and done > self._first:
+            self._reported = now
             each = (now - self._begun) / (done - self._first)
             whole = (f" of {total}", f", {duration(each * (total - done))} left") if total else ("", "")
             write_line(sys.stderr, f"{stage}: {done}{whole[0]}, {rate(each)}{whole[1]}")

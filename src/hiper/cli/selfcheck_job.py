@@ -1,4 +1,4 @@
-"""`hiper selfcheck`: a short fit and a few pictures, told in a form worth pasting."""
+"""`hiper selfcheck`: a short fit and a few pictures, in a form worth pasting."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`hiper ui`: load a model and serve the page until told to stop."""
+"""`hiper ui`: load a model and serve the page until stopped."""
 
 from __future__ import annotations
 

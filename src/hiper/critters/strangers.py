@@ -1,4 +1,4 @@
-"""Pictures and words that the embedded model has never seen, told before time is spent on them."""
+"""Pictures and words that the embedded model has never seen, reported before time is spent on them."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def perform(work: Work[T, R], payload: T) -> Answer[R]:
     with collected_warnings() as notes:
         try:
             value = work(payload)
-        except Exception as raised:  # noqa: BLE001  # told to whoever reads the answer
+        except Exception as raised:  # noqa: BLE001  # raised where the answer is read
             error = _explained(raised)
     return Answer(value=value, error=error, notes=tuple(notes))
 

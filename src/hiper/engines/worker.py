@@ -12,7 +12,7 @@ def prepare(threads: int, memory_limit: float | None) -> None:
     """Keep libraries quiet, compute with `threads`, and refuse this process more than `memory_limit` GiB.
 
     The limit is Linux's RLIMIT_DATA, on what a process allocates; an allocation beyond it fails at once
-    with an error that can be told, where a limit on resident memory would end the process without a word.
+    with an error with a message, where a limit on resident memory would end the process without a word.
     """
     import torch
 

@@ -18,7 +18,7 @@ _WORDS = (
     "out of memory",  # CUDA, ROCm, MPS, XPU
     "can't allocate memory",  # torch's CPU allocator
     "not enough memory",  # the same on Windows
-    "cannot allocate memory",  # the system's own, told by safetensors or mmap
+    "cannot allocate memory",  # the system's own, passed on by safetensors or mmap
     "alloc_failed",  # cuBLAS, cuDNN
     "could not create a primitive",  # oneDNN
 )
@@ -38,7 +38,7 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 
 @contextmanager
 def loading_in_memory(what: str) -> Iterator[None]:
-    """Turn a lack of memory, whatever it was told as, into a MemoryLimitError that says how to load with less."""
+    """Turn a lack of memory, however it was reported, into a MemoryLimitError that says how to load with less."""
     try:
         yield
     except Exception as error:

@@ -19,9 +19,9 @@ def loss_curve(records: Sequence[ProgressEvent]) -> str:
     steps = [record.step for record in records]
     low, high = min(losses), max(losses)
     smooth = _moving_mean(losses, max(1, round(_WINDOW * len(losses))))
-    told = f"Loss from step {steps[0]} to {steps[-1]}: {smooth[0]:z.3g} to {smooth[-1]:z.3g}"
+    label = f"Loss from step {steps[0]} to {steps[-1]}: {smooth[0]:z.3g} to {smooth[-1]:z.3g}"
     parts = [
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" role="img" aria-label="{told}">',
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" role="img" aria-label="{label}">',
         f'<rect x="{LEFT}" y="{TOP}" width="{_inner()[0]}" height="{_inner()[1]}" fill="none" stroke="#ccc"/>',
         _line(steps, losses, low, high, "#9bb", 0.7),
         _line(steps, smooth, low, high, "#a30", 2),

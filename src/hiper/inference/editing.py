@@ -89,10 +89,10 @@ def edit(
     )
     cleaned = cleaned_prompt(prompt, backbone, notes)
     asked = backbone, learnt.artifact, cleaned, settings.strength, settings.negative_prompt, notes
-    with determinism.deterministic(deterministic), prepared_prompt(*asked) as prepared:
-        told = _keeping(backbone, learnt.artifact, prepared, settings)
-        notes += unsuitable(backbone, told, settings, guidance=guidance, steps=steps)
-        images, flags = _draw(told, chosen, settings, batch_size, callback)
+    with determinism.deterministic(deterministic), prepared_prompt(*asked) as encoded:
+        prepared = _keeping(backbone, learnt.artifact, encoded, settings)
+        notes += unsuitable(backbone, prepared, settings, guidance=guidance, steps=steps)
+        images, flags = _draw(prepared, chosen, settings, batch_size, callback)
     flagged = tuple(seed for seed, flag in zip(chosen, flags, strict=True) if flag)
     notes += [
         f"the safety checker blackened the picture of seed {seed}; try another seed" for seed in flagged
@@ -154,9 +154,9 @@ def prompt_embeds(
     negatives = resolve_negatives(negative_prompt, len(cleaned), notes, of="prompt")
     each = []
     for text, other in zip(cleaned, negatives * (len(cleaned) // len(negatives)), strict=True):
-        with prepared_prompt(backbone, learnt.artifact, text, factor, [other], notes) as told:
-            each.append(backbone.pipeline_kwargs(told.positive, told.negatives))
-            notes += _unheard(backbone, told, None, None)
+        with prepared_prompt(backbone, learnt.artifact, text, factor, [other], notes) as prepared:
+            each.append(backbone.pipeline_kwargs(prepared.positive, prepared.negatives))
+            notes += _unheard(backbone, prepared, None, None)
     for note in dict.fromkeys(notes):
         warnings.warn(note, HiperWarning, stacklevel=2)
     arguments = batched(each)
@@ -166,7 +166,7 @@ def prompt_embeds(
 
 
 def cleaned_prompt(prompt: str, backbone: Backbone, notes: list[str]) -> str:
-    """Return a sentence as it is told; what was cleaned away, and words that the model does not know, go to `notes`."""
+    """Return the sentence to encode; what was cleaned away, and words unknown to the model, go to `notes`."""
     cleaned = clean_text(prompt, what="prompt", notes=notes)
     notes += word_notes(cleaned, "prompt", backbone.id)
     return cleaned
@@ -212,7 +212,7 @@ def prepared_prompt(
     negatives: Sequence[str],
     notes: list[str],
 ) -> Iterator[PreparedPrompt]:
-    """Have the model hold what was learnt and be told both; words that do not fit go to `notes`."""
+    """Attach what was learnt and encode both prompts; words that do not fit go to `notes`."""
     with get_method(artifact.method).attach(backbone, artifact, strength) as attached:
         positive = attached.encode(prompt)
         encode = attached.encode_negative or backbone.encode_negative
@@ -229,7 +229,7 @@ def prepared_prompt(
 
 def unsuitable(
     backbone: Backbone,
-    told: PreparedPrompt,
+    prepared: PreparedPrompt,
     settings: EditSettings,
     *,
     guidance: float | None,
@@ -239,7 +239,7 @@ def unsuitable(
 
     guidance, steps: what was given, None where it is the file's own.
     """
-    yield from _unheard(backbone, told, settings, guidance)
+    yield from _unheard(backbone, prepared, settings, guidance)
     if steps is None and settings.steps >= MANY_TIMES * backbone.default_steps:
         yield (
             f"{backbone.id} suits {backbone.default_steps} steps at guidance {backbone.default_guidance:g} by"
@@ -249,41 +249,41 @@ def unsuitable(
 
 
 def _keeping(
-    backbone: Backbone, artifact: Artifact, told: PreparedPrompt, settings: EditSettings
+    backbone: Backbone, artifact: Artifact, prepared: PreparedPrompt, settings: EditSettings
 ) -> PreparedPrompt:
     """Draw from the source's latents where the settings keep of it."""
     if not settings.keep or artifact.source is None:
-        return told
-    if told.sample != backbone.sample or "trajectory" not in backbone.capabilities:
-        what = f"method {artifact.method}" if told.sample != backbone.sample else backbone.id
+        return prepared
+    if prepared.sample != backbone.sample or "trajectory" not in backbone.capabilities:
+        what = f"method {artifact.method}" if prepared.sample != backbone.sample else backbone.id
         raise OptionError(f"keep is {settings.keep:g}, which {what} cannot do; draw by keep=0")
     sampler = KeepingSampler(
         backbone=backbone,
         source=artifact.source.to(backbone.device, torch.float32),
-        caption=told.encode(artifact.caption),
+        caption=prepared.encode(artifact.caption),
         keep=settings.keep,
     )
-    return replace(told, sample=sampler)
+    return replace(prepared, sample=sampler)
 
 
 def _unheard(
-    backbone: Backbone, told: PreparedPrompt, settings: EditSettings | None, asked: float | None
+    backbone: Backbone, prepared: PreparedPrompt, settings: EditSettings | None, asked: float | None
 ) -> Iterator[str]:
     """Yield a note for what was given and has no effect on the pictures.
 
     settings: None where nothing is drawn; asked: the guidance scale that was given.
     """
-    if told.sample != backbone.sample and not isinstance(
-        told.sample, KeepingSampler
+    if prepared.sample != backbone.sample and not isinstance(
+        prepared.sample, KeepingSampler
     ):  # it guides by calls of its own, which every model hears
         silent = settings is not None and settings.guidance == 1
         uses_negative_prompt = uses_guidance = True
     else:
         silent = settings is not None and settings.guidance <= 1
         uses_negative_prompt, uses_guidance = backbone.uses_negative_prompt, backbone.uses_guidance
-        if isinstance(told.sample, KeepingSampler):  # which guides by the negative sentence alone
+        if isinstance(prepared.sample, KeepingSampler):  # which guides by the negative sentence alone
             uses_guidance = uses_negative_prompt
-    if any(each.prompt or each.tail for each in told.negatives):
+    if any(each.prompt or each.tail for each in prepared.negatives):
         if not uses_negative_prompt:
             yield f"{backbone.id} is distilled to be guided without a negative sentence; yours is ignored"
         elif silent:
@@ -293,7 +293,7 @@ def _unheard(
 
 
 def _draw(
-    told: PreparedPrompt,
+    prepared: PreparedPrompt,
     seeds: Sequence[int],
     settings: EditSettings,
     batch_size: int,
@@ -301,11 +301,11 @@ def _draw(
 ) -> tuple[list[PIL.Image.Image], list[bool]]:
     images: list[PIL.Image.Image] = []
     flags: list[bool] = []
-    negatives = told.negatives
+    negatives = prepared.negatives
     total = math.ceil(len(seeds) / batch_size) * settings.steps
     for batch, start in enumerate(range(0, len(seeds), batch_size)):
-        samples = told.sample(
-            told.positive,
+        samples = prepared.sample(
+            prepared.positive,
             negatives if len(negatives) == 1 else negatives[start : start + batch_size],
             seeds=seeds[start : start + batch_size],
             steps=settings.steps,

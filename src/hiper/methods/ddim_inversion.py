@@ -89,9 +89,9 @@ def inverted(
     steps = options.edit_steps
     assert steps is not None
     path = [picture_latents(backbone, subject, options, generator(options.seed))]
-    told = backbone.encode(subject.caption)
+    conditioning = backbone.encode(subject.caption)
     with backbone.training_mode():
-        for step, latents in enumerate(ddim_invert(backbone, path[0], told, steps), start=1):
+        for step, latents in enumerate(ddim_invert(backbone, path[0], conditioning, steps), start=1):
             path.append(latents)
             seconds = time.monotonic() - begun
             control.report(ProgressEvent(step=step, steps=steps, loss=NOTHING_MINIMISED, seconds=seconds))

@@ -24,7 +24,7 @@ from hiper.training import TrainingTask
 @final
 @dataclass(frozen=True, kw_only=True)
 class DreamboothOptions(IdentifierOptions):
-    """How the weights are fine-tuned, and what an edit does with them unless told otherwise."""
+    """How the weights are fine-tuned, and what an edit does with them by default."""
 
     strength: Annotated[
         float, Spec("from the model's own weights, 0, to the fine-tuned ones, 1", low=-10, high=10)

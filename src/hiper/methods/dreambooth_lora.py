@@ -27,7 +27,7 @@ from hiper.training import TrainingTask
 @final
 @dataclass(frozen=True, kw_only=True)
 class DreamboothLoraOptions(IdentifierOptions):
-    """How the layers are trained, and what an edit does with them unless told otherwise."""
+    """How the layers are trained, and what an edit does with them by default."""
 
     rank: Annotated[int, Spec("rank of the layers", low=1, high=1024)] = 4
     strength: Annotated[float, Spec("factor on the layers, 0: the plain model", low=-10, high=10)] = 1.0

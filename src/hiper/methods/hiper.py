@@ -80,7 +80,7 @@ PRESETS: Mapping[str, Mapping[str, object]] = {
 @final
 @dataclass(frozen=True, kw_only=True)
 class HiPerOptions(TrainingOptions):
-    """How a tail is fitted, and what an edit does with it unless told otherwise."""
+    """How a tail is fitted, and what an edit does with it by default."""
 
     learning_rate: Annotated[float, Spec("Adam's step size, in `unit`", low=1e-8, high=10)]
     tail: Annotated[int, Spec("rows that are learnt", low=1, high=64)] = 5

@@ -81,8 +81,8 @@ def identifying(backbone: Backbone, options: Mapping[str, object]) -> PromptEnco
     noun, identifier = str(options.get("noun")), str(options.get("identifier"))
 
     def encode(prompt: str) -> Conditioning:
-        told = backbone.encode(identified(prompt, noun, identifier))
-        return replace(told, notes=truncation_notes(told))
+        conditioning = backbone.encode(identified(prompt, noun, identifier))
+        return replace(conditioning, notes=truncation_notes(conditioning))
 
     return encode
 
@@ -96,8 +96,8 @@ def objective(
 ) -> Objective:
     """Return the loss on the picture, with the class's beside it where it has pictures and weight (eq. 2)."""
     assert options.noun is not None
-    told = backbone.encode(identified(subject.caption, options.noun, options.identifier))
-    own = _denoising(backbone, latents, told, options)
+    conditioning = backbone.encode(identified(subject.caption, options.noun, options.identifier))
+    own = _denoising(backbone, latents, conditioning, options)
     if not options.class_images or not options.prior_weight:
         return own
     prompt = options.class_prompt or subject.caption
@@ -154,12 +154,12 @@ class PriorPreserving:
 
 
 def _denoising(
-    backbone: Backbone, latents: Tensor, told: Conditioning, options: IdentifierOptions
+    backbone: Backbone, latents: Tensor, conditioning: Conditioning, options: IdentifierOptions
 ) -> Denoising:
     return Denoising(
         backbone=backbone,
         latents=latents,
-        conditioning=lambda _: told,
+        conditioning=lambda _: conditioning,
         batch=options.batch,
         bounds=(0, backbone.timesteps),
         sampling=options.sampling,

@@ -99,11 +99,11 @@ class Imagic(Method[ImagicOptions]):
         options = self.resolve(options, backbone, subject)
         random = generator(options.seed)
         latents = picture_latents(backbone, subject, options, random)
-        told = backbone.encode(str(options.target))
+        conditioning = backbone.encode(str(options.target))
         fingerprint = backbone.fingerprint()
         key = self.key(backbone, subject, options) if control.checkpoint is not None else {}
         with backbone.training_mode(weights=True):
-            stages = _Stages(backbone, latents, told, options, random, key, control)
+            stages = _Stages(backbone, latents, conditioning, options, random, key, control)
             rows = stages.rows()
             weights = stages.weights(rows)
         return self.artifact(
@@ -125,13 +125,14 @@ class Imagic(Method[ImagicOptions]):
     @contextmanager
     def attach(self, backbone: Backbone, artifact: Artifact, strength: float) -> Iterator[AttachedModel]:
         target = str(artifact.options.get("target"))
-        told = backbone.encode(target)
+        conditioning = backbone.encode(target)
+        own = conditioning.token_embeddings
         fitted = artifact.tensors.get(ROWS)
-        if fitted is None or fitted.shape != told.token_embeddings.shape[1:]:
+        if fitted is None or fitted.shape != own.shape[1:]:
             raise ArtifactError(
-                f"it holds no rows of {list(told.token_embeddings.shape[1:])} numbers; fit again on {backbone.id}"
+                f"it holds no token embeddings of shape {list(own.shape[1:])}; fit again on {backbone.id}"
             )
-        rows = torch.lerp(told.token_embeddings, fitted[None].to(told.token_embeddings.device), strength)
+        token_embeddings = torch.lerp(own, fitted[None].to(own.device), strength)
 
         def encode(prompt: str) -> Conditioning:
             if prompt != target:
@@ -139,7 +140,9 @@ class Imagic(Method[ImagicOptions]):
                     f"the sentence is {prompt!r}, and the file was fitted for {target!r}: imagic needs a fit for"
                     " each sentence; fit again with target=SENTENCE"
                 )
-            return replace(told, token_embeddings=rows, notes=truncation_notes(told))
+            return replace(
+                conditioning, token_embeddings=token_embeddings, notes=truncation_notes(conditioning)
+            )
 
         with swapped_weights(backbone, artifact, 1.0):
             yield AttachedModel(encode=encode, sample=backbone.sample)
@@ -148,7 +151,7 @@ class Imagic(Method[ImagicOptions]):
 def _target(options: ImagicOptions) -> str:
     if options.target is None:
         raise OptionError(
-            "imagic learns for one sentence, and it was not told which; say by target=SENTENCE what an edit"
+            "imagic learns for one sentence, and none was given; set target=SENTENCE for what an edit"
             " will be asked for"
         )
     return clean_text(options.target, what="target")
@@ -162,18 +165,23 @@ class _Stages:
         self,
         backbone: Backbone,
         latents: Tensor,
-        told: Conditioning,
+        conditioning: Conditioning,
         options: ImagicOptions,
         random: torch.Generator,
         key: Key,
         control: FitControl,
     ) -> None:
-        self._backbone, self._latents, self._told, self._options = backbone, latents, told, options
+        self._backbone, self._latents, self._conditioning, self._options = (
+            backbone,
+            latents,
+            conditioning,
+            options,
+        )
         self._random, self._key, self._control = random, key, control
 
     def rows(self) -> Fitted:
         """Stage A: the sentence's rows, the weights frozen (section 3.2, text embedding optimisation)."""
-        start = {ROWS: self._told.token_embeddings[0].clone().requires_grad_()}
+        start = {ROWS: self._conditioning.token_embeddings[0].clone().requires_grad_()}
         config = training_config(self._options, self._backbone)
         task = TrainingTask(
             objective=self._denoising(), parameters=start, config=config, generator=self._random
@@ -215,7 +223,7 @@ class _Stages:
         )
 
     def _with(self, parameters: Mapping[str, Tensor]) -> Conditioning:
-        return replace(self._told, token_embeddings=parameters[ROWS][None])
+        return replace(self._conditioning, token_embeddings=parameters[ROWS][None])
 
     def _counted(self, done: int) -> FitControl:
         """Count the steps of both stages as one."""

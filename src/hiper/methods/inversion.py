@@ -46,7 +46,7 @@ def walks_by(backbone: Backbone) -> Scheduler:
 
 
 def walk_steps(backbone: Backbone) -> int:
-    """Return how many steps a walk takes unless told otherwise."""
+    """Return how many steps a walk takes by default."""
     return backbone.default_steps if walks_by(backbone) == backbone.schedulers[0] else WALK_STEPS
 
 
@@ -66,14 +66,16 @@ class InversionMethod(Method[W]):
         return super().resolve(replace(options, **left), backbone, subject)
 
 
-def ddim_invert(backbone: Backbone, latents: Tensor, told: Conditioning, steps: int) -> Iterator[Tensor]:
+def ddim_invert(
+    backbone: Backbone, latents: Tensor, conditioning: Conditioning, steps: int
+) -> Iterator[Tensor]:
     """Yield latents [1, c, h, w] on their way to noise, one after each step (DDIM inversion).
 
     The step to a level follows what the model predicts of it, as in null-text inversion's code and in diffusers.
     """
     for t, to in pairwise(levels(backbone.timesteps, steps)):
         with torch.no_grad():
-            predicted = backbone.predict(latents, torch.tensor([to]), told)
+            predicted = backbone.predict(latents, torch.tensor([to]), conditioning)
             latents = backbone.step(latents, predicted, t, to)
         yield latents
 
@@ -88,15 +90,15 @@ def guided(
 ) -> Tensor:
     """Predict under guidance: [batch, c, h, w]."""
     level = torch.full((len(noisy),), t)
-    told = backbone.predict(noisy, level, positive)
+    conditional = backbone.predict(noisy, level, positive)
     if guidance == 1:
-        return told
-    return mixed(told, backbone.predict(noisy, level, negative), guidance)
+        return conditional
+    return mixed(conditional, backbone.predict(noisy, level, negative), guidance)
 
 
-def mixed(told: Tensor, untold: Tensor, guidance: float) -> Tensor:
+def mixed(conditional: Tensor, unconditional: Tensor, guidance: float) -> Tensor:
     """Classifier-free guidance (arXiv:2207.12598, eq. 6, in the form of diffusers: 1 is none)."""
-    return untold + guidance * (told - untold)
+    return unconditional + guidance * (conditional - unconditional)
 
 
 Negative = Callable[[int], Conditioning]
@@ -142,11 +144,11 @@ class InvertedSampler:
         latents = self.start(seeds, path[top], top)
         count = max(len(latents), len(negatives))
         latents = latents.expand(count, -1, -1, -1)
-        told, plain = expanded(positive, count), expanded(stacked(negatives), count)
+        conditional, plain = expanded(positive, count), expanded(stacked(negatives), count)
         for done, number in enumerate(range(top, 0, -1), start=1):
-            untold = plain if self.negative is None else expanded(self.negative(number), count)
+            unconditional = plain if self.negative is None else expanded(self.negative(number), count)
             with torch.no_grad():
-                predicted = guided(self.backbone, latents, path[number], told, untold, guidance)
+                predicted = guided(self.backbone, latents, path[number], conditional, unconditional, guidance)
                 latents = self.backbone.step(latents, predicted, path[number], path[number - 1])
             if callback is not None:
                 callback(steps - top + done, steps)
@@ -204,7 +206,7 @@ def plain_encoder(backbone: Backbone) -> PromptEncoder:
     """Encode sentences as they are, with a note of words that did not fit."""
 
     def encode(prompt: str) -> Conditioning:
-        told = backbone.encode(prompt)
-        return replace(told, notes=truncation_notes(told))
+        conditioning = backbone.encode(prompt)
+        return replace(conditioning, notes=truncation_notes(conditioning))
 
     return encode

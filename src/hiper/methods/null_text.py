@@ -83,8 +83,8 @@ class NullText(InversionMethod[NullTextOptions]):
         options = self.resolve(options, backbone, subject)
         path = inverted(backbone, subject, options, begun, replace(control, callback=None))
         key = self.key(backbone, subject, options) if control.checkpoint is not None else {}
-        told, empty = backbone.encode(subject.caption), backbone.encode_negative("")
-        pursuit = _Pursuit(backbone, path, told, empty, options, control.checkpoint, key, begun)
+        caption, empty = backbone.encode(subject.caption), backbone.encode_negative("")
+        pursuit = _Pursuit(backbone, path, caption, empty, options, control.checkpoint, key, begun)
         with backbone.training_mode():
             for record in pursuit.steps():
                 control.report(record)
@@ -124,14 +124,14 @@ class _Pursuit:
         self,
         backbone: Backbone,
         path: Tensor,
-        told: Conditioning,
+        caption: Conditioning,
         empty: Conditioning,
         options: NullTextOptions,
         checkpoint: CheckpointFile | None,
         key: Key,
         begun: float,
     ) -> None:
-        self._backbone, self._path, self._told, self._empty = backbone, path, told, empty
+        self._backbone, self._path, self._caption, self._empty = backbone, path, caption, empty
         self._options, self._checkpoint, self._key = options, checkpoint, key
         self._begun, self._earlier, self._saved = begun, 0.0, time.monotonic()
         self._latents, self._rows = path[-1:], empty.token_embeddings
@@ -162,22 +162,22 @@ class _Pursuit:
         while self.done < total:
             number = total - self.done
             with torch.no_grad():
-                told = self._predict(number, self._told)
-            self._rows = self._fit(number, told).detach()
+                conditional = self._predict(number, self._caption)
+            self._rows = self._fit(number, conditional).detach()
             with torch.no_grad():
-                self._latents = self._next(number, told, self._rows)
+                self._latents = self._next(number, conditional, self._rows)
             self._fitted.append(self._rows)
             yield ProgressEvent(step=self.done, steps=total, loss=self.error(), seconds=self.seconds)
             if self._checkpoint and time.monotonic() - self._saved >= self._checkpoint.every_seconds:
                 self.save()
 
-    def _fit(self, number: int, told: Tensor) -> Tensor:
+    def _fit(self, number: int, conditional: Tensor) -> Tensor:
         options, goal = self._options, self._path[number - 1][None]
         rows, scale = self._rows.clone().requires_grad_(), loss_scale(self._backbone)
         rate = options.learning_rate * (1 - self.done / (2 * (len(self._path) - 1)))
         adam = torch.optim.Adam([rows], lr=rate)
         for _ in range(options.inner_steps):
-            loss = F.mse_loss(self._next(number, told, rows), goal)
+            loss = F.mse_loss(self._next(number, conditional, rows), goal)
             error = float(loss.detach())
             if not math.isfinite(error):
                 raise FitError(f"the error at step {self.done} is {error}; use dtype=float32")
@@ -193,15 +193,15 @@ class _Pursuit:
                 break
         return rows
 
-    def _next(self, number: int, told: Tensor, rows: Tensor) -> Tensor:
+    def _next(self, number: int, conditional: Tensor, rows: Tensor) -> Tensor:
         """Go down one step from the latents reached, with `rows` for the empty sentence."""
         assert self._options.guidance is not None
-        untold = self._predict(number, replace(self._empty, token_embeddings=rows))
-        predicted = mixed(told, untold, self._options.guidance)
+        unconditional = self._predict(number, replace(self._empty, token_embeddings=rows))
+        predicted = mixed(conditional, unconditional, self._options.guidance)
         return self._backbone.step(self._latents, predicted, self._levels[number], self._levels[number - 1])
 
-    def _predict(self, number: int, told: Conditioning) -> Tensor:
-        return self._backbone.predict(self._latents, torch.tensor([self._levels[number]]), told)
+    def _predict(self, number: int, conditioning: Conditioning) -> Tensor:
+        return self._backbone.predict(self._latents, torch.tensor([self._levels[number]]), conditioning)
 
     def save(self) -> None:
         """Write the checkpoint, if there is one."""

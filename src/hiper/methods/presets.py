@@ -1,7 +1,7 @@
 """Presets from files, which `hiper tune` writes, and why a preset suits a model.
 
 Settings tuned on one model say nothing of another: none goes to a model that it was not tuned on, unless the user
-names it, and then it is told.
+names it, and then a note says so.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ _WORD = "<subject>"
 @final
 @dataclass(frozen=True, kw_only=True)
 class TextualInversionOptions(TrainingOptions):
-    """How a word is learnt, and what an edit does with it unless told otherwise."""
+    """How a word is learnt, and what an edit does with it by default."""
 
     vectors: Annotated[int, Spec("tokens that the new word takes", low=1, high=32)] = 1
     noun: Annotated[str | None, Spec("the caption's word for the subject; none: found by a rule")] = None
@@ -119,8 +119,10 @@ class TextualInversion(TrainedMethod[TextualInversionOptions]):
 
         def encode(prompt: str) -> Conditioning:
             with torch.no_grad():
-                told = backbone.encode_with_token_embeddings(with_word(prompt, noun, _WORD), _WORD, vectors)
-            return replace(told, prompt=prompt, notes=truncation_notes(told))
+                conditioning = backbone.encode_with_token_embeddings(
+                    with_word(prompt, noun, _WORD), _WORD, vectors
+                )
+            return replace(conditioning, prompt=prompt, notes=truncation_notes(conditioning))
 
         yield AttachedModel(encode=encode, sample=backbone.sample)
 

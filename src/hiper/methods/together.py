@@ -118,7 +118,7 @@ def losses_together(tasks: Sequence[TrainingTask], slots: int) -> list[Tensor]:
     Sentences of different lengths cannot share a call: each length has one of its own then, unfilled.
     """
     shares = [_Share.of(task) for task in tasks]
-    lengths = [share.told.sequence_length for share in shares]
+    lengths = [share.conditioning.sequence_length for share in shares]
     if len(set(lengths)) == 1:
         return _losses(shares, slots)
     losses: dict[int, Tensor] = {}
@@ -136,19 +136,26 @@ class _Share:
     noisy: Tensor
     target: Tensor
     t: Tensor
-    told: Conditioning
+    conditioning: Conditioning
 
     @classmethod
     def of(cls, task: TrainingTask) -> _Share:
         objective = cast(Denoising, task.objective)
         noise, t = objective.draw(task.generator)
         diffused = objective.backbone.add_noise(objective.latents, noise, t)
-        told = expanded(objective.conditioning(task.parameters), len(t))
-        return cls(objective=objective, noisy=diffused.noisy, target=diffused.target, t=t, told=told)
+        conditioning = expanded(objective.conditioning(task.parameters), len(t))
+        return cls(
+            objective=objective, noisy=diffused.noisy, target=diffused.target, t=t, conditioning=conditioning
+        )
 
     def filler(self) -> _Share:
         """The same without a gradient."""
-        return replace(self, told=replace(self.told, token_embeddings=self.told.token_embeddings.detach()))
+        return replace(
+            self,
+            conditioning=replace(
+                self.conditioning, token_embeddings=self.conditioning.token_embeddings.detach()
+            ),
+        )
 
 
 def _losses(shares: Sequence[_Share], slots: int) -> list[Tensor]:
@@ -156,7 +163,7 @@ def _losses(shares: Sequence[_Share], slots: int) -> list[Tensor]:
     predicted = shares[0].objective.backbone.predict(
         torch.cat([share.noisy for share in call]),
         torch.cat([share.t for share in call]),
-        stacked([share.told for share in call]),
+        stacked([share.conditioning for share in call]),
     )
     parts = torch.split(predicted, [len(share.t) for share in call])
     own = zip(shares, parts[: len(shares)], strict=True)

@@ -74,7 +74,7 @@ class Network:
             raise ImageError(
                 f"the picture has mode {picture.mode}, allowed is RGB: pass it through convert_image"
             )
-        with told(f"the preprocessing of {self.folder}"):
+        with reported_as_backbone_error(f"the preprocessing of {self.folder}"):
             pixels: Tensor = self.processor(picture, return_tensors="pt").pixel_values
         return pixels.to(torch.device(self.model.device))
 
@@ -103,7 +103,7 @@ def _loaded(folder: Path, kind: Kind, device: torch.device) -> Network:
     found = component_files(folder, "transformers")
     for file in found.files:
         read_header(folder / file)
-    with told(str(folder)), quiet():
+    with reported_as_backbone_error(str(folder)), quiet():
         model, report = getattr(transformers, kind.model).from_pretrained(
             str(folder),
             dtype=torch.float32,
@@ -114,7 +114,7 @@ def _loaded(folder: Path, kind: Kind, device: torch.device) -> Network:
             output_loading_info=True,
         )
     check_part(model, str(folder), report, strict=False)
-    with told(f"the preprocessing of {folder}"), quiet():
+    with reported_as_backbone_error(f"the preprocessing of {folder}"), quiet():
         processor = getattr(transformers, kind.processor).from_pretrained(str(folder), local_files_only=True)
     return Network(folder, model.eval().to(device), processor)
 
@@ -127,7 +127,7 @@ def load_tokenizer(network: Network) -> Any:
         raise BackboneError(
             f"{folder} has no tokenizer.json, nor vocab.json and merges.txt; download the model again"
         )
-    with told(f"the tokenizer of {folder}"), quiet():
+    with reported_as_backbone_error(f"the tokenizer of {folder}"), quiet():
         tokenizer = transformers.CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
     size, end = len(tokenizer), tokenizer.eos_token_id
     # 2 stands in old configurations, for which the model takes the largest number as the end mark
@@ -198,7 +198,7 @@ def _models(kinds: Sequence[Kind]) -> str:
 
 
 @contextmanager
-def told(what: str) -> Iterator[None]:
+def reported_as_backbone_error(what: str) -> Iterator[None]:
     """Turn every refusal of a library into one line; a lack of memory is none, nor a mistake of ours."""
     try:
         yield

@@ -19,7 +19,7 @@ from hiper.metrics._transformers import (
     find_folder,
     kind_of,
     load_network,
-    told,
+    reported_as_backbone_error,
 )
 
 _TASKS: dict[Kind, dict[str, str]] = {BLIP: {}, FLORENCE: {"text": "<CAPTION>"}}
@@ -59,7 +59,7 @@ class Captioner:
     def caption(self, picture: Image.Image) -> str:
         """Describe an RGB picture; the same picture gives the same words. CaptionError when no word comes."""
         network, task = self._network, _TASKS[self._kind]
-        with told(str(network.folder)), quiet(), torch.inference_mode():
+        with reported_as_backbone_error(str(network.folder)), quiet(), torch.inference_mode():
             inputs = network.processor(images=picture, return_tensors="pt", **task)
             tokens = network.model.generate(
                 **inputs.to(network.model.device), max_new_tokens=_LONGEST, num_beams=_BEAMS, do_sample=False

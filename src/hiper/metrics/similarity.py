@@ -18,7 +18,15 @@ from torch import Tensor
 from hiper.backbones import hashes, quiet, resolve_device
 from hiper.errors import HiperWarning
 from hiper.images import clean_text
-from hiper.metrics._transformers import CLIP, DINO, Network, find_folder, load_network, load_tokenizer, told
+from hiper.metrics._transformers import (
+    CLIP,
+    DINO,
+    Network,
+    find_folder,
+    load_network,
+    load_tokenizer,
+    reported_as_backbone_error,
+)
 
 _GREY = Image.new("RGB", (64, 64), "grey")
 
@@ -68,7 +76,7 @@ class ClipSimilarity:
         """
         ids = self._tokens(clean_text(sentence, what="sentence"))
         model = self._network.model
-        with told(str(self._network.folder)), torch.inference_mode():
+        with reported_as_backbone_error(str(self._network.folder)), torch.inference_mode():
             output = model.get_text_features(input_ids=ids.to(model.device))
         return _cosine(self._embed(picture), self._network.direction(output))
 
@@ -81,7 +89,7 @@ class ClipSimilarity:
 
     def _embed(self, picture: Image.Image) -> Tensor:
         pixels = self._network.pixels(picture)
-        with told(str(self._network.folder)), torch.inference_mode():
+        with reported_as_backbone_error(str(self._network.folder)), torch.inference_mode():
             output = self._network.model.get_image_features(pixel_values=pixels)
         return self._network.direction(output)
 
@@ -140,7 +148,7 @@ class DinoSimilarity:
 
     def _embed(self, picture: Image.Image) -> Tensor:
         pixels = self._network.pixels(picture)
-        with told(str(self._network.folder)), torch.inference_mode():
+        with reported_as_backbone_error(str(self._network.folder)), torch.inference_mode():
             output = self._network.model(pixel_values=pixels)
         return self._network.direction(output)
 

@@ -1,6 +1,6 @@
 """Options of a method: one frozen dataclass, read alike by Python, command line and configuration files.
 
-Every field says what it may be, so that a mistake is told in one line before any work begins.
+Every field says what it may be, so that a mistake is reported in one line before any work begins.
 """
 
 from __future__ import annotations

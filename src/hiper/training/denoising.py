@@ -35,7 +35,7 @@ def looked_at_once(batch: int) -> int:
 class Denoising:
     """Mean squared error of the denoiser on fixed latents (the paper, eq. 2).
 
-    latents: [1, c, h, w]; conditioning: from the parameters to what the denoiser is told;
+    latents: [1, c, h, w]; conditioning: from the parameters to the conditioning;
     batch, bounds, sampling: how many noise levels a step draws, from where and how;
     weight: [1, 1, h, w] with mean 1, or None for all cells alike.
     """

@@ -55,7 +55,7 @@ class Progress:
 
 @final
 class JobQueue:
-    """First come, first served, one at a time; who waits may be told to leave."""
+    """First come, first served, one at a time; waiting ones may be cancelled."""
 
     def __init__(self) -> None:
         self._waiting: deque[object] = deque()
@@ -89,7 +89,7 @@ class JobQueue:
 
 @final
 class Job(Generic[T]):
-    """Runs `work` in a thread when its turn in `line` comes; what it returns or raises is told by `result`.
+    """Runs `work` in a thread when its turn in `line` comes; `result` returns or raises what it did.
 
     Work that others wait for gives way after a slice of time, wherever it asks `stop_request` or calls `give_way`, and
     is called again when its next turn comes: it goes on from what it has kept. stop: set as soon as it is to end.

@@ -25,7 +25,7 @@ def heading(model: str, embedded: bool) -> str:
 
 
 def message(text: str) -> str:
-    """One line on where things stand, told to screen readers."""
+    """One line on where things stand, for screen readers."""
     return f"<p class='hiper-status' role='status'>{escape(text)}</p>"
 
 

@@ -193,9 +193,11 @@ class Service:
                 **sampling_of(wish),
             )
             folder = self.sessions.new_folder(visitor)
-            told = [f"text {score.text:z.2f}, likeness {score.identity:z.2f}" for score in found.scores]
+            remarks = [f"text {score.text:z.2f}, likeness {score.identity:z.2f}" for score in found.scores]
             watch.notes.extend(found.drawn.notes)
-            watch.pictures.extend(write_pictures(self.backbone, artifact, found.drawn, folder, remarks=told))
+            watch.pictures.extend(
+                write_pictures(self.backbone, artifact, found.drawn, folder, remarks=remarks)
+            )
 
         return self._each(visitor, "Searching", wish.sentences, wish.images, one)
 

@@ -15,14 +15,14 @@ from hiper.web.jobs import Job, JobQueue
 
 T = TypeVar("T")
 MOST = 64
-"""Jobs at a time; who asks for one more is told to come back."""
+"""Jobs at a time; who asks for one more is refused."""
 _REMEMBERED = 1000
 """Visitors who have left, the last ones, whose jobs may be on their way."""
 
 
 @final
 class Sessions:
-    """Visitors are told apart by the name their browser's tab has chosen, which is never part of a path."""
+    """Sessions are identified by the name their browser's tab has chosen, which is never part of a path."""
 
     def __init__(self, scratch: Path) -> None:
         self._scratch = scratch

@@ -28,7 +28,7 @@ from hiper.seeds import generator, resolve_seed
 from hiper.training import spread_levels
 
 LEVELS = 20
-"""Noise levels at which a given picture is watched, unless told otherwise."""
+"""Noise levels at which a given picture is read by default."""
 
 
 def study_drawing(
@@ -56,9 +56,9 @@ def study_drawing(
 
     guidance, steps = sampling.get("guidance"), sampling.get("steps")
 
-    def draw(told: PreparedPrompt) -> View:
-        notes.extend(unsuitable(backbone, told, settings, guidance=guidance, steps=steps))
-        return _draw(backbone, told, settings, seed, progress)
+    def draw(prepared: PreparedPrompt) -> View:
+        notes.extend(unsuitable(backbone, prepared, settings, guidance=guidance, steps=steps))
+        return _draw(backbone, prepared, settings, seed, progress)
 
     shown: dict[str, Value] = {
         name: value for name, value in asdict(settings).items() if name != "negative_prompt"
@@ -101,8 +101,8 @@ def study_picture(
     square = fit_square(picture, backbone.resolution)
     progress = _Progress(callback, 2 * count)
 
-    def read(told: PreparedPrompt) -> View:
-        return _read(backbone, told.positive, square, seed, count, progress)
+    def read(prepared: PreparedPrompt) -> View:
+        return _read(backbone, prepared.positive, square, seed, count, progress)
 
     shown: dict[str, Value] = {"strength": factor, "levels": count, "seed": seed}
     where = None if mask is None else _on_grid(fit_square(mask, backbone.resolution))
@@ -124,14 +124,14 @@ def _study(
     """Watch both runs; asked: the prompt, the strength and the negative prompts."""
     prompt, strength, negatives = asked
     cleaned = cleaned_prompt(artifact.caption if prompt is None else prompt, backbone, notes)
-    with prepared_prompt(backbone, artifact, cleaned, strength, negatives, notes) as told:
-        if told.sample != backbone.sample:
+    with prepared_prompt(backbone, artifact, cleaned, strength, negatives, notes) as prepared:
+        if prepared.sample != backbone.sample:
             raise OptionError(
                 f"method {artifact.method} draws in a way of its own, which cannot be watched; allowed are methods"
                 " that the model itself draws with, such as hiper"
             )
-        learnt = run(told)
-    plain = lengthened(backbone.encode(cleaned), told.positive.sequence_length)
+        learnt = run(prepared)
+    plain = lengthened(backbone.encode(cleaned), prepared.positive.sequence_length)
     others = [backbone.encode_negative(each) for each in negatives]
     untouched = run(
         PreparedPrompt(positive=plain, negatives=others, sample=backbone.sample, encode=backbone.encode)
@@ -152,7 +152,7 @@ def _study(
 
 
 def _draw(
-    backbone: Backbone, told: PreparedPrompt, settings: EditSettings, seed: int, progress: _Progress
+    backbone: Backbone, prepared: PreparedPrompt, settings: EditSettings, seed: int, progress: _Progress
 ) -> View:
     recorder = Recorder(pictures=1, steps=settings.steps, aspect=settings.height / settings.width)
 
@@ -162,8 +162,8 @@ def _draw(
 
     with backbone.capture_attention(recorder.watch):
         samples = backbone.sample(
-            told.positive,
-            told.negatives,
+            prepared.positive,
+            prepared.negatives,
             seeds=[seed],
             steps=settings.steps,
             guidance=settings.guidance,
@@ -172,7 +172,7 @@ def _draw(
             width=settings.width,
             callback=after_step,
         )
-    return View(picture=samples.images[0], rows=label_rows(told.positive), maps=recorder.maps())
+    return View(picture=samples.images[0], rows=label_rows(prepared.positive), maps=recorder.maps())
 
 
 def _read(

@@ -18,7 +18,7 @@ SIDE = 16
 """Cells of a map's side. A layer of another size is averaged or repeated into it: exact where one divides the other."""
 
 PHASES = 5
-"""Equal parts of the way from noise to picture that are told apart."""
+"""Equal parts of the way from noise to picture that are kept apart."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

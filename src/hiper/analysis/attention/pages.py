@@ -16,9 +16,9 @@ from hiper.analysis.attention.tables import (
     groups_table,
     heads_table,
     layers_table,
+    mass_text,
     phases_table,
     short,
-    told,
 )
 from hiper.html import document, escape, figure, table
 
@@ -76,7 +76,7 @@ def row_maps(study: Study) -> dict[str, Image.Image]:
         if some
     }
     return {
-        f"{name}: {told(figures(seen, study.mask))}": heat_map(view.picture, seen)
+        f"{name}: {mass_text(figures(seen, study.mask))}": heat_map(view.picture, seen)
         for name, seen in maps.items()
     }
 

@@ -70,7 +70,7 @@ def phases_table(study: Study) -> Table:
     return [["part", *_names(study)], *lines]
 
 
-def told(found: Figures) -> str:
+def mass_text(found: Figures) -> str:
     """Return how much a row is looked at, and in brackets how much of that is on the subject."""
     return share(found.mass) + ("" if found.on_subject is None else f" ({found.on_subject:.0%})")
 
@@ -91,7 +91,7 @@ def _names(study: Study) -> list[str]:
 
 
 def _cells(study: Study, maps: Tensor) -> list[str]:
-    return [told(found) for found in group_figures(maps, study.learnt.rows, study.mask).values()]
+    return [mass_text(found) for found in group_figures(maps, study.learnt.rows, study.mask).values()]
 
 
 def _line(found: Figures, count: int | None = None) -> list[str]:

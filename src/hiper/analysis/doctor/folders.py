@@ -62,7 +62,7 @@ def _place(subject: str, folder: Path, variable: str, needed: int) -> Finding:
 def hub() -> Iterator[Finding]:
     """Say where models from the Hub go, whether it may be asked, and whether a token is there; never the token."""
     if find_spec("huggingface_hub") is None:
-        return  # told as a missing package
+        return  # reported as a missing package
     from huggingface_hub import constants
 
     yield _place("models", Path(constants.HF_HUB_CACHE), "HF_HOME", SPACE_FOR_A_MODEL)

@@ -24,18 +24,18 @@ SECONDS = 300.0
 def imports() -> Iterator[Finding]:
     """Import the libraries in a process of their own and tell what fails."""
     targets = [*IMPORTS, *(["torchvision"] if find_spec("torchvision") else [])]
-    told = run_probe(targets)
-    failed = [each for each in told if each["error"]]
+    results = run_probe(targets)
+    failed = [each for each in results if each["error"]]
     blamed = {each.get("culprit") or each["target"]: str(each["error"]) for each in reversed(failed)}
     fatal = {each.get("culprit") for each in failed if each["target"] in IMPORTS}
     for name, error in blamed.items():
         ours = name in IMPORTS or any(each.name == name for each in requirements(""))
         yield _broken_import(name, error) if ours else _broken_guest(name, error, is_fatal=name in fatal)
     yield from (
-        Finding(level="ok", subject=each["target"], what="imports") for each in told if not each["error"]
+        Finding(level="ok", subject=each["target"], what="imports") for each in results if not each["error"]
     )
     yield from (
-        accelerator(each, nvidia_gpus()) for each in told if each["target"] == "torch" and "built" in each
+        accelerator(each, nvidia_gpus()) for each in results if each["target"] == "torch" and "built" in each
     )
 
 
@@ -49,12 +49,12 @@ def run_probe(targets: Sequence[str]) -> list[dict[str, Any]]:
     except subprocess.TimeoutExpired as error:
         out = error.stdout.decode() if isinstance(error.stdout, bytes) else error.stdout or ""
         ending = f"no end within {SECONDS:.0f} s"
-    told: list[dict[str, Any]] = [
+    results: list[dict[str, Any]] = [
         json.loads(line) for line in out.splitlines() if line.startswith('{"target"')
     ]
-    if len(told) < len(targets):
-        told.append({"target": targets[len(told)], "error": ending})
-    return told
+    if len(results) < len(targets):
+        results.append({"target": targets[len(results)], "error": ending})
+    return results
 
 
 def _broken_guest(module: str, error: str, *, is_fatal: bool) -> Finding:
