@@ -36,9 +36,10 @@ from hiper.metrics import (
     colour_distance,
     edit_success,
     identity_match,
-    picture_distance,
+    picture_distances,
     preservation,
     source_leak,
+    structural_similarity,
 )
 from hiper.options import digest, suggestion
 
@@ -73,6 +74,23 @@ METRICS: Mapping[str, Metric] = {
     },
     "picture_distance": Metric(
         text="the whole picture, to the true answer", better="lower", unit="CIE76", low=0, high=None
+    ),
+    "inside_distance": Metric(
+        text="the same, inside the subject's old and new outline",
+        better="lower",
+        unit="CIE76",
+        low=0,
+        high=None,
+    ),
+    "outside_distance": Metric(
+        text="the same, outside of both outlines", better="lower", unit="CIE76", low=0, high=None
+    ),
+    "structure": Metric(
+        text="structure of the whole picture, to the true answer",
+        better="higher",
+        unit="SSIM",
+        low=-1,
+        high=1,
     ),
     "source_leak": Metric(
         text="what should have changed is the source's", better="lower", unit="share", low=0, high=1
@@ -156,12 +174,16 @@ class CrittersSuite(Suite):
             self._read("identity", truth.image).legible,
             true_values(case.after, "identity"),
         )
+        distance = picture_distances(picture, truth.image, [truth.mask, truth.source_mask])
         return {
             "edit_success": edit_success(found, source, target),
             "preservation": preservation(found, source, target),
             "colour_distance": colour_distance(picture, truth.image, truth.mask),
             **identity,
-            "picture_distance": picture_distance(picture, truth.image),
+            "picture_distance": distance.whole,
+            "inside_distance": distance.inside,
+            "outside_distance": distance.outside,
+            "structure": structural_similarity(picture, truth.image),
             "source_leak": source_leak(found, source, target),
         }
 

@@ -5,5 +5,8 @@ from .attributes import source_leak as source_leak
 from .captioning import Captioner as Captioner
 from .colour_distance import colour_distance as colour_distance
 from .picture_distance import picture_distance as picture_distance
+from .picture_distance import picture_distances as picture_distances
 from .similarity import ClipSimilarity as ClipSimilarity
 from .similarity import DinoSimilarity as DinoSimilarity
+from .structure import background_psnr as background_psnr
+from .structure import structural_similarity as structural_similarity

@@ -2,23 +2,68 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from hiper.metrics.colour_distance import cielab
 
 
-def picture_distance(picture: Image.Image, truth: Image.Image) -> float:
-    """Mean CIE76 colour difference, pixel by pixel, of two pictures of one size or of the mirrored one, if nearer.
+@dataclass(frozen=True, kw_only=True)
+class PictureDistances:
+    """Mean CIE76 colour differences, pixel by pixel; range 0 to about 100, lower is better.
 
-    No text says which way an animal faces. Range 0 (the same picture) to about 100, lower is better; 2.3 is a just
-    noticeable difference. Unlike `colour_distance` it punishes another place, another pose, another background.
-    ValueError for pictures of different sizes.
+    Attributes:
+        whole: Of all pixels.
+        inside: Of those inside the masks; None where there are none.
+        outside: Of the others; None where there are none.
+    """
+
+    whole: float
+    inside: float | None
+    outside: float | None
+
+
+def picture_distance(picture: Image.Image, truth: Image.Image) -> float:
+    """Return the whole picture's `picture_distances`."""
+    return picture_distances(picture, truth).whole
+
+
+def picture_distances(
+    picture: Image.Image, truth: Image.Image, masks: Sequence[Image.Image] = ()
+) -> PictureDistances:
+    """Compare two pictures pixel by pixel, or the mirrored one if it is nearer: no text says where an animal faces.
+
+    Unlike `colour_distance` it punishes another place, another pose, another background; 2.3 is a just noticeable
+    difference.
+
+    Args:
+        picture: RGB.
+        truth: RGB, of the same size.
+        masks: Mode L, of the same size, 255 where a subject is; pixels inside any of them are inside.
+
+    Raises:
+        ValueError: Pictures of different sizes.
     """
     if picture.size != truth.size:
         raise ValueError(f"pictures of {picture.size} and {truth.size} pixels; bring them to one size")
     goal = cielab(truth)
-    return min(
-        float(np.linalg.norm(cielab(facing) - goal, axis=-1).mean())
-        for facing in (picture, ImageOps.mirror(picture))
+    differences = min(
+        (np.linalg.norm(cielab(facing) - goal, axis=-1) for facing in (picture, ImageOps.mirror(picture))),
+        key=lambda values: float(values.mean()),
     )
+    inside = np.zeros(differences.shape, dtype=bool)
+    for mask in masks:
+        inside |= np.asarray(mask) > 127
+    return PictureDistances(
+        whole=float(differences.mean()),
+        inside=_mean(differences[inside]),
+        outside=_mean(differences[~inside]),
+    )
+
+
+def _mean(values: NDArray[np.float64]) -> float | None:
+    return float(values.mean()) if values.size else None
