@@ -1,7 +1,6 @@
 """Fourteen checkpoints at full size on a GPU that is not there: that they run, and what they ask of a GPU.
 
     python -m benchmarks.full_size [--models SDXL "FLUX.1 dev"] [--dtype bfloat16] [--memory auto] [--out FILE.json]
-    python -m benchmarks.full_size --table docs/performance.md      write the table of the JSON into that page
 
 The models have their published sizes and no numbers, so nothing is downloaded, no memory is needed and every device,
 dtype and shape is checked (`benchmarks.fake_gpu`). Each is loaded, encodes a sentence and a picture, makes one step of
@@ -13,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from benchmarks.full_size_models import MODELS, as_loaded
 from PIL import Image
 from torch import nn
 
-from hiper.analysis import between, counting
+from hiper.analysis import counting
 from hiper.backbones import Loading, backbone_class
 from hiper.files import atomic_write
 from hiper.images import Subject
@@ -32,8 +31,6 @@ from hiper.seeds import generator
 from hiper.training import Adam
 
 OUT = Path(__file__).with_suffix(".json")
-START = "<!-- full size: made by python -m benchmarks.full_size --table docs/performance.md -->\n"
-END = "<!-- end of full size -->\n"
 LARGE = 2**16
 CAPTION, SENTENCE = "a standing dog", "a red dog on the grass"
 EDIT_STEPS = 2
@@ -124,39 +121,6 @@ def edit_step(gpu: Kernels, backbone: Any) -> dict[str, Any]:
     )
 
 
-def table(models: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the documentation's table, in Markdown."""
-    head = (
-        "",
-        "rows",
-        "weights of the denoiser, of the text encoders, GiB",
-        "a fit step: TFLOP",
-        "peak beside the weights, GiB",
-        "kernels",
-        "waits",
-        f"an edit of {EDIT_STEPS} steps: TFLOP",
-        "peak, GiB",
-    )
-    lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
-    for name, model in models.items():
-        fit, edit, weights = model["fit step"], model["edit step"], model["weights_gib"]
-        texts = sum(size for part, size in weights.items() if part.startswith("text_encoder"))
-        denoiser = weights.get("unet", weights.get("transformer"))
-        cells = (
-            f"{name}, {model['resolution']} px",
-            " × ".join(map(str, model["rows"][1:])),
-            f"{denoiser:.1f}, {texts:.1f}{' in turn' if model['takes_turns'] else ''}",
-            f"{fit['tflop']:.1f}",
-            f"{fit['peak_gib']:.1f}",
-            fit["kernels"],
-            sum(fit["syncs"].values()),
-            f"{edit['tflop']:.1f}",
-            f"{edit['peak_gib']:.1f}",
-        )
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "".join(f"{line}\n" for line in lines)
-
-
 def read(path: Path) -> dict[str, Any]:
     """Return what is known of each model."""
     models: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["models"]
@@ -170,12 +134,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
     parser.add_argument("--memory", choices=("auto", "balanced", "low"), default="auto")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--table", type=Path, metavar="PAGE", help="write the table and do nothing else")
     given = parser.parse_args()
-    if given.table:
-        page = between(given.table.read_text(encoding="utf-8"), START, END, table(read(given.out or OUT)))
-        atomic_write(given.table, page.encode(), overwrite=True)
-        return
     record = {"torch": torch.__version__, "dtype": given.dtype, "memory": given.memory}
     models: dict[str, Any] = {}
     if given.out and given.out.is_file():

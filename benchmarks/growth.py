@@ -1,4 +1,4 @@
-"""How time and memory grow: with the picture's side, the learnt rows, and what goes through the denoiser at a time.
+"""How time and memory grow: with the picture, the learnt token embeddings, and what goes through the denoiser.
 
     python -m benchmarks.growth [--rounds 3] [--out benchmarks/growth.json] [--figure docs/images/growth.svg]
 
@@ -141,7 +141,7 @@ def embedded(rounds: int) -> Iterator[Curve]:
 
     yield curve("picture's side, pixels", "critters", SIDES, by_side)
     backbone.resize(native)
-    yield curve("learnt rows", "critters", ROWS, lambda n: cost([prepared(backbone, rows=n)]))
+    yield curve("learnt token embeddings", "critters", ROWS, lambda n: cost([prepared(backbone, rows=n)]))
     yield curve("noise levels per step", "critters", LEVELS, lambda n: cost([prepared(backbone, levels=n)]))
     yield curve(
         "subjects per call",
@@ -172,7 +172,7 @@ def full_size() -> Iterator[Curve]:
             return work.flops, work.peak
 
         yield curve("picture's side, pixels", "sd14", FULL_SIDES, lambda side: step(side=side // 8))
-        yield curve("learnt rows", "sd14", ROWS, lambda n: step(rows=n))
+        yield curve("learnt token embeddings", "sd14", ROWS, lambda n: step(rows=n))
         yield curve("noise levels per step", "sd14", LEVELS, lambda n: step(batch=n))
         yield curve("pictures drawn at a time", "sd14", PICTURES, forward)
 

@@ -36,7 +36,9 @@ from hiper.seeds import generator
 from hiper.training import mask_weight
 
 TAIL, CHUNK = 5, 24
-REFERENCE = "cosine"
+REFERENCE = (
+    "from the caption's token embeddings: step size 0.15 falling by a cosine, noise from 0.5, kept lengths"
+)
 """The way that the others change one thing of."""
 LEVELS = (960, 880, 760, 620, 460, 300)
 
@@ -73,34 +75,40 @@ class Way:
 
 
 WAYS: Mapping[str, Way] = {
-    "cosine": Way(),
-    "constant, mean of the second half": Way(cosine=False, averaged=0.5),
-    "paper's step size": Way(rate=0.005, cosine=False, kept=False, low=0),
+    REFERENCE: Way(),
+    "constant step size, mean of the second half": Way(cosine=False, averaged=0.5),
+    "the paper's step size, all noise levels, free lengths": Way(rate=0.005, cosine=False, kept=False, low=0),
     "all noise levels": Way(low=0),
-    "heavier noise only": Way(low=0.65),
-    "free lengths": Way(kept=False, rate=0.1),
-    "step size / 2": Way(rate=0.075),
-    "step size x 2": Way(rate=0.3),
-    "20 levels": Way(levels=20, rate=0.25),
-    "80 levels": Way(levels=80),
-    "4 levels a step": Way(batch=4, rate=0.3),
-    "mirrored noise": Way(mirrored=True),
-    "levels in a sequence": Way(spread="sequence"),
-    "short memory of the scale (0.9)": Way(decay=0.9),
-    "one scale per row": Way(update="row-adam"),
+    "noise from 0.65": Way(low=0.65),
+    "free lengths, step size 0.1": Way(kept=False, rate=0.1),
+    "step size 0.075": Way(rate=0.075),
+    "step size 0.3": Way(rate=0.3),
+    "20 steps of 0.25": Way(levels=20, rate=0.25),
+    "80 steps": Way(levels=80),
+    "10 steps of 4 noise levels, step size 0.3": Way(batch=4, rate=0.3),
+    "each noise followed by its negative": Way(mirrored=True),
+    "noise levels in a low-discrepancy sequence": Way(spread="sequence"),
+    "Adam with beta2 = 0.9": Way(decay=0.9),
+    "one Adam scale per token embedding": Way(update="row-adam"),
     "orthogonal updates (Muon)": Way(update="muon"),
-    "from the others' mean": Way(start="mean"),
-    "the error on the animal alone": Way(masked=True),
-    "mirrored pictures": Way(turned=True),
-    "rows for each of 2 ranges of noise": Way(ranges=2),
-    "rows for each of 2 ranges, 80 levels": Way(ranges=2, levels=80),
-    "rows for each layer": Way(layers=True),
+    "from the mean of the other subjects' tails": Way(start="mean"),
+    "the loss on the animal alone (mask)": Way(masked=True),
+    "every second picture mirrored": Way(turned=True),
+    "a tail for each of 2 ranges of noise (NeTI, arXiv:2305.15391)": Way(ranges=2),
+    "a tail for each of 2 ranges of noise, 80 steps": Way(ranges=2, levels=80),
+    "a tail for each layer (P+, arXiv:2303.09522)": Way(layers=True),
     "the guess alone": Way(start="guess", levels=1, rate=0),
-    "from the guess": Way(start="guess"),
-    "from the guess, a fifth of the step size": Way(start="guess", rate=0.03),
-    "guess, a fifth, mean of the second half": Way(start="guess", rate=0.03, cosine=False, averaged=0.5),
-    "guess, a fifth, mean, 20 levels": Way(start="guess", rate=0.03, cosine=False, averaged=0.5, levels=20),
-    "guess, a fifth, mean, 80 levels": Way(start="guess", rate=0.03, cosine=False, averaged=0.5, levels=80),
+    "from the guess, step size 0.15": Way(start="guess"),
+    "from the guess, step size 0.03": Way(start="guess", rate=0.03),
+    "from the guess, step size 0.03, mean of the second half": Way(
+        start="guess", rate=0.03, cosine=False, averaged=0.5
+    ),
+    "from the guess, 20 steps of 0.03, mean of the second half": Way(
+        start="guess", rate=0.03, cosine=False, averaged=0.5, levels=20
+    ),
+    "from the guess, 80 steps of 0.03, mean of the second half": Way(
+        start="guess", rate=0.03, cosine=False, averaged=0.5, levels=80
+    ),
 }
 
 
@@ -340,7 +348,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     record = json.loads(given.out.read_text()) if given.out.exists() else {}
     found: dict[str, list[float]] = record["losses"] if record.get("job") == job else {}
     with backbone.training_mode():
-        for name, rows in {"caption alone": seen.captions, "spelled out": seen.spelled_out}.items():
+        for name, rows in {
+            "caption alone": seen.captions,
+            "caption with the identity in words": seen.spelled_out,
+        }.items():
             found[name] = found.get(name) or truth_loss(backbone, seen, partial(_same, rows[:, None]))
         for name in dict.fromkeys([REFERENCE, *names]):
             if name in found:

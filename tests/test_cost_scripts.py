@@ -15,7 +15,7 @@ from benchmarks.full_size_models import MODELS
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import hiper
-from hiper.analysis import Work, between
+from hiper.analysis import Work
 from tests import tiny
 
 
@@ -41,11 +41,8 @@ def test_a_forward_pass_of_sd_costs_what_others_have_counted_and_attention() -> 
     assert flops - attention == pytest.approx(2 * 16.938e12 / 50, rel=0.002)
 
 
-def test_the_page_has_the_figures_of_all_full_sizes() -> None:
-    models = full_size.read(full_size.OUT)
-    assert list(models) == list(MODELS)
-    page = (full_size.OUT.parent.parent / "docs" / "performance.md").read_text(encoding="utf-8")
-    assert between(page, full_size.START, full_size.END, full_size.table(models)) == page
+def test_all_full_sizes_are_measured() -> None:
+    assert list(full_size.read(full_size.OUT)) == list(MODELS)
 
 
 def test_figures_of_another_dtype_are_not_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from benchmarks.tail_search import (
+    REFERENCE,
     TAIL,
     WAYS,
     Draw,
@@ -123,15 +124,20 @@ def test_a_comparison_goes_on_where_it_was_stopped(
 ) -> None:
     out = tmp_path / "found.json"
     common = ["--backbone", str(model_folder), "--subjects", "2", "--out", str(out), "--only"]
-    main([*common, "20 levels"])
+    main([*common, "20 steps of 0.25"])
     first = json.loads(out.read_text())["losses"]
-    assert list(first) == ["caption alone", "spelled out", "cosine", "20 levels"]
+    assert list(first) == [
+        "caption alone",
+        "caption with the identity in words",
+        REFERENCE,
+        "20 steps of 0.25",
+    ]
     capsys.readouterr()
-    main([*common, "20 levels", "from the others' mean"])
+    main([*common, "20 steps of 0.25", "from the mean of the other subjects' tails"])
     losses = json.loads(out.read_text())["losses"]
     assert {name: losses[name] for name in first} == first
     made, _, table = capsys.readouterr().out.partition("\n\n")
-    assert made.startswith("| from the others' mean |")
+    assert made.startswith("| from the mean of the other subjects' tails |")
     assert len(made.splitlines()) == 1
     assert len(table.splitlines()) == len(losses) == 5
-    assert "from the others' mean" in WAYS
+    assert "from the mean of the other subjects' tails" in WAYS

@@ -10,7 +10,6 @@ from .estimate import Part as Part
 from .estimate import estimate_edit as estimate_edit
 from .estimate import estimate_fit as estimate_fit
 from .estimate import free_memory as free_memory
-from .matrix import between as between
 from .rankers import CrittersRanker as CrittersRanker
 from .rankers import SimilarityRanker as SimilarityRanker
 from .report import RunReport as RunReport
