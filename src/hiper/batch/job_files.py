@@ -32,9 +32,17 @@ _LISTS = ("sentences", "seeds")
 
 
 def read_jobs(path: Path, defaults: Defaults) -> list[Asked]:
-    """Read all jobs of a .jsonl or .csv file or of a folder.
+    """Read all jobs of a .jsonl, .csv or .tsv file or of a folder.
 
-    OptionError when there is no such file, when it cannot be read at all, or when none of its lines is a job.
+    Args:
+        path: The file or folder.
+        defaults: Values for what a job leaves out.
+
+    Returns:
+        A job, or the reason why there is none, for each line.
+
+    Raises:
+        OptionError: The file cannot be read, or none of its lines is a job.
     """
     path = path.absolute()  # workers may have another working directory
     if path.is_dir():

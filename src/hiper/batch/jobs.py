@@ -1,7 +1,4 @@
-"""What a batch is asked to do: one job per subject, from a JSONL or CSV file or a folder of pictures.
-
-A line that is no job is kept as one that cannot be done, so that it stops none of the others.
-"""
+"""The jobs of a batch, one per subject. A line that is no job is kept as refused, so that it stops none of the others."""
 
 from __future__ import annotations
 
@@ -55,8 +52,21 @@ class Defaults:
 class Job:
     """One subject and what is to be drawn of it; checked as far as that takes neither the picture nor a model.
 
-    name: as the user calls it, anything; image, mask: as they were written; place: what they are relative to
-    sentences, seeds: one picture for each pair; options: of the method, those that differ from its preset
+    Attributes:
+        name: The user's name for it, any text.
+        image: Path of the picture, as it was written.
+        caption: Describes the picture.
+        place: The folder that paths are relative to.
+        mask: Path of the mask, as it was written.
+        sentences: Prompts; one picture is drawn for each pair of prompt and seed.
+        seeds: Of the pictures, 0 or more.
+        backbone: A model's name or path.
+        prediction_type: Of the model, where the user states it.
+        method: Its name.
+        preset: Its name.
+        options: Of the method, those that differ from its preset.
+        edit: How the pictures are drawn.
+        negative_prompt: For all pictures.
     """
 
     name: str
@@ -76,7 +86,7 @@ class Job:
 
     @property
     def id(self) -> str:
-        """A file name for the job as it is written: the same line is the same job, whatever its picture holds."""
+        """File name for the job as it is written: the same line is the same job, whatever its picture holds."""
         record = json.dumps(self.as_record(), sort_keys=True)
         return f"{safe_slug(self.name)}-{hashlib.sha256(record.encode()).hexdigest()[:12]}"
 
@@ -96,7 +106,7 @@ class Job:
         return {name: value for name, value in values.items() if name not in self._unrecorded()}
 
     def _unrecorded(self) -> tuple[str, ...]:
-        """What was not asked for is left away: a job of an earlier release keeps its name."""
+        """Return the fields to leave out: a job of an earlier release keeps its name."""
         return ("place",) if self.prediction_type else ("place", "prediction_type")
 
     def resolved_options(self) -> Any:
@@ -114,7 +124,7 @@ class Refused:
 
     @property
     def id(self) -> str:
-        """A file name for the line."""
+        """File name for the line."""
         text = self.text.encode(errors="surrogatepass")  # a file's name need not be text
         return f"{safe_slug(self.name)}-{hashlib.sha256(text).hexdigest()[:12]}"
 
@@ -129,9 +139,15 @@ _FIELDS = tuple(each.name for each in fields(Job) if each.name != "place")
 
 
 def job(values: Mapping[str, Any], defaults: Defaults, place: Path) -> Job:
-    """Return the job that a line of a job file describes.
+    """Make a job from a line of a job file.
 
-    OptionError for a missing, unknown or impossible value, with the nearest name where one is mistyped.
+    Args:
+        values: The line's names and values.
+        defaults: Values for what it leaves out.
+        place: The folder that its paths are relative to.
+
+    Raises:
+        OptionError: A value is missing, unknown (with the nearest name) or not allowed.
     """
     for name in values:
         if name not in _FIELDS:

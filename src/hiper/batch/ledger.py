@@ -1,4 +1,4 @@
-"""What became of every job: in the store from earlier runs, and in this one."""
+"""The status of every job, from earlier runs and from this one."""
 
 from __future__ import annotations
 
@@ -21,10 +21,15 @@ Status = Literal["done", "reused", "failed", "waiting"]
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """done: in this run; reused: before; failed: now or before, with its reason; waiting: not tried.
+    """The status of one job.
 
-    place: of its results, "" unless they are there; kind: the error's name
-    notes: what the user should know of a job done in this run; the records of earlier ones keep theirs
+    Attributes:
+        name: The job's.
+        status: Done in this run, reused from an earlier one, failed in either, or waiting, which is not tried.
+        place: Of its results; "" unless they are there.
+        kind: The name of the error.
+        reason: Why it failed, in one line.
+        notes: Of a job done in this run; the records of earlier ones keep theirs.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What the driver of a batch and its workers say to each other: plain data, the same in every process."""
+"""The messages between the driver of a batch and its workers: plain data, the same in every process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ARTIFACT, SOURCE, RECORD = "artifact.safetensors", "source.png", "record.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """How a model is loaded; may_download: only one that the user has named on the command line is fetched."""
+    """How a model is loaded; only one that the user has named on the command line may be downloaded."""
 
     name: str
     device: str | None
@@ -35,7 +35,7 @@ class Model:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFacts:
-    """What of a model decides a job's results: its key, and the best known parts of that."""
+    """What decides a job's results about a model: its key, and the best known parts of it."""
 
     weights_sha256: str
     objective: str
@@ -58,7 +58,7 @@ class ModelFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Describe:
-    """The order to load a model and say what it is."""
+    """The order to load a model and return its `ModelFacts`."""
 
     model: Model
 
@@ -76,7 +76,7 @@ class PlannedJob:
         return f"jobs/{safe_slug(self.job.name)}-{self.key[:16]}"
 
     def pictures(self) -> dict[tuple[str, int], str]:
-        """Return (sentence, seed) -> the name of the picture in the store."""
+        """Return the name in the store of the picture of each (sentence, seed)."""
         slugs = dict(zip(self.job.sentences, distinct_slugs(self.job.sentences), strict=True))
         return {
             (sentence, seed): f"{self.place}/{slug}-{seed}.png"
@@ -102,9 +102,12 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class JobResult:
-    """What came of a job, named by the place of its results: done if there is no error.
+    """The result of a job: done if there is no error.
 
-    notes: what the user should know of it
+    Attributes:
+        place: Of its results.
+        error: Why it failed.
+        notes: For the user.
     """
 
     place: str
@@ -113,7 +116,11 @@ class JobResult:
 
 
 def plan(job: Job, facts: ModelFacts) -> PlannedJob:
-    """Hash what decides the job's results. ImageError when the picture or the mask is no readable file."""
+    """Hash all that decides a job's results.
+
+    Raises:
+        ImageError: The picture or the mask is no readable file.
+    """
     mask = "" if job.mask_path is None else _digest(job.mask_path)
     key = fit_key(
         job.method,

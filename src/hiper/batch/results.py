@@ -1,4 +1,4 @@
-"""The files of one job: what was learnt, what was drawn, and the record that says that all of it is there."""
+"""The files of one job: the artifact, the pictures, and the record, whose presence says that all others are there."""
 
 from __future__ import annotations
 
@@ -25,7 +25,16 @@ BATCH = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """What was learnt of a job's subject; seconds: its share of the time of those fitted with it, `slots` at most."""
+    """What was learnt of a job's subject.
+
+    Attributes:
+        planned: The job.
+        request: What was fitted.
+        artifact: What was learnt.
+        notes: For the user.
+        seconds: Its share of the time of those fitted with it.
+        slots: How many those are, at most.
+    """
 
     planned: PlannedJob
     request: FitRequest
@@ -40,8 +49,14 @@ def write_results(
 ) -> None:
     """Draw, and write the files of one job, its record last.
 
-    The same job makes the same bytes, but for `cost` in the record: what differs from run to run, times, is there
-    and nowhere else.
+    The same job makes the same bytes, except `cost` in the record, which holds the times.
+
+    Args:
+        store: Where to.
+        backbone: Draws.
+        facts: Of the backbone, for the record.
+        fit: What was learnt.
+        on_step: Called after every denoising step.
     """
     begun = time.perf_counter()
     fit = replace(fit, artifact=_timeless(fit.artifact))
@@ -68,7 +83,7 @@ def write_results(
 
 
 def as_json(record: Any) -> bytes:
-    """Return a record as the bytes of a file; half a character, as in a file's name, as JSON's escape for it."""
+    """Return a record as the bytes of a file; half a character, as a file name may hold, is escaped."""
     text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
     return f"{text}\n".encode(errors="backslashreplace")
 
@@ -82,18 +97,12 @@ def _drawn(backbone: Backbone, fit: Fit, sentence: str, on_step: StepCallback) -
     job = fit.planned.job
     sampling: Sampling = {**sampling_of(job.edit), **sampling_of(job)}
     return edit(
-        backbone,
-        fit.artifact,
-        sentence,
-        seeds=job.seeds,
-        batch_size=BATCH,
-        callback=on_step,
-        **sampling,
+        backbone, fit.artifact, sentence, seeds=job.seeds, batch_size=BATCH, callback=on_step, **sampling
     )
 
 
 def _source(backbone: Backbone, request: FitRequest) -> Any:
-    """The picture as the model saw it."""
+    """Return the picture as the model saw it."""
     how = request.options.as_mapping().get("square", "crop")
     return fit_square(request.subject.image, backbone.resolution, how=how)
 

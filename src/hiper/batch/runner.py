@@ -39,11 +39,14 @@ Answer = ModelFacts | list[JobResult]
 class BatchSettings:
     """How a batch is done.
 
-    retry: try those that failed before, and no others
-    together: subjects fitted at a time; None: as many as make up `NOISE_LEVELS`
-    seconds: that a job may take; needs workers in processes of their own
-    trusted: the one model that may be downloaded; others that a job names must be there
-    deterministic: the same bits every time on an accelerator too; see `hiper.options.determinism`
+    Attributes:
+        retry: Try those that failed before, and no others.
+        together: Subjects fitted at a time; None for as many as make up `NOISE_LEVELS`.
+        seconds: That a job may take; its worker then gets a process of its own.
+        trusted: The one model that may be downloaded; others that a job names must be there.
+        device: cpu, cuda or mps; None takes the fastest there is.
+        dtype: Of the models' weights; None takes the default.
+        deterministic: The same bits every time on an accelerator too; see `hiper.options.determinism`.
     """
 
     retry: bool = False
@@ -57,7 +60,7 @@ class BatchSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What became of each job, by its id; seconds: of this run."""
+    """The entry of each job, by its id, and the seconds that this run took."""
 
     entries: dict[str, Entry]
     seconds: float
@@ -81,10 +84,20 @@ def run(
     progress: Progress = lambda stage, done, total: None,
     should_stop: StopRequest = lambda: None,
 ) -> Report:
-    """Do all jobs that are not done, leaving their results and a summary in the folder or store `out`.
+    """Do all jobs that are not done. What is finished stays, and the same call resumes from there.
 
-    OutputError for a place that cannot be written to or is in use; BackboneError when no model can be loaded;
-    Interrupted after `should_stop`. Whatever was finished stays, and the same call goes on from there.
+    Args:
+        asked: The jobs.
+        out: A folder, or a store's URL, for the results and a summary.
+        settings: How.
+        engine: Which workers do them.
+        progress: Called whenever something is finished.
+        should_stop: Returns the number of a signal to stop by.
+
+    Raises:
+        OutputError: `out` cannot be written to, or is in use.
+        BackboneError: No model can be loaded.
+        Interrupted: `should_stop` said so.
     """
     begun = time.monotonic()
     store = open_store(out)
@@ -110,7 +123,7 @@ def run(
 
 @final
 class _Batch:
-    """What is left to do: orders for workers, made of jobs, and their answers, turned into entries."""
+    """Turns jobs into orders for workers, and their answers into entries."""
 
     def __init__(self, ledger: Ledger, settings: BatchSettings) -> None:
         self._ledger, self._settings = ledger, settings
@@ -128,7 +141,7 @@ class _Batch:
         return [Task(payload=Describe(model=model)) for model in self._by_model]
 
     def _model(self, job: Job) -> Model:
-        """A folder or file comes before a model of that name: beside the job file, or where the user is."""
+        """Prefer a folder or file to a model of that name: beside the job file, or in the working folder."""
         trusted = job.backbone == self._settings.trusted
         path = Path.cwd() / job.backbone if trusted else job.place / job.backbone
         return Model(
@@ -141,7 +154,7 @@ class _Batch:
         )
 
     def take(self, settled: Settled[Order, Answer]) -> list[Task[Order]]:
-        """Enter what came of an order, and return what is to be done next."""
+        """Enter the result of an order, and return what is to be done next."""
         order = settled.task.payload
         if isinstance(order, Describe):
             return self._described(order.model, settled)
@@ -195,14 +208,13 @@ class _Batch:
 
     def _groups(self, model: Model, facts: ModelFacts, jobs: Sequence[PlannedJob]) -> list[Task[Order]]:
         slots = self._slots(jobs[0].job)
-        groups = [
-            Group(model=model, facts=facts, jobs=tuple(jobs[i : i + slots]), slots=slots)
+        return [
+            self._task(Group(model=model, facts=facts, jobs=tuple(jobs[i : i + slots]), slots=slots))
             for i in range(0, len(jobs), slots)
         ]
-        return [self._task(group) for group in groups]
 
     def _task(self, group: Group) -> Task[Order]:
-        """A call costs what `slots` subjects cost, however many of them there are."""
+        """Allow a group the time of `slots` subjects, which a call costs however many of them there are."""
         seconds = self._settings.seconds
         return Task(payload=group, seconds=None if seconds is None else seconds * group.slots)
 
@@ -213,7 +225,7 @@ class _Batch:
         return self._settings.together or max(1, NOISE_LEVELS // job.resolved_options().batch)
 
     def _undone(self, group: Group, error: Exception, deaths: int) -> list[Task[Order]]:
-        """Nobody knows whose fault it was: each has another chance, alone."""
+        """Try each job of a failed group again, alone: the failure may be of any of them."""
         if len(group.jobs) > 1:
             return [self._task(replace(group, jobs=(job,))) for job in group.jobs]
         for identity in self._by_place[group.jobs[0].place]:
@@ -244,7 +256,7 @@ class _Batch:
 
 
 def _alike(job: Job) -> Hashable:
-    """What jobs must agree in to be fitted together."""
+    """Return what jobs must agree in to be fitted together."""
     method = get_method(job.method)
     shared = shared_by(job.resolved_options()) if method.fits_together else None
     return job.method, shared

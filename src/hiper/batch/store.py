@@ -16,9 +16,10 @@ LOCK = "batch"
 
 
 class Store(ABC):
-    """Files by relative names with "/" between folders. OutputError where one cannot be read or written.
+    """Files by relative names with "/" between folders; OutputError where one cannot be read or written.
 
-    place: what `open_store` opens it by, also from another working directory
+    Attributes:
+        place: What `open_store` opens it by, also from another working directory.
     """
 
     place: str
@@ -33,11 +34,11 @@ class Store(ABC):
 
     @abstractmethod
     def read(self, name: str) -> bytes:
-        """Return what a file holds."""
+        """Return the content of a file."""
 
     @abstractmethod
     def write(self, name: str, data: bytes) -> None:
-        """Put a file there, whole or not at all, also over another one."""
+        """Write a file, whole or not at all, also over another one."""
 
     @abstractmethod
     def remove(self, name: str) -> None:
@@ -45,7 +46,7 @@ class Store(ABC):
 
     @abstractmethod
     def sweep(self, folder: str) -> None:
-        """Remove what killed writers left in one of its folders, to which only the caller writes."""
+        """Remove temporary files of killed processes from a folder, to which only the caller writes."""
 
     @abstractmethod
     @contextmanager
@@ -74,7 +75,7 @@ class Folder(Store):
         return {path.relative_to(self._folder).as_posix(): path.stat().st_size for path in found}
 
     def _is_ours(self, path: Path) -> bool:
-        """Links to folders are not entered, so that of a million files the links alone are followed."""
+        """Whether a file is in the folder itself; rglob enters no links to folders, so only links are resolved."""
         return not path.is_symlink() or files.is_file_within(path, self._folder)
 
     def exists(self, name: str) -> bool:

@@ -1,4 +1,4 @@
-"""What a worker of a batch does: load a model, fit a group of subjects together, draw, and leave the results."""
+"""A worker of a batch: loads a model, fits a group of subjects together, draws, and writes the results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hiper.batch.messages import Describe, Group, JobResult, Model, ModelFacts, 
 from hiper.batch.results import Fit, write_results
 from hiper.batch.store import open_store
 from hiper.critters import tell_of_strangers
-from hiper.errors import BackboneError, HiperError, Interrupted
+from hiper.errors import BackboneError, HiperError
 from hiper.images import Subject
 from hiper.methods import FitRequest, fit_all, get_method
 from hiper.options import deterministic, differences
@@ -26,12 +26,16 @@ class Worker:
     """Keeps one model from order to order. Results go from here to the store at `out`."""
 
     def __init__(self, out: str, should_stop: StopRequest) -> None:
-        self._store, self._should_stop = open_store(out), should_stop
+        self._store, self._control = open_store(out), FitControl(should_stop=should_stop)
         self._model: Model | None = None
         import_module("hiper.backbones.sd")  # takes seconds, which are not to count for the first job
 
     def __call__(self, order: Describe | Group) -> ModelFacts | list[JobResult]:
-        """Do what is ordered. BackboneError when the model cannot be had, or is not the one that was described."""
+        """Carry out an order.
+
+        Raises:
+            BackboneError: The model cannot be loaded, or is not the one that was described.
+        """
         with deterministic(order.model.deterministic):
             self._load(order.model)
             if isinstance(order, Describe):
@@ -48,12 +52,11 @@ class Worker:
         if self._model == model:
             return
         self._model = None
-        local_only = None if model.may_download else True
         backbone = load_backbone(
             model.name,
             device=model.device,
             dtype=model.dtype,
-            local_only=local_only,
+            local_only=None if model.may_download else True,
             prediction_type=model.prediction_type,
         )
         self._facts = ModelFacts.of(backbone)
@@ -100,20 +103,13 @@ class Worker:
         if not requests:
             return []
         method = get_method(group.jobs[0].job.method)
-        return fit_all(
-            method,
-            self._backbone,
-            requests,
-            slots=group.slots,
-            control=FitControl(should_stop=self._should_stop),
-        )
+        return fit_all(method, self._backbone, requests, slots=group.slots, control=self._control)
 
     def _finish(self, fit: Fit) -> Outcome[None]:
         return capture(lambda: write_results(self._store, self._backbone, self._facts, fit, self._on_step))
 
     def _on_step(self, done: int, total: int) -> None:
-        if signal_number := self._should_stop():
-            raise Interrupted(f"stopped by signal {signal_number}", signal_number)
+        self._control.raise_if_stopped()
 
 
 def _request(planned: PlannedJob, backbone: str) -> FitRequest:

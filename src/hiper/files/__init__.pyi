@@ -10,7 +10,7 @@ from .atomic import make_folder as make_folder
 from .atomic import remove_leftovers as remove_leftovers
 from .atomic import safe_slug as safe_slug
 from .kinds import HEAD_BYTES as HEAD_BYTES
-from .kinds import is_camera_raw as is_camera_raw
+from .kinds import RAW_SUFFIXES as RAW_SUFFIXES
 from .kinds import is_hidden as is_hidden
 from .kinds import looks_like as looks_like
 from .kinds import path_in as path_in

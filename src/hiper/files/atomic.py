@@ -1,4 +1,4 @@
-"""Files under a final name: whole or not at all, never over another one unasked, by one process at a time.
+"""Atomic writes and locks.
 
 Everything hiper writes goes through `atomic_write`. A reader sees the old file or the new one, never half of
 one, after a full disk, a kill or a power cut alike. A folder may be a stranger's: no symbolic link in it is
@@ -25,9 +25,7 @@ _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt
 """Names that Windows keeps for devices, whatever their ending."""
 
 _LONGEST_LOCKED = 200
-"""Bytes of a name that its lock's name holds as it is."""
-
-_FOLDER_SYNC_UNKNOWN = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+"""Bytes of a file name above which its lock is named by a hash."""
 
 
 class InUseError(OutputError):
@@ -35,14 +33,19 @@ class InUseError(OutputError):
 
 
 def atomic_write(path: Path, data: bytes, *, overwrite: bool) -> None:
-    """Put `data` under `path` in one step: a temporary file beside it, fsync, rename, fsync of the folder.
+    """Write a file in one step: a temporary file beside it, fsync, rename, fsync of the folder.
 
     A symbolic link to a file of the same folder stays one, and that file is replaced. Whatever fails, the old
     file is untouched and nothing new is left behind (after SIGKILL or a power cut: at most a hidden
     `.hiper-*.tmp`).
 
+    Args:
+        path: Where the file is to be; its folder must exist.
+        data: The whole content.
+        overwrite: Whether a file that is there may be replaced.
+
     Raises:
-        OutputError: the file exists and `overwrite` is false, it is no ordinary file, or a link out of its
+        OutputError: The file exists and `overwrite` is false, it is no ordinary file, or a link out of its
             folder; the folder is missing or cannot be written to, the disk is full.
     """
     with _explained(path, len(data)):
@@ -65,10 +68,14 @@ def atomic_write(path: Path, data: bytes, *, overwrite: bool) -> None:
 def check_writable(path: Path, *, overwrite: bool) -> None:
     """Refuse now, before an hour of work, what `atomic_write` would refuse at its end.
 
-    Creates and removes an empty file in the folder: permission bits alone do not tell (a read-only mount).
+    Creates and removes an empty file in the folder: permission bits do not show a read-only mount.
+
+    Args:
+        path: Where the file is to be.
+        overwrite: Whether a file that is there may be replaced.
 
     Raises:
-        OutputError: as `atomic_write`, except that the room on the disk is not known yet.
+        OutputError: As `atomic_write`, except that the room on the disk is not known yet.
     """
     with _explained(path, 1):
         probe = _temporary_beside(_target(path, overwrite=overwrite))
@@ -78,14 +85,17 @@ def check_writable(path: Path, *, overwrite: bool) -> None:
 
 @contextmanager
 def lock(path: Path) -> Iterator[None]:
-    """Be the only process that works on `path` while the block runs.
+    """Be the only process that works on a file or folder while the block runs.
 
-    The lock is a hidden file `.hiper-<name>.lock` beside it, which carries our process number for the message.
-    The system lets go of it when the process dies, however it dies: what a dead one leaves is taken over.
+    The lock is a hidden file `.hiper-<name>.lock` beside it, which holds our process number for the message.
+    The system releases it when the process dies, and the next process takes the file over.
+
+    Args:
+        path: What is worked on; it need not exist.
 
     Raises:
-        InUseError: a living process holds it.
-        OutputError: it cannot be created, or something else has its name.
+        InUseError: Another process holds the lock.
+        OutputError: The lock cannot be created, or something else has its name.
     """
     with _explained(path, 1):
         beside = _lock_beside(_followed(path))
@@ -104,14 +114,14 @@ def lock(path: Path) -> Iterator[None]:
 
 
 def safe_slug(text: str, *, limit: int = 80) -> str:
-    """A file name part for any text: letters and digits of every script, single hyphens, no dot at an end.
+    """Turn any text into a part of a file name: letters and digits of every script, and single hyphens.
 
     Args:
-        text: a prompt, a title; may hold slashes, emoji, control characters, anything.
-        limit: at most this many bytes of UTF-8 (file systems count bytes); at least 16.
+        text: A prompt, a title; may hold slashes, emoji, control characters, anything.
+        limit: At most this many bytes of UTF-8 (file systems count bytes); at least 16.
 
     Returns:
-        Never empty: a text without letters or digits gives `text-` and eight digits of its hash.
+        The slug, never empty: a text without letters or digits gives `text-` and eight digits of its hash.
     """
     plain = unicodedata.normalize("NFKC", text)
     words = "".join(c if c.isalnum() else " " for c in plain).split()
@@ -122,7 +132,7 @@ def safe_slug(text: str, *, limit: int = 80) -> str:
 
 
 def distinct_slugs(texts: Sequence[str]) -> list[str]:
-    """`safe_slug` of each text, all different, also where a file system does not tell A from a."""
+    """Return a `safe_slug` of each text, all different, also on a file system that ignores case."""
     slugs: dict[str, str] = {}
     for text in texts:
         slug = plain = safe_slug(text)
@@ -134,14 +144,17 @@ def distinct_slugs(texts: Sequence[str]) -> list[str]:
 
 
 def make_folder(folder: Path, *, within: Path | None = None) -> Path:
-    """Return the folder, created with those above it unless it is there.
+    """Create a folder and those above it, unless it exists.
 
     Args:
-        folder: where files are to go; a user may name a symbolic link.
-        within: the folder that the user named, where `folder` is a name of ours below it.
+        folder: Where files are to go; may be a symbolic link.
+        within: The folder that the user named, where `folder` is a name of ours below it.
+
+    Returns:
+        `folder`.
 
     Raises:
-        OutputError: it cannot be created, or a symbolic link leads from `within` to another place.
+        OutputError: It cannot be created, or a symbolic link leads from `within` to another place.
     """
     try:
         if within is not None:
@@ -154,10 +167,10 @@ def make_folder(folder: Path, *, within: Path | None = None) -> Path:
 
 
 def cache_dir() -> Path:
-    """`$HIPER_CACHE`, else `$XDG_CACHE_HOME/hiper`, else `~/.cache/hiper`; not created here.
+    """Return `$HIPER_CACHE`, else `$XDG_CACHE_HOME/hiper`, else `~/.cache/hiper`; not created here.
 
     Raises:
-        OutputError: neither variable is set and the user has no home folder.
+        OutputError: Neither variable is set and the user has no home folder.
     """
     if own := os.environ.get("HIPER_CACHE"):
         return Path(own)
@@ -170,33 +183,29 @@ def cache_dir() -> Path:
 
 
 def is_file_within(path: Path, folder: Path) -> bool:
-    """Whether there is a file that no symbolic link leads to from `folder`, which holds it by name, to elsewhere."""
-    return path.is_file() and _is_within(os.path.realpath(path), folder)
+    """Whether `path` is a file in `folder`, also after its symbolic links are followed."""
+    return path.is_file() and path.resolve().is_relative_to(folder.resolve())
 
 
 def check_within(path: Path, folder: Path) -> None:
-    """Refuse a path below `folder` that leads, by a symbolic link, out of it; OutputError names the place."""
+    """Raise OutputError where a path below `folder` leads out of it by a symbolic link."""
     real = os.path.realpath(path)
-    if not _is_within(real, folder):
+    if not Path(real).is_relative_to(os.path.realpath(folder)):
         raise OutputError(
             f"{str(path)!r} leads out of its folder, to {real!r}, by a symbolic link; remove the link, or name that"
             " place itself"
         )
 
 
-def _is_within(real: str, folder: Path) -> bool:
-    return Path(real).is_relative_to(os.path.realpath(folder))
-
-
 def _followed(path: Path) -> Path:
-    """The file that is meant: the link that it may be is followed within its folder."""
+    """Follow the link that a path may be, within its folder."""
     if path.is_symlink():
         check_within(path, path.parent)
     return Path(os.path.realpath(path))
 
 
 def _target(path: Path, *, overwrite: bool) -> Path:
-    """The file to replace, or the reason why not."""
+    """Return the file to replace; OutputError says why it cannot be."""
     target = _followed(path)
     if not target.parent.is_dir():
         raise OutputError(f"no folder {str(path.parent)!r} to write to; create it, or choose another")
@@ -214,12 +223,12 @@ def _target(path: Path, *, overwrite: bool) -> Path:
 
 
 def _temporary_beside(target: Path) -> Path:
-    """A short, free, hidden name in the same folder: a rename is atomic within one file system only."""
+    """Return a short, free, hidden name in the same folder: a rename is atomic within one file system only."""
     return target.with_name(f".hiper-{secrets.token_hex(8)}.tmp")
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed writers left in a folder that nobody writes to at the moment."""
+    """Remove temporary files of killed processes from a folder that nobody writes to at the moment."""
     for leftover in folder.glob(".hiper-*.tmp"):
         leftover.unlink(missing_ok=True)
 
@@ -234,14 +243,14 @@ def _digest(text: str) -> str:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a power cut, where the system can: Windows opens no folders."""
+    """Make a rename survive a power cut, where the system can: Windows opens no folders."""
     if os.name == "nt":
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno not in _FOLDER_SYNC_UNKNOWN:
+        if error.errno not in locks.UNSUPPORTED:
             raise
     finally:
         os.close(handle)
@@ -249,7 +258,7 @@ def _sync_folder(folder: Path) -> None:
 
 @contextmanager
 def _explained(path: Path, size: int) -> Iterator[None]:
-    """Turn what the system says about writing `size` bytes to `path` into one line for the user."""
+    """Turn an error of the system while it writes `size` bytes to `path` into an OutputError of one line."""
     try:
         yield
     except (OSError, ValueError) as error:  # ValueError: a name with NUL or with half a character

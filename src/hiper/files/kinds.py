@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 HEAD_BYTES = 512
-"""How much of a file `looks_like` wants to see."""
+"""How much of a file `looks_like` reads."""
 
 _STARTS: tuple[tuple[bytes, str], ...] = (
     (b"\x89PNG", "a damaged PNG"),
@@ -39,12 +39,13 @@ _TEXT_STARTS: tuple[tuple[bytes, str], ...] = (
     (b"[", "JSON"),
 )
 _HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
-_RAW_SUFFIXES = frozenset({".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".rw2", ".srw"})
+RAW_SUFFIXES = frozenset({".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".rw2", ".srw"})
+"""Of cameras' raw files, whose TIFF shell holds only a preview."""
 
 
 @functools.cache
 def readable_formats() -> tuple[str, ...]:
-    """Pillow's names of the formats that are opened; all others are refused unread.
+    """Return Pillow's names of the formats that are opened; all others are refused unread.
 
     HEIF is among them when pillow-heif (`hiper[heic]`) is installed; it is registered here.
     """
@@ -57,32 +58,34 @@ def readable_formats() -> tuple[str, ...]:
 
 @functools.cache
 def picture_suffixes() -> frozenset[str]:
-    """File name endings, in lower case with their dot, of the formats that are opened."""
+    """Return the file name endings, in lower case with their dot, of the formats that are opened."""
     formats = readable_formats()  # first, for it may register one
     known = importlib.import_module("PIL.Image").registered_extensions()
     return frozenset(suffix for suffix, name in known.items() if name in formats)
 
 
 def is_hidden(name: str) -> bool:
-    """Whether an entry of a folder is one that a system put there: ._dog.jpg, .DS_Store, __MACOSX, Thumbs.db."""
+    """Whether the system put an entry into a folder: ._dog.jpg, .DS_Store, __MACOSX, Thumbs.db."""
     return name.startswith(".") or name.casefold() in ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini")
 
 
 def path_in(folder: Path, name: str) -> Path:
-    """Return what a file in `folder` means by a name: beside it, `~` a home, $NAME a variable of the environment."""
+    """Resolve a path that a file in `folder` names: relative to the folder, with `~` and `$NAME` expanded."""
     beside = folder / name
     if os.path.lexists(beside):
         return beside
     return folder / os.path.expanduser(os.path.expandvars(name))  # noqa: PTH111  # which leaves unknown users alone
 
 
-def is_camera_raw(suffix: str) -> bool:
-    """Whether a file name ends like a camera's raw file, whose TIFF shell holds only a preview."""
-    return suffix.lower() in _RAW_SUFFIXES
-
-
 def looks_like(head: bytes) -> str:
-    """Say in words what a file starting with `head` seems to be, "" if nothing is recognised."""
+    """Name the kind of a file by its first bytes.
+
+    Args:
+        head: Its first `HEAD_BYTES` bytes.
+
+    Returns:
+        Such as "a PDF document"; "" if nothing is recognised.
+    """
     if head[4:8] == b"ftyp":
         return _container(head[8:12])
     if head[:4] == b"RIFF":

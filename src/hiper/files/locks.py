@@ -1,6 +1,7 @@
-"""A file that one process at a time holds: by `flock`, on Windows by `locking`, where there is neither by existing.
+"""Lock files: held by `flock`, on Windows by `locking`, where there is neither by their existence.
 
-Nothing is followed, and nothing written to, that is not a lock of ours: the file may lie in a stranger's folder.
+No link is followed, and only a lock of ours is written to: the file may lie in a stranger's folder. filelock, which
+huggingface_hub brings, leaves the file behind, and names no holder.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ _FAR = 1 << 30
 """Windows keeps others from reading the byte that is locked: one that no lock file reaches."""
 
 _TAKEN = {errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK, errno.EDEADLK}
-_UNSUPPORTED = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
+UNSUPPORTED = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
+"""What a file system answers that can neither lock a file nor sync a folder."""
 
 
 def _module(name: str) -> Any:
-    """Return a module of the standard library that not every system has; None where it is missing."""
+    """Import a module of the standard library that not every system has; None where it is missing."""
     try:
         return import_module(name)
     except ImportError:
@@ -35,7 +37,12 @@ _FCNTL, _MSVCRT = _module("fcntl"), _module("msvcrt")
 
 
 class HeldError(Exception):
-    """Another process, named by its number where that is known, holds the lock."""
+    """Another process holds the lock.
+
+    Attributes:
+        holder: Its number, or "unknown".
+        may_be_dead: The system cannot say whether it is alive.
+    """
 
     def __init__(self, holder: str, *, may_be_dead: bool) -> None:
         super().__init__(holder)
@@ -43,11 +50,14 @@ class HeldError(Exception):
 
 
 def acquire(path: Path) -> int:
-    """Create and hold the lock file, which carries our process number; return its handle.
+    """Create and hold a lock file, which holds our process number.
+
+    Returns:
+        Its handle, for `release`.
 
     Raises:
-        HeldError: another process holds it, or has left it where the system cannot tell.
-        OSError: it cannot be created, or there is something else under its name.
+        HeldError: Another process holds it, or has left it where the system cannot say.
+        OSError: It cannot be created, or there is something else under its name.
     """
     while True:
         with ExitStack() as undo:
@@ -67,20 +77,17 @@ def acquire(path: Path) -> int:
 
 
 def release(path: Path, handle: int) -> None:
-    """Remove the lock file while it is still ours, and let go of it."""
+    """Remove the lock file while it is still ours, and release it."""
+    if os.name == "nt":  # removes no file that is open, which saves the next holder's
+        os.close(handle)
+    with suppress(OSError):
+        path.unlink()
     if os.name != "nt":
-        with suppress(OSError):
-            path.unlink()
-    os.close(handle)
-    if (
-        os.name == "nt"
-    ):  # cannot remove what is open, neither ours nor, which saves the next holder's, another's
-        with suppress(OSError):
-            path.unlink()
+        os.close(handle)
 
 
 def _opened(path: Path) -> tuple[int, bool]:
-    """Open the lock file, links not followed, and tell whether we have created it."""
+    """Open the lock file, links not followed; return its handle, and whether we have created it."""
     flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     while True:
         if path.is_symlink():
@@ -113,11 +120,11 @@ def _hold(handle: int, *, created: bool, holder: str) -> bool:
         elif not created:
             raise OSError(errno.ENOSYS, "no locks here")
     except OSError as error:
-        if error.errno in _UNSUPPORTED and not created:
+        if error.errno in UNSUPPORTED and not created:
             raise HeldError(holder or "unknown", may_be_dead=True) from error
         if error.errno in _TAKEN:
             return False
-        if error.errno not in _UNSUPPORTED:
+        if error.errno not in UNSUPPORTED:
             raise
     return True
 

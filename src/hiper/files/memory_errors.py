@@ -1,4 +1,4 @@
-"""Recognise a lack of memory in whatever words Python, a library or a device says it."""
+"""Recognise a lack of memory, however Python, a library or a device reports it."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _WORDS = (
     "out of memory",  # CUDA, ROCm, MPS, XPU
     "can't allocate memory",  # torch's CPU allocator
     "not enough memory",  # the same on Windows
-    "cannot allocate memory",  # the system's own, passed on by safetensors or mmap
+    "cannot allocate memory",  # the system's own, by way of safetensors or mmap
     "alloc_failed",  # cuBLAS, cuDNN
     "could not create a primitive",  # oneDNN
 )
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Say whether an error, or the one that it was raised from, tells of a lack of memory."""
+    """Whether an error, or the one that it was raised from, reports a lack of memory."""
     if error is None or isinstance(error, MemoryError | MemoryLimitError):
         return error is not None
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
@@ -38,7 +38,14 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 
 @contextmanager
 def loading_in_memory(what: str) -> Iterator[None]:
-    """Turn a lack of memory, however it was reported, into a MemoryLimitError that says how to load with less."""
+    """Turn any report of a lack of memory into one that says how to load with less.
+
+    Args:
+        what: What is loaded, for the message.
+
+    Raises:
+        MemoryLimitError: The block ran out of memory.
+    """
     try:
         yield
     except Exception as error:

@@ -34,10 +34,7 @@ _TEXTUAL_INVERSION = (
 )
 _FOREIGN: tuple[tuple[tuple[str, ...], str], ...] = (
     (("lora_", ".lora.", "lora_A"), "a LoRA, weights for the denoiser; load it by pipe.load_lora_weights"),
-    (
-        ("emb_params", "string_to_param", "clip_l", "clip_g"),
-        _TEXTUAL_INVERSION,
-    ),
+    (("emb_params", "string_to_param", "clip_l", "clip_g"), _TEXTUAL_INVERSION),
     (
         ("diffusion_model.", "down_blocks.", "text_model.", "first_stage_model.", "encoder.layers."),
         "the weights of a model; name it as the backbone instead",
@@ -47,7 +44,12 @@ _FOREIGN: tuple[tuple[tuple[str, ...], str], ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """How much of a file is read: its tensors, and the bytes of all of it."""
+    """How much of a file is read.
+
+    Attributes:
+        tensors: At most this many.
+        bytes: Of the whole file, at most.
+    """
 
     tensors: int
     bytes: int
@@ -62,9 +64,12 @@ WEIGHTS = Limits(tensors=10_000, bytes=64_000_000_000)
 class TensorFile:
     """The header of a safetensors file; `tensors` reads the rest.
 
-    source: where the file is, or its bytes
-    dtypes: safetensors' dtype of each tensor; metadata: the free text entries of the header.
-    All errors are ArtifactErrors, one line each, without the path.
+    All errors are ArtifactErrors of one line, which do not name the file.
+
+    Attributes:
+        source: The path of the file, or its bytes.
+        dtypes: safetensors' dtype of each tensor, such as "F32".
+        metadata: The free text entries of the header.
     """
 
     source: Path | bytes
@@ -73,8 +78,12 @@ class TensorFile:
 
     @classmethod
     def open(cls, source: Path | bytes) -> TensorFile:
-        """Read the header, at most 1 MB of it, and compare it with the size of the file."""
-        size = checked_size(source)
+        """Read a header of at most 1 MB and compare it with the size of the file.
+
+        Raises:
+            ArtifactError: The file cannot be read, is of another format, or damaged.
+        """
+        size = _checked_size(source)
         with _opened(source) as file:
             head = file.read(HEAD_BYTES)
             _refuse_other_formats(head)
@@ -97,7 +106,11 @@ class TensorFile:
         return cls(source=source, dtypes=dtypes, metadata=metadata)
 
     def tensors(self, limits: Limits = ROWS) -> dict[str, Tensor]:
-        """Read all tensors as float32 on the CPU; within limits, float dtypes only."""
+        """Read all tensors as float32 on the CPU.
+
+        Raises:
+            ArtifactError: The file exceeds `limits`, is damaged, or has a tensor that is not floating point.
+        """
         if len(self.dtypes) > limits.tensors:
             raise ArtifactError(f"it holds {len(self.dtypes)} tensors; at most {limits.tensors} are read")
         for name, dtype in self.dtypes.items():
@@ -105,7 +118,7 @@ class TensorFile:
                 raise ArtifactError(
                     f"tensor {name!r} is {dtype or 'of no dtype'}; allowed are {', '.join(_FLOATS)}"
                 )
-        _check_bytes(checked_size(self.source), limits)
+        _checked_size(self.source, limits)
         try:
             tensors = (
                 safetensors.torch.load(self.source)
@@ -118,22 +131,19 @@ class TensorFile:
 
 
 def read_capped(source: Path | bytes) -> bytes:
-    """Return the whole file, of at most 64 MB; ArtifactError, without the path, if that is not possible."""
-    _check_bytes(checked_size(source), ROWS)
+    """Return the whole file; ArtifactError if it cannot be read, is empty or has more than 64 MB."""
+    _checked_size(source, ROWS)
     with _opened(source) as file:
         return file.read(MAX_BYTES)
 
 
-def _check_bytes(size: int, limits: Limits) -> None:
-    if size > limits.bytes:
-        raise ArtifactError(f"it is {size} bytes long; at most {limits.bytes} are read")
-
-
-def checked_size(source: Path | bytes) -> int:
+def _checked_size(source: Path | bytes, limits: Limits = WEIGHTS) -> int:
     """Return the bytes of an ordinary file that can be opened and is not empty; else ArtifactError."""
     size = len(source) if isinstance(source, bytes) else _file_size(source)
     if size == 0:
         raise ArtifactError(f"the file is empty; {_MEND}")
+    if size > limits.bytes:
+        raise ArtifactError(f"it is {size} bytes long; at most {limits.bytes} are read")
     return size
 
 
@@ -155,7 +165,7 @@ def _file_size(path: Path) -> int:
 
 
 def foreign_kind(names: Collection[str]) -> str:
-    """Say what a collection of named tensors is when it is no artifact, and where it belongs."""
+    """Say what a file that is no artifact is by the names of its tensors, and where it belongs."""
     for marks, what in _FOREIGN:
         if any(mark in name for name in names for mark in marks):
             return what
@@ -165,7 +175,7 @@ def foreign_kind(names: Collection[str]) -> str:
 
 
 def _refuse_other_formats(head: bytes) -> None:
-    """A safetensors file starts with a length and a JSON object."""
+    """Raise ArtifactError unless a file starts as safetensors do: with a length and a JSON object."""
     if head[:2] == b"\x80\x02" or (head[:2] == b"PK" and b"data.pkl" in head):
         raise ArtifactError(
             "a PyTorch pickle, which can run code and is never opened here; a tensor of the reference script"

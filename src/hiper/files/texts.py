@@ -1,4 +1,4 @@
-"""Text from outside: decoded, shown so that nothing in it acts on a terminal or a page, known for a file's name."""
+"""Text from outside: decoding it, showing it so that nothing in it acts on a terminal or a page."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _FILE_NAME = re.compile(
 
 
 def is_invisible(character: str) -> bool:
-    """Whether a character shows nothing itself: controls, lone surrogates, and what turns the direction of writing."""
+    """Whether a character has no glyph: controls, lone surrogates, and what changes the direction of writing."""
     return (
         unicodedata.category(character) in ("Cc", "Cs")
         or unicodedata.bidirectional(character) in _BIDI_CONTROLS
@@ -64,9 +64,14 @@ def decoded(data: bytes) -> str:
 
 
 def parse_json(text: str | bytes, pairs: Callable[[Iterable[tuple[str, Any]]], Any] | None = None) -> Any:
-    """Parse a stranger's JSON; ValueError also for NaN and infinite numbers, which Python reads and JSON lacks.
+    """Parse a stranger's JSON, without the NaN and infinite numbers that Python reads and JSON lacks.
 
-    pairs: makes an object of its names and values.
+    Args:
+        text: What to parse.
+        pairs: Makes an object of its names and values, as `object_pairs_hook` of `json.loads`.
+
+    Raises:
+        ValueError: It is no JSON, or a number is not finite.
     """
     return json.loads(text, parse_constant=_finite, parse_float=_finite, object_pairs_hook=pairs)
 
@@ -79,9 +84,16 @@ def _finite(number: str) -> float:
 
 
 def read_text(path: Path, most: int) -> str:
-    """Return a text file, as `decoded` does; OSError where it cannot be read.
+    """Read a text file, as `decoded` does.
 
-    OptionError, without a path, for more than `most` bytes, and for a pipe or a device, which may never end.
+    Args:
+        path: The file.
+        most: Bytes that it may have.
+
+    Raises:
+        OptionError: It is larger, in another encoding, or a pipe or a device, which may never end. The message
+            does not name the file.
+        OSError: It cannot be read.
     """
     status = path.stat()
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):  # reading a folder is an OSError
@@ -92,7 +104,7 @@ def read_text(path: Path, most: int) -> str:
 
 
 def names_file(text: str) -> bool:
-    """Whether a caption or sentence reads like the name of a file, or is that of one in the working folder."""
+    """Whether a caption or prompt reads like a file name, or is the name of a file in the working folder."""
     if _FILE_NAME.fullmatch(text):
         return True
     try:

@@ -16,7 +16,7 @@ from typing import IO
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from hiper.errors import ImageError
-from hiper.files import HEAD_BYTES, is_camera_raw, looks_like, readable_formats
+from hiper.files import HEAD_BYTES, RAW_SUFFIXES, looks_like, readable_formats
 from hiper.images.png_chunks import slimmed, small_texts
 from hiper.notes import Notes
 
@@ -79,7 +79,7 @@ def read_picture(
         head = file.read(HEAD_BYTES)
         if not head:
             raise ImageError("the file is empty: give a picture")
-        if is_camera_raw(Path(path).suffix):
+        if Path(path).suffix.lower() in RAW_SUFFIXES:
             raise ImageError(f"a camera raw file is not read: export it as one of {_allowed()}")
         try:
             return _decode(file, head, frame, max_pixels, notes)

@@ -1,4 +1,4 @@
-"""What a killed fit needs to go on as if nothing had happened: one safetensors blob, no pickle.
+"""Checkpoints of a fit, which resumes from them to the same bits: one safetensors file, no pickle.
 
 Tensors: parameters, Adam's two moments, the same of the last good state, to which a window that is not finite goes
 back, and the state of the random generator. Header: where the fit stands, and the key of the fit, which must be the
@@ -30,11 +30,21 @@ _GROUPS = (*_STATE, *(f"good_{name}" for name in _STATE))
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Numbers of a fit: steps done, Adam's own count, halvings of the rate, losses, seconds spent.
+    """Numbers of a fit.
 
-    failures, undone: windows undone since the last good one, and whether the last one was
-    averaged: updates in the mean; loss_scale: by which gradients are multiplied from here on, 0: the recipe's
-    good_updates, good_averaged: both counts in the last good state
+    Attributes:
+        step: Steps done.
+        updates: Adam's own count.
+        halvings: Of the learning rate.
+        loss_before: On the fixed batch, before the first step.
+        best_loss: The least on the fixed batch so far.
+        seconds: Spent so far.
+        failures: Windows rolled back since the last good one.
+        undone: Whether the last window was rolled back.
+        averaged: Updates in the mean of the parameters.
+        loss_scale: By which the loss is multiplied from here on; 0 for that of the config.
+        good_updates: `updates` in the last good state.
+        good_averaged: `averaged` in the last good state.
     """
 
     step: int
@@ -55,7 +65,16 @@ class Progress:
 class TrainingState:
     """A fit between two windows. All tensors are float32 on the CPU, `random` is uint8 [state].
 
-    best: the best parameters so far, or their mean; good_*: the last good state, empty where nothing is ever undone
+    The fields good_... are the last good state; they are empty where nothing is ever rolled back.
+
+    Attributes:
+        progress: Where the fit stands.
+        parameters: What is learnt, by name.
+        first_moments: Adam's, by name of the parameter.
+        second_moments: Adam's, likewise.
+        best: The best parameters so far, or their mean.
+        random: The state of the generator.
+        identity: The key of the fit, which must be the same on resuming.
     """
 
     progress: Progress
@@ -86,7 +105,11 @@ class TrainingState:
 
     @classmethod
     def from_file(cls, path: Path) -> TrainingState:
-        """Read a checkpoint; ResumeError when it is damaged or not one of ours."""
+        """Read a checkpoint.
+
+        Raises:
+            ResumeError: It is damaged, or none of this release.
+        """
         try:
             with safetensors.safe_open(path, framework="pt") as file:
                 header = file.metadata() or {}
@@ -115,14 +138,20 @@ class TrainingState:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointFile:
-    """Where a fit saves itself and how often; `resume` continues from what is there, if anything is."""
+    """Where a fit saves itself.
+
+    Attributes:
+        path: The file.
+        every_seconds: Time between two checkpoints.
+        resume: Resume from the file if it exists.
+    """
 
     path: Path
     every_seconds: float = 20.0
     resume: bool = False
 
     def part(self, name: Part) -> CheckpointFile:
-        """Return where a later part of the same fit saves itself: beside this one, which stays meanwhile."""
+        """Return the checkpoint of a later part of the same fit: beside this one, which stays meanwhile."""
         return replace(self, path=self.path.with_name(f"{self.path.name}.{name}"))
 
     def save(self, state: TrainingState) -> None:
@@ -130,7 +159,17 @@ class CheckpointFile:
         files.atomic_write(self.path, state.to_bytes(), overwrite=True)
 
     def load(self, identity: Key) -> TrainingState | None:
-        """Return the state to go on from, None to start anew; ResumeError when it belongs to another job."""
+        """Read the state to resume from.
+
+        Args:
+            identity: The key of the fit.
+
+        Returns:
+            None to start anew.
+
+        Raises:
+            ResumeError: The checkpoint belongs to another job, or is damaged.
+        """
         if not (self.resume and self.path.exists()):
             self._remove_parts()  # of an earlier fit, from which a later stage would go on
             return None

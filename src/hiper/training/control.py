@@ -1,4 +1,4 @@
-"""Who follows a fit, where it is saved, and what ends it."""
+"""Callbacks, checkpoints and the stopping of a fit."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class Denoising:
         return ((predicted - target).square() * self.weight).mean()
 
     def evaluate(self, parameters: Mapping[str, Tensor]) -> float:
-        """Return the error on 8 fixed pairs of noise and noise level, spread over the range."""
+        """Return the error on 8 fixed pairs of noise and timestep, spread over the range."""
         noise = torch.randn(EVALUATIONS, *self.latents.shape[1:], generator=new_generator(_EVALUATION_SEED))
         t = spread_levels(EVALUATIONS, self.bounds)
         at_once = looked_at_once(self.batch)
@@ -84,9 +84,18 @@ class Denoising:
 
 
 def mask_weight(mask: PIL.Image.Image, backbone: Backbone, how: Literal["crop", "pad"]) -> Tensor:
-    """Bring a mask (mode L, 255 = subject) to the latent's size: [1, 1, h, w], float32, mean 1.
+    """Bring a mask to the latent's size.
 
-    ImageError when the mask selects nothing of the square that the model sees.
+    Args:
+        mask: Mode L, 255 where the subject is.
+        backbone: Whose latents are meant.
+        how: How the picture is made square; see `fit_square`.
+
+    Returns:
+        [1, 1, h, w], float32, mean 1.
+
+    Raises:
+        ImageError: The mask selects nothing of the square that the model sees.
     """
     side, (_, h, w) = backbone.resolution, backbone.latent_shape
     pixels = torch.tensor(list(fit_square(mask, side, how=how).tobytes()), dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""The one optimisation loop: Adam on a few float32 parameters, seeded, watched, resumable bit for bit.
+"""The optimisation loop: Adam on a few float32 parameters, seeded, and resumable bit for bit.
 
 A step is a draw from one sequential CPU generator, a loss, a backward pass and an update. Whether losses are finite is
 checked every `log_every` steps. Several tasks may share their backward pass; each keeps its own generator, moments,
@@ -45,7 +45,7 @@ class Objective(Protocol):
         """Draw from `generator` and return a scalar loss with a gradient to the parameters."""
 
     def evaluate(self, parameters: Mapping[str, Tensor]) -> float:
-        """Return the loss on a batch of (t, noise) held fixed; the loss of a single step tells nothing."""
+        """Return the loss on a fixed batch of (t, noise); the loss of a single step is too noisy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,14 @@ class TrainingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Fitted:
-    """Parameters (float32, CPU), fixed-batch losses before and after, seconds including those resumed."""
+    """The result of a fit.
+
+    Attributes:
+        parameters: Float32, on the CPU.
+        loss_before: On the fixed batch.
+        loss_after: On the fixed batch.
+        seconds: Including those before it was resumed.
+    """
 
     parameters: Mapping[str, Tensor]
     loss_before: float
@@ -88,9 +95,14 @@ class Fitted:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingTask:
-    """What is minimised, over which leaf parameters (float32, changed in place), how, and from which generator.
+    """One fit.
 
-    latents: of the picture that is learnt, [1, c, h, w], for the artifact
+    Attributes:
+        objective: What is minimised.
+        parameters: Leaf tensors, float32, changed in place.
+        config: How.
+        generator: Draws the noise of all steps, on the CPU.
+        latents: Of the picture that is learnt, [1, c, h, w], for the artifact.
     """
 
     objective: Objective
@@ -138,8 +150,18 @@ def optimise_together(
 ) -> list[Outcome[Fitted]]:
     """Minimise several objectives, each as `optimise` would, with one backward pass per step for all.
 
-    The configs agree in `steps` and `log_every`. A task that fails leaves the others alone. Interrupted when `control`
-    asks to stop; nothing is saved then.
+    A task that fails leaves the others alone. Nothing is saved on the way.
+
+    Args:
+        tasks: Their configs agree in `steps` and `log_every`.
+        losses: Computes the losses of some tasks at once.
+        control: What ends the fit.
+
+    Returns:
+        The result, or the error, of each task.
+
+    Raises:
+        Interrupted: `control` asked to stop.
     """
     control.raise_if_stopped()
     joint = _JointTrainer([_Trainer(task, {}, None) for task in tasks])
@@ -208,12 +230,7 @@ _NOWHERE = _Point(Snapshot({}, {}, {}, updates=0), {}, averaged=0)
 class _Trainer:
     """One optimisation under way; `TrainingState` says what of it survives a kill."""
 
-    def __init__(
-        self,
-        task: TrainingTask,
-        key: Key,
-        checkpoint: CheckpointFile | None,
-    ) -> None:
+    def __init__(self, task: TrainingTask, key: Key, checkpoint: CheckpointFile | None) -> None:
         self._objective, self._parameters, self.config = task.objective, dict(task.parameters), task.config
         self._generator, self._key, self._checkpoint = task.generator, key, checkpoint
         self._adam = Adam(self._parameters, task.config.learning_rate)
@@ -371,7 +388,7 @@ class _Trainer:
             raise FitPaused
 
     def save(self) -> str:
-        """Write the checkpoint, if there is one, and return what to tell of it."""
+        """Write the checkpoint, if there is one, and return a clause on it for a message."""
         if self._checkpoint is None:
             return ""
         now, good = self._adam.snapshot(), self._good.adam

@@ -1,4 +1,4 @@
-"""Which noise levels a step trains on."""
+"""The timesteps that a step trains on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Sampling = Literal["uniform", "stratified"]
 
 
 def level_range(low: float, high: float, timesteps: int) -> tuple[int, int]:
-    """Turn fractions of the noise range, 0 clean and 1 noise, into levels: [first, last), never empty."""
+    """Turn fractions of the noise range, 0 clean and 1 noise, into timesteps [first, last), never empty."""
     first = min(int(low * timesteps), timesteps - 1)
     return first, max(first + 1, round(high * timesteps))
 
@@ -19,10 +19,18 @@ def level_range(low: float, high: float, timesteps: int) -> tuple[int, int]:
 def draw_levels(
     generator: torch.Generator, batch: int, bounds: tuple[int, int], sampling: Sampling
 ) -> Tensor:
-    """Draw `batch` noise levels [batch] from [first, last).
+    """Draw timesteps.
 
-    uniform: independently (the paper). stratified: one from each of `batch` equal parts of the range, so
-    that no step sees light noise only or heavy noise only, which lowers the variance of the gradient.
+    Args:
+        generator: On the CPU.
+        batch: How many.
+        bounds: They are from [first, last).
+        sampling: "uniform" draws them independently (the paper); "stratified" one from each of `batch` equal parts of
+            the range, so that no step sees light noise only or heavy noise only, which lowers the variance of the
+            gradient.
+
+    Returns:
+        [batch].
     """
     first, last = bounds
     if sampling == "uniform":
@@ -31,7 +39,7 @@ def draw_levels(
 
 
 def spread_levels(count: int, bounds: tuple[int, int]) -> Tensor:
-    """Return `count` levels [count] in the middle of equal parts of [first, last)."""
+    """Return `count` timesteps [count] in the middle of equal parts of [first, last)."""
     return _spread(torch.full((count,), 0.5), bounds)
 
 

@@ -1,4 +1,4 @@
-"""Adam on named float32 tensors, with a state that can be copied and put back."""
+"""Adam on named float32 tensors, with a state that can be copied and restored."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 class Adam:
-    """`torch.optim.Adam` with the paper's constants, whose state can be copied and put back."""
+    """`torch.optim.Adam` with the paper's constants, whose state can be copied and restored."""
 
     def __init__(self, parameters: Mapping[str, Tensor], rate: float) -> None:
         self._parameters = parameters
@@ -52,7 +52,7 @@ class Adam:
         self._adam.zero_grad()
 
     def overflows(self, loss: Tensor) -> bool:
-        """Tell whether a finite loss has gradients that are not, and clear these; an accelerator is waited for."""
+        """Whether a finite loss has gradients that are not, which are cleared; waits for an accelerator."""
         gradients = [parameter.grad for parameter in self._parameters.values() if parameter.grad is not None]
         finite = torch.stack([gradient.isfinite().all() for gradient in gradients]).all()
         if not (loss.isfinite() & ~finite):
@@ -61,7 +61,7 @@ class Adam:
         return True
 
     def is_finite(self) -> bool:
-        """Tell whether all parameters are; an accelerator is waited for once, however many they are."""
+        """Whether all parameters are finite; waits for an accelerator once."""
         return bool(
             torch.stack([parameter.isfinite().all() for parameter in self._parameters.values()]).all()
         )

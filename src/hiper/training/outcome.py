@@ -1,4 +1,4 @@
-"""One of several pieces of work: what it raises on purpose is its outcome, and no concern of the others."""
+"""The outcome of one of several pieces of work, whose errors do not concern the others."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome(Generic[T]):
-    """A result, or the error in its place; and the text of every `HiperWarning` on the way."""
+    """A result, or the error in its place, and the text of every `HiperWarning` on the way."""
 
     result: T | HiperError
     notes: tuple[str, ...]
 
 
 def capture(work: Callable[[], T]) -> Outcome[T]:
-    """Return what `work` returns or the HiperError it raises; Interrupted, and everything else, passes through."""
+    """Return what `work` returns or the HiperError it raises; Interrupted and all else is raised."""
     with collected_warnings() as notes:
         try:
             result: T | HiperError = work()

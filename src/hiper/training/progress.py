@@ -1,4 +1,4 @@
-"""What can be said of a fit without loading torch: times and speeds, and where it is kept while unfinished."""
+"""What can be said of a fit without loading torch: times, speeds, and the place of its checkpoint."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def duration(seconds: float) -> str:
 
 
 def rate(seconds_each: float) -> str:
-    """Return how many are done in the unit of time that makes it a readable number."""
+    """Return a speed in the unit of time that makes it a readable number."""
     per_minute = 60 / max(seconds_each, 1e-6)
     if per_minute >= 120:
         return f"{per_minute / 60:.3g} a second"
@@ -22,5 +22,5 @@ def rate(seconds_each: float) -> str:
 
 
 def checkpoint_beside(out: Path) -> Path:
-    """Return where the fit that ends in `out` keeps its unfinished state."""
+    """Return the path of the checkpoint of a fit that is written to `out`."""
     return out.with_name(f"{out.name}.checkpoint")
