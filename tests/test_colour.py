@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from hiper.errors import HiperWarning, ImageError, OptionError
-from hiper.images.convert import LoadedImage, convert_image
+from hiper.images import open_image
+from hiper.images.convert import LoadedImage
 
 Array = NDArray[np.float64]
 
@@ -83,7 +84,7 @@ def opened(image: Image.Image, format_name: str = "PNG", **options: object) -> L
     """What comes out after a real file in between."""
     buffer = io.BytesIO()
     image.save(buffer, format_name, **options)
-    return convert_image(Image.open(buffer))
+    return open_image(Image.open(buffer))
 
 
 def array(loaded: LoadedImage) -> NDArray[np.int64]:
@@ -232,13 +233,13 @@ def test_hidden_colours_do_not_leak() -> None:
 
 def test_half_transparent_pixels_are_blended_with_the_background() -> None:
     image = Image.new("RGBA", (256, 256), (200, 100, 0, 51))
-    loaded = convert_image(image, background="#0000ff")
+    loaded = open_image(image, background="#0000ff")
     assert np.abs(array(loaded) - np.array([200 * 0.2, 100 * 0.2, 255 * 0.8])).max() <= 1
 
 
 def test_unknown_background_is_refused() -> None:
     with pytest.raises(OptionError, match="background is 'whitish'"):
-        convert_image(Image.new("RGBA", (256, 256)), background="whitish")
+        open_image(Image.new("RGBA", (256, 256)), background="whitish")
 
 
 def test_opaque_alpha_is_not_mentioned() -> None:
@@ -296,7 +297,7 @@ def test_sixteen_bits_are_scaled_instead_of_clipped(format_name: str) -> None:
 
 def test_sixteen_bits_with_the_large_end_first() -> None:
     big = Image.frombytes("I;16B", (256, 256), deep_ramp().astype(">u2").tobytes())
-    assert np.array_equal(array(convert_image(big))[..., 0], np.rint(deep_ramp() / 257))
+    assert np.array_equal(array(open_image(big))[..., 0], np.rint(deep_ramp() / 257))
 
 
 def test_sixteen_bits_with_a_transparent_level() -> None:

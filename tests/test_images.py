@@ -25,7 +25,7 @@ from PIL import Image, ImageCms, ImageFile, ImageOps, PngImagePlugin
 
 from hiper.errors import HiperError, HiperWarning, ImageError, OptionError
 from hiper.images import fit_square, open_image, png_bytes, reading, thumbnail_data_url, to_images, to_tensor
-from hiper.images.convert import LoadedImage, convert_image
+from hiper.images.convert import LoadedImage
 
 HAS_HEIC = importlib.util.find_spec("pillow_heif") is not None
 
@@ -260,7 +260,7 @@ def test_the_limit_counts_for_later_pages_too(tmp_path: Path) -> None:
 
 def test_the_limit_counts_for_images_in_memory_too() -> None:
     with pytest.raises(ImageError, match=r"the picture: 120x80 pixels, at most 0\.005 million"):
-        convert_image(gradient(), max_pixels=5000)
+        open_image(gradient(), max_pixels=5000)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (63, 200), (200, 63), (20_000, 50)])
@@ -270,9 +270,9 @@ def test_tiny_pictures_are_refused(tmp_path: Path, size: tuple[int, int]) -> Non
 
 
 def test_small_pictures_leave_a_note_and_warn_where_they_are_enlarged() -> None:
-    small = convert_image(gradient(100, 100))
+    small = open_image(gradient(100, 100))
     assert any("only 100x100 pixels" in note for note in small.notes)
-    assert not convert_image(gradient(256, 300)).notes
+    assert not open_image(gradient(256, 300)).notes
     assert fit_square(small.image, 64).size == (64, 64)
     assert fit_square(small.image, 200).size == (200, 200)
     with pytest.warns(HiperWarning, match="enlarge it 5.1 times"):
@@ -281,7 +281,7 @@ def test_small_pictures_leave_a_note_and_warn_where_they_are_enlarged() -> None:
 
 
 def test_panorama_leaves_a_note_warns_where_it_is_cropped_and_may_be_padded() -> None:
-    panorama = convert_image(gradient(6400, 100))
+    panorama = open_image(gradient(6400, 100))
     assert any("a centre crop keeps 2%" in note for note in panorama.notes)
     with pytest.warns(HiperWarning, match=r"keeps 2% of it: .* or pad"):
         cropped = fit_square(panorama.image, 64)
@@ -329,7 +329,7 @@ def test_pictures_are_turned_upright(tmp_path: Path, format_name: str, orientati
     loaded = open_image(written(tmp_path / "dog.img", data))
     assert loaded.image.size == expected.size
     assert loaded.image.tobytes() == expected.tobytes()
-    assert convert_image(tagged).image.tobytes() == expected.tobytes()
+    assert open_image(tagged).image.tobytes() == expected.tobytes()
 
 
 def test_turning_a_jpeg_is_told(tmp_path: Path) -> None:
@@ -342,7 +342,7 @@ def test_place_of_a_photo_never_reaches_an_output(tmp_path: Path) -> None:
     path = written(tmp_path / "d.jpg", encoded(gradient(), "JPEG", exif=exif_of(6), comment=b"at home"))
     raw = Image.open(io.BytesIO(path.read_bytes()))
     assert raw.getexif().get_ifd(0x8825)
-    for image in (open_image(path).image, convert_image(raw).image, raw):
+    for image in (open_image(path).image, open_image(raw).image, raw):
         outputs = [png_bytes(image), base64.b64decode(thumbnail_data_url(image).split(",")[1])]
         for output in outputs:
             written_back = Image.open(io.BytesIO(output))
@@ -406,11 +406,11 @@ def test_a_sound_png_is_read_whatever_its_texts(tmp_path: Path, data: bytes) -> 
 def test_a_sound_png_that_was_opened_elsewhere_is_read_too(tmp_path: Path) -> None:
     path = written(tmp_path / "comfy.png", METADATA["text behind the pixels"])
     with Image.open(path) as picture:
-        assert np.array_equal(np.asarray(convert_image(picture).image), np.asarray(gradient()))
+        assert np.array_equal(np.asarray(open_image(picture).image), np.asarray(gradient()))
     picture = Image.open(path)
     picture.close()
     with pytest.raises(ImageError, match="damaged"):
-        convert_image(picture)
+        open_image(picture)
 
 
 def test_large_texts_leave_small_ones_and_their_orientation(tmp_path: Path) -> None:

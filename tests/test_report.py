@@ -18,7 +18,7 @@ from hiper.analysis import RunReport, Sentence, page
 from hiper.artifacts import Artifact
 from hiper.backbones.sd import SdBackbone
 from hiper.html import loss_curve
-from hiper.html.loss_curve import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
+from hiper.html.loss_curve import BOTTOM, LEFT, RIGHT, TOP
 from hiper.training import ProgressEvent
 from tests import tiny
 from tests.conftest import Cli
@@ -97,9 +97,9 @@ def test_the_curve_goes_through_the_losses() -> None:
     records = [
         ProgressEvent(step=10 * i, steps=60, loss=loss, seconds=1.0) for i, loss in enumerate(losses, start=1)
     ]
-    raw, smooth = re.findall(r'<polyline points="([^"]+)"', loss_curve(records))
+    _frame, raw, smooth = re.findall(r'<polyline points="([^"]+)"', loss_curve(records))
     points = [tuple(map(float, point.split(","))) for point in raw.split()]
-    across, down = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
+    across, down = RIGHT - LEFT, BOTTOM - TOP
     for (x, y), record in zip(points, records, strict=True):
         assert 10 + (x - LEFT) / across * 50 == pytest.approx(record.step, abs=0.1)
         assert 0.5 - (y - TOP) / down * 0.4 == pytest.approx(record.loss, abs=0.001)
@@ -162,7 +162,7 @@ def test_a_run_is_read_without_network_and_script(
     assert f"hiper run {dog} 'a sitting dog'" in text
     assert "--report" in text
     elements = Elements(report.read_text()).found
-    assert sum(tag == "polyline" for tag, _ in elements) == 2
+    assert sum(tag == "polyline" for tag, _ in elements) == 3
     grid = [attributes["alt"] for tag, attributes in elements if tag == "img"]
     for strength in ("0", "0.5", "0.8", "1"):
         assert [alt for alt in grid if alt == f"strength {strength}, seed 2"], strength

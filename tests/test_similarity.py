@@ -201,7 +201,7 @@ def test_a_long_sentence_is_cut_with_a_warning(clip: Path) -> None:
 @pytest.mark.parametrize("mode", ["RGBA", "L", "CMYK"])
 def test_other_pictures_than_rgb_are_refused(kind: Kind, folder: Path, mode: str) -> None:
     scorer = kind.load(folder, device="cpu")
-    with pytest.raises(ImageError, match=f"has mode {mode}, allowed is RGB: pass it through convert_image"):
+    with pytest.raises(ImageError, match=f"has mode {mode}, allowed is RGB: pass it through open_image"):
         scorer.image(noise(0), noise(0).convert(mode))
 
 
@@ -414,6 +414,6 @@ def test_a_mistake_of_ours_is_no_damage(
 
 
 def test_a_mistake_of_ours_in_the_place_of_a_library_is_no_damage(clip: Path) -> None:
-    network = replace(load_network(clip, CLIP, torch.device("cpu")), processor=None)
+    network = replace(load_network(clip, CLIP, local_only=True, device="cpu", revision=None), processor=None)
     with pytest.raises(TypeError):
         network.pixels(Image.new("RGB", (64, 64)))

@@ -28,7 +28,13 @@ other. It, payloads and results travel between processes."""
 
 @dataclass(frozen=True, kw_only=True)
 class Task(Generic[T]):
-    """One piece of work; seconds: how long it may take; deaths: workers that have died of it so far."""
+    """One piece of work.
+
+    Attributes:
+        payload: What a worker is called with.
+        seconds: How long it may take; None for any time.
+        deaths: Workers that have died of it so far.
+    """
 
     payload: T
     seconds: float | None = None
@@ -41,7 +47,7 @@ class Task(Generic[T]):
 
 @dataclass(frozen=True, kw_only=True)
 class Settled(Generic[T, R]):
-    """What came of a task: a value, or the error in its place; and the warnings that its worker gave."""
+    """The result of a task: a value or the error in its place, and the warnings of its worker."""
 
     task: Task[T]
     value: R | None
@@ -63,11 +69,21 @@ class Engine(ABC):
     def run(
         self, tasks: deque[Task[T]], make_work: MakeWork[T, R], should_stop: StopRequest
     ) -> Iterator[Settled[T, R]]:
-        """Take tasks off the left of `tasks` as workers get free, and yield what came of each.
+        """Run tasks, from the left of the queue, as workers get free.
 
-        More tasks may be added while the results are read. A worker holds one task at a time, so that what
-        is under way is bounded by their number. A task whose worker dies goes to another one, to three in all.
-        Interrupted when `should_stop` says so, HiperError when no worker can be started.
+        A worker holds one task at a time. A task whose worker dies goes to another one, to three in all.
+
+        Args:
+            tasks: May grow while the results are read.
+            make_work: Called once in every worker.
+            should_stop: Returns the number of a signal to stop by.
+
+        Yields:
+            The result of each task, as they finish.
+
+        Raises:
+            Interrupted: `should_stop` said so.
+            HiperError: No worker can be started.
         """
 
 
@@ -85,13 +101,13 @@ class RemoteError(Exception):
 
 
 def perform(work: Work[T, R], payload: T) -> Answer[R]:
-    """Do one task: whatever it raises is its answer, for a worker outlives its tasks."""
+    """Do one task; what it raises is returned, for a worker outlives its tasks."""
     value: R | None = None
     error: Exception | None = None
     with collected_warnings() as notes:
         try:
             value = work(payload)
-        except Exception as raised:  # noqa: BLE001  # raised where the answer is read
+        except Exception as raised:  # noqa: BLE001  # for whoever reads the answer
             error = _explained(raised)
     return Answer(value=value, error=error, notes=tuple(notes))
 
@@ -105,7 +121,7 @@ def perform_remotely(work: Work[T, R], payload: T) -> Answer[R]:
 
 
 def _explained(error: Exception) -> Exception:
-    """Tell a lack of memory as such, which libraries raise as errors of many kinds."""
+    """Report a lack of memory as such, which libraries raise as errors of many kinds."""
     if isinstance(error, HiperError) or not is_out_of_memory(error):
         return error
     reason = (str(error).splitlines() or ["MemoryError"])[0]

@@ -19,12 +19,17 @@ ENGINES = ("local", "ray")
 class EngineSettings:
     """Which engine, and how it may use the machines.
 
-    OptionError for an unknown engine, one whose extra is not installed, and a number out of range.
+    Attributes:
+        name: "local" or "ray".
+        workers: Processes of this machine.
+        address: Of a running Ray cluster; None starts one here.
+        cores_per_worker: Of a Ray worker without a GPU.
+        gpus: One Ray worker per GPU, where there are any.
+        memory_limit: GiB of a worker process, its model included.
+        isolated: Even a single local worker gets a process of its own, so that it can be ended.
 
-    workers: processes of this machine; address: of a running Ray cluster, None starts one here
-    cores_per_worker: of a Ray worker without a GPU; gpus: one Ray worker per GPU, where there are any
-    memory_limit: GiB of a worker process, its model included
-    isolated: even a single local worker gets a process of its own, so that it can be ended
+    Raises:
+        OptionError: An unknown engine, one whose extra is not installed, or a number out of range.
     """
 
     name: str = "local"
@@ -51,9 +56,14 @@ class EngineSettings:
 
 
 def open_engine(settings: EngineSettings, device: str | None = None) -> Engine:
-    """Return the engine; device: what its workers are to load on, None: each a GPU of its own, where there are any.
+    """Return the engine of the settings.
 
-    OptionError for more worker processes than GPUs.
+    Args:
+        settings: Which one.
+        device: What its workers are to load on; None gives each a GPU of its own, where there are any.
+
+    Raises:
+        OptionError: More worker processes than GPUs.
     """
     if settings.name == "ray":
         from hiper.engines.ray import RayEngine

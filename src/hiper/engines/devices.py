@@ -22,9 +22,18 @@ def gpus() -> Sequence[str]:
 def devices_of(
     workers: int, device: str | None, available: Callable[[], Sequence[str]] = gpus
 ) -> Sequence[str]:
-    """Return one GPU per worker; none where there is no choice: one worker, no GPU, or a stated device for all.
+    """Give each worker a GPU of its own.
 
-    device: what the workers are to load on; None or "cuda" leave it to us. OptionError for more workers than GPUs.
+    Args:
+        workers: How many there are.
+        device: What they are to load on; None or "cuda" let this function choose.
+        available: Returns the GPUs.
+
+    Returns:
+        One GPU per worker; empty where there is no choice: one worker, no GPU, or a stated device for all.
+
+    Raises:
+        OptionError: There are more workers than GPUs.
     """
     if workers == 1 or device not in (None, "cuda"):
         return ()

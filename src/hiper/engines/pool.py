@@ -1,4 +1,4 @@
-"""Who does what: the same rules for worker processes of this machine and of a cluster."""
+"""Assigning tasks to workers, by the same rules for processes of this machine and of a cluster."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Worker(ABC):
 
     @abstractmethod
     def hear(self) -> Answer[Any] | None:
-        """Return what it has to say, None when that is only that it is ready; Gone when it has died."""
+        """Return its answer, None when it is only ready; WorkerDied when it has died."""
 
     @abstractmethod
     def end(self) -> None:
@@ -53,11 +53,11 @@ class WorkerFactory(ABC):
 
     @abstractmethod
     def shutdown(self, members: Sequence[Worker]) -> None:
-        """End all; those that can come to an end of their own, as `StopRequest` asks them, are given time to."""
+        """End all workers; those that can stop by themselves are given time to."""
 
     @abstractmethod
     def poll(self, members: Sequence[Worker], seconds: float) -> list[Worker]:
-        """Return those that have something to say or have died, after waiting for the first at most `seconds`."""
+        """Return those that have answered or died, after waiting for the first at most `seconds`."""
 
 
 @final
@@ -70,20 +70,18 @@ class WorkerPool(Generic[T, R]):
         self._stillborn = 0
 
     def run(self, tasks: deque[Task[T]], should_stop: StopRequest) -> Iterator[Settled[T, R]]:
-        """See `Engine.run`."""
-        while tasks or self._busy():
-            self._hire(len(tasks))
-            self._assign(tasks)
-            for member in self._fleet.poll(self._members, SECONDS_BETWEEN_LOOKS):
-                yield from self._heard(member, tasks)
-            yield from self._overdue()
-            if signal_number := should_stop():
-                raise Interrupted(f"stopped by signal {signal_number}", signal_number)
-
-    def end(self) -> None:
-        """Leave no worker behind."""
-        self._fleet.shutdown(self._members)
-        self._members.clear()
+        """Run tasks as `Engine.run` says, and leave no worker behind."""
+        try:
+            while tasks or self._busy():
+                self._hire(len(tasks))
+                self._assign(tasks)
+                for member in self._fleet.poll(self._members, SECONDS_BETWEEN_LOOKS):
+                    yield from self._heard(member, tasks)
+                yield from self._overdue()
+                if signal_number := should_stop():
+                    raise Interrupted(f"stopped by signal {signal_number}", signal_number)
+        finally:
+            self._fleet.shutdown(self._members)
 
     def _busy(self) -> int:
         return sum(member.task is not None for member in self._members)
@@ -119,7 +117,7 @@ class WorkerPool(Generic[T, R]):
         yield Settled(task=task, value=answer.value, error=answer.error, notes=answer.notes)
 
     def _lost(self, member: Worker, tasks: deque[Task[T]]) -> Iterator[Settled[T, R]]:
-        """Its task goes to another worker, unless it is the task that workers die of."""
+        """Remove a dead worker and queue its task again, unless it is the task that workers die of."""
         self._dismiss(member)
         if member.task is None:
             self._stillborn += not member.ready

@@ -27,7 +27,13 @@ _CAN_MASK = hasattr(signal, "pthread_sigmask")
 
 @final
 class Processes(Engine):
-    """workers: processes at a time; memory_limit: GiB of each; devices: the GPU that each sees, () for all."""
+    """Runs tasks by processes of this machine.
+
+    Args:
+        workers: Processes at a time.
+        memory_limit: GiB of each.
+        devices: The GPU that each sees; () for all.
+    """
 
     def __init__(
         self, workers: int, *, memory_limit: float | None = None, devices: Sequence[str] = ()
@@ -38,11 +44,7 @@ class Processes(Engine):
         self, tasks: deque[Task[T]], make_work: MakeWork[T, R], should_stop: StopRequest
     ) -> Iterator[Settled[T, R]]:
         factory = _Fleet(self._workers, make_work, self._memory_limit, should_stop, self._devices)
-        crew: WorkerPool[T, R] = WorkerPool(factory)
-        try:
-            yield from crew.run(tasks, should_stop)
-        finally:
-            crew.end()
+        yield from WorkerPool[T, R](factory).run(tasks, should_stop)
 
 
 class _Fleet(WorkerFactory):
@@ -142,7 +144,7 @@ def _serve(
     threads: int,
     memory_limit: float | None,
 ) -> None:
-    """What a worker process does until there are no more tasks."""
+    """Work until there are no more tasks."""
     if not _CAN_MASK:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     if device is not None:  # before anything asks for a GPU
@@ -157,7 +159,7 @@ def _serve(
 
 
 def _end_with_parent() -> None:
-    """Nobody works on for a parent that is gone."""
+    """End this process when its parent is gone."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

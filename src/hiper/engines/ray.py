@@ -31,10 +31,13 @@ _LONGEST = 300
 
 @final
 class RayEngine(Engine):
-    """address: of a running cluster, None: one on this machine for the time of the run.
+    """Runs tasks by Ray actors.
 
-    cores_per_worker: of a worker without a GPU, and its threads; gpus: one worker per GPU where there are any;
-    memory_limit: GiB of a worker
+    Args:
+        address: Of a running cluster; None starts one on this machine for the time of the run.
+        cores_per_worker: Of a worker without a GPU, and its threads.
+        memory_limit: GiB of a worker.
+        gpus: One worker per GPU, where there are any.
     """
 
     def __init__(
@@ -50,11 +53,7 @@ class RayEngine(Engine):
             factory = _Fleet(
                 ray, partial(make_work, _never), self._cores, self._memory_limit, gpus=self._gpus
             )
-            crew: WorkerPool[T, R] = WorkerPool(factory)
-            try:
-                yield from crew.run(tasks, should_stop)
-            finally:
-                crew.end()
+            yield from WorkerPool[T, R](factory).run(tasks, should_stop)
 
 
 @contextmanager

@@ -9,7 +9,6 @@ from urllib.parse import urlsplit
 
 from hiper.errors import OptionError
 
-CLIENT = "ray://"
 _SECONDS = 5.0
 """For a connection, and for its first answer."""
 _SECONDS_IN_ALL = 20.0
@@ -21,9 +20,13 @@ _SETTINGS = 4
 
 
 def check_reachable(address: str) -> None:
-    """OptionError, within half a minute, where no Ray can be behind an address.
+    """Check, within half a minute, that there can be a Ray behind an address.
 
-    address: HOST:PORT, ray://HOST:PORT, or auto, for which $RAY_ADDRESS counts where it is set.
+    Args:
+        address: HOST:PORT, ray://HOST:PORT, or auto, for which $RAY_ADDRESS counts where it is set.
+
+    Raises:
+        OptionError: There is none.
     """
     if address == "auto":
         address = os.environ.get("RAY_ADDRESS", address)
@@ -54,7 +57,7 @@ def _parsed(address: str) -> tuple[str, int]:
 
 
 def _objection(host: str, port: int) -> str:
-    """Say what stands against a Ray there; nothing: "". With TLS only the connection can be tried."""
+    """Return why there can be no Ray, "" where there can. With TLS only the connection can be tried."""
     try:
         with socket.create_connection((host, port), timeout=_SECONDS) as connection:
             if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):

@@ -9,10 +9,12 @@ _GIB = 2**30
 
 
 def prepare(threads: int, memory_limit: float | None) -> None:
-    """Keep libraries quiet, compute with `threads`, and refuse this process more than `memory_limit` GiB.
+    """Set up a worker process: quiet libraries, its threads, its limit of memory.
 
-    The limit is Linux's RLIMIT_DATA, on what a process allocates; an allocation beyond it fails at once
-    with an error with a message, where a limit on resident memory would end the process without a word.
+    Args:
+        threads: That torch computes with.
+        memory_limit: GiB of Linux's RLIMIT_DATA, on what a process allocates; an allocation beyond it fails at once
+            with an error that can be reported, where a limit on resident memory would end the process.
     """
     import torch
 

@@ -1,8 +1,7 @@
-"""Pages that need nothing else: no network, no script, pictures inside, every text of a stranger escaped."""
+"""Pages without network or scripts: pictures are inside, and every text of a stranger is escaped."""
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Iterable, Sequence
 from html import escape as _escape
@@ -10,7 +9,7 @@ from html import escape as _escape
 from PIL import Image
 
 from hiper.files import visible
-from hiper.images import RAISED
+from hiper.images import RAISED, jpeg_data_url
 
 SIDE = 256
 """Pixels of the longer side of a picture on a page, at most."""
@@ -30,12 +29,12 @@ svg { max-width: 100%; height: auto; }
 
 
 def escape(text: str) -> str:
-    """Return text of a stranger as HTML: no tag, no quote, and no character that acts unseen."""
+    """Return a stranger's text as HTML: tags, quotes and invisible characters are escaped."""
     return _escape(visible(text))
 
 
 def document(title: str, parts: Iterable[str]) -> str:
-    """Return a whole page from pieces of HTML."""
+    """Return a whole page; `parts` are pieces of HTML."""
     head = [
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">',
         f'<meta http-equiv="Content-Security-Policy" content="{escape(_POLICY)}">',
@@ -63,24 +62,18 @@ def figure(shown: Image.Image | bytes, caption: str) -> str:
 
 
 def picture(shown: Image.Image | bytes, alt: str) -> str:
-    """Return a picture, or what a PNG file holds, at most `SIDE` pixels large, as part of the page; alt: plain text.
+    """Return a picture as part of the page, at most `SIDE` pixels large.
 
     A file that has been damaged since it was written keeps nothing else off the page: it is named in its place.
+
+    Args:
+        shown: A picture, or the bytes of a PNG file.
+        alt: Its description in plain text.
     """
-    if isinstance(shown, Image.Image):
-        return _inline(shown, alt)
-    try:
-        with Image.open(io.BytesIO(shown), formats=["PNG"]) as image:
-            image.load()
-    except (*RAISED, Image.DecompressionBombError):
-        return f'<p class="note">damaged: {escape(alt)}</p>'
-    return _inline(image, alt)
-
-
-def _inline(image: Image.Image, alt: str) -> str:
-    small = image.convert("RGB")
-    small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=90, subsampling=0)
-    text = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return f'<img alt="{escape(alt)}" src="data:image/jpeg;base64,{text}">'
+    if isinstance(shown, bytes):
+        try:
+            shown = Image.open(io.BytesIO(shown), formats=["PNG"])
+            shown.load()
+        except (*RAISED, Image.DecompressionBombError):
+            return f'<p class="note">damaged: {escape(alt)}</p>'
+    return f'<img alt="{escape(alt)}" src="{jpeg_data_url(shown, SIDE, quality=90, subsampling=0)}">'

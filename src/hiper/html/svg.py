@@ -9,13 +9,20 @@ from dataclasses import dataclass
 from hiper.html.page import escape
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-"""Told apart by people who see no red or no green (Okabe and Ito, 2008)."""
+"""Distinct for people who see no red or no green (Okabe and Ito, 2008)."""
 GRID, FAINT, INK = "#eee", "#888", "#222"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Axis:
-    """Values from `low` to `high` onto pixels from `start` to `end`, with round ticks."""
+    """Maps values to pixels, with round ticks.
+
+    Attributes:
+        low: The value at `start`.
+        high: The value at `end`.
+        start: In pixels.
+        end: In pixels.
+    """
 
     low: float
     high: float
@@ -26,9 +33,14 @@ class Axis:
     def over(
         cls, values: Iterable[float], start: float, end: float, *, low: float | None, high: float | None
     ) -> Axis:
-        """Return an axis with some room around the values, of which there is at least one.
+        """Return an axis with some room around the values.
 
-        low, high: ends of what is possible, beyond which there is no room; None: there is no end.
+        Args:
+            values: At least one.
+            start: Where the axis begins, in pixels.
+            end: Where it ends.
+            low: The least possible value, below which there is no room; None where there is none.
+            high: The greatest possible value, likewise.
         """
         known = list(values)
         least, most = min(known), max(known)
@@ -54,7 +66,7 @@ class Axis:
 
 
 def drawing(width: float, height: float, shapes: Iterable[str], title: str) -> str:
-    """Return a whole SVG picture, readable by itself and inside a page; title: what a screen reader says."""
+    """Return a whole SVG picture, as a file or inside a page; `title` is for screen readers."""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{escape(title)}" width="{width:g}"'
         f' height="{height:g}" viewBox="0 0 {width:g} {height:g}" font-family="system-ui, sans-serif" font-size="12">'
@@ -65,7 +77,7 @@ def drawing(width: float, height: float, shapes: Iterable[str], title: str) -> s
 def text(
     x: float, y: float, words: str, *, anchor: str = "middle", colour: str = INK, turned: bool = False
 ) -> str:
-    """Return words at a place; turned: upwards along a vertical axis."""
+    """Return words at a place in pixels; if `turned`, upwards along a vertical axis."""
     turn = f' transform="rotate(-90 {x:.1f} {y:.1f})"' if turned else ""
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}"{turn}>{escape(words)}</text>'

@@ -1,4 +1,4 @@
-"""Any Pillow mode to 8-bit sRGB on an opaque background; `images` is its only caller.
+"""Any Pillow mode to 8-bit sRGB on an opaque background.
 
 A picture of the largest size allowed takes 256 MB in memory, so copies are made sparingly and let go early.
 """
@@ -21,9 +21,10 @@ _ROWS = 256
 
 
 def to_srgb(picture: Image.Image, background: tuple[int, int, int], notes: Notes) -> Image.Image:
-    """Return `picture` as plain RGB: 8 bits, sRGB, composited on `background`, without metadata.
+    """Convert a picture to plain RGB: 8 bits, sRGB, composited on `background`, without metadata.
 
-    Raises ImageError for pixels without a known range, and for a picture that is all transparent.
+    Raises:
+        ImageError: Its pixels have no known range, or it is transparent everywhere.
     """
     profile = picture.info.get("icc_profile")
     picture = _to_eight_bits(picture, notes)
@@ -40,9 +41,10 @@ def to_srgb(picture: Image.Image, background: tuple[int, int, int], notes: Notes
 
 
 def to_mask(picture: Image.Image, notes: Notes) -> Image.Image:
-    """Return `picture` as mode "L", 255 where the subject is: its transparency if it has any, else its grey.
+    """Convert a picture to mode "L", 255 where the subject is: its transparency if it has any, else its grey.
 
-    Raises ImageError where no pixel reaches 128, which means that nothing was selected.
+    Raises:
+        ImageError: No pixel reaches 128, which means that nothing was selected.
     """
     eight_bits = _to_eight_bits(picture, notes)
     alpha = _alpha(eight_bits)
@@ -104,7 +106,7 @@ def _as_rgba(picture: Image.Image) -> Image.Image:
 
 
 def _without_alpha(picture: Image.Image) -> Image.Image:
-    """A copy without transparency, in the colour space that an embedded profile speaks of: L, CMYK or RGB."""
+    """Return a copy without transparency, in the colour space of an embedded profile: L, CMYK or RGB."""
     space = "L" if picture.mode in _GREY else "CMYK" if picture.mode == "CMYK" else "RGB"
     # By way of RGBA because Pillow warns of palettes with several degrees of transparency otherwise.
     return (_as_rgba(picture) if picture.has_transparency_data else picture).convert(space)
@@ -143,7 +145,7 @@ def _largest_difference(one: Image.Image, other: Image.Image) -> int:
 
 
 def bare(picture: Image.Image) -> Image.Image:
-    """A copy that carries pixels only: no EXIF, GPS, XMP, comment or profile to leak into outputs."""
+    """Return a copy of the pixels alone: no EXIF, GPS, XMP, comment or profile to leak into outputs."""
     copy = picture.copy()
     copy.info.clear()
     return copy

@@ -20,14 +20,11 @@ from PIL import Image, ImageColor, ImageOps, PngImagePlugin
 
 from hiper.errors import HiperError, HiperWarning, ImageError, OptionError
 from hiper.images.colour import bare, to_mask, to_srgb
-from hiper.images.reading import FAR_FROM_SQUARE, read_picture, shown, take_picture
+from hiper.images.reading import FAR_FROM_SQUARE, MAX_PIXELS, decode_image, read_picture, shown
 from hiper.notes import Notes
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-MAX_PIXELS = 64_000_000
-"""Pixels above which a picture is refused, unless a call says otherwise."""
 
 _MAX_ENLARGEMENT = 2.0
 _THUMBNAIL_CHARACTERS = 3000
@@ -35,90 +32,89 @@ _THUMBNAIL_CHARACTERS = 3000
 
 @dataclass(frozen=True)
 class LoadedImage:
-    """A picture ready for use, and what was changed to make it so."""
+    """A picture ready for use.
+
+    Attributes:
+        image: Mode RGB (a mask: L), upright, without metadata.
+        notes: One line for each thing that was changed on the way in.
+    """
 
     image: Image.Image
-    """Mode RGB (a mask: L), upright, without metadata."""
     notes: tuple[str, ...]
-    """One line for each thing that was changed on the way in."""
 
 
 def open_image(
-    path: str | Path,
+    source: str | Path | Image.Image,
     *,
     frame: int | None = None,
     background: str = "white",
     allow_truncated: bool = False,
     max_pixels: int = MAX_PIXELS,
 ) -> LoadedImage:
-    """Read a picture file as upright 8-bit sRGB.
+    """Read a picture file, or convert a PIL image of any mode, to upright 8-bit sRGB.
 
     Args:
-        path: a local file: PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF, or HEIC with hiper[heic]. Never a URL.
-        frame: which picture of an animated or multi-page file, from 0; by default the first, with a warning.
-        background: colour (a name or "#rrggbb") that transparent parts are laid on.
-        allow_truncated: use what is left of a file that was cut short, with a warning. This sets Pillow's
+        source: A local file: PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF, or HEIC with hiper[heic]. Never a URL.
+            Of an image, `frame` and `allow_truncated` are ignored.
+        frame: Which picture of an animated or multi-page file, from 0; by default the first, with a warning.
+        background: Colour (a name or "#rrggbb") that transparent parts are laid on.
+        allow_truncated: Use what is left of a file that was cut short, with a warning. This sets Pillow's
             global switch while the file is read, so do not use it from several threads at once.
-        max_pixels: larger pictures are refused before memory is taken for them; Pillow's own limit of
+        max_pixels: Larger pictures are refused before memory is taken for them; Pillow's own limit of
             179 million pixels stays in force.
 
     Raises:
-        ImageError: no such file, not a readable picture, damaged, too large, or a side under 64 pixels.
+        ImageError: No such file, not a readable picture, damaged, too large, or a side under 64 pixels.
         OptionError: `background` is not a colour.
     """
     notes = Notes()
-    with _naming(shown(path)):
+    name = "the picture" if isinstance(source, Image.Image) else shown(source)
+    with _naming(name):
         colour = _colour(background)
-        image = to_srgb(
-            read_picture(
-                path, frame=frame, allow_truncated=allow_truncated, max_pixels=max_pixels, notes=notes
-            ),
-            colour,
-            notes,
-        )
-    return _loaded(image, shown(path), notes)
+        if isinstance(source, Image.Image):
+            picture = decode_image(source, max_pixels=max_pixels, notes=notes)
+        else:
+            picture = read_picture(
+                source, frame=frame, allow_truncated=allow_truncated, max_pixels=max_pixels, notes=notes
+            )
+        image = to_srgb(picture, colour, notes)
+    notes.issue(name)
+    return LoadedImage(image=image, notes=notes.texts)
 
 
-def convert_image(
-    image: Image.Image, *, background: str = "white", max_pixels: int = MAX_PIXELS
-) -> LoadedImage:
-    """Bring a PIL image of any mode to upright 8-bit sRGB, as `open_image` does with a file.
+def open_mask(source: str | Path | Image.Image) -> LoadedImage:
+    """Read a mask file, or convert a PIL image, to upright mode "L": 255 where the subject is.
 
-    Raises ImageError and OptionError as there.
+    The transparency is the mask where there is any, else the grey.
+
+    Raises:
+        ImageError: As `open_image`, and where nothing is selected.
     """
     notes = Notes()
-    with _naming("the picture"):
-        picture = take_picture(image, max_pixels=max_pixels, notes=notes)
-        upright = to_srgb(picture, _colour(background), notes)
-    return _loaded(upright, "the picture", notes)
-
-
-def open_mask(path: str | Path) -> LoadedImage:
-    """Read a mask file as upright mode "L", 255 = subject; transparency, if there is any, is the mask.
-
-    Raises ImageError as `open_image` does, and where nothing is selected.
-    """
-    notes = Notes()
-    with _naming(shown(path)):
-        picture = read_picture(path, frame=None, allow_truncated=False, max_pixels=MAX_PIXELS, notes=notes)
+    name = "the mask" if isinstance(source, Image.Image) else shown(source)
+    with _naming(name):
+        if isinstance(source, Image.Image):
+            picture = decode_image(source, max_pixels=MAX_PIXELS, notes=notes)
+        else:
+            picture = read_picture(source, notes=notes)
         mask = to_mask(picture, notes)
-    return _loaded(mask, shown(path), notes)
-
-
-def convert_mask(image: Image.Image) -> LoadedImage:
-    """Bring a PIL image of any mode to upright mode "L", as `open_mask` does with a file."""
-    notes = Notes()
-    with _naming("the mask"):
-        mask = to_mask(take_picture(image, max_pixels=MAX_PIXELS, notes=notes), notes)
-    return _loaded(mask, "the mask", notes)
+    notes.issue(name)
+    return LoadedImage(image=mask, notes=notes.texts)
 
 
 def fit_square(image: Image.Image, size: int, *, how: Literal["crop", "pad"] = "crop") -> Image.Image:
-    """Return `image` (RGB or L, the mode is kept) as `size` x `size` pixels, resampled by Lanczos.
+    """Make a picture square, resampled by Lanczos.
 
-    "crop" cuts out the centre square; "pad" keeps everything and adds white (for a mask, L: 0).
-    Warns (HiperWarning) where a crop drops more than half of an RGB picture and where one is enlarged more
-    than twice, which for a model of 512 pixels means a side under 256. Raises OptionError for another `how`.
+    A HiperWarning is issued where a crop drops more than half of an RGB picture, and where one is enlarged more
+    than twice, which for a model of 512 pixels means a side under 256.
+
+    Args:
+        image: Mode RGB or L, which is kept.
+        size: Pixels of a side.
+        how: "crop" cuts out the centre square; "pad" keeps everything and adds white (for a mask, L: 0).
+
+    Raises:
+        OptionError: Another `how`.
     """
     if how not in ("crop", "pad"):
         raise OptionError(f"how is {how!r}: choose crop or pad")
@@ -133,22 +129,30 @@ def fit_square(image: Image.Image, size: int, *, how: Literal["crop", "pad"] = "
 def to_tensor(image: Image.Image) -> Tensor:
     """Return an RGB image as a tensor [1, 3, height, width], float32 in [-1, 1].
 
-    Raises ImageError for another mode.
+    Raises:
+        ImageError: It has another mode.
     """
     # Here, so that a bad picture is refused without the seconds that importing torch takes.
     import torch
 
-    if image.mode != "RGB":
-        raise ImageError(f"the picture has mode {image.mode}, allowed is RGB: pass it through convert_image")
+    check_rgb(image)
     levels = torch.from_numpy(np.array(image, dtype=np.float32))
     return (levels / 127.5 - 1).permute(2, 0, 1).unsqueeze(0).contiguous()
+
+
+def check_rgb(image: Image.Image) -> None:
+    """Raise ImageError for a picture of another mode than RGB."""
+    if image.mode != "RGB":
+        raise ImageError(f"the picture has mode {image.mode}, allowed is RGB: pass it through open_image")
 
 
 def to_images(x: Tensor) -> list[Image.Image]:
     """Return a tensor [batch, 3, height, width] in [-1, 1] as RGB images; values beyond are clipped.
 
-    Levels are rounded, for truncation would darken each picture by half a level. Raises HiperError if a
-    value is not finite.
+    Levels are rounded, for truncation would darken each picture by half a level.
+
+    Raises:
+        HiperError: A value is not finite.
     """
     values = x.detach().float().cpu().permute(0, 2, 3, 1).numpy()
     if not np.isfinite(values).all():
@@ -161,7 +165,7 @@ def to_images(x: Tensor) -> list[Image.Image]:
 
 
 def png_bytes(image: Image.Image, *, metadata: Mapping[str, str] | None = None) -> bytes:
-    """Encode as PNG with `metadata` as its text chunks and nothing else: no EXIF, GPS or profile."""
+    """Encode a picture as PNG, with `metadata` as its text chunks and without EXIF, GPS or profile."""
     texts = PngImagePlugin.PngInfo()
     for key, text in (metadata or {}).items():
         texts.add_text(key, text.encode(errors="backslashreplace").decode())  # a model's path may be no text
@@ -173,33 +177,41 @@ def png_bytes(image: Image.Image, *, metadata: Mapping[str, str] | None = None) 
 def thumbnail_data_url(image: Image.Image, size: int = 64, *, limit: int = _THUMBNAIL_CHARACTERS) -> str:
     """Return a JPEG of at most `size` pixels a side as "data:image/jpeg;base64,...".
 
-    The best of four qualities that stays within `limit` characters is taken (the lowest if none does, which
-    at 3000 takes a `size` above 64).
+    Args:
+        image: The picture, of any mode.
+        size: Pixels of the longer side, at most.
+        limit: Characters of the URL: the best of four qualities that stays within is taken. The lowest is taken
+            if none does, which at 3000 takes a `size` above 64.
     """
-    small = bare(image.convert("RGB"))
-    small.thumbnail((size, size), Image.Resampling.LANCZOS)
-    url = ""
     for quality in (80, 60, 40, 20):
-        buffer = io.BytesIO()
-        small.save(buffer, "JPEG", quality=quality, optimize=True)
-        url = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+        url = jpeg_data_url(image, size, quality=quality, optimize=True)
         if len(url) <= limit:
             break
     return url
 
 
+def jpeg_data_url(image: Image.Image, size: int, **encoding: int) -> str:
+    """Return a picture as "data:image/jpeg;base64,...", at most `size` pixels a side, without metadata.
+
+    Args:
+        image: The picture, of any mode.
+        size: Pixels of the longer side, at most.
+        **encoding: Options of Pillow's JPEG encoder.
+    """
+    small = bare(image.convert("RGB"))
+    small.thumbnail((size, size), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", **encoding)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
 @contextmanager
 def _naming(name: str) -> Iterator[None]:
-    """Let errors begin with the name of what they are about, and keep to one line whatever a reader says."""
+    """Let errors begin with the name of what they are about, and stay on one line."""
     try:
         yield
     except ImageError as error:
         raise ImageError(f"{name}: {' '.join(str(error).split())}") from error
-
-
-def _loaded(image: Image.Image, name: str, notes: Notes) -> LoadedImage:
-    notes.issue(name)
-    return LoadedImage(image=image, notes=notes.texts)
 
 
 def _colour(background: str) -> tuple[int, int, int]:

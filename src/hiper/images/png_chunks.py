@@ -29,9 +29,13 @@ Keep = Callable[[bytes, bytes], bool]
 
 @dataclass(frozen=True, kw_only=True)
 class Slimmed:
-    """A PNG in memory; dropped: how many texts it lacks; profile: its colour profile, which it lacks as well.
+    """A PNG in memory, without some of its metadata.
 
-    profile: None where the file has none, b"" for one that cannot be unpacked.
+    Attributes:
+        file: The PNG.
+        dropped: How many chunks were left out.
+        profile: The colour profile, which is left out as well: None where the file has none, b"" for one that cannot
+            be unpacked.
     """
 
     file: IO[bytes]
@@ -40,10 +44,15 @@ class Slimmed:
 
 
 def slimmed(file: IO[bytes], keep: Keep, *, pixels: bool = True) -> Slimmed | None:
-    """Copy a PNG with the texts that `keep` keeps, without its colour profile; None for what is no PNG.
+    """Copy a PNG without its colour profile, and without data beside the pixels whose checksum or length is wrong.
 
-    pixels: False ends the copy where the pixels begin. Texts and other data beside the pixels whose checksum or
-    length is wrong are left out; whatever else is damaged stays as it is.
+    Args:
+        file: Read from its beginning.
+        keep: Says of a text chunk whether it is kept.
+        pixels: False ends the copy where the pixels begin.
+
+    Returns:
+        The copy, whose damaged pixels stay as they are; None if the file is no PNG.
     """
     file.seek(0)
     if file.read(len(SIGNATURE)) != SIGNATURE:
@@ -70,7 +79,7 @@ def keyword(data: bytes) -> str:
 
 
 def small_texts() -> Keep:
-    """Keep texts, of which some say how a picture lies, until they take `MAX_TEXT` bytes together."""
+    """Keep texts (some hold the orientation of the picture) until they take `MAX_TEXT` bytes together."""
     room = MAX_TEXT
 
     def keep(kind: bytes, data: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""From a path to decoded, upright pixels, without trust in the file; `images` is its only caller."""
+"""From a path to decoded, upright pixels, without trust in the file."""
 
 from __future__ import annotations
 
@@ -22,6 +22,9 @@ from hiper.notes import Notes
 
 MIN_SIDE = 64
 """Pixels of the shorter side below which a picture is refused."""
+
+MAX_PIXELS = 64_000_000
+"""Pixels above which a picture is refused, unless a call says otherwise."""
 
 SMALL_SIDE = 256
 """Pixels of the shorter side below which a note is left."""
@@ -66,15 +69,31 @@ class _UnknownError(ImageError):
 
 
 def shown(path: str | Path) -> str:
-    """A path as one printable line of at most 120 characters, quoted."""
+    """Return a path as one printable line of at most 120 characters, quoted."""
     name = str(path)
     return repr(name if len(name) <= 120 else "..." + name[-117:])
 
 
 def read_picture(
-    path: str | Path, *, frame: int | None, allow_truncated: bool, max_pixels: int, notes: Notes
+    path: str | Path,
+    *,
+    frame: int | None = None,
+    allow_truncated: bool = False,
+    max_pixels: int = MAX_PIXELS,
+    notes: Notes,
 ) -> Image.Image:
-    """Return the file's picture, decoded and upright, in whatever mode it has. Raises ImageError."""
+    """Read a picture file: decoded and upright, in whatever mode it has.
+
+    Args:
+        path: A local file.
+        frame: Which picture of several.
+        allow_truncated: Use what is left of a file that was cut short.
+        max_pixels: Larger pictures are refused.
+        notes: Collects what is changed.
+
+    Raises:
+        ImageError: The file cannot be used.
+    """
     with open_regular(path) as file, _pillow_warnings_as(notes), _without_bombs(max_pixels):
         head = file.read(HEAD_BYTES)
         if not head:
@@ -97,8 +116,8 @@ def read_picture(
         return _decode_what_is_left(file, head, frame, max_pixels, notes)
 
 
-def take_picture(picture: Image.Image, *, max_pixels: int, notes: Notes) -> Image.Image:
-    """Return an image that the caller opened or made, decoded and upright. Raises ImageError."""
+def decode_image(picture: Image.Image, *, max_pixels: int, notes: Notes) -> Image.Image:
+    """Decode an image that the caller opened or made, upright; ImageError where that fails."""
     _check_size(picture, max_pixels, notes)
     try:
         with _pillow_warnings_as(notes):
@@ -116,7 +135,11 @@ def take_picture(picture: Image.Image, *, max_pixels: int, notes: Notes) -> Imag
 
 
 def open_regular(path: str | Path) -> BufferedReader:
-    """Open an ordinary local file; ImageError for a URL, a folder, a pipe, or what cannot be read."""
+    """Open an ordinary local file.
+
+    Raises:
+        ImageError: It is a URL, a folder or a pipe, or cannot be read.
+    """
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/|data:", str(path)):
         raise ImageError("a URL is never fetched: download the picture and give its path")
     try:
@@ -135,7 +158,7 @@ def open_regular(path: str | Path) -> BufferedReader:
 
 @contextmanager
 def _reading() -> Iterator[None]:
-    """Take what Pillow raises, whose calls alone stand in the block, for damage: a mistake of ours is none."""
+    """Report what Pillow raises as damage; nothing but calls of Pillow may stand in the block."""
     try:
         yield
     except RAISED as error:

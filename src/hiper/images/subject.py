@@ -10,7 +10,7 @@ from PIL import Image
 
 from hiper.errors import CaptionError, ImageError
 from hiper.files import is_invisible, names_file
-from hiper.images.convert import LoadedImage, convert_image, convert_mask, open_image, open_mask
+from hiper.images.convert import LoadedImage, open_image, open_mask
 from hiper.notes import Notes
 from hiper.options import prompt_syntax
 
@@ -23,18 +23,20 @@ class Subject:
     """One picture, its caption and, if wanted, a mask; made by `open` or `from_image`.
 
     Two subjects are equal if pixels, mask and caption are.
+
+    Attributes:
+        image: Mode RGB, upright, sRGB.
+        caption: Without invisible characters; may be empty.
+        mask: Mode L, of the image's size, 255 where the subject is.
+        sha256: Of size and RGB pixels, and of the mask's if there is one; hexadecimal.
+        notes: One line for each thing that was changed on the way in.
     """
 
     image: Image.Image = field(compare=False)
-    """Mode RGB, upright, sRGB."""
     caption: str
-    """As `clean_text` leaves it; may be empty."""
     mask: Image.Image | None = field(compare=False)
-    """Mode L, of the image's size, 255 where the subject is."""
     sha256: str
-    """Of size and RGB pixels, and of the mask's if there is one; hexadecimal."""
     notes: tuple[str, ...] = field(compare=False)
-    """One line for each thing that was changed on the way in."""
 
     @classmethod
     def open(
@@ -47,11 +49,19 @@ class Subject:
         background: str = "white",
         allow_truncated: bool = False,
     ) -> Subject:
-        """Read a picture file, and a mask file of the same size; see `images.open_image` for the options.
+        """Read a picture file and, if given, a mask file of the same size.
+
+        Args:
+            path: A local file: PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF, or HEIC with `hiper[heic]`.
+            caption: Describes the picture.
+            mask: White (255) where the subject is, black elsewhere; transparency is used where there is any.
+            frame: Which picture of an animated or multi-page file, from 0; by default the first, with a warning.
+            background: Colour (a name or "#rrggbb") that transparent parts are laid on.
+            allow_truncated: Use what is left of a file that was cut short, with a warning.
 
         Raises:
-            ImageError: the picture or the mask cannot be used.
-            CaptionError: the caption is longer than 10 000 characters.
+            ImageError: The picture or the mask cannot be used.
+            CaptionError: The caption is longer than 10 000 characters.
             OptionError: `background` is not a colour.
         """
         cleaned = _clean(caption, "caption")
@@ -60,56 +70,54 @@ class Subject:
 
     @classmethod
     def from_image(cls, image: Image.Image, *, caption: str, mask: Image.Image | None = None) -> Subject:
-        """Take a PIL image of any mode, and a mask of the same size. Raises as `open` does."""
+        """Take PIL images instead of files; arguments and errors are those of `open`."""
         cleaned = _clean(caption, "caption")
-        return cls._of(convert_image(image), None if mask is None else convert_mask(mask), cleaned)
+        return cls._of(open_image(image), None if mask is None else open_mask(mask), cleaned)
 
     @classmethod
-    def _of(cls, image: LoadedImage, mask: LoadedImage | None, caption: _Cleaned) -> Subject:
+    def _of(cls, image: LoadedImage, mask: LoadedImage | None, caption: tuple[str, Notes]) -> Subject:
         if mask is not None and mask.image.size != image.image.size:
             raise ImageError(
                 "the mask has {}x{} pixels, the picture {}x{}: give both the same size".format(
                     *mask.image.size, *image.image.size
                 )
             )
-        caption.notes.issue()
+        text, notes = caption
+        notes.issue()
         return cls(
             image=image.image,
-            caption=caption.text,
+            caption=text,
             mask=mask.image if mask else None,
             sha256=_sha256(image.image, mask.image if mask else None),
-            notes=(
-                *image.notes,
-                *(f"mask: {note}" for note in (mask.notes if mask else ())),
-                *caption.notes.texts,
-            ),
+            notes=(*image.notes, *(f"mask: {note}" for note in (mask.notes if mask else ())), *notes.texts),
         )
 
 
-@dataclass(frozen=True)
-class _Cleaned:
-    text: str
-    notes: Notes
-
-
 def clean_text(text: str, *, what: str, may_be_empty: bool = False, notes: list[str] | None = None) -> str:
-    """Return `text` without invisible characters, its white space folded to single blanks.
+    """Return a text without invisible characters, its white space folded to single blanks.
 
     Removed are control characters (NUL among them), lone surrogates, and all that changes the direction of
-    writing. HiperWarning if any were, if the text is the name of a file or has another program's syntax, and, unless
-    `may_be_empty`, if nothing is left. `what` names the text in messages. With `notes`, what there is to tell is
-    added there, and nothing is warned of. Raises CaptionError above
-    10 000 characters.
+    writing. A HiperWarning is issued if any were, if the text is the name of a file or has another program's syntax,
+    and if nothing is left.
+
+    Args:
+        text: A caption or prompt.
+        what: Names the text in messages.
+        may_be_empty: Do not warn where nothing is left.
+        notes: Collects the messages instead of warnings.
+
+    Raises:
+        CaptionError: It is no text, or longer than 10 000 characters.
     """
-    cleaned = _clean(text, what, may_be_empty=may_be_empty)
+    cleaned, found = _clean(text, what, may_be_empty=may_be_empty)
     if notes is None:
-        cleaned.notes.issue()
+        found.issue()
     else:
-        notes += cleaned.notes.texts
-    return cleaned.text
+        notes += found.texts
+    return cleaned
 
 
-def _clean(text: str, what: str, *, may_be_empty: bool = False) -> _Cleaned:
+def _clean(text: str, what: str, *, may_be_empty: bool = False) -> tuple[str, Notes]:
     if not isinstance(text, str):
         raise CaptionError(f"the {what} is of type {type(text).__name__}, allowed is one text")
     if len(text) > MAX_CHARACTERS:
@@ -135,7 +143,7 @@ def _clean(text: str, what: str, *, may_be_empty: bool = False) -> _Cleaned:
         )
     if not cleaned and not may_be_empty:
         notes.add(f"the {what} is empty", warn=True)
-    return _Cleaned(cleaned, notes)
+    return cleaned, notes
 
 
 def _sha256(image: Image.Image, mask: Image.Image | None) -> str:

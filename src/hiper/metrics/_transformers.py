@@ -1,7 +1,4 @@
-"""Networks of transformers that look at pictures: found, checked and loaded, from the disk and without remote code.
-
-The calls of metrics and captions into a library without usable types, which are `Any` here, are all in this file.
-"""
+"""Vision networks of transformers: finding, checking and loading them, from the disk and without remote code."""
 
 from __future__ import annotations
 
@@ -32,15 +29,24 @@ from hiper.backbones import (
     quiet,
     read_header,
     repository_files,
+    resolve_device,
 )
-from hiper.errors import BackboneError, ImageError
+from hiper.errors import BackboneError
 from hiper.files import is_out_of_memory, loading_in_memory
+from hiper.images import check_rgb
 from hiper.options import suggestion
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What transformers calls a kind of network, its class and its preprocessing, and one to name in messages."""
+    """A kind of network.
+
+    Attributes:
+        type: Its `model_type` in config.json.
+        model: Its class in transformers.
+        processor: The class of its preprocessing.
+        example: A Hub id to name in messages.
+    """
 
     type: str
     model: str
@@ -65,15 +71,13 @@ class Network:
     """A network in float32 and the preprocessing it was trained with."""
 
     folder: Path
+    kind: Kind
     model: Any
     processor: Any
 
     def pixels(self, picture: Image.Image) -> Tensor:
         """Return an RGB picture as [1, 3, height, width] on the network's device; ImageError for another mode."""
-        if picture.mode != "RGB":
-            raise ImageError(
-                f"the picture has mode {picture.mode}, allowed is RGB: pass it through convert_image"
-            )
+        check_rgb(picture)
         with reported_as_backbone_error(f"the preprocessing of {self.folder}"):
             pixels: Tensor = self.processor(picture, return_tensors="pt").pixel_values
         return pixels.to(torch.device(self.model.device))
@@ -93,10 +97,18 @@ class Network:
         return embedding / length
 
 
-def load_network(folder: Path, kind: Kind, device: torch.device) -> Network:
-    """Load a folder; BackboneError for a weight that the file lacks, which transformers would draw at random."""
+def load_network(
+    name_or_path: str | Path, *kinds: Kind, local_only: bool, device: str | None, revision: str | None
+) -> Network:
+    """Load a network of one of the kinds, from a folder or the Hub; arguments as of `ClipSimilarity.load`.
+
+    Raises:
+        BackboneError: It cannot be found or used, or lacks a weight, which transformers would draw at random.
+    """
+    place = resolve_device(device)
+    folder, kind = _find_folder(name_or_path, kinds, local_only, revision)
     with loading_in_memory(str(folder)):
-        return _loaded(folder, kind, device)
+        return _loaded(folder, kind, place)
 
 
 def _loaded(folder: Path, kind: Kind, device: torch.device) -> Network:
@@ -116,7 +128,7 @@ def _loaded(folder: Path, kind: Kind, device: torch.device) -> Network:
     check_part(model, str(folder), report, strict=False)
     with reported_as_backbone_error(f"the preprocessing of {folder}"), quiet():
         processor = getattr(transformers, kind.processor).from_pretrained(str(folder), local_files_only=True)
-    return Network(folder, model.eval().to(device), processor)
+    return Network(folder, kind, model.eval().to(device), processor)
 
 
 def load_tokenizer(network: Network) -> Any:
@@ -139,15 +151,16 @@ def load_tokenizer(network: Network) -> Any:
     return tokenizer
 
 
-def find_folder(name_or_path: str | Path, *kinds: Kind, local_only: bool, revision: str | None) -> Path:
-    """Return the folder of a model of one of the kinds: a local one, or a Hub id's, fetched only if allowed."""
+def _find_folder(
+    name_or_path: str | Path, kinds: Sequence[Kind], local_only: bool, revision: str | None
+) -> tuple[Path, Kind]:
+    """Return the folder of a model and its kind: a local folder, or a Hub id's, fetched only if allowed."""
     name = str(name_or_path)
     folder = Path(name).expanduser()
     if not folder.is_dir():
         _check_hub_id(name, folder, kinds)
         return _from_hub(name, kinds, local_only, revision)
-    kind_of(folder, *kinds)
-    return folder
+    return folder, _kind_of(folder, kinds)
 
 
 def _check_hub_id(name: str, path: Path, kinds: Sequence[Kind]) -> None:
@@ -160,22 +173,22 @@ def _check_hub_id(name: str, path: Path, kinds: Sequence[Kind]) -> None:
         )
 
 
-def _from_hub(name: str, kinds: Sequence[Kind], local_only: bool, revision: str | None) -> Path:
+def _from_hub(name: str, kinds: Sequence[Kind], local_only: bool, revision: str | None) -> tuple[Path, Kind]:
     with explained(name), quiet():
         local_only = local_only or not hub_answers(name, "config.json", revision=revision)
         patterns = [*_TEXTS, *_WEIGHTS] if local_only else _TEXTS
         folder = Path(
             snapshot_download(name, revision=revision, allow_patterns=patterns, local_files_only=local_only)
         )
-        kind_of(folder, *kinds)  # before the gigabytes of a wrong model are fetched
+        kind = _kind_of(folder, kinds)  # before the gigabytes of a wrong model are fetched
         if not local_only:
             names = repository_files(name, folder.name)
             files = _WEIGHTS if names is None else choose_variant(names, "transformers", name).files
             snapshot_download(name, revision=folder.name, allow_patterns=list(files))
-    return folder
+    return folder, kind
 
 
-def kind_of(folder: Path, *kinds: Kind) -> Kind:
+def _kind_of(folder: Path, kinds: Sequence[Kind]) -> Kind:
     """Return which of the kinds a folder holds; BackboneError for any other model, or none."""
     config = folder / "config.json"
     if not config.is_file():
@@ -199,7 +212,7 @@ def _models(kinds: Sequence[Kind]) -> str:
 
 @contextmanager
 def reported_as_backbone_error(what: str) -> Iterator[None]:
-    """Turn every refusal of a library into one line; a lack of memory is none, nor a mistake of ours."""
+    """Turn a library's refusal into a BackboneError of one line; not a lack of memory, nor a mistake of ours."""
     try:
         yield
     except REFUSALS as error:

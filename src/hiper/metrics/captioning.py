@@ -8,7 +8,7 @@ from typing import final
 import torch
 from PIL import Image
 
-from hiper.backbones import quiet, resolve_device
+from hiper.backbones import quiet
 from hiper.errors import CaptionError
 from hiper.images import clean_text
 from hiper.metrics._transformers import (
@@ -16,8 +16,6 @@ from hiper.metrics._transformers import (
     FLORENCE,
     Kind,
     Network,
-    find_folder,
-    kind_of,
     load_network,
     reported_as_backbone_error,
 )
@@ -32,8 +30,8 @@ _BEAMS = 3
 class Captioner:
     """A BLIP (arXiv:2201.12086) or Florence-2 (arXiv:2311.06242) model that describes a picture in one sentence."""
 
-    def __init__(self, network: Network, kind: Kind) -> None:
-        self._network, self._kind = network, kind
+    def __init__(self, network: Network) -> None:
+        self._network = network
 
     @classmethod
     def load(
@@ -44,21 +42,18 @@ class Captioner:
         device: str | None = None,
         revision: str | None = None,
     ) -> Captioner:
-        """Load a model in the format of transformers: a local folder, or a Hub id.
-
-        local_only: a Hub id is looked up in the local cache and the network left alone; False allows to fetch it.
-        device: cpu, cuda or mps; None takes the fastest there is. revision: branch, tag or commit of a Hub id.
-
-        BackboneError says in one line why a model cannot be had. Remote code is never run, pickles never read.
-        """
-        place = resolve_device(device)
-        folder = find_folder(name_or_path, *_TASKS, local_only=local_only, revision=revision)
-        kind = kind_of(folder, *_TASKS)
-        return cls(load_network(folder, kind, place), kind)
+        """Load a model in the format of transformers; arguments and errors as of `ClipSimilarity.load`."""
+        return cls(
+            load_network(name_or_path, *_TASKS, local_only=local_only, device=device, revision=revision)
+        )
 
     def caption(self, picture: Image.Image) -> str:
-        """Describe an RGB picture; the same picture gives the same words. CaptionError when no word comes."""
-        network, task = self._network, _TASKS[self._kind]
+        """Describe an RGB picture; the same picture gives the same words.
+
+        Raises:
+            CaptionError: The network returns no words.
+        """
+        network, task = self._network, _TASKS[self._network.kind]
         with reported_as_backbone_error(str(network.folder)), quiet(), torch.inference_mode():
             inputs = network.processor(images=picture, return_tensors="pt", **task)
             tokens = network.model.generate(

@@ -14,7 +14,7 @@ _WHITE_D65 = np.array([0.95047, 1.0, 1.08883])
 
 
 def cielab(image: Image.Image) -> Values:
-    """[height, width, 3] CIELAB of an sRGB picture: L* 0..100, a* and b* about -128..127 (CIE 15:2004, D65)."""
+    """Return an sRGB picture in CIELAB, [height, width, 3]: L* 0..100, a* and b* about -128..127 (CIE 15:2004, D65)."""
     rgb = np.asarray(image.convert("RGB"), dtype=np.float64) / 255
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     xyz = linear @ _RGB_TO_XYZ.T / _WHITE_D65
@@ -26,13 +26,16 @@ def cielab(image: Image.Image) -> Values:
 
 
 def colour_distance(edit: Image.Image, truth: Image.Image, mask: Image.Image) -> float:
-    """Symmetric chamfer distance between the colours of two pictures inside the subject's mask.
+    """Return the symmetric chamfer distance between the colours of two pictures inside the subject's mask.
 
     Every pixel of one picture inside `mask` (mode L, above 127) is matched to the most similar colour of the other;
     the CIE76 differences (Euclidean distance in CIELAB) are averaged over both directions. Position inside the mask
     does not matter, so a subject that stands a little elsewhere is not punished for it. Range 0 (the same colours) to
     about 100, lower is better; 2.3 is a just noticeable difference. It says nothing about whether the edit was made:
     read it beside the pictures or an edit-success score.
+
+    Raises:
+        ValueError: The mask is empty.
     """
     inside = np.asarray(mask.resize(truth.size)) > 127
     if not inside.any():
