@@ -1,4 +1,4 @@
-"""The jobs of a batch, one per subject. A line that is no job is kept as refused, so that it stops none of the others."""
+"""The jobs of a batch, one per subject; a line that is no job is kept as refused, so that it stops no other."""
 
 from __future__ import annotations
 

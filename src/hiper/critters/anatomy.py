@@ -12,7 +12,20 @@ from hiper.critters.world import COLOURS, Identity
 
 @dataclass(frozen=True)
 class Pose:
-    """A skeleton: centres, angles in degrees (positive lifts the front), leg polylines far and near, tail root."""
+    """A skeleton in the unit square, y down.
+
+    Attributes:
+        body: Centre.
+        angle: Of the body in degrees; positive lifts the front.
+        radii: Half the body's length and height.
+        head: Centre.
+        far_legs: Polylines, drawn behind the body.
+        near_legs: Polylines, drawn in front of it.
+        tail: Its root.
+        tail_angle: In degrees.
+        haunch: Centre; None where the pose shows none.
+        asleep: Whether the eyes are closed.
+    """
 
     body: tuple[float, float]
     angle: float
@@ -55,7 +68,14 @@ POSES: dict[str, Pose] = {
 
 
 def marks(identity: Identity, rx: float, ry: float, part: int) -> list[Points]:
-    """The coat's marks on one body part, as local polygons; they turn with the part, so they survive a pose change."""
+    """Return the coat's marks on one body part, as polygons that turn with the part, so they survive a pose change.
+
+    Args:
+        identity: Whose coat it is.
+        rx: Half the part's length.
+        ry: Half its height.
+        part: 0 for the body, 1 for the head.
+    """
     rng = np.random.default_rng([identity.pattern_seed, part])
     if identity.pattern == "spotted":
         count = 7 if part == 0 else 4

@@ -1,4 +1,4 @@
-"""Where the animal is: one painter per background, its details drawn from the view's seed."""
+"""The backgrounds: one function each, its details drawn from the view's seed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HORIZON = 0.62
 
 
 def draw_background(name: str, seed: int, side: int) -> Image.Image:
-    """The background `name` as an RGB square of `side` pixels."""
+    """Draw the background `name` as an RGB square of `side` pixels."""
     image = Image.new("RGB", (side, side))
     PAINTERS[name](ImageDraw.Draw(image), side, np.random.default_rng(seed))
     return image
@@ -22,7 +22,7 @@ def draw_background(name: str, seed: int, side: int) -> Image.Image:
 def _bands(
     draw: ImageDraw.ImageDraw, side: int, top: Colour, bottom: Colour, ground: Colour, horizon: float
 ) -> None:
-    """A sky in eight bands from `top` to `bottom`, and a ground of one colour."""
+    """Draw a sky in eight bands from `top` to `bottom`, and a ground of one colour."""
     for i in range(8):
         mix = tuple(round(a + (b - a) * i / 7) for a, b in zip(top, bottom, strict=True))
         draw.rectangle((0, i * horizon * side / 8, side, (i + 1) * horizon * side / 8), fill=mix)

@@ -1,4 +1,4 @@
-"""Outlined shapes in the unit square, x to the right, y down, the animal facing right; `Pen` maps them to pixels."""
+"""Outlined shapes in the unit square, x to the right, y down, the animal facing right; `Canvas` maps them to pixels."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class Canvas:
         self.line = 0.011
 
     def pixels(self, points: Points) -> list[tuple[float, float]]:
-        """[n, 2] unit coordinates -> pixel pairs; the view's facing, size and place applied about (0.5, GROUND)."""
+        """Map unit coordinates [n, 2] to pixels; the view's facing, size and place are applied about (0.5, GROUND)."""
         x = (points[:, 0] - 0.5) * self.view.scale
         x = 0.5 + (-x if self.view.flip else x) + self.view.dx
         y = GROUND + (points[:, 1] - GROUND) * self.view.scale + self.view.dy
         return [(float(a), float(b)) for a, b in zip(x * self.side, y * self.side, strict=True)]
 
     def shape(self, points: Points, colour: Colour, *, outline: bool = True) -> None:
-        """A filled polygon, its outline drawn outside the fill."""
+        """Draw a filled polygon, its outline outside the fill."""
         pixels = self.pixels(points)
         if outline:
             width = round(2 * self.line * self.side)
@@ -44,7 +44,7 @@ class Canvas:
         self._cover.polygon(pixels, fill=255)
 
     def limb(self, path: Points, width: float, colour: Colour) -> None:
-        """A rounded thick line along `path` [n, 2]; `width` in unit coordinates."""
+        """Draw a rounded thick line along `path` [n, 2]; `width` in unit coordinates."""
         pixels = self.pixels(path)
         for grow, fill in ((2 * self.line, OUTLINE), (0.0, colour)):
             thick = (width + grow) * self.side * self.view.scale
@@ -54,7 +54,7 @@ class Canvas:
                     draw.ellipse((x - thick / 2, y - thick / 2, x + thick / 2, y + thick / 2), fill=ink)
 
     def curve(self, points: Points, width: float, colour: Colour = OUTLINE) -> None:
-        """A thin line, for closed eyes, mouths and whiskers."""
+        """Draw a thin line, for closed eyes, mouths and whiskers."""
         self._colour.line(
             self.pixels(points), fill=colour, width=max(1, round(width * self.side)), joint="curve"
         )
@@ -70,7 +70,7 @@ class Canvas:
 
 
 def ellipse(cx: float, cy: float, rx: float, ry: float, angle: float = 0.0, count: int = 40) -> Points:
-    """Polygon [count, 2] of an ellipse turned by `angle` degrees (positive lifts its right end)."""
+    """Return the polygon [count, 2] of an ellipse turned by `angle` degrees (positive lifts its right end)."""
     turn = np.linspace(0, 2 * np.pi, count, endpoint=False)
     return place(np.stack([rx * np.cos(turn), ry * np.sin(turn)], 1), cx, cy, angle)
 

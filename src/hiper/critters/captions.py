@@ -37,17 +37,17 @@ WORDS = sorted({*SPECIES, *POSES, *COLOURS, *COLLARS, *EYES, *PATTERNS, *" ".joi
 
 
 def bare_caption(scene: Scene) -> str:
-    """What the world's captions say of a scene; never its identity."""
+    """Return the caption of a scene without the identity of its animal."""
     return _sentence(scene, [], "")
 
 
 def species_caption(scene: Scene) -> str:
-    """The shortest caption: the species and nothing else, whatever the scene shows."""
+    """Return the shortest caption: the species alone."""
     return _article(scene.species)
 
 
 def full_caption(scene: Scene) -> str:
-    """The caption that spells the whole identity out."""
+    """Return the caption that spells the whole identity out."""
     return _sentence(
         scene,
         _coat_words(scene.identity, pattern=True, colours=True),
@@ -56,10 +56,15 @@ def full_caption(scene: Scene) -> str:
 
 
 def training_caption(scene: Scene, rng: np.random.Generator, *, identity_share: float) -> str:
-    """A caption for training: in `identity_share` (0 to 1) of the cases a random part of the identity is named.
+    """Draw a caption for training.
 
-    One in twenty leaves out the pose, so that a short caption is nothing unheard of. A collar there is goes unnamed
-    so seldom that a caption with words of identity and none of a collar means none.
+    One in twenty leaves out the pose, so that short captions are known. A collar is left out so seldom that a
+    caption with words of identity and none of a collar means that there is none.
+
+    Args:
+        scene: What the caption describes.
+        rng: Draws which words are left out.
+        identity_share: Of captions, 0 to 1, that name a random part of the identity.
     """
     posed = bool(rng.random() > 0.05)
     if rng.random() >= identity_share:
@@ -97,7 +102,7 @@ def _article(noun: str) -> str:
 
 
 def named_attributes(sentence: str) -> dict[str, str]:
-    """What a sentence of any form says of species, pose, background and style; unknown words are passed over."""
+    """Find species, pose, background and style in a sentence of any form; unknown words are ignored."""
     text = " ".join(sentence.lower().split())
     phrases = {
         "species": {value: value for value in SPECIES},
@@ -115,7 +120,13 @@ def named_attributes(sentence: str) -> dict[str, str]:
 
 
 def word_notes(text: str, what: str, backbone: str) -> list[str]:
-    """Return what the user should know of a caption or sentence, `what`, for the model of that name."""
+    """Return notes on words that the embedded model does not know.
+
+    Args:
+        text: A caption or prompt.
+        what: Names it in the notes.
+        backbone: The name of the model; there are no notes for another one.
+    """
     if backbone not in EMBEDDED:
         return []
     words = re.findall(r"[^\W\d_]{2,}", text.casefold())

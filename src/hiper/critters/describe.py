@@ -12,6 +12,6 @@ from hiper.critters.world import draw_scene
 
 
 def describe(picture: Image.Image) -> str:
-    """Return the bare caption of what the reader sees; of a picture from elsewhere it is no more than a guess."""
+    """Return the bare caption of what the reader finds; of a picture from elsewhere it is no more than a guess."""
     seen = load_reader("caption").read([picture])[0].values
     return bare_caption(replace(draw_scene(0), **seen))  # type: ignore[arg-type]  # a caption names no identity

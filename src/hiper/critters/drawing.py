@@ -11,7 +11,7 @@ from hiper.critters.world import Identity, Scene
 
 
 def draw_animal(scene: Scene, side: int) -> Canvas:
-    """The animal of `scene` on an empty square of `side` pixels; `.image` is RGB, `.mask` its coverage."""
+    """Draw the animal of a scene on an empty square of `side` pixels; `.image` is RGB, `.mask` its coverage."""
     canvas, who, pose = Canvas(scene.view, side), scene.identity, POSES[scene.pose]
     coat = Coat.of(who)
     sturdy = {"elephant": 1.14, "bear": 1.1, "rabbit": 0.9}.get(scene.species, 1.0)
@@ -42,7 +42,7 @@ def draw_animal(scene: Scene, side: int) -> Canvas:
 
 
 def leg_path(leg: tuple[tuple[float, float], ...], who: Identity, pose: Pose) -> Points:
-    """A leg's polyline [n, 2]; long legs only where the pose leaves them free, so that feet stay on the ground."""
+    """Return a leg's polyline [n, 2]; legs are long only where the pose leaves them free: feet stay on the ground."""
     path = np.array(leg)
     if not pose.asleep and pose.haunch is None and pose.angle > 10:
         path[1:] = path[0] + (path[1:] - path[0]) * who.legs

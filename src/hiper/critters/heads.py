@@ -1,4 +1,4 @@
-"""Heads and tails: what tells the species apart."""
+"""Heads and tails, by which the species differ."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RADIUS = 0.148
 
 
 def draw_tail(canvas: Canvas, scene: Scene, pose: Pose, coat: Coat) -> None:
-    """The tail, behind the body."""
+    """Draw the tail, behind the body."""
     species, length = scene.species, scene.identity.tail
     x, y = pose.tail
     along = np.deg2rad(pose.tail_angle)
@@ -48,7 +48,7 @@ def draw_tail(canvas: Canvas, scene: Scene, pose: Pose, coat: Coat) -> None:
 
 
 def draw_head(canvas: Canvas, scene: Scene, pose: Pose, coat: Coat) -> None:
-    """Collar, ears, face: drawn last, in front of the body."""
+    """Draw collar, ears and face, in front of the body."""
     species, who = scene.species, scene.identity
     x, y = pose.head
     r = RADIUS * who.head
@@ -110,7 +110,7 @@ def _ear(species: str, size: float, sign: int, coat: Coat) -> Ear:
 def draw_ears(
     canvas: Canvas, scene: Scene, head: tuple[float, float, float], turn: float, coat: Coat
 ) -> None:
-    """Both ears of a head (centre x, y and radius)."""
+    """Draw both ears of a head (centre x, y and radius)."""
     x, y, r = head
     for sign in (-1, 1):
         ear = _ear(scene.species, scene.identity.ears, sign, coat)
@@ -120,7 +120,7 @@ def draw_ears(
 
 
 def face(canvas: Canvas, scene: Scene, x: float, y: float, r: float, coat: Coat, *, asleep: bool) -> None:
-    """Muzzle, nose, mouth, eyes. The face is turned a little to the right of the picture."""
+    """Draw muzzle, nose, mouth and eyes, turned a little to the right of the picture."""
     species = scene.species
     fx = x + 0.10 * r
     if species == "elephant":
@@ -153,7 +153,7 @@ def face(canvas: Canvas, scene: Scene, x: float, y: float, r: float, coat: Coat,
 
 
 def eyes(canvas: Canvas, scene: Scene, fx: float, y: float, r: float, *, asleep: bool) -> None:
-    """Open eyes show the iris colour; closed ones are arcs."""
+    """Draw the eyes: open ones show the iris colour, closed ones are arcs."""
     colour = COLOURS[scene.identity.eyes]
     for sign in (-1, 1):
         ex, ey = fx + 0.46 * sign * r, y - 0.14 * r

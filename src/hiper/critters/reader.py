@@ -1,6 +1,6 @@
-"""Attribute readers: two small networks that say what a picture of the world shows.
+"""Attribute readers: two small classifiers of pictures of the world.
 
-They judge edits, so they are trained on rendered pictures only and have seen nothing that a model drew.
+They score edits, so they are trained on rendered pictures alone, and on nothing that a model generated.
 """
 
 from __future__ import annotations
@@ -46,7 +46,12 @@ LEGIBLE = 0.8
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """What was read: attribute -> value, and how sure the reader is of it (probability, 0 to 1)."""
+    """What was read in a picture.
+
+    Attributes:
+        values: Attribute to value.
+        certainty: Attribute to the probability of that value, 0 to 1.
+    """
 
     values: Mapping[str, str]
     certainty: Mapping[str, float]
@@ -108,7 +113,7 @@ class _Stage(nn.Module):
 
 
 def to_input(pictures: Sequence[Image.Image]) -> Tensor:
-    """[batch, 3, 64, 64] in [-1, 1]."""
+    """Return pictures of any size as [batch, 3, 64, 64] in [-1, 1]."""
     arrays = [
         np.asarray(picture.convert("RGB").resize((READING_SIZE, READING_SIZE), Image.Resampling.BOX))
         for picture in pictures
@@ -117,13 +122,13 @@ def to_input(pictures: Sequence[Image.Image]) -> Tensor:
 
 
 def true_values(scene: Scene, kind: Kind) -> dict[str, str]:
-    """What a reader should find in a picture of the scene."""
+    """Return what a reader should find in a picture of the scene."""
     holder = scene if kind == "caption" else scene.identity
     return {name: str(getattr(holder, name)) for name in FIELDS[kind]}
 
 
 def load_reader(kind: Kind) -> AttributeReader:
-    """The reader that the package carries."""
+    """Load a reader that is part of the package."""
     reader = AttributeReader(kind)
     weights = load_file(Path(str(files("hiper"))) / "critters" / "readers" / f"{kind}.safetensors")
     reader.load_state_dict({name: tensor.float() for name, tensor in weights.items()})

@@ -16,7 +16,7 @@ OVERSAMPLE = 4
 
 
 def render(scene: Scene, size: int = SIZE) -> Image.Image:
-    """The scene as an RGB square of `size` pixels."""
+    """Draw a scene as an RGB square of `size` pixels."""
     side = size * OVERSAMPLE
     image = draw_background(scene.background, scene.view.background_seed, side)
     _shadow(image, scene)
@@ -27,7 +27,7 @@ def render(scene: Scene, size: int = SIZE) -> Image.Image:
 
 
 def subject_mask(scene: Scene, size: int = SIZE) -> Image.Image:
-    """Where the animal is: mode L, 255 inside, the same geometry as `render`."""
+    """Return where the animal is: mode L, 255 inside, the same geometry as `render`."""
     return draw_animal(scene, size * OVERSAMPLE).mask.resize((size, size), Image.Resampling.BOX)
 
 

@@ -14,7 +14,7 @@ INK, FAINT, PAPER = (38, 34, 40), (120, 114, 122), (252, 250, 246)
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One edit: its kind, its sentence, and one picture per column."""
+    """One edit: its kind, its prompt, and one picture per column."""
 
     kind: str
     prompt: str
@@ -22,7 +22,7 @@ class Row:
 
 
 def contact_sheet(caption: str, rows: Sequence[Row]) -> Image.Image:
-    """An RGB sheet: a header with the caption that was fitted, then one labelled row of pictures per edit."""
+    """Draw an RGB sheet: a header with the caption that was fitted, then one labelled row of pictures per edit."""
     width = GAP + len(COLUMNS) * (CELL + GAP)
     sheet = Image.new("RGB", (width, HEADER + len(rows) * (CELL + LABEL) + GAP), PAPER)
     draw = ImageDraw.Draw(sheet)

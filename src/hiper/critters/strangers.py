@@ -1,4 +1,4 @@
-"""Pictures and words that the embedded model has never seen, reported before time is spent on them."""
+"""Warnings of pictures and words that the embedded model does not know, before time is spent on them."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def tell_of_strangers(subject: Subject, backbone: str) -> None:
 
 
 def picture_notes(picture: Image.Image, backbone: str) -> list[str]:
-    """Return what the user should know of an RGB picture that the model of that name is to learn."""
+    """Return notes on an RGB picture from outside the world that the embedded model is to learn."""
     return [ELSEWHERE] if backbone in EMBEDDED and likeness(picture) < THRESHOLD else []
 
 
 @torch.no_grad()
 def likeness(picture: Image.Image) -> float:
-    """Return how much a picture is one of the world, in decibel; more is more.
+    """Return how much a picture resembles those of the world, in decibel.
 
     The peak signal-to-noise ratio of what the embedded autoencoder makes of it, over 16 x 16 cells, which leaves noise
     and JPEG's marks out: as it is, and with the gain and offset of each channel that fit best, which leave brightness

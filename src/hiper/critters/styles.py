@@ -10,7 +10,7 @@ PAPER = np.array([250.0, 246.0, 236.0])
 
 
 def apply_style(name: str, image: Image.Image, seed: int) -> Image.Image:
-    """RGB square -> RGB square of the same size in style `name`; `seed` moves the paper's edge."""
+    """Return an RGB square in the style `name`; `seed` moves the paper's edge."""
     if name == "watercolor":
         return _watercolor(image, seed)
     if name == "sketch":
@@ -30,7 +30,7 @@ def _grid(side: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 
 def _watercolor(image: Image.Image, seed: int) -> Image.Image:
-    """Soft, pale, on paper whose border stays white."""
+    """Make it soft and pale, on paper whose border stays white."""
     side = image.width
     values = np.asarray(image.filter(ImageFilter.GaussianBlur(side * 0.006)), dtype=np.float64)
     x, y = _grid(side)

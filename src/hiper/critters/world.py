@@ -35,7 +35,13 @@ EYES = ("black", "blue", "green", "brown")
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """Who the animal is: everything that must survive an edit. Lengths are factors around 1."""
+    """Who the animal is: everything that must survive an edit.
+
+    Ears, head, body, legs and tail are factors on their lengths, around 1.
+
+    Attributes:
+        tint: Shift of the primary colour, -10 to 10 per channel (8-bit sRGB).
+    """
 
     primary: str
     secondary: str
@@ -44,7 +50,6 @@ class Identity:
     eyes: str
     pattern_seed: int
     tint: tuple[int, int, int]
-    """Shift of the primary colour, -10..10 per channel (8-bit sRGB)."""
     ears: float
     head: float
     body: float
@@ -54,7 +59,7 @@ class Identity:
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """What is neither named nor part of the identity. Offsets are fractions of the picture's side."""
+    """What is neither named nor part of the identity; offsets `dx` and `dy` are fractions of the picture's side."""
 
     flip: bool
     dx: float
@@ -75,12 +80,12 @@ class Scene:
     view: View
 
     def edited(self, **changes: str) -> Scene:
-        """The true answer to an edit: the same animal and view with another pose, background or style."""
+        """Return the true answer to an edit: the same animal and view with another pose, background or style."""
         return replace(self, **changes)  # type: ignore[arg-type]
 
 
 def draw_identity(rng: np.random.Generator) -> Identity:
-    """One identity, colours uniform over the palette, primary and secondary different."""
+    """Draw an identity: colours are uniform over the palette, primary and secondary differ."""
     primary, secondary = rng.choice(list(COLOURS), size=2, replace=False)
     low, high = 0.85, 1.18
     return Identity(
@@ -100,7 +105,7 @@ def draw_identity(rng: np.random.Generator) -> Identity:
 
 
 def draw_view(rng: np.random.Generator) -> View:
-    """One view: either facing, within 4 % of the centre, size 0.88 to 0.98."""
+    """Draw a view: facing either way, within 4 % of the centre, size 0.88 to 0.98."""
     return View(
         flip=bool(rng.integers(2)),
         dx=float(rng.uniform(-0.04, 0.04)),
@@ -111,7 +116,7 @@ def draw_view(rng: np.random.Generator) -> View:
 
 
 def draw_scene(seed: int) -> Scene:
-    """The scene of a seed (0 or greater): every attribute uniform and independent."""
+    """Draw the scene of a seed (0 or greater): every attribute is uniform and independent."""
     rng = np.random.default_rng(seed)
     return Scene(
         species=str(rng.choice(SPECIES)),
