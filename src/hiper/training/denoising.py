@@ -35,9 +35,14 @@ def looked_at_once(batch: int) -> int:
 class Denoising:
     """Mean squared error of the denoiser on fixed latents (the paper, eq. 2).
 
-    latents: [1, c, h, w]; conditioning: from the parameters to the conditioning;
-    batch, bounds, sampling: how many noise levels a step draws, from where and how;
-    weight: [1, 1, h, w] with mean 1, or None for all cells alike.
+    Attributes:
+        backbone: The model.
+        latents: Of the picture, [1, c, h, w].
+        conditioning: Makes the denoiser's conditioning from the parameters.
+        batch: Timesteps that a step draws.
+        bounds: They are drawn from [first, last).
+        sampling: How they are drawn; see `draw_levels`.
+        weight: Of each cell, [1, 1, h, w] with mean 1; None for all alike.
     """
 
     backbone: Backbone
