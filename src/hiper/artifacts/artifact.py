@@ -1,6 +1,6 @@
-"""Artifact: what one fit has learnt, as one safetensors file that explains itself.
+"""Artifact: what one fit has learnt, as one self-describing safetensors file.
 
-Tensors are named `hiper.<name>`; `artifact_header` says what stands in the header. One more tensor keeps other
+Tensors are named `hiper.<name>`; `header` describes the header. One more tensor keeps other
 tools from taking a tail for a textual inversion: diffusers refuses a file of two tensors, and ComfyUI, which takes
 the first one whatever its name, finds one of a width that fits no model.
 """
@@ -57,13 +57,14 @@ FINGERPRINT_TOLERANCE = 0.004
 class Artifact(ArtifactHeader):
     """What a method learnt from one picture on one backbone, and everything needed to use it again.
 
-    source: latents of the picture at the model's native size, [1, c, h, w], made float16 on the CPU, by which edits
-        keep what their sentence does not change; or None
-    tensors: name -> what was learnt, made float32 on the CPU; text rows [rows, embed] of one common embed for a
-        method of TAILS, else of any shape: weights, latents, vectors of a vocabulary
+    Attributes:
+        tensors: What was learnt, by name, made float32 on the CPU: token embeddings [tokens, embed_dim] of one width
+            for the method `hiper`, else weights, latents or entries of a vocabulary, of any shape.
+        source: Latents of the picture at the model's native size, [1, c, h, w], made float16 on the CPU, by which
+            edits keep what their prompt does not change; None where there are none.
 
-    ArtifactError on construction when a tensor is not finite, not of floats, or empty, or no table of rows where
-    it must be one.
+    Raises:
+        ArtifactError: A tensor is empty, not finite, not of floats, or of a wrong shape.
     """
 
     tensors: Mapping[str, Tensor]
@@ -88,7 +89,18 @@ class Artifact(ArtifactHeader):
         return parse_prediction(self.extra.get(MODELSPEC, ""))
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
-        """Write the file atomically and return its path; OutputError as in `files.atomic_write`."""
+        """Write the file atomically.
+
+        Args:
+            path: Where to.
+            overwrite: Whether a file that is there may be replaced.
+
+        Returns:
+            The path.
+
+        Raises:
+            OutputError: The file exists, or cannot be written.
+        """
         atomic_write(Path(path), self.to_bytes(), overwrite=overwrite)
         return Path(path)
 
@@ -107,7 +119,14 @@ class Artifact(ArtifactHeader):
 
     @classmethod
     def load(cls, path: str | Path) -> Artifact:
-        """Read a file that `save` wrote; ArtifactError says in one line why another file is not one."""
+        """Read a file that `save` wrote.
+
+        Args:
+            path: The file; its size is bounded before memory is taken, and nothing is unpickled.
+
+        Raises:
+            ArtifactError: It is damaged, or no artifact; the message says what it is.
+        """
         try:
             return cls.parse(Path(path))
         except ArtifactError as error:
@@ -115,7 +134,7 @@ class Artifact(ArtifactHeader):
 
     @classmethod
     def parse(cls, source: Path | bytes) -> Artifact:
-        """Read a file, or what `to_bytes` returned; ArtifactError, without the path, for anything else."""
+        """Read a file, or what `to_bytes` returned, as `load` does; errors do not name the file."""
         file = TensorFile.open(source)
         if f"{PREFIX}checkpoint" in file.metadata:
             raise ArtifactError("the checkpoint of an unfinished fit; resume that fit to finish it")
@@ -141,10 +160,17 @@ class Artifact(ArtifactHeader):
     ) -> Artifact:
         """Load from a file, a folder that `save_pretrained` wrote, or a repository of the Hub.
 
-        weight_name, subfolder: which file of the folder; revision: branch, tag or commit
-        token, cache_dir, local_files_only: as huggingface_hub has them; True never uses the network
+        Args:
+            path_or_repo: A file, a folder, or a Hub repository such as "owner/name".
+            weight_name: The file in the folder.
+            subfolder: Where it is in the folder.
+            revision: Branch, tag or commit.
+            token: As in huggingface_hub; None takes the one of `hf auth login`.
+            cache_dir: Where downloads are kept, as in huggingface_hub.
+            local_files_only: Never use the network.
 
-        ArtifactError says in one line why there is no artifact to be had.
+        Raises:
+            ArtifactError: There is no artifact, or it cannot be reached.
         """
         found = find_shared(
             path_or_repo,
@@ -166,18 +192,25 @@ class Artifact(ArtifactHeader):
         overwrite: bool = False,
         source: bool = False,
     ) -> Path:
-        """Write `hiper.safetensors`, a model card and the pictures it shows, and return the folder.
+        """Write `hiper.safetensors`, a model card and the pictures it shows.
 
         The copy holds no path of this computer and no thumbnail of the picture that was learnt.
-        results: edits whose pictures and prompts the card shows
-        license: of the card, as the Hub names it; None refers to the base model's
-        source: share the picture's latents too, from which the picture can be decoded
 
-        OutputError as in `files.atomic_write`, OptionError for a licence that is no identifier.
+        Args:
+            folder: Where to.
+            results: Edits whose pictures and prompts the card shows.
+            license: Of the card, as the Hub names it; None refers to the base model's.
+            overwrite: Whether files that are there may be replaced.
+            source: Share the picture's latents too, from which the picture can be decoded.
+
+        Returns:
+            The folder.
+
+        Raises:
+            OutputError: A file exists, or cannot be written.
+            OptionError: The licence is no identifier of the Hub.
         """
-        shared = self.shareable(source=source)
-        contents = shared_files(shared, shared.to_bytes(), results, license=license, embed=self.embed_dim)
-        return save_shared(contents, folder, overwrite=overwrite)
+        return save_shared(self._shared(results, license, source=source), folder, overwrite=overwrite)
 
     def push_to_hub(
         self,
@@ -189,15 +222,30 @@ class Artifact(ArtifactHeader):
         token: str | bool | None = None,
         source: bool = False,
     ) -> str:
-        """Upload what `save_pretrained` writes, in one commit, and return its address.
+        """Upload what `save_pretrained` writes, in one commit.
 
-        repo: owner/name, created if it is not there, private if so asked; token: None takes the one of `hf auth login`
+        Args:
+            repo: Such as "owner/name"; created if it is not there.
+            results: Edits whose pictures and prompts the card shows.
+            license: Of the card, as the Hub names it; None refers to the base model's.
+            private: Whether a new repository is private.
+            token: None takes the one of `hf auth login`.
+            source: Share the picture's latents too, from which the picture can be decoded.
 
-        OutputError when the Hub refuses or cannot be reached.
+        Returns:
+            The address of the commit.
+
+        Raises:
+            OutputError: The Hub refuses, or cannot be reached.
+            OptionError: The licence is no identifier of the Hub.
         """
+        return push_shared(self._shared(results, license, source=source), repo, private=private, token=token)
+
+    def _shared(
+        self, results: Sequence[EditResult], licence: str | None, *, source: bool
+    ) -> dict[str, bytes]:
         shared = self.shareable(source=source)
-        contents = shared_files(shared, shared.to_bytes(), results, license=license, embed=self.embed_dim)
-        return push_shared(contents, repo, private=private, token=token)
+        return shared_files(shared, shared.to_bytes(), results, license=licence, embed=self.embed_dim)
 
     def shareable(self, *, source: bool) -> Artifact:
         """Return a portable copy, without the picture's latents unless `source` asks for them."""
@@ -227,7 +275,7 @@ class Artifact(ArtifactHeader):
 
 
 def fits(artifact: Artifact, backbone: Backbone) -> bool:
-    """Whether family and width are the backbone's; no weight is looked at, so this may be asked during a fit."""
+    """Whether family and width are the backbone's; no weight is read, so this may be asked during a fit."""
     return (artifact.family, artifact.embed_dim or backbone.embed_dim) == (
         backbone.family,
         backbone.embed_dim,
@@ -235,7 +283,7 @@ def fits(artifact: Artifact, backbone: Backbone) -> bool:
 
 
 def check_family(artifact: Artifact, backbone: Backbone) -> None:
-    """Refuse another family or width (ArtifactError)."""
+    """Raise ArtifactError unless the artifact is of the backbone's family and width."""
     if not fits(artifact, backbone):
         embed = artifact.embed_dim or backbone.embed_dim
         raise ArtifactError(
@@ -245,7 +293,11 @@ def check_family(artifact: Artifact, backbone: Backbone) -> None:
 
 
 def check_compatible(artifact: Artifact, backbone: Backbone) -> None:
-    """Refuse another family, width or prediction (ArtifactError); warn of another checkpoint of the family."""
+    """Check that an artifact can be used on a backbone; a HiperWarning is issued for another checkpoint of its family.
+
+    Raises:
+        ArtifactError: It is of another family or width, or was fitted under another prediction type.
+    """
     check_family(artifact, backbone)
     distance = fingerprint_distance(artifact.fingerprint, backbone.fingerprint())
     if distance <= FINGERPRINT_TOLERANCE:
@@ -264,7 +316,7 @@ def check_compatible(artifact: Artifact, backbone: Backbone) -> None:
 
 
 def fingerprint_distance(theirs: tuple[float, ...], ours: tuple[float, ...]) -> float:
-    """Relative root mean square difference: 0 for the same weights, infinity when not comparable."""
+    """Return the relative root mean square difference: 0 for the same weights, infinity when not comparable."""
     if len(theirs) != len(ours):
         return math.inf
     difference, norm = math.dist(theirs, ours), math.hypot(*ours)
@@ -279,7 +331,7 @@ def _unprefixed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _limits(method: str) -> Limits:
-    """Return what may be read of a file: much of an installed method's only, whatever a header calls itself."""
+    """Return what may be read of a file: much of it only where an installed method needs it."""
     return WEIGHTS if method in method_names() and method not in TAILS else ROWS
 
 
@@ -327,7 +379,7 @@ def _check_rows(tensors: Mapping[str, Tensor]) -> None:
 
 
 def _described(tensors: Mapping[str, Tensor]) -> dict[str, object]:
-    """Shapes by name; of a whole denoiser only how much it is."""
+    """Return shapes by name; of a whole denoiser only its size."""
     if len(tensors) > ROWS.tensors:
         return {"count": len(tensors), "numbers": sum(tensor.numel() for tensor in tensors.values())}
     return {name: list(tensor.shape) for name, tensor in tensors.items()}

@@ -1,4 +1,4 @@
-"""The fits of earlier runs, addressed by all that decides them: the same question is never worked out twice."""
+"""The fits of earlier runs, under the hash of all that decides them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from hiper.options import Options, digest, fit_key
 
 
 def fit_path(subject: Subject, backbone: Backbone, method: str, options: Options) -> Path:
-    """Return where the fit of this job is or would be kept; the folder may not exist yet.
+    """Return the path at which a fit is kept; the folder may not exist yet.
 
-    The name is the digest of the fit's key, with all options (a seed of 0 or more), and the schema of the file.
+    The name is the hash of the fit's key, with all options (a seed of 0 or more), and of the schema of the file.
     """
     key = fit_key(
         method, backbone.model_key(), picture=subject.sha256, caption=subject.caption, options=options
@@ -25,7 +25,7 @@ def fit_path(subject: Subject, backbone: Backbone, method: str, options: Options
 
 
 def cached_fit(path: Path) -> Artifact | None:
-    """Return the fit kept at `path`, None when there is none; warns (HiperWarning) of a damaged one."""
+    """Return the fit kept at `path`, None when there is none; a HiperWarning is issued for a damaged one."""
     if not path.exists():
         return None
     try:

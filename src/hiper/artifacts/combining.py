@@ -1,6 +1,6 @@
 """Several tails at once: side by side in one prompt, in the negative branch, or averaged into one.
 
-What comes out is an artifact like any other, so it is saved, edited with and drawn again as one.
+The result is an artifact like any other.
 """
 
 from __future__ import annotations
@@ -38,15 +38,21 @@ def combine(
 ) -> Artifact:
     """Put the tails of several subjects, or of a subject and a style, into one prompt.
 
-    strength: factor on each tail, or one for all; None takes the artifact's own.
-    negative: what the pictures are kept away from; its tail, times `negative_strength`, follows the negative prompt.
-    placement: `append` overwrites no word and no padding; `replace` takes the last rows of the sentence for all tails;
-    None appends several, and leaves one where its fit had it.
+    The tails are multiplied by their factors, so the result's own strength is 1. A tail of factor 0 is left out, and
+    where all are, the result's own strength is 0. Its caption joins all captions, and the header describes each part.
+    A HiperWarning is issued for mixed checkpoints.
 
-    The factors are worked in, so the result's own strength is 1. A tail of factor 0 is left out, and where all are, the
-    result's own strength is 0. Its caption joins all captions, and the header says
-    of each part what it was. ArtifactError for other methods than hiper, mixed families or widths, more than 64 rows;
-    OptionError for strengths out of -10 .. 10 or not one per artifact. Warns (HiperWarning) of mixed checkpoints.
+    Args:
+        artifacts: One or more, of the method `hiper`.
+        strength: Factor on each tail, -10 to 10, or one for all; None takes the artifact's own.
+        negative: Its tail follows the negative prompt, so that pictures avoid its subject.
+        negative_strength: Factor on its tail, -10 to 10; None takes its own.
+        placement: "append" overwrites no word and no padding; "replace" takes the last tokens of the prompt for all
+            tails; None appends several, and leaves one where its fit had it.
+
+    Raises:
+        ArtifactError: Other methods, mixed families or widths, or more than 64 token embeddings in all.
+        OptionError: Strengths out of range, or not one per artifact.
     """
     others = [] if negative is None else [negative]
     _check_alike([*artifacts, *others])
@@ -72,9 +78,15 @@ def combine(
 def average(artifacts: Sequence[Artifact], *, weights: Sequence[float] | None = None) -> Artifact:
     """Average the tails of several pictures of one subject, row by row, into one tail of the same size.
 
-    weights: of each artifact, 0 or more, not all 0; None weighs all alike. Captions may differ: the result keeps
-    all of them, joined, and the options and editing defaults in which all agree, of the others the first one's.
-    ArtifactError unless method hiper, family, width, number of rows, placement and checkpoint are the same.
+    The result keeps all captions, joined, the options in which all agree, and the first one's editing defaults.
+
+    Args:
+        artifacts: One or more, which agree in method (`hiper`), family, width, length, placement and checkpoint.
+        weights: Of each artifact, 0 or more, not all 0; None weighs all alike.
+
+    Raises:
+        ArtifactError: The artifacts do not agree.
+        OptionError: Weights out of range, or not one per artifact.
     """
     _check_alike(artifacts)
     _check_same_fit(artifacts)
@@ -180,7 +192,7 @@ def _placement(artifact: Artifact) -> Value:
 
 
 def _places(artifact: Artifact) -> str:
-    """Return what decides which rows the tail takes."""
+    """Return what decides which tokens the tail replaces."""
     placement = str(_placement(artifact))
     return f"{placement} by seed {artifact.seed}" if placement == "random" else placement
 

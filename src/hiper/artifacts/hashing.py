@@ -1,4 +1,4 @@
-"""The hash that identifies artifacts and their copies."""
+"""The hash by which artifacts and their copies are identified."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hiper.artifacts.portable import portable
 def content_sha256(artifact: Artifact) -> str:
     """Hash what a portable copy holds, so that an artifact and its copies have one hash; hexadecimal.
 
-    Reckoned once for each artifact: some hold a whole denoiser.
+    Computed once for each artifact, for some hold a whole denoiser.
     """
     if artifact not in _HASHES:
         _HASHES[artifact] = _hashed(portable(artifact))

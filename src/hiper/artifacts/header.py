@@ -1,4 +1,4 @@
-"""What an artifact's header says, as the text -> text entries of a safetensors file.
+"""The header of an artifact, as the text entries of a safetensors file.
 
 `hiper.*` entries are text, or JSON where structured. `modelspec.*` entries repeat some of it in the
 vocabulary that other tools show (Stability AI's ModelSpec 1.0.1). All others are kept as they came.
@@ -40,15 +40,24 @@ _HINT = 'hiper edit FILE "a sentence"; rows of the text encoder\'s output, not a
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ArtifactHeader:
-    """What a fit says of itself: plain data.
+    """What is known of a fit, as plain data.
 
-    method, family: who made it, and for which family of models
-    backbone, revision, fingerprint: the model it was fitted on (see `Backbone`)
-    caption, image_sha256: what it was fitted to; the hash is "" when not known
-    seed: of the fit, UNKNOWN_SEED (-1) when not known
-    options: the method's options, resolved; edit: defaults for editing (strength, guidance, steps, scheduler)
-    figures: seconds, losses; versions: of the libraries; created: UTC, ISO 8601
-    thumbnail: a data URL, or ""; extra: header entries of other tools or later releases, kept as they were
+    Attributes:
+        method: That made it.
+        family: Of the model.
+        backbone: The model's name or path.
+        revision: Of a model from the Hub, else "".
+        fingerprint: Of the model's weights; see `Backbone`.
+        caption: Of the picture.
+        image_sha256: Of the picture; "" when not known.
+        seed: Of the fit; UNKNOWN_SEED (-1) when not known.
+        options: Of the method, resolved.
+        edit: Defaults for editing: strength, guidance, steps, scheduler.
+        figures: Seconds and losses.
+        versions: Of the libraries.
+        created: UTC, ISO 8601.
+        thumbnail: A data URL, or "".
+        extra: Header entries of other tools or later releases, kept as they were.
     """
 
     method: str
@@ -111,9 +120,9 @@ def _modelspec(artifact: ArtifactHeader) -> dict[str, str]:
     }
 
 
-_MODELSPEC = frozenset(
+_MODELSPEC = {
     f"modelspec.{name}"
-    for name in (
+    for name in [
         "sai_model_spec",
         "architecture",
         "implementation",
@@ -121,12 +130,12 @@ _MODELSPEC = frozenset(
         "date",
         "usage_hint",
         "thumbnail",
-    )
-)
+    ]
+}
 
 
 def _is_control(character: str) -> bool:
-    """Control characters could command the terminal they are printed on; lone surrogates are no text."""
+    """Whether a character could control a terminal, or is a lone surrogate, which is no text."""
     return unicodedata.category(character) in ("Cc", "Cs")
 
 
@@ -177,7 +186,7 @@ def _mapping(entries: Mapping[str, str], name: str, kinds: tuple[type, ...]) -> 
 
 
 def _check_parts(entries: Mapping[str, str]) -> None:
-    """What was combined says of its parts what `combining` wrote: a list of objects of scalars, and lists of such."""
+    """Check the parts of a combined artifact: a list of objects of scalars, and of lists of such."""
     levels = [_json(entries, "parts")] if PARTS in entries else []
     while levels:
         parts = levels.pop()

@@ -1,4 +1,4 @@
-"""Take over tails that the reference script of the paper saved: bare tensors in PyTorch pickles."""
+"""Import tails of the paper's reference script: bare tensors in PyTorch pickles."""
 
 from __future__ import annotations
 
@@ -27,14 +27,19 @@ MAX_ROWS = 64
 
 
 def import_reference(path: str | Path, *, backbone: Backbone, caption: str) -> Artifact:
-    """Read a tail [1, rows, embed] or [rows, embed] of the HiPer reference script, of at most 64 rows.
+    """Read a tail of the HiPer reference script.
 
-    Such a file knows neither its model nor its caption, so both must be given. Code in it is refused, and
-    nothing above 64 MB is read. Editing defaults are the paper's: strength 0.8, guidance 7.5, DDIM, 50 steps.
+    Code in the file is refused, and nothing above 64 MB is read. Editing defaults are the paper's: strength 0.8,
+    guidance 7.5, DDIM, 50 steps.
+
+    Args:
+        path: A .pt file with one tensor, [1, tokens, embed_dim] or [tokens, embed_dim], of at most 64 tokens.
+        backbone: The model that it was fitted on, which the file does not name.
+        caption: Of the picture, which the file does not hold.
 
     Raises:
-        ArtifactError: no such tensor in it, or one for another model; says what the file is, if it can tell.
-        CaptionError: as `Subject.open`.
+        ArtifactError: The file holds no such tensor, or one for another model.
+        CaptionError: The caption is longer than 10 000 characters.
     """
     caption = clean_text(caption, what="caption")
     try:

@@ -29,14 +29,19 @@ _NAME = re.compile(r"[\w-]+")
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A subject of the library."""
+    """A subject of the library.
+
+    Attributes:
+        name: Of its folder; no path.
+        artifact: What was learnt.
+        tail: The artifact's file.
+        picture: What it was fitted to, mode RGB: the picture itself, else the artifact's thumbnail, else None.
+    """
 
     name: str
-    """Of its folder; no path."""
     artifact: Artifact
     tail: Path
     picture: Image.Image | None
-    """What it was fitted to, mode RGB: the picture itself, else the tail's thumbnail, else nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +60,17 @@ class Library:
         self.folder = folder
 
     def add(self, artifact: Artifact, picture: Image.Image | None) -> Entry:
-        """Keep a subject and return it; the same tail twice is kept once.
+        """Add a subject; the same artifact twice is kept once.
 
-        OutputError when the folder cannot be written to.
+        Args:
+            artifact: What was learnt.
+            picture: From which; mode RGB.
+
+        Returns:
+            The new entry.
+
+        Raises:
+            OutputError: The folder cannot be written to.
         """
         data = artifact.to_bytes()
         name = f"{files.safe_slug(artifact.caption, limit=60)}-{hashlib.sha256(data).hexdigest()[:8]}"
@@ -71,8 +84,11 @@ class Library:
     def open(self, name: str) -> Entry:
         """Return a subject by its name.
 
-        OptionError when there is none of that name, ArtifactError or ImageError when its files are damaged,
-        OutputError when they cannot be read.
+        Raises:
+            OptionError: There is none of that name.
+            ArtifactError: Its artifact is damaged.
+            ImageError: Its picture is damaged.
+            OutputError: Its files cannot be read.
         """
         folder = self.folder / name
         tail, source = folder / TAIL, folder / SOURCE
@@ -84,7 +100,7 @@ class Library:
         return Entry(name=name, artifact=artifact, tail=tail, picture=picture)
 
     def listing(self) -> Listing:
-        """Read all subjects; what is none, or is damaged, is named and keeps none of the others back."""
+        """Read all subjects; what is none, or is damaged, is named and does not keep the others back."""
         entries, damaged = [], []
         for name in self._names():
             try:
@@ -97,7 +113,7 @@ class Library:
         return Listing(entries=tuple(entries), damaged=tuple(damaged))
 
     def _names(self) -> list[str]:
-        """Whatever lies in the folder and is not hidden, as file managers' own files are."""
+        """Return the names of all entries of the folder that are not hidden."""
         if not os.path.lexists(self.folder):
             return []
         with _readable(self.folder):
@@ -105,7 +121,7 @@ class Library:
         return [name for name in names if not is_hidden(name)]
 
     def _check(self, name: str) -> None:
-        """OptionError, with what to do, for what lies in the library and is no subject."""
+        """Raise OptionError, with what to do, for what lies in the library and is no subject."""
         folder = self.folder / name
         with _readable(folder):
             if not folder.is_dir():
@@ -120,7 +136,7 @@ class Library:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """OutputError, in one line, for what the system does not let us read."""
+    """Raise OutputError for what the system does not let us read."""
     try:
         yield
     except OSError as error:
@@ -130,32 +146,24 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def thumbnail(artifact: Artifact) -> Image.Image | None:
-    """Return the small picture that a tail carries, mode RGB, None where there is none that can be shown."""
+    """Return the thumbnail of an artifact, mode RGB; None where there is none that can be shown."""
     if not artifact.thumbnail.startswith(_THUMBNAIL_START):
         return None
     try:
         data = base64.b64decode(artifact.thumbnail.removeprefix(_THUMBNAIL_START), validate=True)
         with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
             return image.convert("RGB") if max(image.size) <= _THUMBNAIL_SIDE else None
-    except (
-        ValueError,
-        OSError,
-        SyntaxError,
-        Image.DecompressionBombError,
-    ):  # a stranger's file; nothing depends on its thumbnail
+    # A stranger's file; nothing depends on its thumbnail.
+    except (ValueError, OSError, SyntaxError, Image.DecompressionBombError):
         return None
 
 
 def default_folder() -> Path:
-    """`$HIPER_LIBRARY`, else `$XDG_DATA_HOME/hiper/library`, else `~/.local/share/hiper/library`.
+    """Return `$HIPER_LIBRARY`, else `$XDG_DATA_HOME/hiper/library`, else `~/.local/share/hiper/library`.
 
-    OutputError when none of the variables is set and the user has no home folder.
+    Raises:
+        OutputError: None of the variables is set, and the user has no home folder.
     """
     if own := os.environ.get("HIPER_LIBRARY"):
         return Path(own)
-    if shared := os.environ.get("XDG_DATA_HOME"):
-        return Path(shared) / "hiper" / "library"
-    try:
-        return Path.home() / ".local" / "share" / "hiper" / "library"
-    except RuntimeError as error:
-        raise OutputError("no home folder to keep a library in; name one by --library") from error
+    return files.user_folder("XDG_DATA_HOME", ".local/share", "name a library by --library") / "library"

@@ -1,4 +1,4 @@
-"""The page that a shared artifact comes with: what it is, pictures, how to use it, its limits and its licence."""
+"""The model card of a shared artifact: what it is, pictures, how to use it, its limits and its licence."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _LIMITS = """## Limits
 
 
 def picture_files(results: Sequence[EditResult]) -> dict[str, tuple[EditResult, int]]:
-    """Return path in the folder -> (result, number of its picture) for every picture, the paths all different."""
+    """Return for every picture its path in the folder, and (result, number of the picture in it)."""
     files: dict[str, tuple[EditResult, int]] = {}
     for i, result in enumerate(results, start=1):
         for number, seed in enumerate(result.seeds):
@@ -63,11 +63,16 @@ def model_card(
     license: str | None,  # noqa: A002
     embed: int | None,
 ) -> ModelCard:
-    """Return the README of an artifact's folder; no path of this computer is in it.
+    """Return the README of an artifact's folder.
 
-    shared: what `portable` made of an artifact; embed: width of its rows
-    license: an identifier as the Hub lists them; None refers to the base model's, of which a tail is a derivative.
-    OptionError for one that is no identifier.
+    Args:
+        shared: What `portable` returned.
+        results: Edits to show.
+        license: An identifier of the Hub; None refers to the base model's, of which a tail is a derivative.
+        embed: Width of the token embeddings.
+
+    Raises:
+        OptionError: The licence is no identifier.
     """
     files = picture_files(results)
     prompt = results[0].prompt if results else shared.caption
@@ -168,10 +173,10 @@ def _page(hub_id: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text of a stranger as text: neither Markdown nor HTML, on one line."""
+    """Return a stranger's text on one line, its Markdown and HTML escaped."""
     return re.sub(r"([\\`*_{}\[\]()<>#+!|~&$@-])", r"\\\1", " ".join(visible(text).split()))
 
 
 def _quotable(text: str) -> str:
-    """Text of a stranger inside quotes of a command, Python or code: without what would end them."""
+    """Return a stranger's text without what would end the quotes of a command or of code."""
     return " ".join(re.sub(r"[\"'`\\$!{}<>]", "", visible(text)).split())

@@ -1,4 +1,4 @@
-"""An artifact as it may be given to strangers."""
+"""Copies of artifacts to give to strangers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def portable(artifact: H) -> H:
 
 
 def public_name(backbone: str, revision: str) -> str:
-    """Keep the name of an embedded model and, as they come with a revision, of a Hub's; of a path its last part."""
+    """Return the name of an embedded model or one of the Hub (it has a revision), or the last part of a path."""
     if backbone in EMBEDDED or revision:
         return backbone
     return re.split(r"[/\\]", backbone.rstrip("/\\"))[-1]

@@ -1,4 +1,4 @@
-"""What an edit returns."""
+"""The result of an edit."""
 
 from __future__ import annotations
 
@@ -11,10 +11,16 @@ from hiper.options import EditSettings
 
 @dataclass(frozen=True, kw_only=True)
 class EditResult:
-    """Pictures in the order of their seeds, and all that is needed to draw them again.
+    """Pictures, and all that is needed to draw them again.
 
-    batch_size: pictures drawn at a time; the last bits of a picture depend on its batch
-    flagged: seeds whose picture the model's safety checker blackened; notes: what the user should know.
+    Attributes:
+        images: In the order of `seeds`, mode RGB.
+        prompt: As it was drawn.
+        seeds: One for each picture.
+        settings: Of the drawing.
+        batch_size: Pictures drawn at a time; the last bits of a picture depend on its batch.
+        flagged: Seeds whose picture the model's safety checker blackened.
+        notes: For the user.
     """
 
     images: list[PIL.Image.Image]

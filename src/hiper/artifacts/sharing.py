@@ -1,4 +1,4 @@
-"""Artifacts in folders and on the Hub, in the manner of diffusers' own loaders but never to be taken for theirs.
+"""Artifacts in folders and on the Hub, in the manner of diffusers' own loaders, which refuse them.
 
 FOLDER/hiper.safetensors   a portable copy: no path of this computer, no thumbnail
 FOLDER/README.md           the model card
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import CommitOperationAdd, HfApi, constants, hf_hub_download
 
@@ -26,12 +27,11 @@ WEIGHT_NAME = "hiper.safetensors"
 def find_shared(
     path_or_repo: str | Path,
     *,
-    weight_name: str = WEIGHT_NAME,
-    subfolder: str = "",
-    revision: str | None = None,
-    token: str | bool | None = None,
-    cache_dir: str | Path | None = None,
-    local_files_only: bool = False,
+    weight_name: str,
+    subfolder: str,
+    revision: str | None,
+    local_files_only: bool,
+    **options: Any,
 ) -> Path:
     """Return the path of an artifact's file, from a folder or a Hub repository; see `Artifact.from_pretrained`."""
     place = Path(path_or_repo).expanduser()
@@ -47,15 +47,14 @@ def find_shared(
             weight_name,
             subfolder=subfolder or None,
             revision=revision,
-            token=token,
-            cache_dir=cache_dir,
+            **options,
             local_files_only=local_files_only or not hub_answers(repo, file, revision=revision),
         )
     return Path(found)
 
 
-def save_shared(contents: Mapping[str, bytes], folder: str | Path, *, overwrite: bool = False) -> Path:
-    """Write the folder described above, given as path -> bytes, and return it."""
+def save_shared(contents: Mapping[str, bytes], folder: str | Path, *, overwrite: bool) -> Path:
+    """Write files, given as path to content, into a folder, and return it."""
     place = Path(folder)
     for path in (place, *sorted({(place / name).parent for name in contents})):
         make_folder(path, within=place)
@@ -66,15 +65,8 @@ def save_shared(contents: Mapping[str, bytes], folder: str | Path, *, overwrite:
     return place
 
 
-def push_shared(
-    contents: Mapping[str, bytes],
-    repo: str,
-    *,
-    private: bool = False,
-    token: str | bool | None = None,
-    message: str = "Artifact of hiper",
-) -> str:
-    """Upload the same files in one commit and return its address."""
+def push_shared(contents: Mapping[str, bytes], repo: str, *, private: bool, token: str | bool | None) -> str:
+    """Upload files, given as path to content, in one commit, and return its address."""
     files = [CommitOperationAdd(name, data) for name, data in contents.items()]
     if not hub_answers():
         raise OutputError(
@@ -83,7 +75,7 @@ def push_shared(
     with explained(repo, missing="no such branch", error=OutputError):
         hub = HfApi(token=token)
         hub.create_repo(repo, private=private, exist_ok=True)
-        return str(hub.create_commit(repo, files, commit_message=message).commit_url)
+        return str(hub.create_commit(repo, files, commit_message="Artifact of hiper").commit_url)
 
 
 def shared_files(
@@ -94,7 +86,7 @@ def shared_files(
     license: str | None,  # noqa: A002
     embed: int | None,
 ) -> dict[str, bytes]:
-    """Return every file of the folder; the card comes last, so that what it shows is there when it is."""
+    """Return every file of the folder; the card comes last, when what it shows is there."""
     pictures = {
         name: png_bytes(result.images[number]) for name, (result, number) in picture_files(results).items()
     }

@@ -9,6 +9,7 @@ from .atomic import lock as lock
 from .atomic import make_folder as make_folder
 from .atomic import remove_leftovers as remove_leftovers
 from .atomic import safe_slug as safe_slug
+from .atomic import user_folder as user_folder
 from .kinds import HEAD_BYTES as HEAD_BYTES
 from .kinds import RAW_SUFFIXES as RAW_SUFFIXES
 from .kinds import is_hidden as is_hidden

@@ -174,12 +174,24 @@ def cache_dir() -> Path:
     """
     if own := os.environ.get("HIPER_CACHE"):
         return Path(own)
-    if shared := os.environ.get("XDG_CACHE_HOME"):
-        return Path(shared) / "hiper"
+    return user_folder("XDG_CACHE_HOME", ".cache", "set HIPER_CACHE to a folder for a cache")
+
+
+def user_folder(variable: str, below_home: str, advice: str) -> Path:
+    """Return hiper's folder for one kind of files, as the XDG base directory specification has it.
+
+    Args:
+        variable: Of the environment, which names the folder of all programs.
+        below_home: That folder where the variable is not set.
+        advice: What to do where the user has no home folder.
+
+    Raises:
+        OutputError: The variable is not set, and the user has no home folder.
+    """
     try:
-        return Path.home() / ".cache" / "hiper"
+        return Path(os.environ.get(variable) or Path.home() / below_home) / "hiper"
     except RuntimeError as error:
-        raise OutputError("no home folder to keep a cache in; set HIPER_CACHE to a folder") from error
+        raise OutputError(f"no home folder; {advice}") from error
 
 
 def is_file_within(path: Path, folder: Path) -> bool:
