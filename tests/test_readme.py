@@ -15,6 +15,7 @@ from hiper.cli.app import app
 from tests.conftest import Cli
 
 ROOT = Path(__file__).parent.parent
+HIPER: Any = get_command(app)
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 
 
@@ -35,7 +36,7 @@ def commands(page: Path) -> Iterator[list[str]]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_command_and_option_of_the_documents_exists(page: Path) -> None:
     for given in commands(page):
-        command: Any = get_command(app)
+        command = HIPER
         words = list(given)
         while words and hasattr(command, "commands") and not words[0].startswith("-"):
             command = command.commands[words.pop(0)]
