@@ -25,7 +25,7 @@ import torch
 from PIL import Image
 
 import hiper
-from hiper.analysis.attention import Row, Study, places, study_picture
+from hiper.analysis.attention import LabelledToken, Study, places, study_picture
 from hiper.artifacts import Artifact
 from hiper.backbones import Backbone
 from hiper.bench import Case, CrittersSuite, Fits, mean, parse_arm
@@ -69,7 +69,7 @@ def looked_at(study: Study) -> Figures:
     assert contrast is not None
     assert area is not None
     found: Figures = {"subject's area": area}
-    for run, rows in (("learnt", study.learnt.rows), ("untouched", study.untouched.rows)):
+    for run, rows in (("learnt", study.learnt.tokens), ("untouched", study.untouched.tokens)):
         for kind, each in record["groups"][run].items():  # type: ignore[index]
             count = len(places(rows, kind))
             found[f"{run}, {kind}: attention"] = each["mass"]
@@ -94,7 +94,7 @@ def looked_at(study: Study) -> Figures:
 
 
 def influence(
-    backbone: Backbone, artifact: Artifact, known: Known, rows: Sequence[Row], tail: Sequence[int]
+    backbone: Backbone, artifact: Artifact, known: Known, rows: Sequence[LabelledToken], tail: Sequence[int]
 ) -> Figures:
     """Percent of the sentence's effect on the denoiser that some of its rows carry."""
     plain, empty = backbone.encode(known.prompt), backbone.encode("")
@@ -140,8 +140,8 @@ def subject_figures(backbone: Backbone, artifact: Artifact, cases: Sequence[Case
     found = {}
     for known in pictures(cases):
         study = study_picture(backbone, artifact, known.picture, known.prompt, mask=known.mask, levels=LEVELS)
-        tail = places(study.learnt.rows, "tail")
-        rows = study.untouched.rows
+        tail = places(study.learnt.tokens, "tail")
+        rows = study.untouched.tokens
         found[known.edit] = {**looked_at(study), **influence(backbone, artifact, known, rows, tail)}
     return found
 

@@ -64,7 +64,7 @@ def grid(pictures: Sequence[Image.Image], columns: int, labels: Sequence[str] = 
     return sheet
 
 
-def looks(backbone: Backbone, tail: Artifact) -> Image.Image:
+def attention_picture(backbone: Backbone, tail: Artifact) -> Image.Image:
     """The demo's source, and one heat map per word and per row of its tail."""
     scene = demo_scene(0)
     source = render(scene, backbone.resolution)
@@ -103,7 +103,7 @@ def main() -> None:
         sheet = run_demo(Path(name), seed=0, overwrite=True, progress=lambda *_: None).sheet
         (out / "demo.png").write_bytes(sheet.read_bytes())
         tail = Artifact.load(Path(name) / "tail.safetensors")
-        looks(backbone, tail).save(out / "attention.png")
+        attention_picture(backbone, tail).save(out / "attention.png")
         keeping(backbone, tail).save(out / "keep.png")
 
 

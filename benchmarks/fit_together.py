@@ -25,15 +25,15 @@ import hiper
 from hiper.analysis import demo_scene
 from hiper.artifacts import Artifact
 from hiper.critters import bare_caption, render
-from hiper.methods import FitRequest, fit_all, get_method
+from hiper.methods import FitInput, fit_all, get_method
 
 
-def requests(preset: str, count: int, steps: int) -> list[FitRequest]:
+def requests(preset: str, count: int, steps: int) -> list[FitInput]:
     """Different subjects with equal options but their seeds."""
     method = get_method("hiper")
     scenes = [demo_scene(i) for i in range(count)]
     return [
-        FitRequest(
+        FitInput(
             subject=hiper.Subject.from_image(render(scene), caption=bare_caption(scene)),
             options=method.options(preset, steps=steps, seed=i),
         )
@@ -41,7 +41,7 @@ def requests(preset: str, count: int, steps: int) -> list[FitRequest]:
     ]
 
 
-def tails(backbone: hiper.Backbone, some: Sequence[FitRequest], slots: int) -> list[torch.Tensor]:
+def tails(backbone: hiper.Backbone, some: Sequence[FitInput], slots: int) -> list[torch.Tensor]:
     """Fit in groups of `slots`."""
     results = [
         outcome.result

@@ -69,7 +69,7 @@ def report(name: str, dtype: torch.dtype, memory: str) -> dict[str, Any]:
         texts = sum(size for part, size in weights.items() if part.startswith("text_encoder"))
         how = Loading(device=torch.device("cuda", 0), dtype=dtype, memory=memory, recompute=memory == "low")
         kind = backbone_class(type(pipe).__name__, name)
-        backbone = kind._settled(pipe, how.settled(texts), name=name, revision="", guidance=None)
+        backbone = kind._resolved(pipe, how.resolved(texts), name=name, revision="", guidance=None)
         picture = Image.new("RGB", (backbone.resolution,) * 2, "red")
         sentence = backbone.encode(CAPTION)
         found = {

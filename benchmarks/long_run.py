@@ -98,7 +98,7 @@ def main() -> None:
         digests.append(one_turn(backbone, turn % SUBJECTS))
         memory.append(round(resident_mb(), 1))
     differing = sum(digest != digests[i % SUBJECTS] for i, digest in enumerate(digests))
-    settled = memory[len(memory) // 5 :]  # allocators and kernels have what they need by then
+    steady = memory[len(memory) // 5 :]  # allocators and kernels have what they need by then
     report = {
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
@@ -106,9 +106,9 @@ def main() -> None:
         "edits": arguments.fits * EDITS_PER_FIT,
         "seconds": round(time.perf_counter() - begun),
         "results_that_differ_from_the_first": differing,
-        "memory_mb_first_settled_last": [memory[0], settled[0], memory[-1]],
+        "memory_mb_first_settled_last": [memory[0], steady[0], memory[-1]],
         "memory_mb_peak": max(memory),
-        "growth_mb_per_100_fits_once_settled": round(slope(settled), 2),
+        "growth_mb_per_100_fits_once_settled": round(slope(steady), 2),
         "memory_mb": memory,
     }
     print(json.dumps({name: value for name, value in report.items() if name != "memory_mb"}, indent=2))

@@ -7,7 +7,7 @@
 Subjects are the first of the test split, whose order is a random draw's. Methods whose fits are heavy see `--heavy` of
 them, those that fit every sentence `--per-sentence`, the others all. Differences are from HiPer's default preset and
 from the paper's, over the cells that both have, with 95 % intervals over subjects. `identity` is the share of the five
-attributes of a subject's looks that a picture has right. What a method costs is measured on one subject with nothing
+attributes of a subject that a picture has right. What a method costs is measured on one subject with nothing
 else drawn by this program: processor seconds of a fit and of four pictures, and what was counted in them. Everything
 lies in DIR, the costs in DIR/costs.json, and the same command goes on where it was stopped. The sheet shows the first
 eight subjects, one edit of each.
@@ -36,9 +36,9 @@ from hiper.backbones import Backbone
 from hiper.bench import (
     IDENTITY,
     Arm,
+    BenchReport,
     Case,
-    Cell,
-    Report,
+    CellResult,
     Suite,
     SuiteSpec,
     build_report,
@@ -151,13 +151,13 @@ def costs(arms: Sequence[Arm], backbone: Backbone, suite: Suite, path: Path) -> 
     return found
 
 
-def identity(cell: Cell) -> float | None:
-    """Share of the looks that are right, of those that can be read; None where none can."""
+def identity(cell: CellResult) -> float | None:
+    """Share of the attributes that are right, of those that can be read; None where none can."""
     known = [value for name in IDENTITY if (value := cell.scores.get(name)) is not None]
     return sum(known) / len(known) if known else None
 
 
-def scored(report: Report, metric: str, *arms: str) -> dict[str, list[tuple[float, ...]]]:
+def scored(report: BenchReport, metric: str, *arms: str) -> dict[str, list[tuple[float, ...]]]:
     """Subject -> the scores of the arms side by side, of the cells that all of them have."""
     return common(
         [report.cells[arm] for arm in arms],
@@ -165,7 +165,7 @@ def scored(report: Report, metric: str, *arms: str) -> dict[str, list[tuple[floa
     )
 
 
-def rows(report: Report, arms: Sequence[str], spent: Mapping[str, Any]) -> list[dict[str, Any]]:
+def rows(report: BenchReport, arms: Sequence[str], spent: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One row per arm: what it cost, its means, its differences from HiPer's, and the gap it closes."""
     found = []
     for arm in arms:
@@ -183,7 +183,7 @@ def rows(report: Report, arms: Sequence[str], spent: Mapping[str, Any]) -> list[
     return found
 
 
-def sheet(report: Report, folder: Path) -> Image.Image:
+def sheet(report: BenchReport, folder: Path) -> Image.Image:
     """One row per subject, from the first on, each with the next edit; the sentence stands below the true answer."""
     run, pictures, labels = report.run, [], []
     for number, (subject, edits) in enumerate([*run.subjects.items()][:SHEET_ROWS]):

@@ -23,11 +23,21 @@ import torch
 import hiper
 from hiper.analysis import counting
 from hiper.backbones import Backbone
-from hiper.bench import Arm, Comparison, Report, Suite, SuiteSpec, build_report, open_suite, parse_arm, run
+from hiper.bench import (
+    Arm,
+    BenchReport,
+    Comparison,
+    Suite,
+    SuiteSpec,
+    build_report,
+    open_suite,
+    parse_arm,
+    run,
+)
 from hiper.conditioning import place_tail, take_tail
 from hiper.files import atomic_write, make_folder
 from hiper.html import COLOURS, FAINT, GRID, Axis, dot, drawing, line, text
-from hiper.methods import FitRequest, fit_all, get_method
+from hiper.methods import FitInput, fit_all, get_method
 from hiper.seeds import generator
 from hiper.training import EVALUATIONS, Outcome
 
@@ -71,7 +81,7 @@ def fit_missing(
             some = missing[start : start + SLOTS]
             cases = [suite.cases(name)[0] for name in some]
             requests = [
-                FitRequest(
+                FitInput(
                     subject=hiper.Subject.from_image(case.source, caption=case.source_caption),
                     options=method.options(fitted.preset, **fitted.changes),
                 )
@@ -121,7 +131,7 @@ def cost(arm: Arm, flops: Mapping[str, int]) -> int | None:
     return levels * flops["step"] + 2 * EVALUATIONS * flops["forward"] + guess
 
 
-def table(report: Report, arms: Mapping[str, str], flops: Mapping[str, int]) -> list[dict[str, Any]]:
+def table(report: BenchReport, arms: Mapping[str, str], flops: Mapping[str, int]) -> list[dict[str, Any]]:
     """One row per arm: what it cost, its means, and its differences from the paper's preset."""
     means = {row.arm: row for row in report.rows}
     differences: dict[str, list[Comparison]] = {}

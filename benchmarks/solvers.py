@@ -34,8 +34,8 @@ from hiper.bench import (
     Arm,
     Case,
     CrittersSuite,
-    Estimate,
     Fits,
+    IntervalEstimate,
     Rows,
     Suite,
     difference,
@@ -159,12 +159,12 @@ def measured(
     return values
 
 
-def as_good(found: Mapping[str, Estimate]) -> bool:
+def as_good(found: Mapping[str, IntervalEstimate]) -> bool:
     """Whether no score can, by its interval, be worse than the reference's by more than its margin."""
     return all(_worst(name, found[name]) <= margin for name, margin in MARGINS.items())
 
 
-def _worst(name: str, gained: Estimate) -> float:
+def _worst(name: str, gained: IntervalEstimate) -> float:
     end = gained.high if name in LOWER_IS_BETTER else gained.low
     if end is None and gained.subjects < FEWEST:
         return float("inf")
@@ -173,12 +173,12 @@ def _worst(name: str, gained: Estimate) -> float:
     return end if name in LOWER_IS_BETTER else -end
 
 
-def estimates(rows: Mapping[str, Rows], text: str) -> dict[str, Estimate]:
+def estimates(rows: Mapping[str, Rows], text: str) -> dict[str, IntervalEstimate]:
     estimate = mean if text == REFERENCE.text else difference
     return {name: found for name in MARGINS if (found := estimate(rows[name]))}
 
 
-def table(report: Mapping[str, Mapping[str, Estimate]]) -> str:
+def table(report: Mapping[str, Mapping[str, IntervalEstimate]]) -> str:
     names = MARGINS
     lines = [
         f"| sampler, steps | {' | '.join(name.replace('_', ' ') for name in names)} | as good |",
@@ -191,7 +191,7 @@ def table(report: Mapping[str, Mapping[str, Estimate]]) -> str:
     return "\n".join(lines)
 
 
-def _cell(found: Estimate, *, plain: bool) -> str:
+def _cell(found: IntervalEstimate, *, plain: bool) -> str:
     if plain or found.low is None or found.high is None:
         return f"{found.value:.2f}"
     return f"{found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"

@@ -23,11 +23,11 @@ from PIL import Image, ImageCms
 
 from hiper.artifacts import Artifact, content_sha256
 from hiper.bench.base import Metric
-from hiper.bench.records import Identity, Run
+from hiper.bench.records import Run, RunKey
 from hiper.files import readable_formats
 from hiper.images import png_bytes
 from hiper.inference import PictureSettings, text_chunks
-from hiper.training import Progress, TrainingState
+from hiper.training import TrainingProgress, TrainingState
 from tests import tiny
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -77,7 +77,7 @@ def artifacts() -> Iterator[tuple[str, bytes]]:
 
 def checkpoints() -> Iterator[tuple[str, bytes]]:
     start, first, second, best = ({"tail": torch.full((2, 3), value)} for value in (1.0, 0.1, 0.01, 2.0))
-    progress = Progress(step=1, updates=1, halvings=0, loss_before=1.0, best_loss=0.5, seconds=2.0)
+    progress = TrainingProgress(step=1, updates=1, halvings=0, loss_before=1.0, best_loss=0.5, seconds=2.0)
     state = TrainingState(
         progress=progress,
         parameters=start,
@@ -153,7 +153,7 @@ edits = [{ name = "sits", caption = "a sitting dog" }]
 
 
 def records() -> Iterator[tuple[str, bytes]]:
-    identity = Identity(
+    identity = RunKey(
         suite={"suite": "s"}, backbone="critters", weights_sha256="ab", device="cpu", dtype="float32", seed=0
     )
     metric = Metric(text="distance", better="lower", unit="levels", low=0, high=None)

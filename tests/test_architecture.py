@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import cache
 from graphlib import TopologicalSorter
@@ -100,3 +101,104 @@ def test_the_picture_of_the_rooms_shows_real_arrows() -> None:
         for each in arrow
         if each in {path.name for path in PACKAGE.iterdir() if path.is_dir()}
     }
+
+
+EARLIER_WORDS = {
+    *(
+        "told",
+        "untold",
+        "heard",
+        "spliced",
+        "splice",
+        "word_vectors",
+        "diffuse",
+        "Diffused",
+        "parked",
+        "Turns",
+    ),
+    *(
+        "texts_once",
+        "recomputes",
+        "Watch",
+        "Attended",
+        "watching",
+        "offers",
+        "needs",
+        "Begun",
+        "Recipe",
+        "looks",
+    ),
+    *(
+        "undo",
+        "settled",
+        "StepRecord",
+        "Applied",
+        "applied",
+        "lent",
+        "Walking",
+        "Descent",
+        "climb",
+        "draws_by",
+    ),
+    *(
+        "nouns",
+        "Easel",
+        "Workshop",
+        "Yardstick",
+        "Cell",
+        "own_suite",
+        "Crew",
+        "crew",
+        "Fleet",
+        "Gone",
+        "hire",
+    ),
+    *(
+        "stirring",
+        "dissolve",
+        "stillborn",
+        "Here",
+        "orders",
+        "Verdict",
+        "Shelf",
+        "Studio",
+        "EditWish",
+        "Visitors",
+    ),
+    *("voice", "Pen", "attempt"),
+}
+"""Private words for what the field has a name for."""
+
+
+def identifiers(tree: ast.AST) -> Iterator[str]:
+    """Every name that a module defines, binds, or asks another object for."""
+    for node in ast.walk(tree):
+        match node:
+            case (
+                ast.ClassDef(name=name)
+                | ast.FunctionDef(name=name)
+                | ast.arg(arg=name)
+                | ast.Name(id=name)
+                | ast.Attribute(attr=name)
+                | ast.alias(asname=str(name))
+            ):
+                yield name.strip("_")
+
+
+def test_a_class_is_defined_once() -> None:
+    found = Counter(
+        node.name
+        for path in FILES.values()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef)
+    )
+    assert [name for name, count in found.items() if count > 1] == []
+
+
+def test_names_are_the_field_s() -> None:
+    trees = {module: ast.parse(path.read_text()) for module, path in FILES.items()}
+    assert [
+        f"{module}: {name}"
+        for module, tree in trees.items()
+        for name in sorted(set(identifiers(tree)) & EARLIER_WORDS)
+    ] == []

@@ -18,7 +18,7 @@ from hiper.analysis.attention import Study, fragment, page, places, study_drawin
 from hiper.analysis.attention.figures import distance, figures, group_figures
 from hiper.analysis.attention.heat import SHOWN, heat_map
 from hiper.analysis.attention.maps import PHASES, SIDE, Recorder
-from hiper.analysis.attention.rows import label_rows
+from hiper.analysis.attention.tokens import label_tokens
 from hiper.artifacts import Artifact
 from hiper.backbones import AttentionProbabilities
 from hiper.backbones.sd import SdBackbone
@@ -209,7 +209,7 @@ def test_memory_does_not_grow_with_steps_pictures_or_pixels(steps: int, pictures
     for step in range(steps):
         for layer in layers:
             probabilities = torch.rand(2 * pictures, heads, side * side, length).softmax(-1)
-            recorder.watch(AttentionProbabilities(layer=layer, probabilities=probabilities))
+            recorder.record(AttentionProbabilities(layer=layer, probabilities=probabilities))
         recorder.after_step(step + 1, steps)
     assert elements(recorder) == (len(layers) * heads + PHASES) * length * SIDE * SIDE
     assert recorder.maps().phases.shape == (PHASES, length, SIDE, SIDE)
@@ -222,7 +222,7 @@ def test_maps_of_every_size_keep_where_and_how_much(side: int) -> None:
     left[:, : side // 2] = 1
     recorder = Recorder(pictures=1, steps=1)
     cells = torch.stack([left.flatten(), 1 - left.flatten()], dim=-1)
-    recorder.watch(AttentionProbabilities(layer="one", probabilities=cells.expand(1, 1, -1, -1)))
+    recorder.record(AttentionProbabilities(layer="one", probabilities=cells.expand(1, 1, -1, -1)))
     maps = recorder.maps().whole
     expected = torch.zeros(SIDE, SIDE)
     expected[:, : SIDE // 2] = 1
@@ -234,14 +234,17 @@ def test_maps_of_every_size_keep_where_and_how_much(side: int) -> None:
 
 def test_rows_are_told_apart(sd1: SdBackbone) -> None:
     sentence = sd1.encode("a sitting dog")
-    rows = label_rows(place_tail(sentence, torch.zeros(2, tiny.EMBED), "replace"))
+    rows = label_tokens(place_tail(sentence, torch.zeros(2, tiny.EMBED), "replace"))
     assert [row.index for row in rows] == list(range(77))
     assert [row.kind for row in rows[:6]] == ["start", "word", "word", "word", "end", "padding"]
     assert [row.text for row in rows[:5]] == ["", "a", "sitting", "dog", ""]
     assert places(rows, "tail") == [75, 76]
     assert places(rows, "padding") == list(range(5, 75))
-    assert places(label_rows(place_tail(sentence, torch.zeros(2, tiny.EMBED), "append")), "tail") == [77, 78]
-    assert places(label_rows(place_tail(sentence, torch.zeros(75, tiny.EMBED), "replace")), "word") == [1]
+    assert places(label_tokens(place_tail(sentence, torch.zeros(2, tiny.EMBED), "append")), "tail") == [
+        77,
+        78,
+    ]
+    assert places(label_tokens(place_tail(sentence, torch.zeros(75, tiny.EMBED), "replace")), "word") == [1]
 
 
 def test_figures_of_known_maps() -> None:
@@ -263,7 +266,7 @@ def test_figures_of_known_maps() -> None:
 
 
 def test_the_groups_share_all_attention(study: Study) -> None:
-    found = group_figures(study.learnt.maps.whole, study.learnt.rows, None)
+    found = group_figures(study.learnt.maps.whole, study.learnt.tokens, None)
     assert set(found) == {"start", "word", "end", "padding", "tail"}
     assert sum(each.mass for each in found.values()) == pytest.approx(1, abs=1e-5)
     assert sum(each.mass for _, each in study.row_figures()) == pytest.approx(1, abs=1e-5)
@@ -283,8 +286,8 @@ def test_a_tail_that_is_the_padding_changes_nothing(sd1: SdBackbone) -> None:
 def test_an_appended_tail_is_compared_with_as_many_rows(sd1: SdBackbone, artifact: Artifact) -> None:
     appended = replace(artifact, options={"placement": "append"})
     study = study_drawing(sd1, appended, PROMPT, **QUICK)
-    assert len(study.learnt.rows) == len(study.untouched.rows) == 77 + 3
-    assert places(study.learnt.rows, "tail") == [77, 78, 79]
+    assert len(study.learnt.tokens) == len(study.untouched.tokens) == 77 + 3
+    assert places(study.learnt.tokens, "tail") == [77, 78, 79]
     assert study.contrast() is not None
 
 
@@ -339,7 +342,7 @@ def test_the_page_needs_nothing_else_and_believes_no_text(sd1: SdBackbone, artif
     assert "<img src=http" not in text
     assert text.count("<img ") == text.count('src="data:image/jpeg;base64,')
     assert fragment(study) in text
-    words = len(places(study.learnt.rows, "word"))
+    words = len(places(study.learnt.tokens, "word"))
     assert text.count("<figure>") == 2 + (1 + words + 1 + 3 + 1) + 2 + 3 * len(LAYERS)
 
 

@@ -389,7 +389,7 @@ def test_an_edit_is_the_plain_pipelines_own(backbone: Any, artifact: hiper.Artif
 @pytest.mark.parametrize("method", sorted(METHODS.keys() - {"hiper"}))  # which has tests of its own
 def test_every_method_that_it_offers_to_fits_and_edits(backbone: Any, fit: Fit, method: str) -> None:
     if lacking := get_method(method).requires - backbone.capabilities:
-        with pytest.raises(OptionError, match=f"needs {', '.join(sorted(lacking))}, which"):
+        with pytest.raises(OptionError, match=f"requires {', '.join(sorted(lacking))}, which"):
             hiper.fit(backbone, hiper.Subject.from_image(tiny.picture(), caption=CAPTION), method=method)
         return
     subject = hiper.Subject.from_image(tiny.picture(), caption=CAPTION)

@@ -160,7 +160,7 @@ def test_parked_weights_come_back_while_another_model_is_built() -> None:
     assert torch.equal(module.weight, before)
 
 
-def test_what_is_dropped_while_it_is_parked_is_not_brought_back() -> None:
+def test_what_is_dropped_while_it_is_offloaded_is_not_brought_back() -> None:
     modules = [torch.nn.Linear(3, 4), torch.nn.Linear(5, 6)]
     turns = ModelOffloader({"text_encoder": modules[0]}, torch.device("cpu"))
     entered = Entered(lambda stack: stack.enter_context(Offloaded(modules[1:], torch.device("cpu"))))
@@ -170,7 +170,7 @@ def test_what_is_dropped_while_it_is_parked_is_not_brought_back() -> None:
     assert [module.weight.numel() for module in modules] == [0, 0]
 
 
-def test_what_could_not_be_brought_back_is_still_parked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_could_not_be_brought_back_is_still_offloaded(monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = torch.nn.Linear(3, 4), torch.nn.Linear(4, 5)
     before = [weight.clone() for weight in (*first.parameters(), *second.parameters())]
     turns = ModelOffloader({"text_encoder": first, "unet": second}, torch.device("cpu"))
@@ -181,9 +181,9 @@ def test_what_could_not_be_brought_back_is_still_parked(monkeypatch: pytest.Monk
     with monkeypatch.context() as lacking:
         lacking.setattr(torch, "empty_strided", full)
         with pytest.raises(torch.OutOfMemoryError):
-            turns.take(["unet"])
+            turns.load_only(["unet"])
     assert sorted(turns.away) == ["text_encoder", "unet"]
-    turns.take(["text_encoder", "unet"])
+    turns.load_only(["text_encoder", "unet"])
     after = (*first.parameters(), *second.parameters())
     assert all(torch.equal(weight, value) for weight, value in zip(after, before, strict=True))
 

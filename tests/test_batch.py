@@ -15,7 +15,7 @@ from PIL import Image
 
 import hiper
 from hiper.artifacts import Artifact
-from hiper.batch import BatchSettings, Defaults, Report, read_jobs, run
+from hiper.batch import BatchReport, BatchSettings, Defaults, read_jobs, run
 from hiper.engines import EngineSettings
 from hiper.errors import BackboneError, Interrupted
 from hiper.images import Subject
@@ -63,14 +63,14 @@ def jobs(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Path:
     return folder / "jobs.jsonl"
 
 
-def do(path: Path, out: Path | str, **options: Any) -> Report:
+def do(path: Path, out: Path | str, **options: Any) -> BatchReport:
     settings = {
         name: options.pop(name) for name in ("retry", "together", "seconds", "trusted") if name in options
     }
     return run(read_jobs(path, Defaults()), str(out), BatchSettings(**settings), **options)
 
 
-def counts(report: Report) -> dict[str, int]:
+def counts(report: BatchReport) -> dict[str, int]:
     return {
         status: number
         for status in ("done", "reused", "failed", "waiting")

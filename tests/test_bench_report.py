@@ -17,8 +17,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hiper.bench import FEWEST, Cell, Estimate, Rows, build_report, difference, gap_closed, mean, write_report
-from hiper.bench.records import Identity, Run
+from hiper.bench import (
+    FEWEST,
+    CellResult,
+    IntervalEstimate,
+    Rows,
+    build_report,
+    difference,
+    gap_closed,
+    mean,
+    write_report,
+)
+from hiper.bench.records import Run, RunKey
 from hiper.bench.report_tables import shown_estimate
 from hiper.bench.statistics import summarise
 from hiper.cli import main
@@ -184,9 +194,9 @@ def score(arm: str, subject: str, edit: str, seed: int) -> float:
     return base - {"none": 0.0, "hiper": 2.0, "hiper,steps=3": 1.0, "truth": 4.0}[arm]
 
 
-def make_cell(arm: str, subject: str, edit: str, seed: int) -> Cell:
+def make_cell(arm: str, subject: str, edit: str, seed: int) -> CellResult:
     fitted = arm.startswith("hiper")
-    return Cell(
+    return CellResult(
         suite={"suite": "squares"},
         arm=arm,
         options={},
@@ -211,7 +221,7 @@ def make_cell(arm: str, subject: str, edit: str, seed: int) -> Cell:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     run = Run(
-        identity=Identity(
+        identity=RunKey(
             suite={"suite": "squares|<i>", "seed": 0},
             backbone="tiny",
             weights_sha256="0" * 64,
@@ -330,7 +340,7 @@ def test_markdown_keeps_its_columns(folder: Path, tmp_path: Path) -> None:
     assert "| hiper,steps=3 | +1 |" in text
     assert "| hiper | 50 | – |" in text
     assert "none under 10 subjects" in text
-    estimate = Estimate(value=1, low=0.5, high=1.5, cells=20, subjects=10)
+    estimate = IntervalEstimate(value=1, low=0.5, high=1.5, cells=20, subjects=10)
     assert shown_estimate(estimate, "+.3g") == "+1 [+0.5, +1.5]"
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 import hiper
 from hiper.analysis import sensitivity
-from hiper.backbones import LICENCES, PIPELINES, Model, Unusable, declarations, describe, models
+from hiper.backbones import LICENCES, PIPELINES, LocalModel, Unusable, declarations, describe, models
 from hiper.backbones.sd import SdBackbone
 from hiper.errors import BackboneError
 from hiper.metrics import picture_distance
@@ -91,7 +91,7 @@ def test_models_of_the_local_cache_are_found(hub_cache: Path, model_folder: Path
     (damaged / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"short")
     found = {each.name: each for each in models()}
     assert set(found) == {"critters", "owner/tiny", "owner/damaged"}
-    assert isinstance(found["owner/tiny"], Model)
+    assert isinstance(found["owner/tiny"], LocalModel)
     assert found["critters"].licence == LICENCES["critters"]  # type: ignore[union-attr]
     broken = found["owner/damaged"]
     assert isinstance(broken, Unusable)

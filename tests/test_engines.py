@@ -1,4 +1,4 @@
-"""Engines with real processes: every task is settled once, whatever happens to the workers."""
+"""Engines with real processes: every task has one result, whatever happens to the workers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hiper.engines import Engine, EngineSettings, RemoteError, Settled, Task, open_engine
+from hiper.engines import Engine, EngineSettings, RemoteError, Task, TaskResult, open_engine
 from hiper.engines.devices import devices_of, gpus
 from hiper.engines.processes import Processes
 from hiper.errors import (
@@ -27,7 +27,7 @@ from hiper.errors import (
 )
 from tests.engine_work import Order, Receipt, make_nothing, make_work
 
-Result = Settled[Order, Receipt]
+Result = TaskResult[Order, Receipt]
 RAY = EngineSettings(name="ray", memory_limit=1.5)
 LOCAL = EngineSettings(workers=2, memory_limit=1.5)
 
@@ -137,7 +137,7 @@ def settings(request: pytest.FixtureRequest) -> EngineSettings:
 
 
 @pytest.mark.slow
-def test_whatever_happens_every_task_is_settled_once(settings: EngineSettings, tmp_path: Path) -> None:
+def test_whatever_happens_every_task_has_one_result(settings: EngineSettings, tmp_path: Path) -> None:
     orders = [
         Order(do="hog", number=1),
         Order(do="refuse", number=2),
@@ -166,8 +166,8 @@ def test_whatever_happens_every_task_is_settled_once(settings: EngineSettings, t
 def test_more_tasks_may_come_while_results_are_read() -> None:
     tasks = deque([Task(payload=Order(do="square", number=1))])
     seen = []
-    for settled in open_engine(LOCAL).run(tasks, make_work, lambda: None):
-        seen.append(settled.unwrapped().square)
+    for result in open_engine(LOCAL).run(tasks, make_work, lambda: None):
+        seen.append(result.unwrapped().square)
         if len(seen) < 4:
             tasks.append(Task(payload=Order(do="square", number=len(seen) + 1)))
     assert seen == [1, 4, 9, 16]

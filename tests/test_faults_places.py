@@ -56,7 +56,7 @@ def counted(target):
 atomic._temporary_beside = counted
 
 
-def attempt(words, at):
+def capture(words, at):
     global writes, fails_at
     writes, fails_at = 0, at
     printed = io.StringIO()
@@ -81,24 +81,24 @@ bench = ["bench", "run", inputs / "suite.toml", "--backbone", model, "--seeds", 
          "--methods", "hiper,steps=2,edit_steps=2", "--out", out]
 for words, again in ((fit, ["--resume"]), (edit, ["--overwrite"]), (batch, ["--retry"]), (bench, [])):
     out.mkdir()
-    assert attempt(words, 0) == (0, "")
+    assert capture(words, 0) == (0, "")
     whole, total = files(out), writes
     for at in range(1, total + 1):
         shutil.rmtree(out)
         out.mkdir()
-        status, printed = attempt(words, at)
+        status, printed = capture(words, at)
         assert status in (0, 1, 2), (at, status, printed)
         assert status == 0 or (printed.count("\\n") == 1 and "no room" in printed), (at, printed)
         assert not [name for name in files(out) if name.endswith((".tmp", ".lock"))], files(out)
         if status:
-            retried = attempt([*words, *again], 0)
-            assert retried[0] == 0 or attempt(words, 0)[0] == 0, (at, retried)
+            retried = capture([*words, *again], 0)
+            assert retried[0] == 0 or capture(words, 0)[0] == 0, (at, retried)
         assert files(out) == whole, (at, files(out))
         print(words[0], at, status)
     shutil.rmtree(out)
 subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
 for words in (fit, edit):
-    status, printed = attempt([*words[:-1], disk / "dog.safetensors" if words is fit else disk], 0)
+    status, printed = capture([*words[:-1], disk / "dog.safetensors" if words is fit else disk], 0)
     assert (status, printed.count("\\n")) == (2, 1) and "Read-only file system" in printed, printed
 """
 

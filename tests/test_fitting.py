@@ -21,7 +21,7 @@ from hiper.seeds import generator
 from hiper.training import (
     CheckpointFile,
     FitControl,
-    Fitted,
+    FitResult,
     Keep,
     ProgressEvent,
     Schedule,
@@ -62,7 +62,7 @@ def run(
     window: int = 1,
     key: Key | None = None,
     **control: Any,
-) -> Fitted:
+) -> FitResult:
     config = TrainingConfig(
         steps=steps, learning_rate=rate, keep=keep, schedule=schedule, loss_scale=scale, log_every=window
     )
@@ -124,7 +124,7 @@ def test_a_loss_scale_of_a_power_of_two_changes_nothing() -> None:
 def test_a_loss_scale_that_overflows_shrinks_and_a_stopped_fit_goes_on_from_there(tmp_path: Path) -> None:
     path = tmp_path / "fit.checkpoint"
 
-    def fit(**settings: object) -> Fitted:
+    def fit(**settings: object) -> FitResult:
         # on the way back float16 holds 3.3 times that
         bowl = Bowl(spoil=lambda _, loss: (loss / 2e4).half().float() * 2e4)
         return run(bowl, scale=1024.0, **settings)  # type: ignore[arg-type]

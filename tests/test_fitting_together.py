@@ -18,12 +18,12 @@ from hiper.backbones import Backbone
 from hiper.backbones.sd import SdBackbone
 from hiper.errors import FitError, ImageError, Interrupted
 from hiper.images import Subject
-from hiper.methods import FitRequest, HiPer, fit_all, get_method, losses_together, shared_by
+from hiper.methods import FitInput, HiPer, fit_all, get_method, losses_together, shared_by
 from hiper.seeds import generator
 from hiper.training import (
     Denoising,
     FitControl,
-    Fitted,
+    FitResult,
     Outcome,
     TrainingConfig,
     TrainingTask,
@@ -43,15 +43,15 @@ def subject(number: int) -> Subject:
     return Subject.from_image(tiny.picture().rotate(90 * number), caption=CAPTIONS[number])
 
 
-def requests(*numbers: int, **options: Any) -> list[FitRequest]:
+def requests(*numbers: int, **options: Any) -> list[FitInput]:
     method = get_method("hiper")
     return [
-        FitRequest(subject=subject(i), options=method.options("default", seed=i, **{**QUICK, **options}))
+        FitInput(subject=subject(i), options=method.options("default", seed=i, **{**QUICK, **options}))
         for i in numbers
     ]
 
 
-def fitted(backbone: Backbone, some: Sequence[FitRequest], slots: int) -> list[Artifact]:
+def fitted(backbone: Backbone, some: Sequence[FitInput], slots: int) -> list[Artifact]:
     outcomes = fit_all(get_method("hiper"), backbone, some, slots=slots)
     return [outcome.result for outcome in outcomes if isinstance(outcome.result, Artifact)]
 
@@ -195,7 +195,7 @@ def bowls(window: int) -> list[TrainingTask]:
     ]
 
 
-def alone(one: TrainingTask) -> Fitted | FitError:
+def alone(one: TrainingTask) -> FitResult | FitError:
     try:
         return optimise(one)
     except FitError as error:
@@ -207,15 +207,15 @@ def test_undoing_rates_and_failures_are_each_ones_own(window: int) -> None:
     def losses(tasks: Sequence[TrainingTask]) -> list[Tensor]:
         return [each.objective.loss(each.parameters, each.generator) for each in tasks]
 
-    outcomes: list[Outcome[Fitted]] = optimise_together(bowls(window), losses)
+    outcomes: list[Outcome[FitResult]] = optimise_together(bowls(window), losses)
     singles = [alone(one) for one in bowls(window)]
     for i, (outcome, single) in enumerate(zip(outcomes, singles, strict=True)):
         if i == 2:
             assert isinstance(outcome.result, FitError)
             assert str(outcome.result) == str(single)
             continue
-        assert isinstance(outcome.result, Fitted)
-        assert isinstance(single, Fitted)
+        assert isinstance(outcome.result, FitResult)
+        assert isinstance(single, FitResult)
         assert torch.equal(outcome.result.parameters["x"], single.parameters["x"])
         assert (outcome.result.loss_before, outcome.result.loss_after) == (
             single.loss_before,

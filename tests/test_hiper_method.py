@@ -320,7 +320,7 @@ def test_an_impossible_pair_is_refused_up_front(
     )
     monkeypatch.syspath_prepend(tmp_path)
     assert "rewriter" in method_names()
-    with pytest.raises(OptionError, match="method rewriter needs wings, which"):
+    with pytest.raises(OptionError, match="method rewriter requires wings, which"):
         hiper.fit(sd1, subject, method="rewriter")
 
 

@@ -405,4 +405,4 @@ def test_large_text_encoders_never_lie_beside_the_denoiser_on_an_accelerator(
         with (tmp_path / component / "model.safetensors").open("wb") as file:
             file.truncate(size if number == 1 else 0)  # sparse: it takes no room
     how = Loading(device=torch.device(device), dtype=torch.float32, quantise=quantise)
-    assert how.settled(text_encoder_bytes(tmp_path)).memory == memory
+    assert how.resolved(text_encoder_bytes(tmp_path)).memory == memory

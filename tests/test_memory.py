@@ -210,7 +210,7 @@ def test_a_quantised_denoiser_takes_turns_too(flux_folder: Path) -> None:
 def test_what_learns_weights_is_refused_on_packed_ones(flux_folder: Path) -> None:
     backbone = load(flux_folder, quantise="nf4")
     subject = hiper.Subject.from_image(tiny.picture(), caption=CAPTION)
-    with pytest.raises(OptionError, match=r"method dreambooth needs weights, which .* does not offer"):
+    with pytest.raises(OptionError, match=r"method dreambooth requires weights, which .* does not have"):
         hiper.fit(backbone, subject, method="dreambooth", steps=1)
     before = backbone.weights_sha256()
     learnt = hiper.fit(backbone, subject, method="dreambooth-lora", steps=1, batch=1, learning_rate=0.01)

@@ -185,7 +185,7 @@ def test_a_backbone_that_lacks_what_it_needs_is_refused(
     assert requires <= sd1.capabilities
     for need in requires:
         monkeypatch.setattr(SdBackbone, "capabilities", sd1.capabilities - {need})
-        with pytest.raises(OptionError, match=f"method {method} needs {need}, which"):
+        with pytest.raises(OptionError, match=f"method {method} requires {need}, which"):
             hiper.fit(sd1, subject, method=method, **QUICK[method])
         monkeypatch.undo()
 

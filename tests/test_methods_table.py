@@ -9,7 +9,7 @@ import pytest
 from benchmarks.methods_table import counted, fit_of, fit_work, identity
 
 from hiper.backbones import Backbone
-from hiper.bench import Cell, parse_arm
+from hiper.bench import CellResult, parse_arm
 from tests.small_suite import SmallSuite
 
 pytestmark = pytest.mark.filterwarnings("ignore:the fit did not lower the loss")
@@ -35,7 +35,7 @@ def test_short_fits_tell_the_flops_of_a_whole_one(sd1: Backbone, arm: str) -> No
 
 
 def test_identity_is_the_share_of_what_can_be_told() -> None:
-    other: dict[str, Any] = {each.name: None for each in fields(Cell)}
+    other: dict[str, Any] = {each.name: None for each in fields(CellResult)}
     seen = {"primary": 1.0, "secondary": 0.0, "pattern": 1.0, "collar": None, "edit_success": 0.0}
-    assert identity(Cell(**{**other, "scores": seen})) == pytest.approx(2 / 3)
-    assert identity(Cell(**{**other, "scores": {"eyes": None}})) is None
+    assert identity(CellResult(**{**other, "scores": seen})) == pytest.approx(2 / 3)
+    assert identity(CellResult(**{**other, "scores": {"eyes": None}})) is None

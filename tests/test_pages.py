@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from hiper.artifacts.model_card import model_card
-from hiper.batch.ledger import Entry
+from hiper.batch.ledger import LedgerEntry
 from hiper.batch.store import open_store
 from hiper.batch.summary import PAGE, SUMMARY, write_summary
-from hiper.bench import Estimate
+from hiper.bench import IntervalEstimate
 from hiper.bench.report_tables import shown_estimate, shown_number
 from hiper.files import is_invisible, visible
 from hiper.html import page as pages
@@ -39,8 +39,8 @@ def test_what_acts_unseen_is_shown_and_what_scripts_need_stays() -> None:
 
 def test_the_summary_of_a_batch_shows_strangers_texts_harmlessly(tmp_path: Path) -> None:
     entries = {
-        "a": Entry(name=EVIL, status="failed", kind="ImageError", reason=EVIL),
-        "b": Entry(name=EVIL, status="done", notes=(EVIL,)),
+        "a": LedgerEntry(name=EVIL, status="failed", kind="ImageError", reason=EVIL),
+        "b": LedgerEntry(name=EVIL, status="done", notes=(EVIL,)),
     }
     write_summary(open_store(str(tmp_path)), entries, 1.0)
     page = (tmp_path / PAGE).read_text(encoding="utf-8")
@@ -56,7 +56,7 @@ def test_a_damaged_picture_keeps_nothing_else_off_a_summary(
     store, whole = open_store(str(tmp_path)), png_bytes(tiny.picture())
     store.write("jobs/a/source.png", whole)
     store.write("jobs/a/cat-0.png", damage(whole))
-    write_summary(store, {"a": Entry(name="a", status="reused", place="jobs/a")}, 1.0)
+    write_summary(store, {"a": LedgerEntry(name="a", status="reused", place="jobs/a")}, 1.0)
     page = (tmp_path / PAGE).read_text(encoding="utf-8")
     assert page.count("<img") == 1
     assert page.count("damaged: cat-0") == 1
@@ -76,10 +76,13 @@ def test_pages_drawings_and_cards_show_strangers_texts_harmlessly() -> None:
 def test_a_zero_has_no_minus(form: str) -> None:
     assert shown_number(-0.0, form).lstrip("+") == "0"
     assert shown_number(-3.5, form).startswith("-")
-    assert "-" not in shown_estimate(Estimate(value=-0.0, low=-0.0, high=0.0, cells=12, subjects=12), form)
+    assert "-" not in shown_estimate(
+        IntervalEstimate(value=-0.0, low=-0.0, high=0.0, cells=12, subjects=12), form
+    )
 
 
 def test_what_rounds_to_zero_has_no_minus() -> None:
     assert (
-        shown_estimate(Estimate(value=-0.4, low=-0.3, high=0.2, cells=12, subjects=12), ".0f") == "0 [0, 0]"
+        shown_estimate(IntervalEstimate(value=-0.4, low=-0.3, high=0.2, cells=12, subjects=12), ".0f")
+        == "0 [0, 0]"
     )

@@ -22,7 +22,7 @@ from hiper.seeds import generator
 from hiper.training import (
     CheckpointFile,
     FitControl,
-    Fitted,
+    FitResult,
     Keep,
     Schedule,
     TrainingConfig,
@@ -74,7 +74,7 @@ def task(spoiled: Collection[int], how: TrainingConfig, done: int = 0) -> Traini
     return TrainingTask(objective=Bowl(spoiled, done), parameters=start, config=how, generator=generator(7))
 
 
-def fit(spoiled: Collection[int], how: TrainingConfig, *, done: int = 0, **control: Any) -> Fitted:
+def fit(spoiled: Collection[int], how: TrainingConfig, *, done: int = 0, **control: Any) -> FitResult:
     return optimise(task(spoiled, how, done), FitControl(**control))
 
 
@@ -83,7 +83,7 @@ def stop_after(windows: int) -> Callable[[], int | None]:
     return lambda: None if next(count) < windows else 15
 
 
-def outcome(work: Callable[[], Fitted]) -> tuple[object, ...]:
+def outcome(work: Callable[[], FitResult]) -> tuple[object, ...]:
     """What a fit ends in, to the last bit: parameters and losses, or that it gave up."""
     try:
         fitted = work()
@@ -96,10 +96,10 @@ def resumed(path: Path, spoiled: Collection[int], how: TrainingConfig, windows: 
     """Stop after so many windows, and go on in what might be another process."""
     path.unlink(missing_ok=True)
 
-    def stopped() -> Fitted:
+    def stopped() -> FitResult:
         return fit(spoiled, how, checkpoint=CheckpointFile(path=path), should_stop=stop_after(windows))
 
-    def going_on() -> Fitted:
+    def going_on() -> FitResult:
         done = windows * how.log_every
         return fit(spoiled, how, done=done, checkpoint=CheckpointFile(path=path, resume=True))
 
@@ -160,7 +160,7 @@ def test_the_mean_is_that_of_the_steps_that_were_kept(spoiled: tuple[int, ...], 
     assert torch.allclose(fitted.parameters["x"], torch.tensor(counted).mean(0), atol=1e-6)
 
 
-def _unwrapped(result: Fitted | HiperError) -> Fitted:
+def _unwrapped(result: FitResult | HiperError) -> FitResult:
     if isinstance(result, HiperError):
         raise result
     return result

@@ -276,7 +276,7 @@ CLIP_H = Clip(
 def test_the_real_models_have_their_published_sizes(
     layout: dict[str, Any], unet: float, text: float, tmp_path: Path
 ) -> None:
-    real = single_file.Layout(
+    real = single_file.SdLayout(
         **layout,
         prediction="epsilon",
         unet_channels=(320, 640, 1280, 1280),

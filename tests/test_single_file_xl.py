@@ -234,7 +234,7 @@ def test_a_truncated_file_is_damaged(checkpoint: dict[str, Tensor], tmp_path: Pa
 @pytest.mark.slow
 def test_the_real_model_has_its_published_size(tmp_path: Path) -> None:
     text: dict[str, Any] = {"vocabulary": 49408, "positions": 77}
-    real = single_file_xl.Layout(
+    real = single_file_xl.SdxlLayout(
         prediction="epsilon",
         zero_terminal=False,
         unet_channels=(320, 640, 1280),

@@ -33,7 +33,7 @@ from hiper.training import CheckpointFile, FitControl
 from hiper.web import Similarity, markup
 from hiper.web.guard import Guard, names_of
 from hiper.web.handlers import Reported
-from hiper.web.jobs import Job, JobQueue, Progress, Stopped
+from hiper.web.jobs import BackgroundJob, JobProgress, JobQueue, JobStopped
 from hiper.web.service import DrawRequest, Service, _Stoppable
 from hiper.web.sessions import MOST, Sessions
 from hiper.web.uploads import Uploads
@@ -290,7 +290,7 @@ def test_folder_of_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
 # jobs and visitors
 
 
-def endless(job: Job[None]) -> None:
+def endless(job: BackgroundJob[None]) -> None:
     for step in range(10**9):
         job.report("working", step, 10**9)
 
@@ -309,9 +309,9 @@ def test_jobs_take_turns_and_a_stopped_one_gives_way(tmp_path: Path) -> None:
     sessions.stop("a")
     assert second.wait(60)
     assert second.result() == "done"
-    with pytest.raises(Stopped):
+    with pytest.raises(JobStopped):
         first.result()
-    with pytest.raises(Stopped):
+    with pytest.raises(JobStopped):
         unwanted.result()
 
 
@@ -334,7 +334,7 @@ def test_a_job_is_stopped_before_it_is_there(tmp_path: Path) -> None:
     sessions.forget("b")
     for job in (sessions.start("a", endless), sessions.start("b", endless)):
         assert job.wait(60)
-        with pytest.raises(Stopped):
+        with pytest.raises(JobStopped):
             job.result()
     for visitor in "ab":  # pressed again, and a connection that is there again
         sessions.ask(visitor)
@@ -349,7 +349,7 @@ def test_a_long_job_gives_way_and_goes_on_behind_those_who_wait(
     monkeypatch.setattr("hiper.web.jobs.SLICE", 0.02)
     sessions, turns = Sessions(tmp_path), []
 
-    def long(job: Job[None]) -> None:
+    def long(job: BackgroundJob[None]) -> None:
         turns.append(job.progress.done)
         while not job.stop_request():
             job.progress.report("working", job.progress.done + 1, 10**9)
@@ -414,11 +414,11 @@ def test_a_fit_is_stopped_while_a_preview_is_drawn(sd1: Any, subject: hiper.Subj
 
 
 def test_a_search_is_stopped_between_two_pictures_that_are_ranked() -> None:
-    job = Job(endless, JobQueue())
+    job = BackgroundJob(endless, JobQueue())
     ranker = _Stoppable(Redness(), partial(job.report, "ranking"))
     assert ranker.score(tiny.picture(), "a dog") == Redness().score(tiny.picture(), "a dog")
     job.stop()
-    with pytest.raises(Stopped):
+    with pytest.raises(JobStopped):
         ranker.score(tiny.picture(), "a dog")
     assert job.wait(60)
 
@@ -581,7 +581,7 @@ def test_an_upload_that_breaks_off_is_tidied_up_as_well() -> None:
 
 
 def test_leaving_the_ticks_stops_the_job() -> None:
-    job = Job(endless, JobQueue())
+    job = BackgroundJob(endless, JobQueue())
     ticks = job.ticks(0.01)
     next(ticks)
     del ticks  # as when a tab is closed: the generator is thrown away
@@ -589,10 +589,10 @@ def test_leaving_the_ticks_stops_the_job() -> None:
 
 
 def test_an_error_in_a_job_is_raised_where_its_result_is_asked_for() -> None:
-    def fails(job: Job[None]) -> None:
+    def fails(job: BackgroundJob[None]) -> None:
         raise OptionError("no")
 
-    job = Job(fails, JobQueue())
+    job = BackgroundJob(fails, JobQueue())
     assert job.wait(60)
     with pytest.raises(OptionError, match="no"):
         job.result()
@@ -610,7 +610,7 @@ def test_a_visitor_who_leaves_takes_the_files_along(tmp_path: Path) -> None:
 def test_progress_knows_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr("hiper.web.jobs.time.monotonic", lambda: now[0])
-    progress = Progress()
+    progress = JobProgress()
     progress.report("fit", 10, 20)
     assert "left" not in markup.bar(progress)
     now[0] = 104.0
@@ -622,7 +622,7 @@ def test_progress_knows_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_markup_escapes_what_comes_from_outside(tail: Artifact, tmp_path: Path) -> None:
     evil = "<script>'\"&"
     entry = Library(tmp_path).add(replace(tail, caption=evil, backbone=evil), None)
-    progress = Progress()
+    progress = JobProgress()
     progress.report(evil, 1, 2)
     pieces = (
         markup.subject(entry),

@@ -154,8 +154,8 @@ def test_a_real_head_is_reached_also_after_a_cluster_of_our_own(head: str) -> No
     for address in (None, head):
         engine = open_engine(EngineSettings(name="ray", address=address, gpus=False))
         tasks = deque([Task(payload=Order(do="square", number=3))])
-        (settled,) = engine.run(tasks, make_work, lambda: None)
-        assert settled.unwrapped().square == 9
+        (result,) = engine.run(tasks, make_work, lambda: None)
+        assert result.unwrapped().square == 9
 
 
 def test_a_store_that_cannot_be_reached_is_named(closed: int) -> None:

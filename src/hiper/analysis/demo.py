@@ -14,7 +14,7 @@ from PIL import Image
 from hiper import files
 from hiper.artifacts import Artifact, EditResult
 from hiper.backbones import Backbone, load_backbone
-from hiper.critters import Row, Scene, bare_caption, contact_sheet, draw_scene, render, subject_mask
+from hiper.critters import Scene, SheetRow, bare_caption, contact_sheet, draw_scene, render, subject_mask
 from hiper.images import Subject, png_bytes
 from hiper.inference import DEMO, edit, settings_of, text_chunks
 from hiper.methods import fit
@@ -90,7 +90,7 @@ def run_demo(out: Path, *, seed: int, overwrite: bool, progress: Progress) -> De
 
 def _edit_row(
     backbone: Backbone, artifact: Artifact, truth: Scene, source: Image.Image, kind: str
-) -> tuple[Row, dict[str, float], EditResult]:
+) -> tuple[SheetRow, dict[str, float], EditResult]:
     """One row of the sheet, its colour distances to the true answer (means over the draws), and what was drawn."""
     prompt = bare_caption(truth)
     answer, mask = render(truth, backbone.resolution), subject_mask(truth, backbone.resolution)
@@ -116,5 +116,5 @@ def _edit_row(
         "with the tail": distance(result.images),
         "true answer through the VAE": distance(ceiling),
     }
-    row = Row(kind=kind, prompt=prompt, pictures=(source, answer, plain[0], result.images[0]))
+    row = SheetRow(kind=kind, prompt=prompt, pictures=(source, answer, plain[0], result.images[0]))
     return row, figures, result

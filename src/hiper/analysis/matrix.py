@@ -1,4 +1,4 @@
-"""Which method works with which backbone, read off what the one needs and the other offers.
+"""Which method works with which backbone, from what the one requires and the other is capable of.
 
 `python -m hiper.analysis.matrix docs/backbones.md` writes the table into that page, between its two marks.
 """

@@ -31,7 +31,7 @@ class RunReport:
 
     command: as it was given, one line; notes: those given to the user
     source: the picture that was learnt, None when only its thumbnail is at hand
-    course: losses of the fit, empty when the fit is of an earlier run
+    loss_history: losses of the fit, empty when the fit is of an earlier run
     study: who looks where in the first sentence, or in words why that is unknown
     """
 
@@ -97,7 +97,7 @@ def _loss(report: RunReport) -> Iterator[str]:
     if len(finite) > 1:
         yield loss_curve(finite)
     else:
-        yield "<p>The fit is of an earlier run, which kept no course of it.</p>"
+        yield "<p>The fit is of an earlier run, whose losses were not kept.</p>"
     figures = report.artifact.figures
     if {"loss_before", "loss_after"} <= figures.keys():
         yield (

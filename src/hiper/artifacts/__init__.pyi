@@ -8,8 +8,8 @@ from .combining import average as average
 from .combining import combine as combine
 from .hashing import content_sha256 as content_sha256
 from .importing import import_reference as import_reference
-from .library import Entry as Entry
 from .library import Library as Library
+from .library import LibraryEntry as LibraryEntry
 from .library import Listing as Listing
 from .library import default_folder as default_folder
 from .portable import portable as portable

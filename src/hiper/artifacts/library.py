@@ -28,7 +28,7 @@ _NAME = re.compile(r"[\w-]+")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class LibraryEntry:
     """A subject of the library.
 
     Attributes:
@@ -48,7 +48,7 @@ class Entry:
 class Listing:
     """All subjects, the newest first, and one line for each that cannot be read."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[LibraryEntry, ...]
     damaged: tuple[str, ...]
 
 
@@ -59,7 +59,7 @@ class Library:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def add(self, artifact: Artifact, picture: Image.Image | None) -> Entry:
+    def add(self, artifact: Artifact, picture: Image.Image | None) -> LibraryEntry:
         """Add a subject; the same artifact twice is kept once.
 
         Args:
@@ -81,7 +81,7 @@ class Library:
         files.atomic_write(folder / TAIL, data, overwrite=True)  # last: a folder without it is no subject
         return self.open(name)
 
-    def open(self, name: str) -> Entry:
+    def open(self, name: str) -> LibraryEntry:
         """Return a subject by its name.
 
         Raises:
@@ -97,7 +97,7 @@ class Library:
                 raise OptionError(f"no subject {name[:80]!r} in the library; choose one that is listed")
             artifact = Artifact.load(tail)
             picture = open_image(source).image if os.path.lexists(source) else thumbnail(artifact)
-        return Entry(name=name, artifact=artifact, tail=tail, picture=picture)
+        return LibraryEntry(name=name, artifact=artifact, tail=tail, picture=picture)
 
     def listing(self) -> Listing:
         """Read all subjects; what is none, or is damaged, is named and does not keep the others back."""

@@ -12,7 +12,7 @@ from .base import Scheduler as Scheduler
 from .base import StepCallback as StepCallback
 from .base import check_scheduler as check_scheduler
 from .catalogue import LICENCES as LICENCES
-from .catalogue import Model as Model
+from .catalogue import LocalModel as LocalModel
 from .catalogue import Unusable as Unusable
 from .catalogue import describe as describe
 from .catalogue import models as models

@@ -27,7 +27,7 @@ def encoders(pipe: Any) -> dict[str, str]:
 
 
 def stand_ins(count: int) -> list[str]:
-    """Return the words by which a sentence names `count` vectors while it is spliced."""
+    """Return the words by which a sentence names `count` vectors while they are encoded in place of a word."""
     return [f"<|{i}|>" for i in range(count)]
 
 
@@ -67,7 +67,7 @@ def encode_with_token_embeddings(
 
 @contextmanager
 def _standing(encoder: Any, ids: list[int], vectors: Tensor) -> Iterator[None]:
-    """Let tokens the encoder has never heard of stand for vectors [count, width]."""
+    """Let tokens unknown to the encoder stand for vectors [count, width]."""
     numbers: list[Tensor] = []  # of the vector at each place of the sentence under way, -1: none
 
     def hide(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -34,7 +34,7 @@ _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model:
+class LocalModel:
     """A model on this computer.
 
     name: what --backbone takes; rows, width: of the text table, None where its files do not say
@@ -61,7 +61,7 @@ class Unusable:
     reason: str
 
 
-def models() -> Iterator[Model | Unusable]:
+def models() -> Iterator[LocalModel | Unusable]:
     """Yield the embedded models, then those of the local Hugging Face cache whose pipeline is supported."""
     places = {**{name: embedded_folder(name) for name in EMBEDDED}, **_cached()}
     for name, folder in places.items():
@@ -91,7 +91,7 @@ def _pipeline(folder: Path) -> str:
     return str(_json(folder / "model_index.json").get("_class_name"))
 
 
-def describe(name: str, folder: Path) -> Model:
+def describe(name: str, folder: Path) -> LocalModel:
     """Describe a diffusers folder; BackboneError for a pipeline that is not supported, and for damaged files."""
     index = read_index(folder)
     known = declarations()
@@ -110,7 +110,7 @@ def describe(name: str, folder: Path) -> Model:
     for numbers in counts.values():
         for dtype, count in numbers.items():
             stored[dtype] = stored.get(dtype, 0) + count.elements
-    return Model(
+    return LocalModel(
         name=name,
         declared=declared,
         rows=declared.max_length or _tokens(folder, declared),

@@ -34,12 +34,12 @@ def texts_projected_once(unet: nn.Module) -> Iterator[None]:
 class _Kept:
     """A projection that remembers its answer about the tensor it was asked of last."""
 
-    def __init__(self, project: Callable[[Tensor], Tensor]) -> None:
-        self._project = project
+    def __init__(self, projection: Callable[[Tensor], Tensor]) -> None:
+        self._projection = projection
         self._rows: Tensor | None = None
         self._answer: Tensor | None = None
 
     def __call__(self, rows: Tensor) -> Tensor:
         if self._answer is None or rows is not self._rows:
-            self._rows, self._answer = rows, self._project(rows)
+            self._rows, self._answer = rows, self._projection(rows)
         return self._answer

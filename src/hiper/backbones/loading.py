@@ -52,7 +52,7 @@ class Loading:
         if find_spec("bitsandbytes") is None:
             raise BackboneError('quantised weights need bitsandbytes; run `pip install "hiper[quant]"`')
 
-    def settled(self, text_encoder_bytes: int) -> Loading:
+    def resolved(self, text_encoder_bytes: int) -> Loading:
         """Decide what "auto" means for text encoders of that size on the disk."""
         if self.memory != "auto":
             return self

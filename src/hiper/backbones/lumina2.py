@@ -23,7 +23,7 @@ class Lumina2Backbone(FlowBackbone):
     """A `diffusers.Lumina2Pipeline`.
 
     The tail is appended directly behind the sentence: the transformer reads as many rows as the mask counts, from
-    the first on, so behind a gap nothing would be heard. Every sentence follows a system prompt, but for negatives.
+    the first on, so behind a gap nothing would be read. Every sentence follows a system prompt, but for negatives.
     """
 
     pipeline_name: ClassVar[str] = "Lumina2Pipeline"

@@ -122,7 +122,7 @@ def check_sentence(pipe: Any, layout: Layout, name: str, sentence: str) -> None:
 
 
 def _rows(encoder: Any) -> int:
-    return int(encoder.get_input_embeddings().num_embeddings)  # a parked one has no rows
+    return int(encoder.get_input_embeddings().num_embeddings)  # an offloaded one has no weight
 
 
 def _readers(pipe: Any, layout: Layout) -> Iterator[tuple[str, str, Any, Any]]:

@@ -121,7 +121,7 @@ class _OnDisk:
         self._module, self._device = module, device
         self._weights = list(module.parameters())
         self._layouts = [(weight.shape, weight.stride()) for weight in self._weights]
-        self._file = tempfile.TemporaryFile(prefix="hiper-parked-")  # noqa: SIM115
+        self._file = tempfile.TemporaryFile(prefix="hiper-offloaded-")  # noqa: SIM115
         self._close = weakref.finalize(self, self._file.close)
         _write(self._file, self._weights)
         for weight in self._weights:
@@ -146,7 +146,7 @@ def _write(file: IO[bytes], weights: Sequence[Tensor]) -> None:
     except OSError as error:
         size = sum(weight.nbytes for weight in weights)
         raise OutputError(
-            f"{tempfile.gettempdir()} cannot take {size} bytes of parked weights ({error.strerror});"
+            f"{tempfile.gettempdir()} cannot take {size} bytes of offloaded weights ({error.strerror});"
             " free space there or set TMPDIR to another folder"
         ) from error
 

@@ -79,7 +79,7 @@ class PipelineBackbone(Backbone):
     ) -> None:
         self._pipe = pipe
         self._turns: ModelOffloader | None = None
-        self._recomputes = False
+        self._gradient_checkpointing = False
         self._known: _Read | None = (
             None  # of a model that was loaded here; a user's own may change between two calls
         )
@@ -89,7 +89,9 @@ class PipelineBackbone(Backbone):
         self.default_steps = suited.steps
         self.device, self.dtype = _diffusers.device_of(pipe), _diffusers.dtype_of(self.denoiser)
         self._constant = lru_cache(CONSTANTS)(partial(_built, self.device))
-        self._tokenizers: dict[tuple[str, int], object] = {}  # those that know words to be spliced
+        self._tokenizers: dict[
+            tuple[str, int], object
+        ] = {}  # those that know words with embeddings of their own
         self._schedule = self._make_schedule()
         self.objective, self.timesteps = self._schedule.objective, self._schedule.timesteps
 
@@ -124,7 +126,7 @@ class PipelineBackbone(Backbone):
         how: Loading,
     ) -> Self:
         """Load a diffusers folder; BackboneError names the file that is missing or damaged."""
-        how = how.settled(text_encoder_bytes(folder))
+        how = how.resolved(text_encoder_bytes(folder))
         loaded = _diffusers.load_folder(folder, read_index(folder), check_weights(folder), how.dtype)
         return cls._from_loaded(loaded, how, name=name, revision=revision, guidance=guidance)
 
@@ -148,7 +150,7 @@ class PipelineBackbone(Backbone):
 
             home = torch.device("cpu") if how.memory == "low" else how.device
             quantise(getattr(pipe, cls.denoiser_name), how.quantise, how.device, how.dtype, home)
-        backbone = cls._settled(pipe, how, name=name, revision=revision, guidance=guidance)
+        backbone = cls._resolved(pipe, how, name=name, revision=revision, guidance=guidance)
         if how.quantise is not None:
             backbone.quantised = how.quantise
             backbone.capabilities = backbone.capabilities - {"weights"}  # packed weights cannot be learnt
@@ -165,7 +167,7 @@ class PipelineBackbone(Backbone):
             assume_epsilon(name, doubtful=True)
 
     @classmethod
-    def _settled(
+    def _resolved(
         cls, pipe: _diffusers.Pipeline, how: Loading, *, name: str, revision: str, guidance: float | None
     ) -> Self:
         """Bring a pipeline that was just loaded to where it computes."""
@@ -181,9 +183,9 @@ class PipelineBackbone(Backbone):
         ):  # what waits there is written to a file and cannot be read where it lies
             _ = read.contents, read.fingerprint
         turns = ModelOffloader(parts, how.device)
-        turns.take([part for part in parts if not _encodes(part)])
+        turns.load_only([part for part in parts if not _encodes(part)])
         backbone = cls(pipe, name=name, revision=revision, default_guidance=guidance)
-        backbone._turns, backbone._recomputes, backbone._known = turns, how.recompute, read
+        backbone._turns, backbone._gradient_checkpointing, backbone._known = turns, how.recompute, read
         return backbone
 
     def resize(self, resolution: int) -> None:
@@ -223,7 +225,7 @@ class PipelineBackbone(Backbone):
 
     @property
     def denoiser(self) -> nn.Module:
-        self._take(encoders=False)
+        self._load_only(encoders=False)
         part: nn.Module = getattr(self._pipe, self.denoiser_name)
         return part
 
@@ -231,20 +233,20 @@ class PipelineBackbone(Backbone):
     def takes_turns(self) -> bool:
         return self._turns is not None
 
-    def _take(self, *, encoders: bool) -> None:
+    def _load_only(self, *, encoders: bool) -> None:
         """Have the text encoders in memory, or all the rest; both where there is room."""
         if self._turns is not None:
-            self._turns.take([part for part in self._modules() if _encodes(part) == encoders])
+            self._turns.load_only([part for part in self._modules() if _encodes(part) == encoders])
 
     def encode(self, prompt: str) -> Conditioning:
         check_sentence(self._pipe, self.layout, self.id, prompt)
-        self._take(encoders=True)
+        self._load_only(encoders=True)
         with torch.no_grad(), _diffusers.quiet():
             return self._encode(prompt)
 
     def encode_negative(self, prompt: str) -> Conditioning:
         check_sentence(self._pipe, self.layout, self.id, prompt)
-        self._take(encoders=True)
+        self._load_only(encoders=True)
         with torch.no_grad(), _diffusers.quiet():
             return self._encode_negative(prompt)
 
@@ -260,13 +262,13 @@ class PipelineBackbone(Backbone):
         return _lora.adapter(self.denoiser, rank)
 
     def token_embeddings(self, word: str) -> dict[str, Tensor]:
-        self._take(encoders=True)
+        self._load_only(encoders=True)
         return _token_embeddings.vectors_of(self._pipe, word)
 
     def encode_with_token_embeddings(
         self, prompt: str, word: str, vectors: Mapping[str, Tensor]
     ) -> Conditioning:
-        self._take(encoders=True)
+        self._load_only(encoders=True)
         count = len(next(iter(vectors.values())))
         names = _token_embeddings.stand_ins(count)
         for name in _token_embeddings.encoders(self._pipe).values():
@@ -282,7 +284,7 @@ class PipelineBackbone(Backbone):
         return replace(conditioning, prompt=prompt, words_per_token=words)
 
     def predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        self._take(encoders=False)
+        self._load_only(encoders=False)
         return self._predict(noisy, t, conditioning)
 
     @abstractmethod
@@ -290,7 +292,7 @@ class PipelineBackbone(Backbone):
         """See `predict`."""
 
     def latents(self, image: PIL.Image.Image, generator: torch.Generator) -> Tensor:
-        self._take(encoders=False)
+        self._load_only(encoders=False)
         with torch.no_grad(), _diffusers.careful_vae(self._pipe.vae) as vae:
             pixels = images.to_tensor(image).to(self.device, vae.dtype)
             latents = self._scaled(self._encoded(vae, pixels, generator))
@@ -301,7 +303,7 @@ class PipelineBackbone(Backbone):
         return latents
 
     def decode(self, latents: Tensor) -> list[PIL.Image.Image]:
-        self._take(encoders=False)
+        self._load_only(encoders=False)
         with torch.no_grad(), _diffusers.careful_vae(self._pipe.vae) as vae:
             pixels = self._decoded(vae, self._unscaled(latents).to(self.device, vae.dtype))
         return images.to_images(pixels.float().clamp(-1, 1))
@@ -356,9 +358,9 @@ class PipelineBackbone(Backbone):
         callback: StepCallback | None = None,
     ) -> Samples:
         check_scheduler(scheduler, self.schedulers)
-        self._take(encoders=False)
+        self._load_only(encoders=False)
         noise = self._initial_noise(seeds, height, width).to(self.device)
-        with _diffusers.sampling(self._pipe, scheduler), torch.no_grad(), self._texts_once():
+        with _diffusers.sampling(self._pipe, scheduler), torch.no_grad(), self._kv_cached():
             output = self._pipe(
                 **self.pipeline_kwargs(expanded(positive, len(seeds)), negatives),
                 **self._guided(guidance),
@@ -378,7 +380,7 @@ class PipelineBackbone(Backbone):
             flagged=tuple(bool(flag) for flag in flagged),
         )
 
-    def _texts_once(self) -> AbstractContextManager[None]:
+    def _kv_cached(self) -> AbstractContextManager[None]:
         """Project text once per drawing where that keeps the picture and there is room for what is kept."""
         if "cross-attention" not in self.capabilities or self._turns is not None:
             return nullcontext()
@@ -423,14 +425,14 @@ class PipelineBackbone(Backbone):
                 f"{self.id} was loaded with memory=low, which keeps text encoders and denoiser apart, and this"
                 " method learns through both; load it with memory=balanced"
             )
-        self._take(encoders=False)
+        self._load_only(encoders=False)
         modules = self._modules()
         needed = {name for name in modules if name == self.denoiser_name or (texts and _encodes(name))}
         away = needed.union(self._turns.away if self._turns else ())
         idle = [module for name, module in modules.items() if name not in away]
         stack.enter_context(frozen(list(modules.values())))
         stack.enter_context(Offloaded(idle, self.device))
-        if self._recomputes and not weights:
+        if self._gradient_checkpointing and not weights:
             stack.enter_context(_diffusers.recomputing(self.denoiser))
 
     def capture_attention(self, callback: AttentionCallback) -> AbstractContextManager[None]:
@@ -454,14 +456,14 @@ class PipelineBackbone(Backbone):
     def weight_bytes(self) -> dict[str, int]:
         sizes = {}
         for part, module in self._modules().items():
-            self._take(encoders=_encodes(part))
+            self._load_only(encoders=_encodes(part))
             sizes[part] = sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
         return sizes
 
     def weights_sha256(self) -> str:
         found: dict[str, dict[str, int]] = {}
         for part, module in self._modules().items():
-            self._take(encoders=_encodes(part))
+            self._load_only(encoders=_encodes(part))
             found |= checksums({part: module})
         return digest(found)
 
@@ -526,7 +528,7 @@ def _placed(pipe: _diffusers.Pipeline, device: torch.device) -> _diffusers.Pipel
     """Move to the device, and on the CPU out of the mapped file into memory of its own.
 
     Whoever writes to that file would change a running job's weights, or kill it by cutting the file short. And
-    results depend on the alignment of the weights in their last bits, which parking and bringing back would
+    results depend on the alignment of the weights in their last bits, which offloading and bringing back would
     change: a resumed fit could not be bitwise the same.
     """
     pipe.to(device)

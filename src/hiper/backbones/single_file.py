@@ -34,7 +34,7 @@ CLIP_V2 = "cond_stage_model.model."
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
+class SdLayout:
     """What distinguishes one checkpoint from another; `version` is 1 or 2, sizes are channels."""
 
     version: Literal[1, 2]
@@ -51,7 +51,7 @@ class Layout:
         return 96 if self.version == 2 and self.prediction == "v_prediction" else 64
 
 
-def describe(path: Path, header: Header, stated: str | None = None) -> Layout:
+def describe(path: Path, header: Header, stated: str | None = None) -> SdLayout:
     """Read the layout off a whole checkpoint's header.
 
     Args:
@@ -71,11 +71,11 @@ def is_old(header: Header) -> bool:
     return OLD_CLIP_V1 + "embeddings.token_embedding.weight" in header
 
 
-def _described(path: Path, header: Header, stated: str | None) -> Layout:
+def _described(path: Path, header: Header, stated: str | None) -> SdLayout:
     version: Literal[1, 2] = 2 if CLIP_V2 + "token_embedding.weight" in header else 1
     text = _text(header, version)
     target = agree(str(path), file_statements(path, header, stated))
-    return Layout(
+    return SdLayout(
         version=version,
         text=text,
         prediction=target.prediction or _unstated(path, version),
@@ -107,7 +107,7 @@ def _unstated(path: Path, version: int) -> Prediction:
     return assume_epsilon(str(path))
 
 
-def write_config(layout: Layout, folder: Path) -> None:
+def write_config(layout: SdLayout, folder: Path) -> None:
     """Write the diffusers configuration of a layout into `folder`, all but the tokenizer's vocabulary."""
     files = {
         "model_index.json": _index(),
@@ -136,7 +136,7 @@ def _index() -> dict[str, Any]:
     }
 
 
-def _unet(layout: Layout) -> dict[str, Any]:
+def _unet(layout: SdLayout) -> dict[str, Any]:
     heads = 8 if layout.version == 1 else [max(1, channels // 64) for channels in layout.unet_channels]
     return {
         "_class_name": "UNet2DConditionModel",

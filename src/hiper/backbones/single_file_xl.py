@@ -34,7 +34,7 @@ SIZES = 6
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
+class SdxlLayout:
     """What distinguishes one checkpoint from another.
 
     depths: transformer layers of each level of the denoiser, 0 for one without attention.
@@ -62,16 +62,16 @@ def is_xl(header: Header) -> bool:
     return any(name.startswith("conditioner.") for name in header)
 
 
-def describe(path: Path, header: Header, stated: str | None = None) -> Layout:
+def describe(path: Path, header: Header, stated: str | None = None) -> SdxlLayout:
     """Read the layout off a whole checkpoint's header; arguments and errors as of `single_file.describe`."""
     with reading(path, "Stable Diffusion XL"):
         return _described(path, header, stated)
 
 
-def _described(path: Path, header: Header, stated: str | None) -> Layout:
+def _described(path: Path, header: Header, stated: str | None) -> SdxlLayout:
     blocks = range(1, count(header, UNET + "input_blocks."), 3)
     target = agree(str(path), file_statements(path, header, stated))
-    return Layout(
+    return SdxlLayout(
         prediction=target.prediction or assume_epsilon(str(path)),
         zero_terminal=target.zero_terminal,
         unet_channels=tuple(
@@ -107,7 +107,7 @@ def _depths(path: Path, header: Header, blocks: range) -> tuple[int, ...]:
     return depths
 
 
-def write_config(layout: Layout, folder: Path) -> None:
+def write_config(layout: SdxlLayout, folder: Path) -> None:
     """Write the diffusers configuration of a layout into `folder`, all but the tokenizers' vocabulary."""
     files = {
         "model_index.json": _index(),
@@ -141,7 +141,7 @@ def _index() -> dict[str, Any]:
     }
 
 
-def _unet(layout: Layout) -> dict[str, Any]:
+def _unet(layout: SdxlLayout) -> dict[str, Any]:
     return {
         "_class_name": "UNet2DConditionModel",
         "sample_size": layout.sample_size,

@@ -20,7 +20,7 @@ Status = Literal["done", "reused", "failed", "waiting"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class LedgerEntry:
     """The status of one job.
 
     Attributes:
@@ -47,11 +47,11 @@ class Ledger:
     def __init__(self, store: Store, asked: Iterable[Asked]) -> None:
         self._store = store
         self.asked = {each.id: each for each in asked}
-        self.entries: dict[str, Entry] = {}
+        self.entries: dict[str, LedgerEntry] = {}
         self._sizes = store.sizes()
         self._redone: dict[str, str] = {}
 
-    def settled(self) -> int:
+    def count_finished(self) -> int:
         """Return how many jobs are decided."""
         return len(self.entries)
 
@@ -118,7 +118,7 @@ class Ledger:
         self._enter(identity, "waiting")
 
     def _enter(self, identity: str, status: Status, **more: Any) -> None:
-        self.entries[identity] = Entry(name=self.asked[identity].name, status=status, **more)
+        self.entries[identity] = LedgerEntry(name=self.asked[identity].name, status=status, **more)
 
 
 def _failure(identity: str) -> str:

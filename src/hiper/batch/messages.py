@@ -22,7 +22,7 @@ ARTIFACT, SOURCE, RECORD = "artifact.safetensors", "source.png", "record.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model:
+class ModelSpec:
     """How a model is loaded; only one that the user has named on the command line may be downloaded."""
 
     name: str
@@ -60,7 +60,7 @@ class ModelFacts:
 class Describe:
     """The order to load a model and return its `ModelFacts`."""
 
-    model: Model
+    model: ModelSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +94,7 @@ class PlannedJob:
 class Group:
     """The order to do some jobs of one model, fitted in calls as large as `slots` subjects make them."""
 
-    model: Model
+    model: ModelSpec
     facts: ModelFacts
     jobs: Sequence[PlannedJob]
     slots: int

@@ -16,7 +16,7 @@ from hiper.batch.messages import ARTIFACT, RECORD, RECORD_SCHEMA, SOURCE, ModelF
 from hiper.batch.store import Store
 from hiper.images import fit_square, png_bytes
 from hiper.inference import edit, settings_of, text_chunks
-from hiper.methods import FitRequest
+from hiper.methods import FitInput
 from hiper.options import Sampling, sampling_of, versions
 
 BATCH = 4
@@ -37,7 +37,7 @@ class Fit:
     """
 
     planned: PlannedJob
-    request: FitRequest
+    request: FitInput
     artifact: Artifact
     notes: Sequence[str]
     seconds: float
@@ -101,7 +101,7 @@ def _drawn(backbone: Backbone, fit: Fit, sentence: str, on_step: StepCallback) -
     )
 
 
-def _source(backbone: Backbone, request: FitRequest) -> Any:
+def _source(backbone: Backbone, request: FitInput) -> Any:
     """Return the picture as the model saw it."""
     how = request.options.as_mapping().get("square", "crop")
     return fit_square(request.subject.image, backbone.resolution, how=how)

@@ -12,12 +12,12 @@ from typing import final
 
 from hiper.backbones import EMBEDDED
 from hiper.batch.jobs import Asked, Job, Refused
-from hiper.batch.ledger import Entry, Ledger
-from hiper.batch.messages import Describe, Group, JobResult, Model, ModelFacts, PlannedJob, plan
+from hiper.batch.ledger import Ledger, LedgerEntry
+from hiper.batch.messages import Describe, Group, JobResult, ModelFacts, ModelSpec, PlannedJob, plan
 from hiper.batch.store import open_store
 from hiper.batch.summary import write_summary
-from hiper.batch.worker import Worker
-from hiper.engines import EngineSettings, Settled, Task, open_engine
+from hiper.batch.worker import BatchWorker
+from hiper.engines import EngineSettings, Task, TaskResult, open_engine
 from hiper.errors import ImageError
 from hiper.methods import get_method, shared_by
 from hiper.training import StopRequest
@@ -59,10 +59,10 @@ class BatchSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class BatchReport:
     """The entry of each job, by its id, and the seconds that this run took."""
 
-    entries: dict[str, Entry]
+    entries: dict[str, LedgerEntry]
     seconds: float
 
     def count(self, status: str) -> int:
@@ -83,7 +83,7 @@ def run(
     engine: EngineSettings | None = None,
     progress: Progress = lambda stage, done, total: None,
     should_stop: StopRequest = lambda: None,
-) -> Report:
+) -> BatchReport:
     """Do all jobs that are not done. What is finished stays, and the same call resumes from there.
 
     Args:
@@ -108,15 +108,15 @@ def run(
         ledger = Ledger(store, asked)
         batch = _Batch(ledger, settings)
         tasks: deque[Task[Order]] = deque(batch.begin())
-        work = partial(Worker, store.place)
+        work = partial(BatchWorker, store.place)
         try:
-            for settled in open_engine(engine, settings.device).run(tasks, work, should_stop):
-                tasks.extend(batch.take(settled))
-                progress(STAGE, ledger.settled(), len(ledger.asked))
+            for result in open_engine(engine, settings.device).run(tasks, work, should_stop):
+                tasks.extend(batch.handle(result))
+                progress(STAGE, ledger.count_finished(), len(ledger.asked))
             batch.end()
         finally:
-            report = Report(entries=batch.all_entries(), seconds=time.monotonic() - begun)
-            if ledger.settled():
+            report = BatchReport(entries=batch.all_entries(), seconds=time.monotonic() - begun)
+            if ledger.count_finished():
                 write_summary(store, report.entries, report.seconds)
     return report
 
@@ -127,9 +127,9 @@ class _Batch:
 
     def __init__(self, ledger: Ledger, settings: BatchSettings) -> None:
         self._ledger, self._settings = ledger, settings
-        self._by_model: dict[Model, list[str]] = defaultdict(list)
+        self._by_model: dict[ModelSpec, list[str]] = defaultdict(list)
         self._by_place: dict[str, list[str]] = defaultdict(list)
-        self._unloaded: dict[Model, Exception] = {}
+        self._unloaded: dict[ModelSpec, Exception] = {}
 
     def begin(self) -> list[Task[Order]]:
         """Record what is no job, and ask for every model what it is."""
@@ -140,11 +140,11 @@ class _Batch:
                 self._by_model[self._model(asked)].append(identity)
         return [Task(payload=Describe(model=model)) for model in self._by_model]
 
-    def _model(self, job: Job) -> Model:
+    def _model(self, job: Job) -> ModelSpec:
         """Prefer a folder or file to a model of that name: beside the job file, or in the working folder."""
         trusted = job.backbone == self._settings.trusted
         path = Path.cwd() / job.backbone if trusted else job.place / job.backbone
-        return Model(
+        return ModelSpec(
             name=str(path) if job.backbone not in EMBEDDED and path.exists() else job.backbone,
             device=self._settings.device,
             dtype=self._settings.dtype,
@@ -153,31 +153,31 @@ class _Batch:
             prediction_type=job.prediction_type,
         )
 
-    def take(self, settled: Settled[Order, Answer]) -> list[Task[Order]]:
+    def handle(self, result: TaskResult[Order, Answer]) -> list[Task[Order]]:
         """Enter the result of an order, and return what is to be done next."""
-        order = settled.task.payload
+        order = result.task.payload
         if isinstance(order, Describe):
-            return self._described(order.model, settled)
-        if settled.error is not None:
-            return self._undone(order, settled.error, settled.task.deaths)
-        assert isinstance(settled.value, list)
+            return self._described(order.model, result)
+        if result.error is not None:
+            return self._undone(order, result.error, result.task.deaths)
+        assert isinstance(result.value, list)
         jobs = {job.place: job for job in order.jobs}
-        for verdict in settled.value:
+        for verdict in result.value:
             self._judge(jobs[verdict.place], verdict)
         return []
 
-    def _described(self, model: Model, settled: Settled[Order, Answer]) -> list[Task[Order]]:
-        if settled.error is not None:
-            self._unloaded[model] = settled.error
+    def _described(self, model: ModelSpec, result: TaskResult[Order, Answer]) -> list[Task[Order]]:
+        if result.error is not None:
+            self._unloaded[model] = result.error
             return []
-        assert isinstance(settled.value, ModelFacts)
+        assert isinstance(result.value, ModelFacts)
         classes: dict[Hashable, list[PlannedJob]] = defaultdict(list)
-        for planned in self._pending(self._by_model[model], settled.value):
+        for planned in self._pending(self._by_model[model], result.value):
             classes[_alike(planned.job)].append(planned)
         return [
             task
             for jobs in classes.values()
-            for task in self._groups(model, settled.value, sorted(jobs, key=lambda job: job.place))
+            for task in self._groups(model, result.value, sorted(jobs, key=lambda job: job.place))
         ]
 
     def _pending(self, identities: Sequence[str], facts: ModelFacts) -> list[PlannedJob]:
@@ -206,7 +206,7 @@ class _Batch:
             return None
         return None if not retry and ledger.keep_failure(identity, planned.key) else planned
 
-    def _groups(self, model: Model, facts: ModelFacts, jobs: Sequence[PlannedJob]) -> list[Task[Order]]:
+    def _groups(self, model: ModelSpec, facts: ModelFacts, jobs: Sequence[PlannedJob]) -> list[Task[Order]]:
         slots = self._slots(jobs[0].job)
         return [
             self._task(Group(model=model, facts=facts, jobs=tuple(jobs[i : i + slots]), slots=slots))
@@ -247,7 +247,7 @@ class _Batch:
             for identity in self._by_model[model]:
                 self._ledger.fail(identity, error)
 
-    def all_entries(self) -> dict[str, Entry]:
+    def all_entries(self) -> dict[str, LedgerEntry]:
         """Return an entry for every job, in the order they were asked for; waiting are those not come to."""
         for identity in self._ledger.asked:
             if identity not in self._ledger.entries:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 
-from hiper.batch.ledger import Entry
+from hiper.batch.ledger import LedgerEntry
 from hiper.batch.messages import RECORD_SCHEMA, SOURCE
 from hiper.batch.results import as_json
 from hiper.batch.store import Store
@@ -20,7 +20,7 @@ MAX_SHOWN = 50
 _MAX_PICTURES = 8
 
 
-def write_summary(store: Store, entries: Mapping[str, Entry], seconds: float) -> None:
+def write_summary(store: Store, entries: Mapping[str, LedgerEntry], seconds: float) -> None:
     """Write both files."""
     counts = Counter(entry.status for entry in entries.values())
     facts = {
@@ -44,7 +44,7 @@ def write_summary(store: Store, entries: Mapping[str, Entry], seconds: float) ->
     store.write(PAGE, document("Batch", parts).encode())
 
 
-def _failures(entries: Mapping[str, Entry]) -> Iterator[str]:
+def _failures(entries: Mapping[str, LedgerEntry]) -> Iterator[str]:
     failed = [entry for entry in entries.values() if entry.status == "failed"]
     if not failed:
         return
@@ -53,14 +53,14 @@ def _failures(entries: Mapping[str, Entry]) -> Iterator[str]:
     yield table([["job", "error", "reason"], *rows])
 
 
-def _notes(entries: Mapping[str, Entry]) -> Iterator[str]:
+def _notes(entries: Mapping[str, LedgerEntry]) -> Iterator[str]:
     noted = [entry for entry in entries.values() if entry.notes]
     if noted:
         yield f"<h2>Notes</h2>{_limited(len(noted))}"
         yield table([["job", "note"], *([entry.name, "; ".join(entry.notes)] for entry in noted[:MAX_SHOWN])])
 
 
-def _gallery(store: Store, entries: Mapping[str, Entry]) -> Iterator[str]:
+def _gallery(store: Store, entries: Mapping[str, LedgerEntry]) -> Iterator[str]:
     there = [entry for entry in entries.values() if entry.place]
     if not there:
         return

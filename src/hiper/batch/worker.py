@@ -10,24 +10,24 @@ from typing import final
 
 from hiper.artifacts import Artifact
 from hiper.backbones import load_backbone
-from hiper.batch.messages import Describe, Group, JobResult, Model, ModelFacts, PlannedJob
+from hiper.batch.messages import Describe, Group, JobResult, ModelFacts, ModelSpec, PlannedJob
 from hiper.batch.results import Fit, write_results
 from hiper.batch.store import open_store
 from hiper.critters import tell_of_strangers
 from hiper.errors import BackboneError, HiperError
 from hiper.images import Subject
-from hiper.methods import FitRequest, fit_all, get_method
+from hiper.methods import FitInput, fit_all, get_method
 from hiper.options import deterministic, differences
 from hiper.training import FitControl, Outcome, StopRequest, capture
 
 
 @final
-class Worker:
+class BatchWorker:
     """Keeps one model from order to order. Results go from here to the store at `out`."""
 
     def __init__(self, out: str, should_stop: StopRequest) -> None:
         self._store, self._control = open_store(out), FitControl(should_stop=should_stop)
-        self._model: Model | None = None
+        self._model: ModelSpec | None = None
         import_module("hiper.backbones.sd")  # takes seconds, which are not to count for the first job
 
     def __call__(self, order: Describe | Group) -> ModelFacts | list[JobResult]:
@@ -48,7 +48,7 @@ class Worker:
                 )
             return self._do(order)
 
-    def _load(self, model: Model) -> None:
+    def _load(self, model: ModelSpec) -> None:
         if self._model == model:
             return
         self._model = None
@@ -69,9 +69,7 @@ class Worker:
         """
         todo = [job for job in group.jobs if not all(map(self._store.exists, job.files()))]
         opened = {job.place: capture(partial(_request, job, self._backbone.id)) for job in todo}
-        requests = {
-            place: each.result for place, each in opened.items() if isinstance(each.result, FitRequest)
-        }
+        requests = {place: each.result for place, each in opened.items() if isinstance(each.result, FitInput)}
         begun = time.perf_counter()
         fitted = dict(zip(requests, self._fit(group, list(requests.values())), strict=True))
         seconds = (time.perf_counter() - begun) / max(1, len(requests))
@@ -99,7 +97,7 @@ class Worker:
             for job in group.jobs
         ]
 
-    def _fit(self, group: Group, requests: Sequence[FitRequest]) -> list[Outcome[Artifact]]:
+    def _fit(self, group: Group, requests: Sequence[FitInput]) -> list[Outcome[Artifact]]:
         if not requests:
             return []
         method = get_method(group.jobs[0].job.method)
@@ -112,8 +110,8 @@ class Worker:
         self._control.raise_if_stopped()
 
 
-def _request(planned: PlannedJob, backbone: str) -> FitRequest:
+def _request(planned: PlannedJob, backbone: str) -> FitInput:
     job = planned.job
     subject = Subject.open(job.image_path, caption=job.caption, mask=job.mask_path)
     tell_of_strangers(subject, backbone)
-    return FitRequest(subject=subject, options=job.resolved_options())
+    return FitInput(subject=subject, options=job.resolved_options())

@@ -8,9 +8,9 @@ from .critters_suite import IDENTITY as IDENTITY
 from .critters_suite import CrittersCase as CrittersCase
 from .critters_suite import CrittersSuite as CrittersSuite
 from .kept_fits import Fits as Fits
-from .records import Cell as Cell
+from .records import CellResult as CellResult
+from .report import BenchReport as BenchReport
 from .report import Comparison as Comparison
-from .report import Report as Report
 from .report import build_report as build_report
 from .report import common as common
 from .report_files import write_report as write_report
@@ -18,7 +18,7 @@ from .report_tables import table_lines as table_lines
 from .runner import Done as Done
 from .runner import run as run
 from .statistics import FEWEST as FEWEST
-from .statistics import Estimate as Estimate
+from .statistics import IntervalEstimate as IntervalEstimate
 from .statistics import Rows as Rows
 from .statistics import difference as difference
 from .statistics import gap_closed as gap_closed

@@ -33,7 +33,7 @@ R = TypeVar("R")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
+class CellResult:
     """One picture of one arm, and all that a report says of it.
 
     caption, prompt: the source's sentence, and the one the picture was drawn from
@@ -70,13 +70,13 @@ class Cell:
         _write(path, asdict(self))
 
     @classmethod
-    def load(cls, path: Path) -> Cell:
+    def load(cls, path: Path) -> CellResult:
         """Read what `save` wrote; OptionError for anything else."""
         return _read(path, cls)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Identity:
+class RunKey:
     """What all cells of a folder have in common.
 
     suite: its identity; backbone: its name; device: its type; seed: of the suite and of the first picture
@@ -99,7 +99,7 @@ class Run:
     arms: canonical text -> resolved options; subjects: name -> its edits; seeds: pictures per edit
     """
 
-    identity: Identity
+    identity: RunKey
     metrics: Mapping[str, Metric]
     arms: Mapping[str, Mapping[str, Value]]
     slugs: Mapping[str, str]
@@ -128,7 +128,7 @@ class Run:
             raise OptionError(f"no {RUN} in {str(folder)!r}; name the folder that hiper bench run wrote to")
         read: Any = _read(path, cls)
         metrics = {name: Metric(**values) for name, values in read.metrics.items()}
-        run = cls(**{**vars(read), "identity": Identity(**read.identity), "metrics": metrics})
+        run = cls(**{**vars(read), "identity": RunKey(**read.identity), "metrics": metrics})
         if not _is_drawable(run):
             raise _damaged(path)
         return run
@@ -156,7 +156,7 @@ def joined(folder: Path, new: Run) -> Run:
     )
 
 
-def _differences(old: Identity, new: Identity) -> list[str]:
+def _differences(old: RunKey, new: RunKey) -> list[str]:
     if not old.model:
         return [
             "it was begun by an earlier release of hiper, which wrote down less of what decides a picture"
@@ -170,7 +170,7 @@ def _differences(old: Identity, new: Identity) -> list[str]:
     ]
 
 
-def _flat(identity: Identity) -> dict[str, object]:
+def _flat(identity: RunKey) -> dict[str, object]:
     plain = {each.name: getattr(identity, each.name) for each in fields(identity)}
     suite, model = plain.pop("suite"), plain.pop("model")
     return {**{f"suite {name}": value for name, value in suite.items()}, **model, **plain}

@@ -6,8 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from hiper.bench.records import Cell, Run
-from hiper.bench.statistics import FEWEST, INTERVALS, Estimate, Summary, difference, gap_closed, summarise
+from hiper.bench.records import CellResult, Run
+from hiper.bench.statistics import (
+    FEWEST,
+    INTERVALS,
+    IntervalEstimate,
+    Summary,
+    difference,
+    gap_closed,
+    summarise,
+)
 from hiper.errors import OptionError
 from hiper.options import suggestion
 
@@ -18,7 +26,7 @@ Key = tuple[str, str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class ArmRow:
     """One arm; `edit` names the only kind of edit that counts, None: all.
 
     fit_seconds and artifact_bytes are per fit, of a subject or (per_sentence) of one edit of it; edit_seconds per
@@ -41,20 +49,20 @@ class Comparison:
 
     arm: str
     metric: str
-    difference: Estimate | None
-    gap_closed: Estimate | None
+    difference: IntervalEstimate | None
+    gap_closed: IntervalEstimate | None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class BenchReport:
     """All figures of a run. expected: cells of the complete run; cells: those that are there, by arm."""
 
     run: Run
-    cells: Mapping[str, Mapping[Key, Cell]]
+    cells: Mapping[str, Mapping[Key, CellResult]]
     expected: int
     reference: str | None
-    rows: Sequence[Row]
-    rows_by_edit: Sequence[Row]
+    rows: Sequence[ArmRow]
+    rows_by_edit: Sequence[ArmRow]
     comparisons: Sequence[Comparison]
     notes: Sequence[str]
 
@@ -78,7 +86,7 @@ class Report:
         }
 
 
-def build_report(folder: Path, reference: str | None = None) -> Report:
+def build_report(folder: Path, reference: str | None = None) -> BenchReport:
     """Read a run's folder; OptionError when it is none, is damaged, or has no arm called `reference`.
 
     A cell that cannot be read is named by a note, and counts as missing.
@@ -90,7 +98,7 @@ def build_report(folder: Path, reference: str | None = None) -> Report:
     chosen = _reference(run, reference)
     edits = dict.fromkeys(edit for edits in run.subjects.values() for edit in edits)
     expected = sum(map(len, wanted.values()))
-    return Report(
+    return BenchReport(
         run=run,
         cells=cells,
         expected=expected,
@@ -102,13 +110,13 @@ def build_report(folder: Path, reference: str | None = None) -> Report:
     )
 
 
-def _load(paths: Mapping[Key, Path], damaged: list[str]) -> dict[Key, Cell]:
+def _load(paths: Mapping[Key, Path], damaged: list[str]) -> dict[Key, CellResult]:
     """Read the cells that are there; a line for each that cannot be read goes to `damaged`."""
     cells = {}
     for key, path in paths.items():
         try:
             if path.exists():
-                cells[key] = Cell.load(path)
+                cells[key] = CellResult.load(path)
         except OptionError as error:
             damaged.append(f"left out: {error}")
     return cells
@@ -133,13 +141,13 @@ def _reference(run: Run, name: str | None) -> str | None:
     return name
 
 
-def _of_edit(cells: Mapping[Key, Cell], edit: str) -> dict[Key, Cell]:
+def _of_edit(cells: Mapping[Key, CellResult], edit: str) -> dict[Key, CellResult]:
     return {key: cell for key, cell in cells.items() if cell.edit == edit}
 
 
-def _row(run: Run, arm: str, edit: str | None, cells: Mapping[Key, Cell]) -> Row:
+def _row(run: Run, arm: str, edit: str | None, cells: Mapping[Key, CellResult]) -> ArmRow:
     fits = {(cell.subject, cell.per_sentence and cell.edit): cell for cell in cells.values()}.values()
-    return Row(
+    return ArmRow(
         arm=arm,
         edit=edit,
         cells=len(cells),
@@ -152,7 +160,7 @@ def _row(run: Run, arm: str, edit: str | None, cells: Mapping[Key, Cell]) -> Row
 
 
 def _compare(
-    run: Run, cells: Mapping[str, Mapping[Key, Cell]], arm: str, reference: str | None, metric: str
+    run: Run, cells: Mapping[str, Mapping[Key, CellResult]], arm: str, reference: str | None, metric: str
 ) -> Comparison:
     def rows(*arms: str) -> dict[str, list[tuple[float, ...]]]:
         return common([cells[each] for each in arms], lambda cell: cell.scores.get(metric))
@@ -168,7 +176,7 @@ def _compare(
 
 
 def common(
-    arms: Sequence[Mapping[Key, Cell]], score: Callable[[Cell], float | None]
+    arms: Sequence[Mapping[Key, CellResult]], score: Callable[[CellResult], float | None]
 ) -> dict[str, list[tuple[float, ...]]]:
     """Subject -> the scores of all arms side by side, of the cells that every arm has a score for."""
     rows: dict[str, list[tuple[float, ...]]] = {}
@@ -181,7 +189,7 @@ def common(
 
 
 def _notes(
-    run: Run, cells: Mapping[str, Mapping[Key, Cell]], expected: int, reference: str | None
+    run: Run, cells: Mapping[str, Mapping[Key, CellResult]], expected: int, reference: str | None
 ) -> list[str]:
     there = [cell for arm in cells.values() for cell in arm.values()]
     flagged = sum(cell.flagged for cell in there)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hiper.bench.report import Report
+from hiper.bench.report import BenchReport
 from hiper.bench.report_html import page
 from hiper.bench.report_tables import cells_csv, markdown, summary_csv, tables
 from hiper.files import atomic_write, check_writable, make_folder
@@ -20,7 +20,7 @@ class Written:
     summary: Sequence[str]
 
 
-def write_report(report: Report, folder: Path, out: Path, *, overwrite: bool) -> Written:
+def write_report(report: BenchReport, folder: Path, out: Path, *, overwrite: bool) -> Written:
     """Write `report.md`, `report.csv`, `cells.csv` and `report.html` to `out`; OutputError as in `atomic_write`."""
     texts = {
         "report.md": markdown(report),

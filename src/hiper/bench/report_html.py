@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from hiper.bench.report import Report
+from hiper.bench.report import BenchReport
 from hiper.bench.report_tables import EMPTY, facts, tables
 from hiper.files import is_file_within
 from hiper.html import document, escape, picture, table, table_row
 
 
-def page(report: Report, folder: Path) -> str:
+def page(report: BenchReport, folder: Path) -> str:
     """Return the page; the pictures are read from the run's folder."""
     parts = [
         "<ul>",
@@ -29,7 +29,7 @@ def page(report: Report, folder: Path) -> str:
     return document("Benchmark", parts)
 
 
-def _gallery(report: Report, folder: Path) -> Iterator[str]:
+def _gallery(report: BenchReport, folder: Path) -> Iterator[str]:
     arms = list(report.run.arms)
     yield table_row("th", ["subject and edit", "source", "true answer", *arms])
     for subject, edits in report.run.subjects.items():
@@ -37,7 +37,7 @@ def _gallery(report: Report, folder: Path) -> Iterator[str]:
             yield _pictures(report, folder, subject, edit)
 
 
-def _pictures(report: Report, folder: Path, subject: str, edit: str) -> str:
+def _pictures(report: BenchReport, folder: Path, subject: str, edit: str) -> str:
     key = (subject, edit, report.run.identity.seed)
     cells = {arm: cells[key] for arm, cells in report.cells.items() if key in cells}
     captions = dict.fromkeys(text for cell in cells.values() for text in (cell.caption, cell.prompt))

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from hiper.bench.base import Metric
-from hiper.bench.report import CEILING, FLOOR, Report, Row
-from hiper.bench.statistics import INTERVALS, Estimate, Summary
+from hiper.bench.report import CEILING, FLOOR, ArmRow, BenchReport
+from hiper.bench.statistics import INTERVALS, IntervalEstimate, Summary
 from hiper.files import visible
 
 ARROWS = {"higher": "↑", "lower": "↓"}
@@ -26,7 +26,7 @@ class Table:
     rows: Sequence[Sequence[str]]
 
 
-def tables(report: Report) -> list[Table]:
+def tables(report: BenchReport) -> list[Table]:
     """Return all tables of a report; those that would be empty are left out."""
     metrics = report.run.metrics
     both = [_arms(report), _edits(report)]
@@ -38,7 +38,7 @@ def tables(report: Report) -> list[Table]:
     return [table for table in both if len(table.rows) > 1]
 
 
-def facts(report: Report) -> dict[str, str]:
+def facts(report: BenchReport) -> dict[str, str]:
     """Return what was run on what, for the head of a report."""
     identity = report.run.identity
     there = report.expected - report.missing
@@ -52,7 +52,7 @@ def facts(report: Report) -> dict[str, str]:
     }
 
 
-def markdown(report: Report) -> str:
+def markdown(report: BenchReport) -> str:
     """Return the report as Markdown."""
     lines = ["# Benchmark", ""]
     lines += [f"- {name}: {_inert(value)}" for name, value in facts(report).items()]
@@ -69,7 +69,7 @@ def table_lines(rows: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rest)]
 
 
-def summary_csv(report: Report) -> str:
+def summary_csv(report: BenchReport) -> str:
     """Return one line per arm, kind of edit ("" for all) and metric."""
     compared = {(each.arm, each.metric): each for each in report.comparisons}
     intervals = [f"{what}{end}" for what in ("difference", "gap_closed") for end in ("", "_low", "_high")]
@@ -83,7 +83,7 @@ def summary_csv(report: Report) -> str:
     return _csv(lines)
 
 
-def cells_csv(report: Report) -> str:
+def cells_csv(report: BenchReport) -> str:
     """Return one line per cell."""
     metrics = list(report.run.metrics)
     costs = ("fit_seconds", "edit_seconds", "artifact_bytes")
@@ -95,7 +95,7 @@ def cells_csv(report: Report) -> str:
     return _csv(lines)
 
 
-def _arms(report: Report) -> Table:
+def _arms(report: BenchReport) -> Table:
     head = ["arm", *_heads(report.run.metrics), "fit, s", "a fit serves", "edit, s", "file, bytes"]
     rows = [
         [
@@ -112,19 +112,19 @@ def _arms(report: Report) -> Table:
     return Table(title="Arms", text=text, rows=[head, *rows])
 
 
-def _served(row: Row) -> str:
+def _served(row: ArmRow) -> str:
     if row.fit_seconds.mean is None:
         return EMPTY
     return "one sentence" if row.per_sentence else "all sentences"
 
 
-def _edits(report: Report) -> Table:
+def _edits(report: BenchReport) -> Table:
     head = ["edit", "arm", *_heads(report.run.metrics), "cells"]
     rows = [[str(row.edit), row.arm, *_scores(row), str(row.cells)] for row in report.rows_by_edit]
     return Table(title="By kind of edit", text="As above.", rows=[head, *rows])
 
 
-def _differences(report: Report) -> Table:
+def _differences(report: BenchReport) -> Table:
     head = ["arm", *_heads(report.run.metrics)]
     found = {(each.arm, each.metric): each.difference for each in report.comparisons}
     rows = [
@@ -136,7 +136,7 @@ def _differences(report: Report) -> Table:
     return Table(title=f"Difference from {report.reference}", text=text, rows=[head, *rows])
 
 
-def _gaps(report: Report) -> Table:
+def _gaps(report: BenchReport) -> Table:
     head = ["arm", *_heads(report.run.metrics)]
     found = {(each.arm, each.metric): each.gap_closed for each in report.comparisons}
     rows = [
@@ -157,7 +157,7 @@ def _heads(metrics: Mapping[str, Metric]) -> list[str]:
     return [f"{name} {ARROWS[metric.better]}" for name, metric in metrics.items()]
 
 
-def _scores(row: Row) -> list[str]:
+def _scores(row: ArmRow) -> list[str]:
     return [_mean(score, deviation=True) for score in row.scores.values()]
 
 
@@ -170,7 +170,7 @@ def _mean(summary: Summary, form: str = ".3g", *, deviation: bool = False) -> st
     return f"{shown_number(summary.mean, form)} ± {spread} ({summary.count})"
 
 
-def shown_estimate(estimate: Estimate | None, form: str) -> str:
+def shown_estimate(estimate: IntervalEstimate | None, form: str) -> str:
     """Return a figure and its interval in a format such as ".3g"."""
     if estimate is None:
         return EMPTY
@@ -186,7 +186,7 @@ def shown_number(value: float, form: str) -> str:
     return format(float(value), f"{form[:signs]}z{form[signs:]}")
 
 
-def _ends(estimate: Estimate | None) -> list[float | None]:
+def _ends(estimate: IntervalEstimate | None) -> list[float | None]:
     return [None] * 3 if estimate is None else [estimate.value, estimate.low, estimate.high]
 
 

@@ -14,9 +14,9 @@ from hiper.backbones import Backbone, load_backbone
 from hiper.bench.arm_sampler import drawing_settings
 from hiper.bench.arms import Arm, check_suite, parse_arms
 from hiper.bench.base import Suite
-from hiper.bench.records import RUN, Identity, Run, joined
+from hiper.bench.records import RUN, Run, RunKey, joined
 from hiper.bench.suites import SuiteSpec, open_suite
-from hiper.bench.worker import BenchWorker, Job
+from hiper.bench.worker import BenchJob, BenchWorker
 from hiper.engines import Engine, EngineSettings, Task, check_reachable, open_engine
 from hiper.errors import HiperWarning, OptionError
 from hiper.methods import get_method
@@ -73,7 +73,7 @@ def run(
     model = load_backbone(backbone, device=device, dtype=dtype, prediction_type=prediction_type)
     _check_arms(parsed, model)
     files.make_folder(folder)
-    job = Job(
+    job = BenchJob(
         suite=suite,
         backbone=backbone,
         arms=tuple(arm.text for arm in parsed),
@@ -104,12 +104,12 @@ def run(
 
 
 def _run_here(workshop: BenchWorker, subjects: Sequence[str], report: Callable[[int], None]) -> int:
-    settled = drawn = 0
+    finished = drawn = 0
 
     def on_cells(count: int) -> None:
-        nonlocal settled
-        settled += count
-        report(settled)
+        nonlocal finished
+        finished += count
+        report(finished)
 
     for subject in subjects:
         drawn += workshop.draw(subject, on_cells)
@@ -118,25 +118,25 @@ def _run_here(workshop: BenchWorker, subjects: Sequence[str], report: Callable[[
 
 def _run_elsewhere(
     engine: Engine,
-    job: Job,
+    job: BenchJob,
     whole: Run,
     subjects: Sequence[str],
     report: Callable[[int], None],
     should_stop: StopRequest,
 ) -> int:
     """Let workers draw, a subject at a time; a subject whose worker dies goes on in another one."""
-    drawn = settled = 0
+    drawn = finished = 0
     tasks = deque(Task(payload=subject) for subject in subjects)
     for result in engine.run(tasks, partial(_drawer, job, whole), should_stop):
         for note in result.notes:
             warnings.warn(note, HiperWarning, stacklevel=3)
         drawn += result.unwrapped()
-        settled += len(job.arms) * job.seeds * len(whole.subjects[result.task.payload])
-        report(settled)
+        finished += len(job.arms) * job.seeds * len(whole.subjects[result.task.payload])
+        report(finished)
     return drawn
 
 
-def _drawer(job: Job, whole: Run, should_stop: StopRequest) -> Callable[[str], int]:
+def _drawer(job: BenchJob, whole: Run, should_stop: StopRequest) -> Callable[[str], int]:
     """Return a worker's work: draw one subject, by a model that is loaded when the first one comes."""
     workshop = cache(partial(BenchWorker.load, job, whole, should_stop))
 
@@ -154,11 +154,11 @@ def _check_arms(arms: Sequence[Arm], backbone: Backbone) -> None:
         drawing_settings(arm, backbone)
 
 
-def _plan(job: Job, arms: Sequence[Arm], suite: Suite, backbone: Backbone, limit: int | None) -> Run:
+def _plan(job: BenchJob, arms: Sequence[Arm], suite: Suite, backbone: Backbone, limit: int | None) -> Run:
     names = list(suite.subjects())[:limit]
     key = backbone.model_key()
     return Run(
-        identity=Identity(
+        identity=RunKey(
             suite=dict(suite.identity()),
             backbone=backbone.id,
             weights_sha256=str(key["backbone"]),

@@ -38,7 +38,7 @@ class Summary:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Estimate:
+class IntervalEstimate:
     """A figure and its 95 % interval, None where it is unknown; from `cells` cells of `subjects` subjects."""
 
     value: float
@@ -58,7 +58,7 @@ def summarise(values: Iterable[float | None]) -> Summary:
     )
 
 
-def mean(rows: Rows) -> Estimate | None:
+def mean(rows: Rows) -> IntervalEstimate | None:
     """Return the mean of the first column; None without rows."""
     if not rows:
         return None
@@ -66,7 +66,7 @@ def mean(rows: Rows) -> Estimate | None:
     return _estimate(rows, means[0], influences[:, 0], scale=abs(means[0]))
 
 
-def difference(rows: Rows) -> Estimate | None:
+def difference(rows: Rows) -> IntervalEstimate | None:
     """Return the mean of first minus second column; None without rows."""
     if not rows:
         return None
@@ -76,7 +76,7 @@ def difference(rows: Rows) -> Estimate | None:
     )
 
 
-def gap_closed(rows: Rows, better: Literal["higher", "lower"]) -> Estimate | None:
+def gap_closed(rows: Rows, better: Literal["higher", "lower"]) -> IntervalEstimate | None:
     """Return 100 (floor - arm) / (floor - ceiling) of the means of the columns floor, arm, ceiling.
 
     None without rows, and where the ceiling is not better than the floor: there is no gap to close. No
@@ -109,13 +109,13 @@ def _means(rows: Rows) -> tuple[NDArray[Any], NDArray[Any]]:
     return means, (sums - counts * means) / counts.mean()
 
 
-def _estimate(rows: Rows, value: float, influences: NDArray[Any], *, scale: float) -> Estimate:
+def _estimate(rows: Rows, value: float, influences: NDArray[Any], *, scale: float) -> IntervalEstimate:
     """influences: [subjects], sum 0; scale: of the values they were computed from, whose rounding is no spread."""
     low, high = None, None
     if len(rows) >= FEWEST and np.abs(influences).max() > _ROUNDING * scale:
         low, high = _ends(float(value), influences)
     cells = sum(map(len, rows.values()))
-    return Estimate(value=float(value), low=low, high=high, cells=cells, subjects=len(rows))
+    return IntervalEstimate(value=float(value), low=low, high=high, cells=cells, subjects=len(rows))
 
 
 def _ends(value: float, influences: NDArray[Any]) -> tuple[float, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from hiper.bench.base import Metric
-from hiper.bench.statistics import Estimate
+from hiper.bench.statistics import IntervalEstimate
 from hiper.bench.sweep_report import CEILING_LABEL, Curve, Point, SweepReport
 from hiper.html import COLOURS, FAINT, GRID, INK, Axis, dot, drawing, line, text
 
@@ -74,7 +74,7 @@ def _panel(curve: Curve, name: str, metric: Metric, left: float) -> Iterator[str
     yield text((start + end) / 2, HEIGHT - 8, curve.option, colour=FAINT)
 
 
-def _whisker(x: float, up: Axis, found: Estimate | None) -> Iterator[str]:
+def _whisker(x: float, up: Axis, found: IntervalEstimate | None) -> Iterator[str]:
     if found is None:
         return
     if found.low is not None and found.high is not None:

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hiper.bench.base import Metric
-from hiper.bench.records import Cell
-from hiper.bench.report import CEILING, Key, Report, build_report
-from hiper.bench.statistics import INTERVALS, Estimate, difference, mean
+from hiper.bench.records import CellResult
+from hiper.bench.report import CEILING, BenchReport, Key, build_report
+from hiper.bench.statistics import INTERVALS, IntervalEstimate, difference, mean
 from hiper.bench.sweeps import Sweep, base_arm, floor_arm
 from hiper.errors import OptionError
 from hiper.options import suggestion
@@ -42,8 +42,8 @@ class Point:
 
     label: str
     arm: str
-    means: Mapping[str, Estimate | None]
-    differences: Mapping[str, Estimate | None]
+    means: Mapping[str, IntervalEstimate | None]
+    differences: Mapping[str, IntervalEstimate | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ class Curve:
 class SweepReport:
     """All curves of a run."""
 
-    report: Report
+    report: BenchReport
     base: str
     axes: Axes
     curves: Sequence[Curve]
@@ -113,7 +113,7 @@ def choose_axes(metrics: Mapping[str, Metric], success: str | None, identity: st
     )
 
 
-def _curve(report: Report, sweep: Sweep, base: str, floor: str, axes: Axes) -> Curve:
+def _curve(report: BenchReport, sweep: Sweep, base: str, floor: str, axes: Axes) -> Curve:
     ceiling = CEILING if CEILING in report.cells else None
     arms = [*sweep.arms.values(), base, floor, *([ceiling] if ceiling else [])]
     keys = set.intersection(*(set(report.cells[arm]) for arm in arms))
@@ -133,13 +133,15 @@ def _curve(report: Report, sweep: Sweep, base: str, floor: str, axes: Axes) -> C
     )
 
 
-def _point(label: str, arm: str, cells: Mapping[Key, Cell], base: Mapping[Key, Cell], axes: Axes) -> Point:
+def _point(
+    label: str, arm: str, cells: Mapping[Key, CellResult], base: Mapping[Key, CellResult], axes: Axes
+) -> Point:
     means = {name: mean(_rows([cells], name)) for name in axes.shown}
     differences = {name: difference(_rows([cells, base], name)) for name in axes.shown}
     return Point(label=label, arm=arm, means=means, differences=differences if cells is not base else {})
 
 
-def _rows(columns: Sequence[Mapping[Key, Cell]], metric: str) -> dict[str, list[tuple[float, ...]]]:
+def _rows(columns: Sequence[Mapping[Key, CellResult]], metric: str) -> dict[str, list[tuple[float, ...]]]:
     """Subject -> the scores of all columns, of the cells for which all have one."""
     rows: dict[str, list[tuple[float, ...]]] = {}
     for key in columns[0]:

@@ -14,7 +14,7 @@ from hiper.bench.arm_sampler import ArmSampler, Drawn
 from hiper.bench.arms import Arm, parse_arms
 from hiper.bench.base import Case, Suite
 from hiper.bench.kept_fits import Fits
-from hiper.bench.records import Cell, Run
+from hiper.bench.records import CellResult, Run
 from hiper.bench.suites import SuiteSpec, open_suite
 from hiper.errors import HiperError, Interrupted
 from hiper.files import atomic_write, make_folder
@@ -24,11 +24,11 @@ from hiper.options import differences, versions
 from hiper.training import StopRequest
 
 OnCells = Callable[[int], None]
-"""Called with the number of cells that have just been settled."""
+"""Called with the number of cells that have just been finished."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class BenchJob:
     """What a run is asked to do: plain data, the same in every process. None leaves the choice to hiper.
 
     deterministic: whether the process that began the run computes so, as its workers are to do
@@ -55,7 +55,7 @@ class BenchWorker:
     """The suite, the model and the arms of a job, loaded; draws what is missing of a subject."""
 
     def __init__(
-        self, job: Job, run: Run, suite: Suite, backbone: Backbone, should_stop: StopRequest
+        self, job: BenchJob, run: Run, suite: Suite, backbone: Backbone, should_stop: StopRequest
     ) -> None:
         self._job, self._run, self._suite, self._backbone = job, run, suite, backbone
         self._should_stop = should_stop
@@ -64,7 +64,7 @@ class BenchWorker:
         self._easel = ArmSampler(backbone, fits, should_stop)
 
     @classmethod
-    def load(cls, job: Job, run: Run, should_stop: StopRequest) -> BenchWorker:
+    def load(cls, job: BenchJob, run: Run, should_stop: StopRequest) -> BenchWorker:
         """Load the suite and the model that the job names; HiperError when that is another one by now."""
         backbone = load_backbone(
             job.backbone, device=job.device, dtype=job.dtype, prediction_type=job.prediction_type
@@ -112,10 +112,10 @@ class BenchWorker:
         atomic_write(path.with_suffix(".png"), png_bytes(picture), overwrite=True)
         self._cell(arm, case, seed, drawn, picture).save(path)
 
-    def _cell(self, arm: Arm, case: Case, seed: int, drawn: Drawn, picture: Image.Image) -> Cell:
+    def _cell(self, arm: Arm, case: Case, seed: int, drawn: Drawn, picture: Image.Image) -> CellResult:
         scores = self._suite.score(case, picture)
         fit = drawn.fit
-        return Cell(
+        return CellResult(
             suite=self._run.identity.suite,
             arm=arm.text,
             options=arm.options,

@@ -26,7 +26,7 @@ PAGE, RECORD = "attention.html", "attention.json"
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionRequest:
-    """What is to be watched; None takes the artifact's own. picture: read it under noise instead of drawing."""
+    """What is to be captured; None takes the artifact's own. picture: read it under noise instead of drawing."""
 
     prompt: str | None
     picture: Path | None
@@ -100,7 +100,7 @@ def _study(
     from hiper.options import sampling_of
 
     def step(done: int, total: int) -> None:
-        report("watching", done, total)
+        report("reading the attention", done, total)
 
     if subject is not None:
         return study_picture(

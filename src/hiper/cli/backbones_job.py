@@ -11,7 +11,7 @@ from hiper.backbones import (
     EMBEDDED,
     LICENCES,
     Declared,
-    Model,
+    LocalModel,
     Unusable,
     declarations,
     describe,
@@ -37,7 +37,7 @@ def backbones(session: Session, measured: Sequence[str], hardware: Hardware) -> 
         "embedded": list(EMBEDDED),
         "pipelines": pipeline_names(),
         "families": [asdict(each) for each in declarations().values()],
-        "models": [_recorded(each) for each in found if isinstance(each, Model)],
+        "models": [_recorded(each) for each in found if isinstance(each, LocalModel)],
         "unusable": [asdict(each) for each in found if isinstance(each, Unusable)],
         "sensitivity": {name: {**asdict(each), "ratio": each.ratio} for name, each in figures.items()},
         "licences": dict(LICENCES),
@@ -45,7 +45,7 @@ def backbones(session: Session, measured: Sequence[str], hardware: Hardware) -> 
     session.console.result(record, [*_model_lines(found), *_figure_lines(figures), *_family_lines()])
 
 
-def _recorded(model: Model) -> dict[str, object]:
+def _recorded(model: LocalModel) -> dict[str, object]:
     preset = suited(model.name, EVIDENCE)
     return {**asdict(model), "preset": preset, "evidence": EVIDENCE[preset]}
 
@@ -59,7 +59,7 @@ def _measure(session: Session, name: str, hardware: Hardware) -> Sensitivity:
         return sensitivity(model)
 
 
-def _model_lines(found: Sequence[Model | Unusable]) -> Iterator[str]:
+def _model_lines(found: Sequence[LocalModel | Unusable]) -> Iterator[str]:
     yield "models on this computer (of the Hugging Face cache, those whose pipeline is supported)"
     for each in found:
         yield f"  {each.name}"
@@ -67,7 +67,7 @@ def _model_lines(found: Sequence[Model | Unusable]) -> Iterator[str]:
             yield f"    {line}"
 
 
-def _described(model: Model) -> list[str]:
+def _described(model: LocalModel) -> list[str]:
     stored = ", ".join(f"{count / 1e6:.1f} M {dtype}" for dtype, count in sorted(model.parameters.items()))
     half, full = (size(width * model.denoiser) for width in (2, 4))
     preset = suited(model.name, EVIDENCE)

@@ -12,7 +12,7 @@ from hiper.errors import HiperError, Interrupted, OptionError
 from hiper.training import duration
 
 if TYPE_CHECKING:
-    from hiper.batch import BatchSettings, Defaults, Report
+    from hiper.batch import BatchReport, BatchSettings, Defaults
     from hiper.engines import EngineSettings
 
 
@@ -57,7 +57,7 @@ def run_batch(session: Session, request: BatchRequest) -> None:
     _tell(session, request, done)
 
 
-def _tell(session: Session, request: BatchRequest, done: Report) -> None:
+def _tell(session: Session, request: BatchRequest, done: BatchReport) -> None:
     counts = {status: done.count(status) for status in ("done", "reused", "failed", "waiting")}
     failures = {
         identity: {"name": entry.name, "error": entry.kind, "reason": entry.reason}

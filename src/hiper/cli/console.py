@@ -16,7 +16,7 @@ from hiper.errors import HiperWarning, OutputError
 
 @final
 class Console:
-    """The voice of one command.
+    """The output of one command.
 
     json: one object on stdout instead of lines; quiet: no lines, no notes. Errors are always printed.
     """
@@ -51,7 +51,7 @@ class Console:
 @contextmanager
 def console(*, json: bool = False, quiet: bool = False) -> Iterator[Console]:
     """Yield a console; hiper's warnings become its notes, each once; those of the libraries are dropped."""
-    voice = Console(json=json, quiet=quiet)
+    output = Console(json=json, quiet=quiet)
     said: set[str] = set()
 
     def show(
@@ -64,13 +64,13 @@ def console(*, json: bool = False, quiet: bool = False) -> Iterator[Console]:
     ) -> None:
         if str(message) not in said:
             said.add(str(message))
-            voice.note(str(message))
+            output.note(str(message))
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", HiperWarning)
         warnings.showwarning = show
-        yield voice
+        yield output
 
 
 def prepare_streams() -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hiper.backbones import Model, describe, models
+from hiper.backbones import LocalModel, describe, models
 from hiper.cli.backbones_job import size
 from hiper.cli.fit_job import load_model
 from hiper.cli.progress import Report, progress
@@ -83,14 +83,14 @@ def _loaded(name: str, hardware: Hardware, report: Report) -> Backbone:
     return load_model(name, hardware, report)
 
 
-def _described(name: str) -> Model | None:
+def _described(name: str) -> LocalModel | None:
     """Return what the files of a model on this computer say; None of one that is not there, or is one file."""
     if Path(name).is_dir():
         return describe(name, Path(name))
-    return next((each for each in models() if isinstance(each, Model) and each.name == name), None)
+    return next((each for each in models() if isinstance(each, LocalModel) and each.name == name), None)
 
 
-def _check_room(model: Model, hardware: Hardware) -> None:
+def _check_room(model: LocalModel, hardware: Hardware) -> None:
     """BackboneError for weights larger than what is free; they all pass through the computer's own memory."""
     import torch
 

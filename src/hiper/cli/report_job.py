@@ -39,7 +39,7 @@ def write_report(
     source: Image | None = None,
     loss_history: Sequence[ProgressEvent] = (),
 ) -> None:
-    """Draw the grids, watch the first sentence, and write the page."""
+    """Draw the grids, capture the attention of the first sentence, and write the page."""
     from hiper.analysis import RunReport, page
 
     by_prompt: dict[str, list[EditResult]] = {}
@@ -96,7 +96,7 @@ def _study(backbone: Backbone, artifact: Artifact, first: EditResult, report: Re
             artifact,
             first.prompt,
             seed=first.seeds[0],
-            callback=lambda done, total: report("watching the attention", done, total),
+            callback=lambda done, total: report("reading the attention", done, total),
             **sampling_of(first.settings),
         )
     except OptionError as error:  # a model that has no cross-attention; the rest of the page is no less true

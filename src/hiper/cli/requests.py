@@ -22,8 +22,8 @@ class Session:
 @contextmanager
 def session(*, json: bool, quiet: bool, deterministic: bool = False) -> Iterator[Session]:
     """Start a command: warnings become notes, Ctrl-C and SIGTERM are handled."""
-    with catch_signals() as stop, console(json=json, quiet=quiet) as voice, _arithmetic(deterministic):
-        yield Session(console=voice, stop=stop)
+    with catch_signals() as stop, console(json=json, quiet=quiet) as output, _arithmetic(deterministic):
+        yield Session(console=output, stop=stop)
 
 
 def _arithmetic(deterministic: bool) -> AbstractContextManager[None]:

@@ -69,7 +69,7 @@ def _check_settings(backbone: Backbone, request: EditRequest) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Fitted:
-    """A fit, the file it is kept in, whether that file was there before, and otherwise the course of its losses."""
+    """A fit, the file it is kept in, whether that file was there before, and otherwise its loss history."""
 
     artifact: Artifact
     path: Path

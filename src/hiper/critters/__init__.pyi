@@ -19,7 +19,7 @@ from .reader import true_values as true_values
 from .render import SIZE as SIZE
 from .render import render as render
 from .render import subject_mask as subject_mask
-from .sheet import Row as Row
+from .sheet import SheetRow as SheetRow
 from .sheet import contact_sheet as contact_sheet
 from .strangers import picture_notes as picture_notes
 from .strangers import tell_of_strangers as tell_of_strangers

@@ -13,7 +13,7 @@ INK, FAINT, PAPER = (38, 34, 40), (120, 114, 122), (252, 250, 246)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class SheetRow:
     """One edit: its kind, its prompt, and one picture per column."""
 
     kind: str
@@ -21,7 +21,7 @@ class Row:
     pictures: tuple[Image.Image, ...]
 
 
-def contact_sheet(caption: str, rows: Sequence[Row]) -> Image.Image:
+def contact_sheet(caption: str, rows: Sequence[SheetRow]) -> Image.Image:
     """Draw an RGB sheet: a header with the caption that was fitted, then one labelled row of pictures per edit."""
     width = GAP + len(COLUMNS) * (CELL + GAP)
     sheet = Image.new("RGB", (width, HEADER + len(rows) * (CELL + LABEL) + GAP), PAPER)

@@ -46,7 +46,7 @@ class Task(Generic[T]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settled(Generic[T, R]):
+class TaskResult(Generic[T, R]):
     """The result of a task: a value or the error in its place, and the warnings of its worker."""
 
     task: Task[T]
@@ -68,7 +68,7 @@ class Engine(ABC):
     @abstractmethod
     def run(
         self, tasks: deque[Task[T]], make_work: MakeWork[T, R], should_stop: StopRequest
-    ) -> Iterator[Settled[T, R]]:
+    ) -> Iterator[TaskResult[T, R]]:
         """Run tasks, from the left of the queue, as workers get free.
 
         A worker holds one task at a time. A task whose worker dies goes to another one, to three in all.

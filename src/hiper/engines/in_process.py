@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import final
 
-from hiper.engines.base import Engine, MakeWork, R, Settled, T, Task, perform
+from hiper.engines.base import Engine, MakeWork, R, T, Task, TaskResult, perform
 from hiper.errors import Interrupted, OptionError
 from hiper.training import StopRequest
 
@@ -17,7 +17,7 @@ class InProcessEngine(Engine):
 
     def run(
         self, tasks: deque[Task[T]], make_work: MakeWork[T, R], should_stop: StopRequest
-    ) -> Iterator[Settled[T, R]]:
+    ) -> Iterator[TaskResult[T, R]]:
         work = make_work(should_stop)
         while tasks:
             task = tasks.popleft()
@@ -26,6 +26,6 @@ class InProcessEngine(Engine):
             answer = perform(work, task.payload)
             if isinstance(answer.error, Interrupted):
                 raise answer.error
-            yield Settled(task=task, value=answer.value, error=answer.error, notes=answer.notes)
+            yield TaskResult(task=task, value=answer.value, error=answer.error, notes=answer.notes)
             if signal_number := should_stop():
                 raise Interrupted(f"stopped by signal {signal_number}", signal_number)

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any, Generic, final
 
-from hiper.engines.base import TRIES, Answer, R, Settled, T, Task
+from hiper.engines.base import TRIES, Answer, R, T, Task, TaskResult
 from hiper.errors import HiperError, Interrupted, TimeLimitError, WorkerDiedError
 from hiper.training import StopRequest
 
@@ -67,16 +67,16 @@ class WorkerPool(Generic[T, R]):
     def __init__(self, factory: WorkerFactory) -> None:
         self._fleet = factory
         self._members: list[Worker] = []
-        self._stillborn = 0
+        self._failed_starts = 0
 
-    def run(self, tasks: deque[Task[T]], should_stop: StopRequest) -> Iterator[Settled[T, R]]:
+    def run(self, tasks: deque[Task[T]], should_stop: StopRequest) -> Iterator[TaskResult[T, R]]:
         """Run tasks as `Engine.run` says, and leave no worker behind."""
         try:
             while tasks or self._busy():
-                self._hire(len(tasks))
+                self._spawn_worker(len(tasks))
                 self._assign(tasks)
                 for member in self._fleet.poll(self._members, SECONDS_BETWEEN_LOOKS):
-                    yield from self._heard(member, tasks)
+                    yield from self._received(member, tasks)
                 yield from self._overdue()
                 if signal_number := should_stop():
                     raise Interrupted(f"stopped by signal {signal_number}", signal_number)
@@ -86,7 +86,7 @@ class WorkerPool(Generic[T, R]):
     def _busy(self) -> int:
         return sum(member.task is not None for member in self._members)
 
-    def _hire(self, waiting: int) -> None:
+    def _spawn_worker(self, waiting: int) -> None:
         room = self._fleet.room()
         if room < 1 and not self._members:
             raise HiperError("there is no room for a single worker; ask for less per worker, or add machines")
@@ -101,27 +101,27 @@ class WorkerPool(Generic[T, R]):
                 member.deadline = None if task.seconds is None else time.monotonic() + task.seconds
                 member.give(task.payload)
 
-    def _heard(self, member: Worker, tasks: deque[Task[T]]) -> Iterator[Settled[T, R]]:
+    def _received(self, member: Worker, tasks: deque[Task[T]]) -> Iterator[TaskResult[T, R]]:
         try:
             answer = member.hear()
         except WorkerDied:
             yield from self._lost(member, tasks)
             return
-        member.ready, self._stillborn = True, 0
+        member.ready, self._failed_starts = True, 0
         if answer is None:
             return
         if isinstance(answer.error, Interrupted):
             raise answer.error
         assert member.task is not None
         task, member.task = member.task, None
-        yield Settled(task=task, value=answer.value, error=answer.error, notes=answer.notes)
+        yield TaskResult(task=task, value=answer.value, error=answer.error, notes=answer.notes)
 
-    def _lost(self, member: Worker, tasks: deque[Task[T]]) -> Iterator[Settled[T, R]]:
+    def _lost(self, member: Worker, tasks: deque[Task[T]]) -> Iterator[TaskResult[T, R]]:
         """Remove a dead worker and queue its task again, unless it is the task that workers die of."""
         self._dismiss(member)
         if member.task is None:
-            self._stillborn += not member.ready
-            if self._stillborn == TRIES:
+            self._failed_starts += not member.ready
+            if self._failed_starts == TRIES:
                 raise HiperError(f"{TRIES} workers died before they were ready; is memory short?")
             return
         task = member.task.died()
@@ -129,15 +129,15 @@ class WorkerPool(Generic[T, R]):
             tasks.appendleft(task)
             return
         error = WorkerDiedError(f"{TRIES} workers died of it (killed, or out of memory?)")
-        yield Settled(task=task, value=None, error=error)
+        yield TaskResult(task=task, value=None, error=error)
 
-    def _overdue(self) -> Iterator[Settled[T, R]]:
+    def _overdue(self) -> Iterator[TaskResult[T, R]]:
         now = time.monotonic()
         for member in [m for m in self._members if m.task and m.deadline is not None and now > m.deadline]:
             self._dismiss(member)
             assert member.task is not None
             error = TimeLimitError(f"took longer than the {member.task.seconds:.4g} s that it was allowed")
-            yield Settled(task=member.task, value=None, error=error)
+            yield TaskResult(task=member.task, value=None, error=error)
 
     def _dismiss(self, member: Worker) -> None:
         self._members.remove(member)

@@ -15,7 +15,7 @@ from typing import Any, final
 
 import torch
 
-from hiper.engines.base import Answer, Engine, MakeWork, R, Settled, T, Task, perform_remotely
+from hiper.engines.base import Answer, Engine, MakeWork, R, T, Task, TaskResult, perform_remotely
 from hiper.engines.devices import VARIABLE
 from hiper.engines.pool import Worker, WorkerDied, WorkerFactory, WorkerPool
 from hiper.engines.worker import prepare
@@ -42,12 +42,14 @@ class Processes(Engine):
 
     def run(
         self, tasks: deque[Task[T]], make_work: MakeWork[T, R], should_stop: StopRequest
-    ) -> Iterator[Settled[T, R]]:
-        factory = _Fleet(self._workers, make_work, self._memory_limit, should_stop, self._devices)
+    ) -> Iterator[TaskResult[T, R]]:
+        factory = _ProcessWorkerFactory(
+            self._workers, make_work, self._memory_limit, should_stop, self._devices
+        )
         yield from WorkerPool[T, R](factory).run(tasks, should_stop)
 
 
-class _Fleet(WorkerFactory):
+class _ProcessWorkerFactory(WorkerFactory):
     """Processes started afresh; a shared number tells all of them to stop."""
 
     def __init__(

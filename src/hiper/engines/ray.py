@@ -15,7 +15,7 @@ from functools import cache, partial
 from importlib import import_module
 from typing import Any, final
 
-from hiper.engines.base import Answer, Engine, MakeWork, R, Settled, T, Task, Work, perform_remotely
+from hiper.engines.base import Answer, Engine, MakeWork, R, T, Task, TaskResult, Work, perform_remotely
 from hiper.engines.pool import Worker, WorkerDied, WorkerFactory, WorkerPool
 from hiper.engines.reachable import check_reachable
 from hiper.engines.worker import prepare
@@ -48,9 +48,9 @@ class RayEngine(Engine):
 
     def run(
         self, tasks: deque[Task[T]], make_work: MakeWork[T, R], should_stop: StopRequest
-    ) -> Iterator[Settled[T, R]]:
+    ) -> Iterator[TaskResult[T, R]]:
         with _cluster(self._address) as ray:
-            factory = _Fleet(
+            factory = _RayWorkerFactory(
                 ray, partial(make_work, _never), self._cores, self._memory_limit, gpus=self._gpus
             )
             yield from WorkerPool[T, R](factory).run(tasks, should_stop)
@@ -148,7 +148,7 @@ def _never() -> None:
     """Workers of a cluster are ended, not asked."""
 
 
-class _Fleet(WorkerFactory):
+class _RayWorkerFactory(WorkerFactory):
     def __init__(
         self, ray: Any, make_work: Any, cores: int, memory_limit: float | None, *, gpus: bool
     ) -> None:

@@ -60,19 +60,19 @@ def acquire(path: Path) -> int:
         OSError: It cannot be created, or there is something else under its name.
     """
     while True:
-        with ExitStack() as undo:
+        with ExitStack() as cleanup:
             handle, created = _opened(path)
-            undo.callback(os.close, handle)
+            cleanup.callback(os.close, handle)
             holder = _holder(handle)
             if not _hold(handle, created=created, holder=holder):
                 raise HeldError(holder or "unknown", may_be_dead=False)
             if not _stands_at(path, handle):  # its last holder removed it between our two steps
                 continue
-            undo.callback(path.unlink)  # a full disk may not take the number
+            cleanup.callback(path.unlink)  # a full disk may not take the number
             os.ftruncate(handle, 0)
             os.lseek(handle, 0, os.SEEK_SET)
             os.write(handle, str(os.getpid()).encode())
-            undo.pop_all()
+            cleanup.pop_all()
             return handle
 
 

@@ -275,7 +275,7 @@ def _unheard(
     """
     if prepared.sample != backbone.sample and not isinstance(
         prepared.sample, KeepingSampler
-    ):  # it guides by calls of its own, which every model hears
+    ):  # it guides by calls of its own, which use the negative prompt with every model
         silent = settings is not None and settings.guidance == 1
         uses_negative_prompt = uses_guidance = True
     else:

@@ -20,7 +20,7 @@ from hiper.methods import HiPer, HiPerOptions
 from hiper.training import FitControl, FitPaused, ProgressEvent, TrainingState
 
 QUICK, QUICK_STEPS, OTHER_STEPS = "dpm++", 4, 8
-"""What draws a preview, in how many steps, where the model offers it; else its own sampler: enough for a likeness."""
+"""What draws a preview, in how many steps, where the model has it; else its own sampler: enough for a likeness."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from .presets import suited as suited
 from .presets import untuned as untuned
 from .registry import fit as fit
 from .registry import get_method as get_method
-from .together import FitRequest as FitRequest
+from .together import FitInput as FitInput
 from .together import fit_all as fit_all
 from .together import losses_together as losses_together
 from .together import shared_by as shared_by

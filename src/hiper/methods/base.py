@@ -20,7 +20,7 @@ from hiper.images import Subject, thumbnail_data_url
 from hiper.methods.fit_options import EDITING, resolve_options
 from hiper.methods.presets import AUTO, preset_file, suited, tell_of_other_model, untuned
 from hiper.options import Key, Options, Value, current_names, earlier_names, fit_key, resolve, versions
-from hiper.training import NO_CONTROL, FitControl, Fitted, TrainingState, TrainingTask, optimise
+from hiper.training import NO_CONTROL, FitControl, FitResult, TrainingState, TrainingTask, optimise
 
 O = TypeVar("O", bound=Options)  # noqa: E741
 
@@ -58,7 +58,7 @@ class Method(ABC, Generic[O]):
     """A way to learn one subject. Subclasses are final and hold no state.
 
     learns, paper: what a fit yields, and where that is described; for the table of methods
-    needs:        what a backbone must offer; an impossible pair is refused before any work
+    requires:     capabilities that a backbone must have; an impossible pair is refused before any work
     presets:      name -> the options in which it differs from their defaults
     rows_only:    an edit is text rows alone, so that any pipeline of the family can draw it
     per_sentence: a fit serves one sentence only, that of its option `target`
@@ -106,7 +106,7 @@ class Method(ABC, Generic[O]):
         missing = sorted(self.requires - backbone.capabilities)
         if missing:
             raise OptionError(
-                f"method {self.name} needs {', '.join(missing)}, which {backbone.id} does not offer;"
+                f"method {self.name} requires {', '.join(missing)}, which {backbone.id} does not have;"
                 " choose another method or backbone"
             )
 
@@ -234,7 +234,7 @@ class TrainedMethod(Method[O]):
         backbone: Backbone,
         subject: Subject,
         options: O,
-        fitted: Fitted,
+        fitted: FitResult,
         fingerprint: tuple[float, ...] | None = None,
         source: Tensor | None = None,
     ) -> Artifact:
@@ -250,7 +250,7 @@ class TrainedMethod(Method[O]):
     def unfinished(self, backbone: Backbone, subject: Subject, options: O, state: TrainingState) -> Artifact:
         """Return what a fit had learnt when it saved `state`; its loss is not known (NaN)."""
         progress = state.progress
-        so_far = Fitted(
+        so_far = FitResult(
             parameters=state.parameters,
             loss_before=progress.loss_before,
             loss_after=math.nan,

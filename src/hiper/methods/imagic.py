@@ -24,7 +24,7 @@ from hiper.methods.fit_options import EDITING, TrainingOptions, picture_latents,
 from hiper.methods.weights import OverWeights, copied, named, swapped_weights
 from hiper.options import Key, Spec
 from hiper.seeds import generator
-from hiper.training import NO_CONTROL, Denoising, FitControl, Fitted, ProgressEvent, TrainingTask, optimise
+from hiper.training import NO_CONTROL, Denoising, FitControl, FitResult, ProgressEvent, TrainingTask, optimise
 
 ROWS = "rows"
 
@@ -179,7 +179,7 @@ class _Stages:
         )
         self._random, self._key, self._control = random, key, control
 
-    def rows(self) -> Fitted:
+    def rows(self) -> FitResult:
         """Stage A: the sentence's rows, the weights frozen (section 3.2, text embedding optimisation)."""
         start = {ROWS: self._conditioning.token_embeddings[0].clone().requires_grad_()}
         config = training_config(self._options, self._backbone)
@@ -188,7 +188,7 @@ class _Stages:
         )
         return optimise(task, self._counted(0), self._key)
 
-    def weights(self, rows: Fitted) -> Fitted:
+    def weights(self, rows: FitResult) -> FitResult:
         """Stage B: the weights, the rows frozen (section 3.2, model fine-tuning)."""
         options, fitted = (
             self._options,

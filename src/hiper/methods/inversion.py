@@ -1,4 +1,4 @@
-"""Walking between a picture and noise along the deterministic path that a model predicts.
+"""DDIM inversion: from a picture to noise and back along the deterministic path that a model predicts.
 
 DDIM (arXiv:2010.02502, eq. 12) for models of noise or v, Euler's steps for flows: both are `Backbone.step`.
 """

@@ -33,8 +33,8 @@ from hiper.training import (
     OVERFLOW_FACTOR,
     CheckpointFile,
     FitControl,
-    Progress,
     ProgressEvent,
+    TrainingProgress,
     TrainingState,
 )
 
@@ -84,7 +84,9 @@ class NullText(InversionMethod[NullTextOptions]):
         path = inverted(backbone, subject, options, begun, replace(control, callback=None))
         key = self.key(backbone, subject, options) if control.checkpoint is not None else {}
         caption, empty = backbone.encode(subject.caption), backbone.encode_negative("")
-        pursuit = _Pursuit(backbone, path, caption, empty, options, control.checkpoint, key, begun)
+        pursuit = _NullTextOptimisation(
+            backbone, path, caption, empty, options, control.checkpoint, key, begun
+        )
         with backbone.training_mode():
             for record in pursuit.steps():
                 control.report(record)
@@ -109,7 +111,7 @@ class NullText(InversionMethod[NullTextOptions]):
         yield AttachedModel(encode=plain_encoder(backbone), sample=descent)
 
 
-def _stop_if_asked(pursuit: _Pursuit, control: FitControl) -> None:
+def _stop_if_asked(pursuit: _NullTextOptimisation, control: FitControl) -> None:
     if signal_number := control.stop_signal():
         pursuit.save()
         where = f"; its {pursuit.done} steps are in {control.checkpoint.path}" if control.checkpoint else ""
@@ -117,7 +119,7 @@ def _stop_if_asked(pursuit: _Pursuit, control: FitControl) -> None:
 
 
 @final
-class _Pursuit:
+class _NullTextOptimisation:
     """Follows the path down under guidance, fitting one empty sentence per step."""
 
     def __init__(
@@ -208,7 +210,7 @@ class _Pursuit:
         if self._checkpoint is None or not self._fitted:
             return
         nothing_drawn = torch.zeros(1, dtype=torch.uint8)
-        progress = Progress(
+        progress = TrainingProgress(
             step=self.done, updates=0, halvings=0, loss_before=0.0, best_loss=0.0, seconds=self.seconds
         )
         learnt = {NULLS: self.rows().cpu(), "latents": self._latents.cpu()}

@@ -74,9 +74,9 @@ def fit(
 
     method, preset: a way to learn and one of its settings, by name, or a file that `hiper tune` wrote. `auto` is what
     suits the model at hand: `default` was tuned on the embedded one. `options` are the values that differ from it.
-    callback: called with a `ProgressEvent` after every window of steps.
+    callback: called with a `ProgressEvent` every `log_every` steps.
     checkpoint: where a long fit saves itself, and whether it continues from there.
-    should_stop: asked after every window; a signal number stops and saves the fit.
+    should_stop: asked as often; a signal number stops and saves the fit.
     deterministic: the same bits every time on an accelerator too, slower; see `hiper.options.determinism`.
 
     OptionError for an unknown or impossible option, FitError when nothing can be learnt, ResumeError for the

@@ -26,7 +26,7 @@ from hiper.training import (
     NO_CONTROL,
     Denoising,
     FitControl,
-    Fitted,
+    FitResult,
     Outcome,
     TrainingTask,
     capture,
@@ -35,7 +35,7 @@ from hiper.training import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitRequest:
+class FitInput:
     """One subject, and the options of its fit, resolved."""
 
     subject: Subject
@@ -50,7 +50,7 @@ def shared_by(options: TrainingOptions) -> Hashable:
 def fit_all(
     method: Method[Any],
     backbone: Backbone,
-    requests: Sequence[FitRequest],
+    requests: Sequence[FitInput],
     *,
     slots: int = 1,
     control: FitControl = NO_CONTROL,
@@ -68,7 +68,7 @@ def fit_all(
 def fit_together(
     method: TrainedMethod[Any],
     backbone: Backbone,
-    requests: Sequence[FitRequest],
+    requests: Sequence[FitInput],
     *,
     slots: int,
     control: FitControl = NO_CONTROL,
@@ -88,10 +88,10 @@ class _Prepared:
     """A fit that is ready for its steps, and what makes an artifact of them."""
 
     task: TrainingTask
-    artifact: Callable[[Fitted], Artifact]
+    artifact: Callable[[FitResult], Artifact]
 
     @classmethod
-    def of(cls, method: TrainedMethod[Any], backbone: Backbone, request: FitRequest) -> _Prepared:
+    def of(cls, method: TrainedMethod[Any], backbone: Backbone, request: FitInput) -> _Prepared:
         options = method.resolve(request.options, backbone, request.subject)
         task = method.prepare(backbone, request.subject, options)
         make = partial(method.fitted_artifact, backbone, request.subject, options)
@@ -99,7 +99,7 @@ class _Prepared:
         return cls(task=task, artifact=make)
 
 
-def _joined(prepared: Outcome[_Prepared], fitted: Outcome[Fitted] | None) -> Outcome[Artifact]:
+def _joined(prepared: Outcome[_Prepared], fitted: Outcome[FitResult] | None) -> Outcome[Artifact]:
     """Join what came of a subject before its steps and in them; None: it did not come so far."""
     if isinstance(prepared.result, HiperError):
         return Outcome(result=prepared.result, notes=prepared.notes)

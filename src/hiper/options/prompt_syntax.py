@@ -9,7 +9,7 @@ _KINDS = (
     r"\([^()]*\)-?\d*\.\d+",  # (word)1.3 of compel and InvokeAI
     r"\(\(.*?\)\)|\[\[.*?\]\]|\{\{.*?\}\}",  # ((word)), [[word]], {{word}} of NovelAI
     r"[\[{][^\[\]{}]*\|[^\[\]{}]*[\]}]",  # [a|b] alternates, {a|b} chooses
-    r"\[[^\[\]|]*[^\W\d][^\[\]|]*\]",  # [word] is heard less
+    r"\[[^\[\]|]*[^\W\d][^\[\]|]*\]",  # [word] is weighted less
     r"<(?:lora|lyco|hypernet|lbw|embedding)s?:[^<>]*>",
     r"\bembedding:[\w./-]+",  # ComfyUI
     r"\b(?:BREAK|ADDCOMM|ADDBASE|ADDCOL|ADDROW)\b",

@@ -1,5 +1,5 @@
 from .checkpoint import CheckpointFile as CheckpointFile
-from .checkpoint import Progress as Progress
+from .checkpoint import TrainingProgress as TrainingProgress
 from .checkpoint import TrainingState as TrainingState
 from .control import NO_CONTROL as NO_CONTROL
 from .control import Callback as Callback
@@ -14,7 +14,7 @@ from .denoising import mask_weight as mask_weight
 from .fitting import EVALUATIONS_FOR_BEST as EVALUATIONS_FOR_BEST
 from .fitting import OVERFLOW_FACTOR as OVERFLOW_FACTOR
 from .fitting import Constraint as Constraint
-from .fitting import Fitted as Fitted
+from .fitting import FitResult as FitResult
 from .fitting import Keep as Keep
 from .fitting import Objective as Objective
 from .fitting import Schedule as Schedule

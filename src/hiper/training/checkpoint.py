@@ -1,6 +1,6 @@
 """Checkpoints of a fit, which resumes from them to the same bits: one safetensors file, no pickle.
 
-Tensors: parameters, Adam's two moments, the same of the last good state, to which a window that is not finite goes
+Tensors: parameters, Adam's two moments, the same of the last good state, to which a fit goes
 back, and the state of the random generator. Header: where the fit stands, and the key of the fit, which must be the
 same on resuming.
 """
@@ -29,7 +29,7 @@ _GROUPS = (*_STATE, *(f"good_{name}" for name in _STATE))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
+class TrainingProgress:
     """Numbers of a fit.
 
     Attributes:
@@ -40,7 +40,7 @@ class Progress:
         best_loss: The least on the fixed batch so far.
         seconds: Spent so far.
         failures: Windows rolled back since the last good one.
-        undone: Whether the last window was rolled back.
+        undone: Whether the last interval was rolled back.
         averaged: Updates in the mean of the parameters.
         loss_scale: By which the loss is multiplied from here on; 0 for that of the config.
         good_updates: `updates` in the last good state.
@@ -63,7 +63,7 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingState:
-    """A fit between two windows. All tensors are float32 on the CPU, `random` is uint8 [state].
+    """A fit between two log intervals. All tensors are float32 on the CPU, `random` is uint8 [state].
 
     The fields good_... are the last good state; they are empty where nothing is ever rolled back.
 
@@ -77,7 +77,7 @@ class TrainingState:
         identity: The key of the fit, which must be the same on resuming.
     """
 
-    progress: Progress
+    progress: TrainingProgress
     parameters: Mapping[str, Tensor]
     first_moments: Mapping[str, Tensor]
     second_moments: Mapping[str, Tensor]
@@ -127,7 +127,7 @@ class TrainingState:
 
         try:
             return cls(
-                progress=Progress(**json.loads(header["hiper.progress"])),
+                progress=TrainingProgress(**json.loads(header["hiper.progress"])),
                 random=tensors["random"],
                 identity=dict(json.loads(header["hiper.identity"])),
                 **{each: group(each) for each in _GROUPS},

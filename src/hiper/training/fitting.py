@@ -20,7 +20,7 @@ from torch import Tensor
 
 from hiper.errors import FitError, HiperError, HiperWarning, Interrupted
 from hiper.options import Key
-from hiper.training.checkpoint import CheckpointFile, Progress, TrainingState
+from hiper.training.checkpoint import CheckpointFile, TrainingProgress, TrainingState
 from hiper.training.control import NO_CONTROL, FitControl, FitPaused, ProgressEvent
 from hiper.training.optimiser import Adam, Snapshot, on_cpu
 from hiper.training.outcome import Outcome, capture
@@ -77,7 +77,7 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fitted:
+class FitResult:
     """The result of a fit.
 
     Attributes:
@@ -116,7 +116,7 @@ JointLosses = Callable[[Sequence[TrainingTask]], Sequence[Tensor]]
 """Like `Objective.loss` of each task, in their order, but computed together."""
 
 
-def optimise(task: TrainingTask, control: FitControl = NO_CONTROL, key: Key | None = None) -> Fitted:
+def optimise(task: TrainingTask, control: FitControl = NO_CONTROL, key: Key | None = None) -> FitResult:
     """Minimise the task's objective.
 
     After steps with a non-finite loss or gradient the parameters are rolled back and the learning rate is halved.
@@ -147,7 +147,7 @@ def optimise(task: TrainingTask, control: FitControl = NO_CONTROL, key: Key | No
 
 def optimise_together(
     tasks: Sequence[TrainingTask], losses: JointLosses, control: FitControl = NO_CONTROL
-) -> list[Outcome[Fitted]]:
+) -> list[Outcome[FitResult]]:
     """Minimise several objectives, each as `optimise` would, with one backward pass per step for all.
 
     A task that fails leaves the others alone. Nothing is saved on the way.
@@ -177,7 +177,7 @@ class _JointTrainer:
 
     def __init__(self, trainers: Sequence[_Trainer]) -> None:
         self._trainers = trainers
-        self._ended: dict[int, Outcome[Fitted]] = {}
+        self._ended: dict[int, Outcome[FitResult]] = {}
         for trainer in trainers:
             trainer.start()
 
@@ -188,16 +188,16 @@ class _JointTrainer:
         return any(self._trainers[i].step < self._trainers[i].config.steps for i in self._going())
 
     def advance(self, losses: Callable[[Sequence[int]], Sequence[Tensor]]) -> None:
-        """Make one window of steps of all that have not failed."""
+        """Make `log_every` steps of all that have not failed."""
         going = self._going()
         first = self._trainers[going[0]]
         for i in going:
-            self._trainers[i].begin_window()
+            self._trainers[i].begin_log_interval()
         for _ in range(min(first.config.log_every, first.config.steps - first.step)):
             if going := self._going():
                 self._step(going, losses(going))
         for i in self._going():
-            self._try(i, self._trainers[i].end_window)
+            self._try(i, self._trainers[i].end_log_interval)
 
     def _step(self, going: Sequence[int], losses: Sequence[Tensor]) -> None:
         pairs = [(self._trainers[i], loss) for i, loss in zip(going, losses, strict=True)]
@@ -211,7 +211,7 @@ class _JointTrainer:
         if isinstance(outcome.result, HiperError):
             self._ended[i] = Outcome(result=outcome.result, notes=outcome.notes)
 
-    def finish(self) -> list[Outcome[Fitted]]:
+    def finish(self) -> list[Outcome[FitResult]]:
         return [self._ended.get(i) or capture(trainer.finish) for i, trainer in enumerate(self._trainers)]
 
 
@@ -275,15 +275,15 @@ class _Trainer:
         return _Point(self._adam.snapshot(), mean, averaged=self._averaged)
 
     def advance(self, count: int) -> float:
-        """Make a window of `count` steps and return its mean loss; undo it if anything is not finite."""
-        self.begin_window()
+        """Make `count` steps and return their mean loss; roll back if anything is not finite."""
+        self.begin_log_interval()
         for _ in range(count):
             loss = self._objective.loss(self._parameters, self._generator)
             (loss * self.loss_scale).backward()  # type: ignore[no-untyped-call]
             self.update(loss)
-        return self.end_window()
+        return self.end_log_interval()
 
-    def begin_window(self) -> None:
+    def begin_log_interval(self) -> None:
         """Note where to go back to."""
         self._losses = []
         self._before = self._point()
@@ -309,13 +309,13 @@ class _Trainer:
         if config.keep == "mean" and step >= config.steps // 2:
             self._average()
 
-    def end_window(self) -> float:
-        """Return the mean loss of the steps since `begin_window`, after undoing them if anything is not finite."""
+    def end_log_interval(self) -> float:
+        """Return the mean loss of the steps since `begin_log_interval`, after a rollback if anything is not finite."""
         count = len(self._losses)
         loss = float(torch.stack(self._losses).mean())
         self.step += count
         if math.isfinite(loss) and self._adam.is_finite():
-            # a state is good once a finite loss was computed from it; right after an undo it was so before
+            # a state is good once a finite loss was computed from it; right after a rollback it was so before
             self._good = self._before
             self._failures = self._failures if self._rolled_back else 0
             self._rolled_back = False
@@ -392,7 +392,7 @@ class _Trainer:
         if self._checkpoint is None:
             return ""
         now, good = self._adam.snapshot(), self._good.adam
-        progress = Progress(
+        progress = TrainingProgress(
             step=self.step,
             updates=now.updates,
             halvings=self._halvings,
@@ -424,7 +424,7 @@ class _Trainer:
         self._saved = time.monotonic()
         return f"; step {self.step} of {self.config.steps} is in {self._checkpoint.path}"
 
-    def finish(self) -> Fitted:
+    def finish(self) -> FitResult:
         """Measure the result and warn when nothing was gained."""
         self.save()
         if self._averaged:
@@ -443,7 +443,7 @@ class _Trainer:
                 HiperWarning,
                 stacklevel=2,
             )
-        return Fitted(
+        return FitResult(
             parameters=on_cpu(parameters),
             loss_before=self._loss_before,
             loss_after=loss_after,

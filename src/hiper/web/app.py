@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from hiper.web import markup
-from hiper.web.drawing import Drawing
+from hiper.web.drawing import DrawHandlers
 from hiper.web.handlers import visitor
 from hiper.web.layout import DrawPage, LearnPage, LibraryPage, draw_page, learn_page, library_page
 from hiper.web.learning import Learning
@@ -51,7 +51,9 @@ def build(service: Service, uploads: Uploads) -> gr.Blocks:
         ]  # fmt: skip
         shelf = LibraryTab(service, uploads, library, draw, choice=choice, names=names, tabs=tabs)
         _wire_learning(Learning(service, uploads, learn, shelf), learn, everything)
-        _wire_drawing(Drawing(service, draw, choice=choice, drawn=drawn), draw, choice, drawn, drawing_shows)
+        _wire_drawing(
+            DrawHandlers(service, draw, choice=choice, drawn=drawn), draw, choice, drawn, drawing_shows
+        )
         learn.go_on.click(lambda: gr.update(selected="draw"), None, tabs, **_AT_ONCE, **_QUIET)
         library.shelf.select(shelf.choose, [names], everything, **_AT_ONCE, **_QUIET)
         library.upload.upload(shelf.bring, [library.upload], everything, **_AT_ONCE, **_QUIET)
@@ -84,7 +86,7 @@ def _wire_learning(learning: Learning, page: LearnPage, everything: list[Any]) -
     page.stop.click(learning.stop, None, everything, **_AT_ONCE, **_QUIET)
 
 
-def _wire_drawing(drawing: Drawing, page: DrawPage, choice: Any, drawn: Any, shows: list[Any]) -> None:
+def _wire_drawing(drawing: DrawHandlers, page: DrawPage, choice: Any, drawn: Any, shows: list[Any]) -> None:
     for button, searching in ((page.start, False), (page.search, True)):
         began = button.click(drawing.began, None, shows, **_AT_ONCE, **_QUIET)
         job = began.then(drawing.handler(searching=searching), drawing.inputs, shows, **_AT_ONCE, **_QUIET)

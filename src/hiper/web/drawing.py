@@ -11,14 +11,14 @@ from PIL import Image, ImageOps
 
 from hiper.web import markup
 from hiper.web.handlers import NOTHING, TICK, Reported, Update, visitor, warn
-from hiper.web.jobs import Job, Stopped
+from hiper.web.jobs import BackgroundJob, JobStopped
 from hiper.web.layout import DrawPage
 from hiper.web.pictures import Picture, archive
-from hiper.web.service import DrawRequest, DrawWatch, Service
+from hiper.web.service import DrawRequest, DrawState, Service
 
 
 @final
-class Drawing:
+class DrawHandlers:
     """Handlers of `DrawPage`; drawn: the State with the visitor's pictures, in the gallery's order.
 
     A `handler` takes the inputs that `inputs` names, in that order.
@@ -64,7 +64,7 @@ class Drawing:
         ) -> Iterator[Update]:
             who = visitor(request)
             lines = (line.strip() for line in sentences.splitlines())
-            wish = DrawRequest(
+            request = DrawRequest(
                 sentences=[*dict.fromkeys(line for line in lines if line)],
                 images=int(images),
                 first_seed=int(seed or 0),
@@ -78,7 +78,7 @@ class Drawing:
             start = (
                 partial(self._studio.search, candidates=int(candidates)) if searching else self._studio.draw
             )
-            yield from self._run(name, who, partial(start, who, name, wish))
+            yield from self._run(name, who, partial(start, who, name, request))
 
         return handle
 
@@ -97,7 +97,9 @@ class Drawing:
             return self._compared(name, drawn[event.index])
         return NOTHING
 
-    def _run(self, name: str, who: str, start: Callable[[], tuple[Job[None], DrawWatch]]) -> Iterator[Update]:
+    def _run(
+        self, name: str, who: str, start: Callable[[], tuple[BackgroundJob[None], DrawState]]
+    ) -> Iterator[Update]:
         try:
             with Reported():
                 job, watch = start()
@@ -106,10 +108,10 @@ class Drawing:
                 yield self._finished(name, who, watch)
                 return
             yield {self._page.status: markup.message("Not drawn."), **self.idle()}
-        except Stopped:
+        except JobStopped:
             yield {self._page.status: markup.message("Stopped."), **self.idle()}
 
-    def _followed(self, job: Job[None], watch: DrawWatch) -> Iterator[Update]:
+    def _followed(self, job: BackgroundJob[None], watch: DrawState) -> Iterator[Update]:
         seen = 0
         for _ in job.ticks(TICK):
             update: Update = {self._page.status: markup.bar(job.progress, job.before)}
@@ -122,7 +124,7 @@ class Drawing:
         items = [(str(picture.path), picture.caption) for picture in pictures]
         return {self._page.gallery: gr.update(value=items, visible=True), self._drawn: list(pictures)}
 
-    def _finished(self, name: str, who: str, watch: DrawWatch) -> Update:
+    def _finished(self, name: str, who: str, watch: DrawState) -> Update:
         warn(watch.notes)
         bundle = archive(watch.pictures, self._studio.sessions.new_folder(who) / "pictures.zip")
         words = f"Drawn: {len(watch.pictures)} pictures. Choose one to compare it with the source."

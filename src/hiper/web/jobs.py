@@ -1,4 +1,4 @@
-"""One piece of work in a thread of its own, which waits for its turn, is watched, and is stopped from outside."""
+"""One piece of work in a thread of its own, which waits for its turn, reports its progress, and can be stopped."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SLICE = 60.0
 """Seconds after which a job gives way to those that wait, and goes on behind them."""
 
 
-class Stopped(Exception):  # no mistake of anybody
+class JobStopped(Exception):  # no mistake of anybody
     """Raised inside a job that was asked to stop, wherever it reports its progress."""
 
 
@@ -30,7 +30,7 @@ class _GaveWay(Exception):
 
 
 @final
-class Progress:
+class JobProgress:
     """How far a job has come: what it does, steps done and in all, and the seconds it has left."""
 
     def __init__(self) -> None:
@@ -79,7 +79,7 @@ class JobQueue:
                 while self._waiting[0] is not who and not leaves.is_set():
                     self._changed.wait(_LOOK)
             if leaves.is_set():
-                raise Stopped
+                raise JobStopped
             yield
         finally:
             with self._changed:
@@ -88,7 +88,7 @@ class JobQueue:
 
 
 @final
-class Job(Generic[T]):
+class BackgroundJob(Generic[T]):
     """Runs `work` in a thread when its turn in `line` comes; `result` returns or raises what it did.
 
     Work that others wait for gives way after a slice of time, wherever it asks `stop_request` or calls `give_way`, and
@@ -96,9 +96,9 @@ class Job(Generic[T]):
     """
 
     def __init__(
-        self, work: Callable[[Job[T]], T], line: JobQueue, stop: threading.Event | None = None
+        self, work: Callable[[BackgroundJob[T]], T], line: JobQueue, stop: threading.Event | None = None
     ) -> None:
-        self.progress = Progress()
+        self.progress = JobProgress()
         self._work, self._line = work, line
         self._stop = stop or threading.Event()
         self._turn_ends, self._reports_before, self._pauses = 0.0, 0, False
@@ -129,7 +129,7 @@ class Job(Generic[T]):
     def check(self) -> None:
         """Raise Stopped inside the work once `stop` was called."""
         if self._stop.is_set():
-            raise Stopped
+            raise JobStopped
 
     def give_way(self) -> None:
         """Leave the work, to come back to it, where others wait and its slice is over."""

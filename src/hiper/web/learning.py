@@ -12,7 +12,7 @@ import pandas as pd
 from PIL import Image
 
 from hiper.analysis import demo_scene
-from hiper.artifacts import Entry
+from hiper.artifacts import LibraryEntry
 from hiper.critters import bare_caption, describe, picture_notes, render, word_notes
 from hiper.errors import CaptionError, ImageError, Interrupted
 from hiper.images import Subject, open_image, shown
@@ -20,7 +20,7 @@ from hiper.methods import HiPer
 from hiper.training import ProgressEvent, duration
 from hiper.web import markup
 from hiper.web.handlers import TICK, Reported, Update, visitor, warn
-from hiper.web.jobs import Job, Stopped
+from hiper.web.jobs import BackgroundJob, JobStopped
 from hiper.web.layout import LearnPage, preset_value
 from hiper.web.library_tab import LibraryTab
 from hiper.web.service import FitWatch, Service
@@ -115,7 +115,7 @@ class Learning:
                 yield self._learnt(job.result(), visitor(request))
                 return
             yield {self._page.status: markup.message("Nothing was learnt."), **self.idle()}
-        except (Interrupted, Stopped):
+        except (Interrupted, JobStopped):
             yield self._stopped(job)
 
     def preset_chosen(self, preset: str) -> Update:
@@ -129,7 +129,7 @@ class Learning:
         self._studio.sessions.stop(visitor(request))
         return {self._page.stop: gr.update(interactive=False)}
 
-    def _followed(self, job: Job[Entry], watch: FitWatch) -> Iterator[Update]:
+    def _followed(self, job: BackgroundJob[LibraryEntry], watch: FitWatch) -> Iterator[Update]:
         seen = 0
         for _ in itertools.chain(job.ticks(TICK), [None]):  # and once more for what came last
             update: Update = {self._page.status: markup.bar(job.progress, job.before)}
@@ -141,7 +141,7 @@ class Learning:
                 update[self._page.strip] = gr.update(value=pictures, visible=True)
             yield update
 
-    def _learnt(self, entry: Entry, who: str) -> Update:
+    def _learnt(self, entry: LibraryEntry, who: str) -> Update:
         figures = entry.artifact.figures
         words = (
             f"Learnt “{entry.artifact.caption}” in {duration(figures['seconds'])}: the loss on a fixed set went"
@@ -155,7 +155,7 @@ class Learning:
             **self._shelf.listed(),
         }
 
-    def _stopped(self, job: Job[Any]) -> Update:
+    def _stopped(self, job: BackgroundJob[Any]) -> Update:
         progress = job.progress
         words = "Stopped."
         if progress.total:

@@ -9,7 +9,7 @@ from typing import Any, final
 import gradio as gr
 from PIL import Image
 
-from hiper.artifacts import Entry
+from hiper.artifacts import LibraryEntry
 from hiper.errors import ArtifactError
 from hiper.files import visible
 from hiper.inference import resolve_settings
@@ -49,7 +49,7 @@ class LibraryTab:
         """Show what the library holds."""
         return self._shelved(self._studio.subjects().entries)
 
-    def _shelved(self, entries: Sequence[Entry]) -> Update:
+    def _shelved(self, entries: Sequence[LibraryEntry]) -> Update:
         pictures = [(entry.picture or NO_PICTURE, visible(entry.artifact.caption)) for entry in entries]
         return {
             self._page.shelf: gr.update(value=pictures, visible=bool(entries)),
@@ -57,7 +57,7 @@ class LibraryTab:
             self._names: [entry.name for entry in entries],
         }
 
-    def chosen(self, entry: Entry, who: str) -> Update:
+    def chosen(self, entry: LibraryEntry, who: str) -> Update:
         """Make a subject the one that is drawn, with the settings it brings along."""
         own = resolve_settings(entry.artifact.edit, self._studio.backbone, [])
         return {

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from PIL import Image, ImageOps
 
-from hiper.artifacts import Entry
+from hiper.artifacts import LibraryEntry
 from hiper.html import escape
 from hiper.images import thumbnail_data_url
 from hiper.training import duration
-from hiper.web.jobs import Progress
+from hiper.web.jobs import JobProgress
 
 _SIDE, _CHARACTERS = 320, 60_000
 """Of a picture inside the page: pixels, and length as a data URL."""
@@ -41,7 +41,7 @@ def picture(image: Image.Image, alt: str) -> str:
     return f"<img class='hiper-picture' src='{url}' alt='{escape(alt)}'>"
 
 
-def subject(entry: Entry) -> str:
+def subject(entry: LibraryEntry) -> str:
     """The subject that is drawn: its picture, its caption, what it was learnt on."""
     artifact = entry.artifact
     image = "" if entry.picture is None else picture(entry.picture, "The subject that is drawn")
@@ -52,7 +52,7 @@ def subject(entry: Entry) -> str:
     )
 
 
-def bar(progress: Progress, before: int = 0) -> str:
+def bar(progress: JobProgress, before: int = 0) -> str:
     """A progress bar with its words: the stage, the steps, the time left; or how many other jobs come before."""
     if before:
         return message(f"Waiting: {before} other job{'s' if before > 1 else ''} first…")

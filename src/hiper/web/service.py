@@ -13,7 +13,7 @@ from PIL import Image
 
 from hiper import files
 from hiper.analysis import CrittersRanker, SimilarityRanker
-from hiper.artifacts import Artifact, Entry, Library, Listing, cached_fit, check_family, fit_path, fits
+from hiper.artifacts import Artifact, Library, LibraryEntry, Listing, cached_fit, check_family, fit_path, fits
 from hiper.backbones import EMBEDDED, Backbone
 from hiper.errors import OptionError
 from hiper.images import Subject, png_bytes
@@ -23,7 +23,7 @@ from hiper.metrics import ClipSimilarity, DinoSimilarity
 from hiper.options import sampling_of
 from hiper.seeds import resolve_seed
 from hiper.training import CheckpointFile, FitControl, ProgressEvent, checkpoint_beside
-from hiper.web.jobs import Job
+from hiper.web.jobs import BackgroundJob
 from hiper.web.pictures import Picture, write_pictures
 from hiper.web.sessions import Sessions
 
@@ -65,7 +65,7 @@ class FitWatch:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DrawWatch:
+class DrawState:
     """What a drawing under way has made so far, and what the visitor should know of it; it grows."""
 
     pictures: list[Picture] = field(default_factory=list)
@@ -91,7 +91,7 @@ class _Stoppable:
         return self._ranker.order(scores)
 
 
-DrawOne = Callable[[str, Report, DrawWatch], None]
+DrawOne = Callable[[str, Report, DrawState], None]
 
 
 @final
@@ -111,25 +111,25 @@ class Service:
 
     def learn(
         self, visitor: str, subject: Subject, options: HiPerOptions, *, previews: bool
-    ) -> tuple[Job[Entry], FitWatch]:
+    ) -> tuple[BackgroundJob[LibraryEntry], FitWatch]:
         """Start a fit; a stopped one of the same question goes on, a finished one is taken as it is."""
         watch = FitWatch()
-        settled = replace(options, seed=resolve_seed(options.seed))
+        resolved = replace(options, seed=resolve_seed(options.seed))
         at = preview_steps(options.steps, PREVIEWS) if previews else ()
 
-        def work(job: Job[Entry]) -> Entry:
+        def work(job: BackgroundJob[LibraryEntry]) -> LibraryEntry:
             job.check()
-            path = fit_path(subject, self.backbone, HiPer.name, settled)
+            path = fit_path(subject, self.backbone, HiPer.name, resolved)
             files.make_folder(path.parent, within=files.cache_dir())
             with files.lock(path):
-                artifact = cached_fit(path) or self._fitted(job, subject, settled, path, at, watch)
+                artifact = cached_fit(path) or self._fitted(job, subject, resolved, path, at, watch)
             return self.library.add(artifact, subject.image)
 
         return self.sessions.start(visitor, work), watch
 
     def _fitted(
         self,
-        job: Job[Entry],
+        job: BackgroundJob[LibraryEntry],
         subject: Subject,
         options: HiPerOptions,
         path: Path,
@@ -154,43 +154,43 @@ class Service:
         checkpoint.remove()
         return artifact
 
-    def draw(self, visitor: str, name: str, wish: DrawRequest) -> tuple[Job[None], DrawWatch]:
+    def draw(self, visitor: str, name: str, request: DrawRequest) -> tuple[BackgroundJob[None], DrawState]:
         """Start drawing every sentence with the seeds from the first one on."""
         artifact = self._artifact(name)
 
-        def one(sentence: str, report: Report, watch: DrawWatch) -> None:
+        def one(sentence: str, report: Report, watch: DrawState) -> None:
             result = edit(
                 self.backbone,
                 artifact,
                 sentence,
-                seeds=range(wish.first_seed, wish.first_seed + wish.images),
+                seeds=range(request.first_seed, request.first_seed + request.images),
                 callback=report,
-                **sampling_of(wish),
+                **sampling_of(request),
             )
             watch.notes.extend(result.notes)
             watch.pictures.extend(
                 write_pictures(self.backbone, artifact, result, self.sessions.new_folder(visitor))
             )
 
-        return self._each(visitor, "Drawing", wish.sentences, wish.images, one)
+        return self._each(visitor, "Drawing", request.sentences, request.images, one)
 
     def search(
-        self, visitor: str, name: str, wish: DrawRequest, *, candidates: int
-    ) -> tuple[Job[None], DrawWatch]:
+        self, visitor: str, name: str, request: DrawRequest, *, candidates: int
+    ) -> tuple[BackgroundJob[None], DrawState]:
         """Start a seed search for every sentence, which draws the wished number of pictures, the best ones."""
         artifact, ranker = self._artifact(name), self._ranker(name)
 
-        def one(sentence: str, report: Report, watch: DrawWatch) -> None:
+        def one(sentence: str, report: Report, watch: DrawState) -> None:
             found = search_seeds(
                 self.backbone,
                 artifact,
                 sentence,
                 _Stoppable(ranker, report),
-                first_seed=wish.first_seed,
+                first_seed=request.first_seed,
                 candidates=candidates,
-                best=wish.images,
+                best=request.images,
                 callback=report,
-                **sampling_of(wish),
+                **sampling_of(request),
             )
             folder = self.sessions.new_folder(visitor)
             remarks = [f"text {score.text:z.2f}, likeness {score.identity:z.2f}" for score in found.scores]
@@ -199,11 +199,11 @@ class Service:
                 write_pictures(self.backbone, artifact, found.drawn, folder, remarks=remarks)
             )
 
-        return self._each(visitor, "Searching", wish.sentences, wish.images, one)
+        return self._each(visitor, "Searching", request.sentences, request.images, one)
 
     def _each(
         self, visitor: str, what: str, sentences: Sequence[str], images: int, one: DrawOne
-    ) -> tuple[Job[None], DrawWatch]:
+    ) -> tuple[BackgroundJob[None], DrawState]:
         if not 1 <= len(sentences) <= MAX_SENTENCES:
             raise OptionError(f"{len(sentences)} sentences; write 1 to {MAX_SENTENCES}, one on each line")
         if not (1 <= images <= MAX_PER_SENTENCE and len(sentences) * images <= MAX_PICTURES):
@@ -211,10 +211,10 @@ class Service:
                 f"{len(sentences)} sentences with {images} pictures each; allowed are 1 to {MAX_PER_SENTENCE} each, and"
                 f" at a time 1 to {MAX_PICTURES} are drawn"
             )
-        watch = DrawWatch()
+        watch = DrawState()
         left = deque(enumerate(sentences, start=1))
 
-        def work(job: Job[None]) -> None:
+        def work(job: BackgroundJob[None]) -> None:
             while left:
                 job.check()
                 number, sentence = left[0]
@@ -231,7 +231,7 @@ class Service:
         files.atomic_write(path, png_bytes(image), overwrite=True)
         return path
 
-    def tail_file(self, visitor: str, entry: Entry) -> Path:
+    def tail_file(self, visitor: str, entry: LibraryEntry) -> Path:
         """Return a subject's tail as a file of the visitor, under a name that says what it is."""
         path = self.sessions.new_folder(visitor) / f"{files.safe_slug(entry.artifact.caption)}.safetensors"
         files.atomic_write(path, entry.artifact.to_bytes(), overwrite=True)
@@ -243,7 +243,7 @@ class Service:
         fitting = tuple(entry for entry in listing.entries if fits(entry.artifact, self.backbone))
         return replace(listing, entries=fitting)
 
-    def adopt(self, path: Path) -> Entry:
+    def adopt(self, path: Path) -> LibraryEntry:
         """Take a tail file into the library; ArtifactError when it is none, or not for the loaded model."""
         artifact = Artifact.load(path)
         check_family(artifact, self.backbone)

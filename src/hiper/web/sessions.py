@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, TypeVar, final
 
 from hiper.errors import UserError
-from hiper.web.jobs import Job, JobQueue
+from hiper.web.jobs import BackgroundJob, JobQueue
 
 T = TypeVar("T")
 MOST = 64
 """Jobs at a time; who asks for one more is refused."""
 _REMEMBERED = 1000
-"""Visitors who have left, the last ones, whose jobs may be on their way."""
+"""Sessions that have ended, the last ones, whose jobs may be on their way."""
 
 
 @final
@@ -27,7 +27,7 @@ class Sessions:
     def __init__(self, scratch: Path) -> None:
         self._scratch = scratch
         self._line = JobQueue()
-        self._jobs: dict[str, Job[Any]] = {}
+        self._jobs: dict[str, BackgroundJob[Any]] = {}
         self._asked: dict[str, threading.Event] = {}
         self._gone: deque[str] = deque(maxlen=_REMEMBERED)
         self._folders: dict[str, Path] = {}
@@ -39,7 +39,7 @@ class Sessions:
         self.stop(visitor)
         self._asked[visitor] = threading.Event()
 
-    def start(self, visitor: str, work: Callable[[Job[T]], T]) -> Job[T]:
+    def start(self, visitor: str, work: Callable[[BackgroundJob[T]], T]) -> BackgroundJob[T]:
         """Start a job as soon as the model is free; an earlier one of the same visitor is stopped.
 
         One that was stopped since `ask`, or whose visitor has left, ends at once. Raises UserError while `MOST` jobs
@@ -51,11 +51,11 @@ class Sessions:
             stop.set()
         if sum(not job.wait(0) for job in list(self._jobs.values())) >= MOST:
             raise UserError(f"{MOST} jobs wait for the model already; try again when some of them are done")
-        job = Job(work, self._line, stop)
+        job = BackgroundJob(work, self._line, stop)
         self._jobs[visitor] = job
         return job
 
-    def stop(self, visitor: str) -> Job[Any] | None:
+    def stop(self, visitor: str) -> BackgroundJob[Any] | None:
         """Ask the visitor's job to stop, also one that is not there yet, and return it; None where there is none."""
         if visitor in self._asked:
             self._asked[visitor].set()

@@ -3,7 +3,7 @@ from .capturing import study_picture as study_picture
 from .pages import fragment as fragment
 from .pages import page as page
 from .pages import row_maps as row_maps
-from .rows import Row as Row
-from .rows import places as places
 from .study import Study as Study
 from .tables import groups_table as groups_table
+from .tokens import LabelledToken as LabelledToken
+from .tokens import places as places

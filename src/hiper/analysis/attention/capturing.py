@@ -1,4 +1,4 @@
-"""Watch one sentence twice, with what was learnt and without, on the same noise."""
+"""Capture the attention of one sentence twice, with what was learnt and without, on the same noise."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from hiper.analysis.attention.maps import SIDE, Recorder
-from hiper.analysis.attention.rows import label_rows
-from hiper.analysis.attention.study import Study, View
+from hiper.analysis.attention.study import AttentionRun, Study
+from hiper.analysis.attention.tokens import label_tokens
 from hiper.artifacts import Artifact, check_compatible
 from hiper.backbones import Backbone, StepCallback
 from hiper.conditioning import Conditioning, lengthened
@@ -40,12 +40,12 @@ def study_drawing(
     callback: StepCallback | None = None,
     **sampling: Unpack[Sampling],
 ) -> Study:
-    """Draw `prompt` (None: the artifact's caption) with and without what was learnt, and watch both drawings.
+    """Draw `prompt` (None: the artifact's caption) with and without what was learnt, and capture the attention of both.
 
     The other arguments are those of `hiper.edit`, and the picture with what was learnt is the one it draws, bit for
     bit. callback: called with (steps done, steps in all), both drawings together.
 
-    OptionError for a model without cross-attention to watch, and for a method that draws in a way of its own;
+    OptionError for a model without cross-attention, and for a method that draws in a way of its own;
     otherwise raises and warns as `edit` does.
     """
     check_compatible(artifact, backbone)
@@ -56,7 +56,7 @@ def study_drawing(
 
     guidance, steps = sampling.get("guidance"), sampling.get("steps")
 
-    def draw(prepared: PreparedPrompt) -> View:
+    def draw(prepared: PreparedPrompt) -> AttentionRun:
         notes.extend(unsuitable(backbone, prepared, settings, guidance=guidance, steps=steps))
         return _draw(backbone, prepared, settings, seed, progress)
 
@@ -82,7 +82,7 @@ def study_picture(
     levels: int = LEVELS,
     callback: StepCallback | None = None,
 ) -> Study:
-    """Watch how the model reads a picture (RGB) under `levels` noise levels, spread evenly from noise to clean.
+    """Capture how the model reads a picture (RGB) under `levels` noise levels, spread evenly from noise to clean.
 
     prompt: what the picture shows, with what was learnt and without; None: the artifact's caption.
     mask: mode L, of the picture's size, 255 where the subject is: then every figure says how much falls on it.
@@ -101,7 +101,7 @@ def study_picture(
     square = fit_square(picture, backbone.resolution)
     progress = _Progress(callback, 2 * count)
 
-    def read(prepared: PreparedPrompt) -> View:
+    def read(prepared: PreparedPrompt) -> AttentionRun:
         return _read(backbone, prepared.positive, square, seed, count, progress)
 
     shown: dict[str, Value] = {"strength": factor, "levels": count, "seed": seed}
@@ -114,20 +114,20 @@ def _study(
     backbone: Backbone,
     artifact: Artifact,
     asked: tuple[str | None, float, Sequence[str]],
-    run: Callable[[PreparedPrompt], View],
+    run: Callable[[PreparedPrompt], AttentionRun],
     notes: list[str],
     settings: dict[str, Value],
     *,
     drawn: bool,
     mask: Tensor | None,
 ) -> Study:
-    """Watch both runs; asked: the prompt, the strength and the negative prompts."""
+    """Capture both runs; asked: the prompt, the strength and the negative prompts."""
     prompt, strength, negatives = asked
     cleaned = cleaned_prompt(artifact.caption if prompt is None else prompt, backbone, notes)
     with prepared_prompt(backbone, artifact, cleaned, strength, negatives, notes) as prepared:
         if prepared.sample != backbone.sample:
             raise OptionError(
-                f"method {artifact.method} draws in a way of its own, which cannot be watched; allowed are methods"
+                f"method {artifact.method} draws in a way of its own, which cannot be captured; allowed are methods"
                 " that the model itself draws with, such as hiper"
             )
         learnt = run(prepared)
@@ -153,14 +153,14 @@ def _study(
 
 def _draw(
     backbone: Backbone, prepared: PreparedPrompt, settings: EditSettings, seed: int, progress: _Progress
-) -> View:
+) -> AttentionRun:
     recorder = Recorder(pictures=1, steps=settings.steps, aspect=settings.height / settings.width)
 
     def after_step(done: int, total: int) -> None:
         recorder.after_step(done, total)
         progress.step()
 
-    with backbone.capture_attention(recorder.watch):
+    with backbone.capture_attention(recorder.record):
         samples = backbone.sample(
             prepared.positive,
             prepared.negatives,
@@ -172,7 +172,9 @@ def _draw(
             width=settings.width,
             callback=after_step,
         )
-    return View(picture=samples.images[0], rows=label_rows(prepared.positive), maps=recorder.maps())
+    return AttentionRun(
+        picture=samples.images[0], tokens=label_tokens(prepared.positive), maps=recorder.maps()
+    )
 
 
 def _read(
@@ -182,18 +184,18 @@ def _read(
     seed: int,
     count: int,
     progress: _Progress,
-) -> View:
+) -> AttentionRun:
     random = generator(seed)
     latents = backbone.latents(picture, random)
     recorder = Recorder(pictures=1, steps=count)
-    with backbone.capture_attention(recorder.watch), torch.no_grad():
+    with backbone.capture_attention(recorder.record), torch.no_grad():
         for done, t in enumerate(spread_levels(count, (0, backbone.timesteps)).flip(0), start=1):
             noise = torch.randn(latents.shape, generator=random)
             noisy = backbone.add_noise(latents, noise, t[None]).noisy
             backbone.predict(noisy, t[None], conditioning)
             recorder.after_step(done, count)
             progress.step()
-    return View(picture=picture, rows=label_rows(conditioning), maps=recorder.maps())
+    return AttentionRun(picture=picture, tokens=label_tokens(conditioning), maps=recorder.maps())
 
 
 @final

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from hiper.analysis.attention.rows import KINDS, Kind, Row, places
+from hiper.analysis.attention.tokens import KINDS, Kind, LabelledToken, places
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ def figures(seen: Tensor, mask: Tensor | None) -> Figures:
     )
 
 
-def group_figures(maps: Tensor, rows: Sequence[Row], mask: Tensor | None) -> dict[Kind, Figures]:
+def group_figures(maps: Tensor, rows: Sequence[LabelledToken], mask: Tensor | None) -> dict[Kind, Figures]:
     """Return the figures of every kind of row that is there, from maps [length, side, side]."""
     there = {kind: places(rows, kind) for kind in KINDS}
     return {kind: figures(maps[some].sum(0), mask) for kind, some in there.items() if some}

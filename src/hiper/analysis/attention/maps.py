@@ -59,7 +59,7 @@ class Recorder:
         self._phases = [_Mean() for _ in range(min(PHASES, steps))]
         self._sides: dict[str, int] = {}
 
-    def watch(self, attended: AttentionProbabilities) -> None:
+    def record(self, attended: AttentionProbabilities) -> None:
         """Take in one call of one layer."""
         probabilities = attended.probabilities[-self._pictures :].mean(0)
         side = round(math.sqrt(probabilities.shape[1] * self._aspect))
@@ -95,5 +95,5 @@ class _Mean:
         self._count += 1
 
     def value(self) -> Tensor:
-        assert self._sum is not None, "no layer was watched"
+        assert self._sum is not None, "no layer was captured"
         return (self._sum / self._count).cpu()

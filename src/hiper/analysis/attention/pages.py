@@ -8,7 +8,6 @@ from PIL import Image
 
 from hiper.analysis.attention.figures import figures
 from hiper.analysis.attention.heat import heat_map
-from hiper.analysis.attention.rows import Kind, Row, places
 from hiper.analysis.attention.study import Study
 from hiper.analysis.attention.tables import (
     NAMES,
@@ -20,6 +19,7 @@ from hiper.analysis.attention.tables import (
     phases_table,
     short,
 )
+from hiper.analysis.attention.tokens import Kind, LabelledToken, places
 from hiper.html import document, escape, figure, table
 
 _BY_LAYER: tuple[Kind, ...] = ("word", "padding", "tail")
@@ -41,7 +41,7 @@ def _facts(study: Study) -> Iterator[str]:
         "sentence": study.prompt,
         "learnt from": f"{study.caption} ({study.method})",
         "model": study.backbone,
-        "watched while": "drawing the sentence" if study.drawn else "reading the picture under noise",
+        "captured while": "drawing the sentence" if study.drawn else "reading the picture under noise",
         **study.settings,
         **({} if area is None else {"subject": f"{area:.0%} of the picture's area"}),
     }
@@ -68,8 +68,8 @@ def row_maps(study: Study) -> dict[str, Image.Image]:
     That is its place, its word, its share of attention, and in brackets how much of that is on the subject.
     """
     view = study.learnt
-    shown = {_named(row): [row.index] for row in view.rows if row.kind != "padding"}
-    padding = places(view.rows, "padding")
+    shown = {_named(row): [row.index] for row in view.tokens if row.kind != "padding"}
+    padding = places(view.tokens, "padding")
     maps = {
         name: view.maps.whole[some].sum(0)
         for name, some in (shown | {"all padding": padding}).items()
@@ -93,7 +93,7 @@ def _contrast(study: Study) -> Iterator[str]:
     if contrast is None:
         return
     yield "<h2>The learnt rows against the padding they replaced</h2>"
-    tail = places(study.learnt.rows, "tail")
+    tail = places(study.learnt.tokens, "tail")
     for view, name in ((study.learnt, "learnt rows"), (study.untouched, "untouched padding in their places")):
         yield figure(heat_map(view.picture, view.maps.whole[tail].sum(0)), name)
     yield table(contrast_table(contrast))
@@ -108,7 +108,7 @@ def _parts(study: Study) -> Iterator[str]:
     yield "<h2>By layer</h2><p>In the order in which they run.</p>"
     yield table(layers_table(study))
     for kind in _BY_LAYER:
-        some = places(view.rows, kind)
+        some = places(view.tokens, kind)
         for layer, maps in view.maps.layers.items() if some else ():
             yield figure(heat_map(view.picture, maps[some].sum(0)), f"{NAMES[kind]}, {short(layer)}")
     yield "<h2>By head</h2>"
@@ -117,7 +117,7 @@ def _parts(study: Study) -> Iterator[str]:
     yield table(phases_table(study))
 
 
-def _named(row: Row) -> str:
+def _named(row: LabelledToken) -> str:
     return (
         f"{row.index} “{row.text}”"
         if row.kind == "word"

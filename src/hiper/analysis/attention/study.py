@@ -1,4 +1,4 @@
-"""What was found of one sentence, watched with what was learnt and without."""
+"""What was found of one sentence, captured with what was learnt and without."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from torch import Tensor
 
 from hiper.analysis.attention.figures import Figures, distance, figures, group_figures
 from hiper.analysis.attention.maps import Maps
-from hiper.analysis.attention.rows import Row, places
+from hiper.analysis.attention.tokens import LabelledToken, places
 from hiper.options import Value
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class View:
+class AttentionRun:
     """One run: the picture that the maps lie over, what its rows are, and the maps."""
 
     picture: Image.Image
-    rows: tuple[Row, ...]
+    tokens: tuple[LabelledToken, ...]
     maps: Maps
 
 
@@ -38,7 +38,7 @@ class Contrast:
 class Study:
     """Which rows were looked at, and where.
 
-    drawn: the sentence was drawn; otherwise a given picture was watched under noise
+    drawn: the sentence was drawn; otherwise a given picture was read under noise
     learnt, untouched: the same sentence and noise with and without what was learnt
     mask: [SIDE, SIDE], share of each place that is subject; None where that is not known
     """
@@ -49,8 +49,8 @@ class Study:
     backbone: str
     drawn: bool
     settings: Mapping[str, Value]
-    learnt: View
-    untouched: View
+    learnt: AttentionRun
+    untouched: AttentionRun
     mask: Tensor | None
 
     @property
@@ -58,14 +58,14 @@ class Study:
         """Share of the picture that is subject; None without a mask."""
         return None if self.mask is None else float(self.mask.mean())
 
-    def row_figures(self) -> list[tuple[Row, Figures]]:
+    def row_figures(self) -> list[tuple[LabelledToken, Figures]]:
         """Return every row of the run with what was learnt, and its figures."""
         maps = self.learnt.maps.whole
-        return [(row, figures(maps[row.index], self.mask)) for row in self.learnt.rows]
+        return [(row, figures(maps[row.index], self.mask)) for row in self.learnt.tokens]
 
     def contrast(self) -> Contrast | None:
         """Compare the tail with the padding it replaced; None for a sentence without a tail or without words."""
-        tail, words = places(self.learnt.rows, "tail"), places(self.learnt.rows, "word")
+        tail, words = places(self.learnt.tokens, "tail"), places(self.learnt.tokens, "word")
         if not tail or not words:
             return None
         after, before = self.learnt.maps.whole, self.untouched.maps.whole
@@ -91,12 +91,12 @@ class Study:
             "settings": dict(self.settings),
             "subject_area": self.subject_area,
             "groups": {
-                "learnt": self._groups(learnt.maps.whole, learnt.rows),
-                "untouched": self._groups(untouched.maps.whole, untouched.rows),
+                "learnt": self._groups(learnt.maps.whole, learnt.tokens),
+                "untouched": self._groups(untouched.maps.whole, untouched.tokens),
             },
             "contrast": None if contrast is None else asdict(contrast),
             "layers": [self._layer(name, heads) for name, heads in learnt.maps.heads.items()],
-            "phases": [self._groups(seen, learnt.rows) for seen in learnt.maps.phases],
+            "phases": [self._groups(seen, learnt.tokens) for seen in learnt.maps.phases],
             "rows": self._rows(maps=maps),
         }
 
@@ -113,9 +113,9 @@ class Study:
         return {
             "layer": name,
             "side": self.learnt.maps.sides[name],
-            "groups": self._groups(heads.mean(0), self.learnt.rows),
-            "heads": [self._groups(head, self.learnt.rows) for head in heads],
+            "groups": self._groups(heads.mean(0), self.learnt.tokens),
+            "heads": [self._groups(head, self.learnt.tokens) for head in heads],
         }
 
-    def _groups(self, maps: Tensor, rows: Sequence[Row]) -> dict[str, object]:
+    def _groups(self, maps: Tensor, rows: Sequence[LabelledToken]) -> dict[str, object]:
         return {kind: asdict(found) for kind, found in group_figures(maps, rows, self.mask).items()}

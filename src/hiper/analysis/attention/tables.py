@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from hiper.analysis.attention.figures import Figures, group_figures
-from hiper.analysis.attention.rows import KINDS, Kind, places
-from hiper.analysis.attention.study import Contrast, Study, View
+from hiper.analysis.attention.study import AttentionRun, Contrast, Study
+from hiper.analysis.attention.tokens import KINDS, Kind, places
 
 NAMES: Mapping[Kind, str] = {
     "start": "start mark",
@@ -22,11 +22,11 @@ EMPTY = "–"
 Table = Sequence[Sequence[str]]
 
 
-def groups_table(study: Study, view: View, title: str) -> Table:
+def groups_table(study: Study, view: AttentionRun, title: str) -> Table:
     """One line per kind of row: how many, how much they are looked at, how widely, and on the subject."""
     lines = []
-    for kind, found in group_figures(view.maps.whole, view.rows, study.mask).items():
-        count = len(places(view.rows, kind))
+    for kind, found in group_figures(view.maps.whole, view.tokens, study.mask).items():
+        count = len(places(view.tokens, kind))
         lines.append([NAMES[kind], str(count), *_line(found, count)])
     return [[title, "rows", "attention", "per row", "spread", "on the subject"], *lines]
 
@@ -87,11 +87,11 @@ def short(layer: str) -> str:
 
 
 def _names(study: Study) -> list[str]:
-    return [NAMES[kind] for kind in KINDS if places(study.learnt.rows, kind)]
+    return [NAMES[kind] for kind in KINDS if places(study.learnt.tokens, kind)]
 
 
 def _cells(study: Study, maps: Tensor) -> list[str]:
-    return [mass_text(found) for found in group_figures(maps, study.learnt.rows, study.mask).values()]
+    return [mass_text(found) for found in group_figures(maps, study.learnt.tokens, study.mask).values()]
 
 
 def _line(found: Figures, count: int | None = None) -> list[str]:

@@ -13,7 +13,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class LabelledToken:
     """One text row. text: the word it belongs to, "" for all but words."""
 
     index: int
@@ -21,22 +21,22 @@ class Row:
     text: str
 
 
-def label_rows(conditioning: Conditioning) -> tuple[Row, ...]:
+def label_tokens(conditioning: Conditioning) -> tuple[LabelledToken, ...]:
     """Say of every row of one sentence what it is; a row that was learnt is tail, whatever it replaced."""
     return tuple(_row(conditioning, index) for index in range(conditioning.sequence_length))
 
 
-def places(rows: Sequence[Row], kind: Kind) -> list[int]:
+def places(rows: Sequence[LabelledToken], kind: Kind) -> list[int]:
     """Return the indices of the rows of one kind."""
     return [row.index for row in rows if row.kind == kind]
 
 
-def _row(conditioning: Conditioning, index: int) -> Row:
+def _row(conditioning: Conditioning, index: int) -> LabelledToken:
     if index in conditioning.tail:
-        return Row(index=index, kind="tail", text="")
+        return LabelledToken(index=index, kind="tail", text="")
     if index >= conditioning.num_tokens:
-        return Row(index=index, kind="padding", text="")
+        return LabelledToken(index=index, kind="padding", text="")
     if index == conditioning.num_tokens - 1:
-        return Row(index=index, kind="end", text="")
+        return LabelledToken(index=index, kind="end", text="")
     word = conditioning.words_per_token[index]
-    return Row(index=index, kind="word" if word else "start", text=word)
+    return LabelledToken(index=index, kind="word" if word else "start", text=word)
