@@ -27,7 +27,8 @@ IDENTITY = ("primary", "secondary", "pattern", "collar", "eyes")
 LOWER_IS_BETTER = ("colour_distance", "picture_distance", "source_leak", "converged", "to_first")
 TABLES: dict[str, Callable[[], str]] = {}
 
-Figures = Mapping[str, Any]
+Columns = Mapping[str, Callable[[Any], object]]
+"""Heading -> from a line's label and figures to what stands in the cell."""
 
 
 def table(made: Callable[[], str]) -> Callable[[], str]:
@@ -53,6 +54,15 @@ def markdown(head: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
     return "".join(f"| {' | '.join(map(str, row))} |\n" for row in rows)
 
 
+def by_columns(
+    lines: Mapping[str, Any] | Iterable[tuple[str, Any]], columns: Columns, first: str = ""
+) -> str:
+    """Return a table of labelled lines: label, then each column's cell of the line's figures."""
+    pairs = lines.items() if isinstance(lines, Mapping) else lines
+    rows = ([label, *(cell(figures) for cell in columns.values())] for label, figures in pairs)
+    return markdown([first, *columns], rows)
+
+
 def number(value: float | None, form: str = ".2f") -> str:
     """Format a figure; nothing for None."""
     return "" if value is None else f"{value:z{form}}"
@@ -63,28 +73,28 @@ def significant(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def interval(found: Figures | None, form: str = ".2f", *, sign: int = 1, plus: str = "") -> str:
-    """Format an estimate with its interval in brackets, both times `sign`."""
+def interval(found: Mapping[str, Any] | None, form: str = ".2f", *, scale: float = 1, plus: str = "") -> str:
+    """Format an estimate with its interval in brackets, both times `scale`; nothing for None."""
     if not found:
         return ""
-    value = f"{sign * found['value']:{plus}z{form}}"
+    value = f"{scale * found['value']:{plus}z{form}}"
     if found["low"] is None:
         return value
-    low, high = sorted(sign * found[end] for end in ("low", "high"))
+    low, high = sorted(scale * found[end] for end in ("low", "high"))
     return f"{value} [{low:z{form}}, {high:z{form}}]"
 
 
-def gain(difference: Figures | None, metric: str, form: str = ".2f") -> str:
+def gain(difference: Mapping[str, Any] | None, metric: str, form: str = ".2f") -> str:
     """Format a difference from something so that positive is better than it."""
-    return interval(difference, form, sign=-1 if metric in LOWER_IS_BETTER else 1, plus="+")
+    return interval(difference, form, scale=-1 if metric in LOWER_IS_BETTER else 1, plus="+")
 
 
-def lead(difference: Figures | None, metric: str) -> str:
+def lead(difference: Mapping[str, Any] | None, metric: str) -> str:
     """Format a method's difference from HiPer as HiPer's lead over it."""
-    return interval(difference, sign=1 if metric in LOWER_IS_BETTER else -1, plus="+")
+    return interval(difference, scale=1 if metric in LOWER_IS_BETTER else -1, plus="+")
 
 
-# README: the benchmark's first run.
+# The benchmark's first run.
 
 EVIDENCE = {
     "none": "sentence alone (floor)",
@@ -100,13 +110,13 @@ EVIDENCE = {
 
 
 def evidence_figures() -> dict[str, dict[str, Mapping[str, str]]]:
-    """Return arm -> metric -> the report's line for all edits together."""
-    figures: dict[str, dict[str, Mapping[str, str]]] = {}
+    """Return label -> metric -> the report's line for all edits together."""
+    found: dict[str, dict[str, Mapping[str, str]]] = {label: {} for label in EVIDENCE.values()}
     with (HERE / "critters_evidence.csv").open(encoding="utf-8", newline="") as file:
         for line in csv.DictReader(file):
             if not line["edit"]:
-                figures.setdefault(line["arm"], {})[line["metric"]] = line
-    return figures
+                found[EVIDENCE[line["arm"]]][line["metric"]] = line
+    return found
 
 
 def estimate(line: Mapping[str, str], name: str) -> dict[str, float | None] | None:
@@ -117,68 +127,64 @@ def estimate(line: Mapping[str, str], name: str) -> dict[str, float | None] | No
     return {"value": float(line[name]), "low": low, "high": high}
 
 
+def _mean_of_run(metric: str) -> Callable[[Any], object]:
+    return lambda figures: number(float(figures[metric]["mean"]))
+
+
+def _gain_of_run(metric: str) -> Callable[[Any], object]:
+    return lambda figures: gain(estimate(figures[metric], "difference"), metric)
+
+
+def _gap_of_run(metric: str) -> Callable[[Any], object]:
+    return lambda figures: interval(estimate(figures[metric], "gap_closed"), ".0f")
+
+
 @table
 def evidence() -> str:
-    head = ["", "edit succeeds", "rest preserved", "colour distance", "gain over the paper's preset"]
-    lines = []
-    for arm, label in EVIDENCE.items():
-        found = evidence_figures()[arm]
-        distance = found["colour_distance"]
-        means = {metric: number(float(line["mean"])) for metric, line in found.items()}
-        lines.append(
-            [
-                label,
-                *(means[each] for each in ("edit_success", "preservation", "colour_distance")),
-                gain(estimate(distance, "difference"), "colour_distance"),
-                interval(estimate(distance, "gap_closed"), ".0f"),
-                *(means[each] for each in IDENTITY),
-            ]
-        )
-    return markdown([*head, "gap closed, %", *IDENTITY], lines)
+    columns = {
+        "edit succeeds": _mean_of_run("edit_success"),
+        "rest preserved": _mean_of_run("preservation"),
+        "colour distance": _mean_of_run("colour_distance"),
+        "gain over the paper's preset": _gain_of_run("colour_distance"),
+        "gap closed, %": _gap_of_run("colour_distance"),
+        **{each: _mean_of_run(each) for each in IDENTITY},
+    }
+    return by_columns(evidence_figures(), columns)
 
 
 @table
 def evidence_gains() -> str:
     """The gain of both ways to start over the paper's preset, attribute by attribute."""
-    arms = ("hiper", "hiper,initial=caption,learning_rate=0.15,t_min=0.5")
-    found = evidence_figures()
-    return markdown(
-        ["gain over the paper's preset", *IDENTITY, "picture distance"],
-        (
-            [
-                EVIDENCE[arm],
-                *(
-                    gain(estimate(found[arm][each], "difference"), each)
-                    for each in (*IDENTITY, "picture_distance")
-                ),
-            ]
-            for arm in arms
-        ),
-    )
+    columns = {each.replace("_", " "): _gain_of_run(each) for each in (*IDENTITY, "picture_distance")}
+    lines = list(evidence_figures().items())[1:3]
+    return by_columns(lines, columns, "gain over the paper's preset")
 
 
 @table
 def evidence_gaps() -> str:
-    """How much of the gap in each attribute is closed, beside the aims, which stand here."""
-    found = evidence_figures()["hiper"]
-    shown = ("colour_distance", *IDENTITY)
-    closed = [interval(estimate(found[each], "gap_closed"), ".0f") for each in shown]
-    return markdown(
-        ["gap closed, %", *(each.replace("_", " ") for each in shown)],
-        [["aim", "85", *["70"] * len(IDENTITY)], ["HiPer, default preset", *closed]],
-    )
+    """How much of the gap is closed, beside the aims, which stand here."""
+    columns = {each.replace("_", " "): _gap_of_run(each) for each in ("colour_distance", *IDENTITY)}
+    aims = {metric: {"gap_closed": "70", "gap_closed_low": "", "gap_closed_high": ""} for metric in IDENTITY}
+    aims["colour_distance"] = {**aims["eyes"], "gap_closed": "85"}
+    lines = {"aim": aims, "HiPer, default preset": evidence_figures()[EVIDENCE["hiper"]]}
+    return by_columns(lines, columns, "gap closed, %")
 
 
 # The methods compared.
 
+DEFAULT, WITHOUT_GUESS, PAPER = (
+    "hiper",
+    "hiper,initial=caption,learning_rate=0.15,t_min=0.5",
+    "hiper:paper,edit_steps=none,guidance=none,scheduler=none",
+)
 METHODS = {
     "source": "source",
     "truth": "true answer",
     "none": "sentence alone",
-    "hiper": "**HiPer**, default preset",
+    DEFAULT: "**HiPer**, default preset",
     "hiper,learning_rate=0.062,strength=0.67": "HiPer, best of eight tries",
-    "hiper,initial=caption,learning_rate=0.15,t_min=0.5": "**HiPer without the guess**",
-    "hiper:paper,edit_steps=none,guidance=none,scheduler=none": "**HiPer, the paper's fit**",
+    WITHOUT_GUESS: "**HiPer without the guess**",
+    PAPER: "**HiPer, the paper's fit**",
     "textual-inversion": "Textual Inversion",
     "dreambooth": "DreamBooth",
     "dreambooth-lora": "DreamBooth, LoRA",
@@ -187,151 +193,105 @@ METHODS = {
     "ddim-inversion": "DDIM inversion",
     "sdedit": "SDEdit",
 }
-DEFAULT, WITHOUT_GUESS, PAPER = (
-    "hiper",
-    "hiper,initial=caption,learning_rate=0.15,t_min=0.5",
-    "hiper:paper,edit_steps=none,guidance=none,scheduler=none",
-)
 
 
 def methods(*, fitted: bool = False) -> Iterator[tuple[str, Any]]:
-    """Yield each method's name and figures; fitted: without the yardsticks."""
+    """Yield each method's label and figures; fitted: without the baselines."""
     for row in read("methods_table")["arms"]:
         if not fitted or row["cost"]:
             yield METHODS[row["arm"]], row
 
 
-def mean_of(row: Any, metric: str) -> str:
-    score = row["scores"][metric]["mean"]
-    return number(score and score["value"])
+def _mean(metric: str) -> Callable[[Any], object]:
+    return lambda row: number((row["scores"][metric]["mean"] or {"value": None})["value"])
 
 
-def leads(row: Any, metric: str, *references: str) -> list[str]:
-    return [lead(row["scores"][metric]["minus"].get(each), metric) for each in references]
+def _lead(metric: str, reference: str) -> Callable[[Any], object]:
+    return lambda row: lead(row["scores"][metric]["minus"].get(reference), metric)
+
+
+def _leads(metric: str) -> Columns:
+    return {
+        "lead of the default": _lead(metric, DEFAULT),
+        "lead of the paper's fit": _lead(metric, PAPER),
+        "lead without the guess": _lead(metric, WITHOUT_GUESS),
+    }
+
+
+COST: Columns = {
+    "fit, s": lambda row: significant(row["cost"]["fit_seconds"]),
+    "fit, GFLOP": lambda row: f"{row['cost']['fit_flops'] / 1e9:,.0f}",
+    "MB beside the weights": lambda row: f"{row['cost']['fit_peak_bytes'] / 1e6:.0f}",
+    "four pictures, s": lambda row: f"{row['cost']['edit_seconds']:.2g}",
+    "pictures, GFLOP": lambda row: f"{row['cost']['edit_flops'] / 1e9:.0f}",
+    "file, KB": lambda row: f"{row['cost']['artifact_bytes'] / 1e3:,.0f}",
+    "a fit serves": lambda row: "one sentence" if row["cost"]["per_sentence"] else "all",
+}
 
 
 @table
 def methods_identity() -> str:
     """Identity and edits, and by how much three fits of HiPer lead."""
-    head = ["", "pictures", "edit succeeds", "identity", "lead of the default", "lead of the paper's fit"]
-    return markdown(
-        [*head, "lead without the guess"],
-        (
-            [
-                name,
-                row["scores"]["edit_success"]["mean"]["cells"],
-                mean_of(row, "edit_success"),
-                mean_of(row, "identity"),
-                *leads(row, "identity", DEFAULT, PAPER, WITHOUT_GUESS),
-            ]
-            for name, row in methods()
-        ),
-    )
+    columns = {
+        "pictures": lambda row: row["scores"]["edit_success"]["mean"]["cells"],
+        "edit succeeds": _mean("edit_success"),
+        "identity": _mean("identity"),
+    }
+    return by_columns(methods(), {**columns, **_leads("identity")})
 
 
 @table
 def methods_colour() -> str:
     """Colours and the whole picture, and by how much HiPer leads."""
-    head = ["", "colour distance", "lead of the default", "lead of the paper's fit", "lead without the guess"]
-    return markdown(
-        [*head, "gap closed, %", "picture distance", "lead of the paper's fit"],
-        (
-            [
-                name,
-                mean_of(row, "colour_distance"),
-                *leads(row, "colour_distance", DEFAULT, PAPER, WITHOUT_GUESS),
-                interval(row["gap_closed"], ".0f"),
-                mean_of(row, "picture_distance"),
-                *leads(row, "picture_distance", PAPER),
-            ]
-            for name, row in methods()
-        ),
-    )
+    columns = {
+        "colour distance": _mean("colour_distance"),
+        **_leads("colour_distance"),
+        "gap closed, %": lambda row: interval(row["gap_closed"], ".0f"),
+        "picture distance": _mean("picture_distance"),
+        "lead of the paper's fit in it": _lead("picture_distance", PAPER),
+    }
+    return by_columns(methods(), columns)
 
 
 @table
 def methods_attributes() -> str:
-    shown = (*IDENTITY, "preservation", "source_leak")
-    return markdown(
-        ["", *IDENTITY, "rest preserved", "source leak"],
-        ([name, *(mean_of(row, each) for each in shown)] for name, row in methods()),
-    )
+    columns = {each: _mean(each) for each in IDENTITY}
+    rest = {"rest preserved": _mean("preservation"), "source leak": _mean("source_leak")}
+    return by_columns(methods(), {**columns, **rest})
 
 
 @table
 def methods_cost() -> str:
-    head = [
-        "",
-        "fit, s",
-        "GFLOP",
-        "MB beside the weights",
-        "four pictures, s",
-        "GFLOP",
-        "file, KB",
-        "a fit serves",
-    ]
-    return markdown(
-        head,
-        (
-            [
-                name,
-                significant(spent["fit_seconds"]),
-                f"{spent['fit_flops'] / 1e9:,.0f}",
-                f"{spent['fit_peak_bytes'] / 1e6:.0f}",
-                f"{spent['edit_seconds']:.2g}",
-                f"{spent['edit_flops'] / 1e9:.0f}",
-                f"{spent['artifact_bytes'] / 1e3:,.0f}",
-                "one sentence" if spent["per_sentence"] else "all",
-            ]
-            for name, row in methods(fitted=True)
-            if (spent := row["cost"])
-        ),
-    )
+    return by_columns(methods(fitted=True), COST)
 
 
 @table
 def methods_short() -> str:
     """What README says of the comparison."""
-    head = ["", "edit succeeds", "identity", "lead of the paper's fit", "gap closed, %", "fit, s", "file, KB"]
-    return markdown(
-        [*head, "a fit serves"],
-        (
-            [
-                name,
-                mean_of(row, "edit_success"),
-                mean_of(row, "identity"),
-                *leads(row, "identity", PAPER),
-                interval(row["gap_closed"], ".0f"),
-                significant(row["cost"]["fit_seconds"]),
-                f"{row['cost']['artifact_bytes'] / 1e3:,.0f}",
-                "one sentence" if row["cost"]["per_sentence"] else "all",
-            ]
-            for name, row in methods(fitted=True)
-            if "eight tries" not in name
-        ),
-    )
+    columns = {
+        "edit succeeds": _mean("edit_success"),
+        "identity": _mean("identity"),
+        "lead of the paper's fit": _lead("identity", PAPER),
+        "gap closed, %": lambda row: interval(row["gap_closed"], ".0f"),
+        **{name: COST[name] for name in ("fit, s", "file, KB", "a fit serves")},
+    }
+    return by_columns((line for line in methods(fitted=True) if "tries" not in line[0]), columns)
 
 
 @table
 def tune_methods() -> str:
     """The best of each method's tries."""
     best: dict[str, Any] = {}
-    for each in read("tune_methods")["tries"]:
-        if each["score"] is not None and each["score"] < best.get(each["method"], {"score": 1e9})["score"]:
-            best[each["method"]] = each
-    return markdown(
-        ["method", "best of eight tries", "colour distance", "edit succeeds"],
-        (
-            [
-                f"`{method}`",
-                ", ".join(f"{name} {value}" for name, value in each["options"].items())
-                or "the preset of then",
-                number(each["colour_distance"]),
-                number(each["edit_success"]),
-            ]
-            for method, each in sorted(best.items())
+    for each in sorted(read("tune_methods")["tries"], key=lambda each: each["score"] or math.inf):
+        best.setdefault(f"`{each['method']}`", each)
+    columns: Columns = {
+        "best of eight tries": lambda each: (
+            ", ".join(f"{name} {value}" for name, value in each["options"].items()) or "the preset of then"
         ),
-    )
+        "colour distance": lambda each: number(each["colour_distance"]),
+        "edit succeeds": lambda each: number(each["edit_success"]),
+    }
+    return by_columns(sorted(best.items()), columns, "method")
 
 
 # Fewer steps.
@@ -349,15 +309,18 @@ def tail_search() -> str:
     def lowered(name: str, below: str) -> list[float]:
         return [1000 * (base - own) for base, own in zip(losses[below], losses[name], strict=True)]
 
-    lines = []
-    for name in sorted(losses, key=lambda each: sum(losses[each])):
+    def against(name: str) -> str:
         gained = lowered(name, SEARCHED)
-        error = statistics.stdev(gained) / len(gained) ** 0.5
-        shown, against = name, f"{statistics.mean(gained):+z.1f} ± {error:.1f}"
-        if name == SEARCHED:
-            shown, against = f"**{name}**", ""
-        lines.append([shown, number(statistics.mean(lowered(name, "caption alone")), ".1f"), against])
-    return markdown(["", "lowers the loss by, thousandths", "gain over the line in bold"], lines)
+        return f"{statistics.mean(gained):+z.1f} ± {statistics.stdev(gained) / len(gained) ** 0.5:.1f}"
+
+    columns: Columns = {
+        "lowers the loss by, thousandths": lambda name: number(
+            statistics.mean(lowered(name, "caption alone")), ".1f"
+        ),
+        "gain over the line in bold": lambda name: "" if name == SEARCHED else against(name),
+    }
+    best_first = sorted(losses, key=lambda each: sum(losses[each]))
+    return by_columns(((f"**{name}**" if name == SEARCHED else name, name) for name in best_first), columns)
 
 
 IDEAS = {
@@ -369,115 +332,106 @@ IDEAS = {
     "strength": "the default",
     "the paper, drawn its own way": "the paper's preset: 50 DDIM steps, its own guidance scale",
 }
+REMEDIES: Columns = {
+    "FLOPs of the paper's fit": lambda row: number(row["share_of_paper"], ".3f"),
+    "edit succeeds": lambda row: number(row["means"]["edit_success"]),
+    "colour distance": lambda row: number(row["means"]["colour_distance"]),
+    "gain over the paper's fit": lambda row: gain(row["minus_paper"]["colour_distance"], "colour_distance"),
+    **{each: lambda row, each=each: number(row["means"][each]) for each in IDENTITY},  # type: ignore[misc]
+}
 
 
 def remedy_name(row: Any) -> str:
     """Name an arm by its idea, its steps and its strength."""
     arm: str = row["arm"]
-    idea: str = row["idea"]
-    name = IDEAS.get(idea, idea)
+    name = IDEAS.get(row["idea"], str(row["idea"]))
     if row["flops"] is None:
         return EVIDENCE[arm]
-    if "drawn its own way" in idea:
+    if "drawn its own way" in row["idea"]:
         return name
     steps = re.search(r"\bsteps=(\d+)", arm.replace("edit_steps", ""))
     count = steps[1] if steps else "1000" if arm.startswith("hiper:paper") else "40"
     strength = re.search(r"strength=([\d.]+)", arm)
     name = f"{name}: {count} {'step' if count == '1' else 'steps'}{f', strength {strength[1]}' if strength else ''}"
-    return f"**{name}**" if arm in ("hiper", PAPER) else name
-
-
-def remedy_lines(rows: Mapping[str, Any]) -> str:
-    """Return the table of some arms by their labels."""
-    head = ["", "FLOPs of the paper's fit", "edit succeeds", "colour distance", "gain over the paper's fit"]
-    return markdown(
-        [*head, *IDENTITY],
-        (
-            [
-                label,
-                number(row["share_of_paper"], ".3f"),
-                *(number(row["means"][each]) for each in ("edit_success", "colour_distance")),
-                gain(row["minus_paper"]["colour_distance"], "colour_distance"),
-                *(number(row["means"][each]) for each in IDENTITY),
-            ]
-            for label, row in rows.items()
-        ),
-    )
+    return f"**{name}**" if arm in (DEFAULT, PAPER) else name
 
 
 @table
 def remedies() -> str:
     """Every idea, with more and more steps."""
-    return remedy_lines({remedy_name(row): row for row in read("remedies")["arms"]})
+    return by_columns(((remedy_name(row), row) for row in read("remedies")["arms"]), REMEDIES)
 
 
 @table
 def remedies_short() -> str:
-    """Both ways to start beside the paper's fit and the yardsticks."""
+    """Both ways to start beside the paper's fit and the baselines."""
     shown = {
         PAPER: "the paper's fit: 1000 steps",
         WITHOUT_GUESS: "40 steps without the guess",
         "hiper,steps=1": "the guess and one step",
-        "hiper": "**the guess and 40 steps (default)**",
+        DEFAULT: "**the guess and 40 steps (default)**",
         **{each: EVIDENCE[each] for each in ("none", "truth")},
     }
     rows = {row["arm"]: row for row in read("remedies")["arms"]}
-    return remedy_lines({label: rows[arm] for arm, label in shown.items()})
+    return by_columns({label: rows[arm] for arm, label in shown.items()}, REMEDIES)
 
 
 @table
 def remedies_attributes() -> str:
     """The default preset's gain over the paper's fit in every attribute."""
-    row = next(row for row in read("remedies")["arms"] if row["arm"] == "hiper")
+    found = next(row["minus_paper"] for row in read("remedies")["arms"] if row["arm"] == DEFAULT)
     shown = ("edit_success", *IDENTITY)
-    return markdown(
-        ["", "edit succeeds", *IDENTITY],
-        [["gain of the default", *(gain(row["minus_paper"][each], each) for each in shown)]],
-    )
+    lines = [["gain of the default", *(gain(found[each], each) for each in shown)]]
+    return markdown(["", "edit succeeds", *IDENTITY], lines)
 
 
 # Performance.
 
 
+def _texts(model: Any) -> float:
+    weights: dict[str, float] = model["weights_gib"]
+    return sum(size for part, size in weights.items() if part.startswith("text_encoder"))
+
+
+def _denoiser(model: Any) -> float:
+    weights: dict[str, float] = model["weights_gib"]
+    return weights["unet"] if "unet" in weights else weights["transformer"]
+
+
+def full_sizes(*names: str) -> Iterator[tuple[str, Any]]:
+    """Yield label and figures of some checkpoints, or of all, on a GPU that is not there."""
+    for name, model in read("full_size")["models"].items():
+        if not names or name in names:
+            yield f"{name}, {model['resolution']} px", model
+
+
 @table
 def full_size() -> str:
-    """Fourteen checkpoints on a GPU that is not there."""
-    head = ["", "token embeddings", "weights of the denoiser, of the text encoders, GiB", "fit step: TFLOP"]
-    head += ["peak beside the weights, GiB", "kernels", "waits", "edit of 2 steps: TFLOP", "peak, GiB"]
-    lines = []
-    for name, model in read("full_size")["models"].items():
-        fit, edit, weights = model["fit step"], model["edit step"], model["weights_gib"]
-        texts = sum(size for part, size in weights.items() if part.startswith("text_encoder"))
-        denoiser = weights.get("unet", weights.get("transformer"))
-        lines.append(
-            [
-                f"{name}, {model['resolution']} px",
-                " × ".join(map(str, model["rows"][1:])),
-                f"{denoiser:.1f}, {texts:.1f}{' in turn' if model['takes_turns'] else ''}",
-                number(fit["tflop"], ".1f"),
-                number(fit["peak_gib"], ".1f"),
-                fit["kernels"],
-                sum(fit["syncs"].values()),
-                number(edit["tflop"], ".1f"),
-                number(edit["peak_gib"], ".1f"),
-            ]
-        )
-    return markdown(head, lines)
+    columns: Columns = {
+        "token embeddings": lambda model: " × ".join(map(str, model["rows"][1:])),
+        "weights of the denoiser, of the text encoders, GiB": lambda model: (
+            f"{_denoiser(model):.1f}, {_texts(model):.1f}{' in turn' if model['takes_turns'] else ''}"
+        ),
+        "fit step: TFLOP": lambda model: number(model["fit step"]["tflop"], ".1f"),
+        "peak beside the weights, GiB": lambda model: number(model["fit step"]["peak_gib"], ".1f"),
+        "kernels": lambda model: model["fit step"]["kernels"],
+        "waits": lambda model: sum(model["fit step"]["syncs"].values()),
+        "edit of 2 steps: TFLOP": lambda model: number(model["edit step"]["tflop"], ".1f"),
+        "peak, GiB": lambda model: number(model["edit step"]["peak_gib"], ".1f"),
+    }
+    return by_columns(full_sizes(), columns)
 
 
 @table
 def hardware() -> str:
     """What README says of three models: memory, and minutes of 1000 steps at a rate of 60 TFLOP/s."""
-    lines = []
-    for name in ("Stable Diffusion 1.5", "SDXL", "FLUX.1 dev"):
-        model = read("full_size")["models"][name]
-        weights, fit = model["weights_gib"], model["fit step"]
-        memory = weights.get("unet", weights.get("transformer")) + fit["peak_gib"]
-        minutes = 1000 * fit["tflop"] / 60 / 60
-        lines.append(
-            [f"{name}, {model['resolution']} px", number(memory, ".1f"), f"{minutes:.{minutes < 1:d}f}"]
-        )
-    return markdown(["a fit of 1000 steps", "GPU memory, GiB", "minutes"], lines)
+    columns: Columns = {
+        "GPU memory, GiB": lambda model: number(_denoiser(model) + model["fit step"]["peak_gib"], ".1f"),
+        "minutes": lambda model: f"{1000 * model['fit step']['tflop'] / 60 / 60:.1g}",
+    }
+    return by_columns(
+        full_sizes("Stable Diffusion 1.5", "SDXL", "FLUX.1 dev"), columns, "a fit of 1000 steps"
+    )
 
 
 WAYS = {
@@ -487,54 +441,39 @@ WAYS = {
     "fit step, frozen, bfloat16, batch 4": "fit step, frozen, bfloat16, 4 noise levels",
     "sampling step, guided, frozen, bfloat16": "two forward passes (a sampling step under guidance), bfloat16",
 }
-SIZES = {
-    "sd14": "Stable Diffusion 1.4, 512 × 512",
-    "sdxl": "SDXL, 1024 × 1024",
-    "flux": "FLUX.1 dev, 1024 × 1024",
-}
+SIZES = {"sd14": "Stable Diffusion 1.4", "sdxl": "SDXL", "flux": "FLUX.1 dev"}
 
 
 @table
 def cost_model() -> str:
     """FLOPs, bytes and the least milliseconds on an H200, of three sizes."""
-    head = ["", "TFLOP", "GB moved", "memory, GB", "H200, ms: by arithmetic", "by memory"]
-    lines: list[list[str]] = []
-    for model, title in SIZES.items():
-        size = read("cost_model")[model]
-        lines.append([f"**{title}**, {size['parameters'] / 1e9:.3g} G weights", *[""] * 5])
-        for way, label in WAYS.items():
-            each, least = size[way], size[way]["least_seconds"]
-            memory = [significant(1e3 * least[f"by_memory_{how}"]) for how in ("unfused", "fused")]
-            lines.append(
-                [
-                    label,
-                    significant(each["flops"] / 1e12),
-                    f"{significant(each['moved'] / 1e9)} ({significant(each['products'] / 1e9)})",
-                    significant(each["memory"] / 1e9),
-                    significant(least["by_compute"] * 1e3),
-                    f"{memory[0]} ({memory[1]})",
-                ]
-            )
-    return markdown(head, lines)
+    columns: Columns = {
+        "TFLOP": lambda way: significant(way["flops"] / 1e12),
+        "GB moved": lambda way: f"{significant(way['moved'] / 1e9)} ({significant(way['products'] / 1e9)})",
+        "memory, GB": lambda way: significant(way["memory"] / 1e9),
+        "H200, ms: by arithmetic": lambda way: significant(1e3 * way["least_seconds"]["by_compute"]),
+        "by memory": lambda way: "{} ({})".format(
+            *(significant(1e3 * way["least_seconds"][f"by_memory_{how}"]) for how in ("unfused", "fused"))
+        ),
+    }
+    found = read("cost_model")
+    lines = [
+        (f"{title}: {label}", found[model][way])
+        for model, title in SIZES.items()
+        for way, label in WAYS.items()
+    ]
+    return by_columns(lines, columns)
 
 
 @table
 def cost_shares() -> str:
     """What of a forward pass has to do with the text."""
-    names = read("cost_model")["sd14"]["shares of a forward pass"]
-    return markdown(
-        ["of one forward pass, %", *(title.partition(",")[0] for title in SIZES.values())],
-        (
-            [
-                name,
-                *(
-                    f"{100 * read('cost_model')[model]['shares of a forward pass'][name]:.2g}"
-                    for model in SIZES
-                ),
-            ]
-            for name in names
-        ),
-    )
+    shares = {model: read("cost_model")[model]["shares of a forward pass"] for model in SIZES}
+    columns: Columns = {
+        title: lambda name, model=model: f"{100 * shares[model][name]:.2g}"  # type: ignore[misc]
+        for model, title in SIZES.items()
+    }
+    return by_columns(((name, name) for name in shares["sd14"]), columns, "of one forward pass, %")
 
 
 @table
@@ -542,8 +481,11 @@ def cost_reference() -> str:
     """Where the published procedure spends its FLOPs, at the size of SD 1.4."""
     spent = read("cost_model")["sd14"]["reference procedure"]
     whole = sum(spent.values())
-    lines = [[name, f"{each / 1e15:.2f}", f"{100 * each / whole:.0f}"] for name, each in spent.items()]
-    return markdown(["", "PFLOP", "%"], [*lines, ["**all**", f"{whole / 1e15:.2f}", "100"]])
+    columns: Columns = {
+        "PFLOP": lambda each: f"{each / 1e15:.2f}",
+        "%": lambda each: f"{100 * each / whole:.0f}",
+    }
+    return by_columns({**spent, "**all**": whole}, columns)
 
 
 @table
@@ -551,35 +493,30 @@ def full_size_step() -> str:
     """One fit step at the size of SD 1.4 on two CPU threads."""
     found = read("full_size_step")
     base = found["float32"]["unfrozen_seconds"]
-    lines = [
-        [
-            f"{how}, {dtype}",
-            number(found[dtype][f"{how}_tflop"]),
-            number(found[dtype][f"{how}_seconds"], ".1f"),
-            number(found[dtype][f"{how}_seconds"] / base),
-            number(base / found[dtype][f"{how}_seconds"], ".1f"),
-        ]
+    lines = {
+        f"{how}, {dtype}": (found[dtype][f"{how}_tflop"], found[dtype][f"{how}_seconds"])
         for dtype in ("float32", "bfloat16")
         for how in ("unfrozen", "frozen")
-    ]
-    return markdown(["", "TFLOP", "seconds", "of the first line's", "times as fast"], lines)
+    }
+    columns: Columns = {
+        "TFLOP": lambda each: number(each[0]),
+        "seconds": lambda each: number(each[1], ".1f"),
+        "of the first line's": lambda each: number(each[1] / base),
+        "times as fast": lambda each: number(base / each[1], ".1f"),
+    }
+    return by_columns(lines, columns)
 
 
 @table
 def embedded() -> str:
     """A fit and an edit on the embedded model."""
-    found = read("embedded")
-    return markdown(
-        ["preset", "fit, s", "four pictures, s", "file, KB"],
-        (
-            [
-                preset,
-                number(found[preset]["fit_seconds"], ".1f"),
-                number(found[preset]["edit_seconds_4_images"], ".1f"),
-                number(found[preset]["artifact_bytes"] / 1e3, ".0f"),
-            ]
-            for preset in ("default", "paper")
-        ),
+    columns: Columns = {
+        "fit, s": lambda found: number(found["fit_seconds"], ".1f"),
+        "four pictures, s": lambda found: number(found["edit_seconds_4_images"], ".1f"),
+        "file, KB": lambda found: number(found["artifact_bytes"] / 1e3, ".0f"),
+    }
+    return by_columns(
+        {preset: read("embedded")[preset] for preset in ("default", "paper")}, columns, "preset"
     )
 
 
@@ -589,16 +526,23 @@ def against_the_paper() -> str:
     rounds: dict[str, list[float]] = {}
     for run in read("against_the_paper")["runs"]:
         rounds.setdefault(run["arm"], []).append(run["seconds"])
-    lines = []
-    for arm, seconds in rounds.items():
-        faster = []
-        for base in ("published", "hiper:paper"):
-            ratios = [theirs / ours for theirs, ours in zip(rounds[base], seconds, strict=True)]
-            middle = statistics.median(rounds[base]) / statistics.median(seconds)
-            alone = arm in (base, "published")
-            faster.append("" if alone else f"{middle:.1f} [{min(ratios):.1f}, {max(ratios):.1f}]")
-        lines.append([_arm(arm), significant(statistics.median(seconds)), *faster])
-    return markdown(["", "seconds", "times as fast as published", "times as fast as `hiper:paper`"], lines)
+
+    def faster(base: str) -> Callable[[Any], object]:
+        def cell(arm: str) -> str:
+            ratios = [theirs / ours for theirs, ours in zip(rounds[base], rounds[arm], strict=True)]
+            middle = statistics.median(rounds[base]) / statistics.median(rounds[arm])
+            return (
+                "" if arm in (base, "published") else f"{middle:.1f} [{min(ratios):.1f}, {max(ratios):.1f}]"
+            )
+
+        return cell
+
+    columns: Columns = {
+        "seconds": lambda arm: significant(statistics.median(rounds[arm])),
+        "times as fast as published": faster("published"),
+        "times as fast as `hiper:paper`": faster("hiper:paper"),
+    }
+    return by_columns(((_arm(arm), arm) for arm in rounds), columns)
 
 
 @table
@@ -606,11 +550,13 @@ def against_the_methods() -> str:
     """Whole jobs of every method, one round."""
     found = read("against_the_paper_methods")["whole"]
     ours = found["hiper:default"]["processor_seconds"]
-    lines = [
-        [_arm(arm), significant(each["processor_seconds"]), significant(each["processor_seconds"] / ours)]
-        for arm, each in found.items()
-    ]
-    return markdown(["", "processor seconds", "HiPer's default is so many times as fast"], lines)
+    columns: Columns = {
+        "processor seconds": lambda each: significant(each["processor_seconds"]),
+        "HiPer's default is so many times as fast": lambda each: significant(
+            each["processor_seconds"] / ours
+        ),
+    }
+    return by_columns(((_arm(arm), each) for arm, each in found.items()), columns)
 
 
 def _arm(arm: str) -> str:
@@ -623,16 +569,26 @@ def growth() -> str:
     curves: dict[str, dict[str, Any]] = {}
     for curve in read("growth")["curves"]:
         curves.setdefault(curve["what"], {})[curve["model"]] = curve
-    lines = []
-    for what, models in curves.items():
-        cells = []
-        for model in ("critters", "sd14"):
-            for cost in ("time", "memory"):
-                each = models[model]["exponents"][cost] if model in models else None
-                cells.append(f"{each['all']:.2f} ({each['last']:.2f})" if each else "")
-        sizes = (f"{each['sizes'][0]} to {each['sizes'][-1]}" for each in models.values())
-        lines.append([f"{what}, {' and '.join(dict.fromkeys(sizes))}", *cells])
-    return markdown(["", "critters: time", "memory", "SD 1.4: FLOPs", "memory"], lines)
+
+    def exponent(model: str, cost: str) -> Callable[[Any], object]:
+        def cell(models: Any) -> str:
+            found = models[model]["exponents"][cost] if model in models else None
+            return f"{found['all']:.2f} ({found['last']:.2f})" if found else ""
+
+        return cell
+
+    def sizes(models: Any) -> str:
+        return " and ".join(
+            dict.fromkeys(f"{each['sizes'][0]} to {each['sizes'][-1]}" for each in models.values())
+        )
+
+    columns = {
+        "critters: time": exponent("critters", "time"),
+        "critters: memory": exponent("critters", "memory"),
+        "SD 1.4: FLOPs": exponent("sd14", "time"),
+        "SD 1.4: memory": exponent("sd14", "memory"),
+    }
+    return by_columns(((f"{what}, {sizes(models)}", models) for what, models in curves.items()), columns)
 
 
 SAMPLERS = {
@@ -644,29 +600,33 @@ SAMPLERS = {
 }
 
 
-def sampler_lines(name: str) -> str:
+def _samplers(file: str) -> str:
     """The reference's means, and every other sampler's gain over it."""
-    shown = ("identity", "colour_distance", "converged")
-    lines = []
-    for text, found in read(name)["samplers"].items():
-        sampler, _, steps = text.partition(":")
-        reference = text == "ddim:50"
-        cells = [number(found[each]["value"]) if reference else gain(found[each], each) for each in shown]
-        verdict = "reference" if reference else "yes" if found["as_good"] else "no"
-        lines.append([f"{SAMPLERS[sampler]}, {steps}", *cells, verdict])
-    return markdown(
-        ["sampler, steps", "identity", "colour distance", "distance to convergence", "as good"], lines
-    )
+    found = read(file)["samplers"]
+    reference = found["ddim:50"]
+
+    def cell(metric: str) -> Callable[[Any], object]:
+        return lambda each: number(each[metric]["value"]) if each is reference else gain(each[metric], metric)
+
+    columns = {
+        "identity": cell("identity"),
+        "colour distance": cell("colour_distance"),
+        "distance to convergence": cell("converged"),
+        "as good": lambda each: "reference" if each is reference else "yes" if each["as_good"] else "no",
+    }
+    names = (text.partition(":") for text in found)
+    labels = (f"{SAMPLERS[sampler]}, {steps}" for sampler, _, steps in names)
+    return by_columns(zip(labels, found.values(), strict=True), columns, "sampler, steps")
 
 
 @table
 def solvers() -> str:
-    return sampler_lines("solvers")
+    return _samplers("solvers")
 
 
 @table
 def solvers_default() -> str:
-    return sampler_lines("solvers_default")
+    return _samplers("solvers_default")
 
 
 @table
@@ -675,55 +635,45 @@ def faster_steps() -> str:
     found = read("faster_steps")
     fit, drawn = found["fit step of 1, core seconds"], found["drawing step of 4 pictures, core seconds"]
     kept = found["kept at full size, GB"]["batch 1"]
-    moved = found["tail after 20 steps"]["bfloat16"]["difference"]
-    lines = [
-        ["a fit step of one noise level, core seconds", number(fit["float32"], ".3f")],
-        ["the same with `--memory low`", number(fit["float32, low memory"], ".3f")],
-        ["the same in bfloat16", number(fit["bfloat16"], ".3f")],
-        [
-            "tail after 20 steps in bfloat16: difference from float32, % of what was learnt",
-            f"{100 * moved:.1f}",
+    lines = {
+        "a fit step of one noise level, core seconds": fit["float32"],
+        "the same with `--memory low`": fit["float32, low memory"],
+        "the same in bfloat16": fit["bfloat16"],
+        "a sampling step of four pictures, text projected at every step, core seconds": drawn[
+            "at every step"
         ],
-        [
-            "a sampling step of four pictures, text projected at every step, core seconds",
-            number(drawn["at every step"], ".3f"),
-        ],
-        ["the same, text projected once", number(drawn["once"], ".3f")],
-        ["one preview during a fit, core seconds", number(found["preview, core seconds"])],
-        ["activations that a fit step keeps at the size of SD 1.4, per noise level, GB", number(kept["all"])],
-        ["the same with `--memory low`", number(kept["recomputing"])],
-    ]
-    return markdown(["", ""], lines)
+        "the same, text projected once": drawn["once"],
+        "one preview during a fit, core seconds": found["preview, core seconds"],
+        "tail after 20 steps in bfloat16: difference from float32, as a share of what was learnt": found[
+            "tail after 20 steps"
+        ]["bfloat16"]["difference"],
+        "activations that a fit step keeps at the size of SD 1.4, per noise level, GB": kept["all"],
+        "activations with `--memory low`, GB": kept["recomputing"],
+    }
+    return by_columns(lines, {"": lambda value: number(value, ".3f")})
 
 
 @table
 def fit_together() -> str:
     """Several subjects in a call."""
-    lines = []
-    for name, each in read("fit_together").items():
-        if isinstance(each, dict):
-            preset, _, count = name.partition(", ")
-            alone, both = each["alone_processor_seconds"], each["together_processor_seconds"]
-            lines.append([preset, count, number(alone), number(both), number(alone / both)])
-    head = ["preset, 40 steps", "together", "processor seconds a subject, alone", "together", "times as fast"]
-    return markdown(head, lines)
+    columns: Columns = {
+        "processor seconds a subject, alone": lambda each: number(each["alone_processor_seconds"]),
+        "together": lambda each: number(each["together_processor_seconds"]),
+        "times as fast": lambda each: number(each["processor_speed_up"]),
+    }
+    lines = ((name, each) for name, each in read("fit_together").items() if isinstance(each, dict))
+    return by_columns(lines, columns, "preset, 40 steps")
 
 
 @table
 def long_run() -> str:
-    found = read("long_run")
-    return markdown(
-        ["fits", "edits", "results that differ from the first", "memory growth, MB per 100 fits", "peak, MB"],
-        [
-            [
-                found["fits"],
-                found["edits"],
-                found["results_that_differ_from_the_first"],
-                number(found["growth_mb_per_100_fits_once_settled"]),
-                number(found["memory_mb_peak"], ".0f"),
-            ]
-        ],
-    )
+    columns: Columns = {
+        "edits": lambda found: found["edits"],
+        "results that differ from the first": lambda found: found["results_that_differ_from_the_first"],
+        "memory growth, MB per 100 fits": lambda found: number(found["growth_mb_per_100_fits_once_settled"]),
+        "peak, MB": lambda found: number(found["memory_mb_peak"], ".0f"),
+    }
+    return by_columns({read("long_run")["fits"]: read("long_run")}, columns, "fits")
 
 
 # Attention.
@@ -735,26 +685,8 @@ GROUPS = {
     "learnt, padding": "padding",
     "learnt, tail": "**the learnt tail**",
     "untouched, padding": "*without the tail:* all padding",
+    "padding in the tail's places": "*without the tail:* the padding in its places",
 }
-
-
-@table
-def attention() -> str:
-    """Shares of attention, for tails from the guess."""
-    found = read("attention")["figures"]
-
-    def cells(name: str) -> list[str]:
-        whole, subject = (
-            found.get(f"true answers: {name}: {what}") for what in ("attention", "on the subject")
-        )
-        each = found.get(f"true answers: {name}: attention per row")
-        return [percent(whole), number(each and 100 * each["value"], ".1f"), percent(subject)]
-
-    lines = [[label, *cells(name)] for name, label in GROUPS.items()]
-    lines.append(["*without the tail:* the padding in its places", *cells("padding in the tail's places")])
-    return markdown(["", "attention, %", "per token, %", "of that on the subject, %"], lines)
-
-
 CONTRASTS = {
     "tail less words: on the subject": "attention on the subject: tail less words, points",
     "tail less that padding: on the subject": "attention on the subject: tail less the padding it replaced, points",
@@ -768,54 +700,56 @@ CONTRASTS = {
 }
 
 
+def _attention(what: str, file: str = "attention") -> Callable[[Any], object]:
+    """Return the cell of a figure over the true answers, in percent; `what` has a place for the line's name."""
+
+    def cell(name: str) -> str:
+        figure = read(file)["figures"].get(f"true answers: {what.format(name)}")
+        return interval(figure, ".1f", scale=1 if "influence" in name else 100)
+
+    return cell
+
+
+@table
+def attention() -> str:
+    """Shares of attention, for tails from the guess."""
+    each = _attention("{}: attention per row")
+    columns: Columns = {
+        "attention, %": _attention("{}: attention"),
+        "per token, %": lambda name: str(each(name)).partition(" ")[0],
+        "of that on the subject, %": _attention("{}: on the subject"),
+    }
+    return by_columns(((label, name) for name, label in GROUPS.items()), columns)
+
+
 @table
 def attention_contrasts() -> str:
     """Differences and influence, for tails from the guess and from the caption."""
-    lines = [
-        [
-            label,
-            *(
-                percent(
-                    read(name)["figures"][f"true answers: {each}"], scale=1 if "influence" in each else 100
-                )
-                for name in ("attention", "attention_caption")
-            ),
-        ]
-        for each, label in CONTRASTS.items()
-    ]
-    return markdown(["", "tails from the guess", "tails without the guess"], lines)
-
-
-def percent(found: Figures | None, *, scale: float = 100) -> str:
-    return interval(found and {end: scale * found[end] for end in ("value", "low", "high")}, ".1f")
+    columns = {
+        "tails from the guess": _attention("{}"),
+        "tails without the guess": _attention("{}", "attention_caption"),
+    }
+    return by_columns(((label, name) for name, label in CONTRASTS.items()), columns)
 
 
 # Several tails.
 
 
-def several(experiment: str, arms: Mapping[str, str], *, second: str = "nearer", share: str = "") -> str:
-    """Distances to both animals and what they change against the first line; share: a metric to add."""
+def _several(experiment: str, arms: Mapping[str, str], columns: Columns) -> str:
+    """Distances to two animals, and what they gain over the first line, before other columns."""
     found = read("several_tails")[experiment]
-    head = [
-        "",
-        "to the first",
-        "nearer to it by",
-        "to the second",
-        f"{second} to it by".replace("further to", "further from"),
-    ]
-    lines = []
-    for arm, label in arms.items():
-        near, far = found[arm]["to_first"], found[arm]["to_second"]
-        change = [
-            gain(near["difference"], "to_first", ".1f"),
-            interval(far["difference"], ".1f", sign=-1 if second == "nearer" else 1, plus="+"),
-        ]
-        if arm == next(iter(found)):
-            change = ["", ""]
-        cells = [number(near["mean"], ".1f"), change[0], number(far["mean"], ".1f"), change[1]]
-        lines.append([label, *cells, *([number(found[arm][share]["mean"])] if share else [])])
-    names = {"nearer_first": "the first is nearer", "style": "watercolor found", "species": "species right"}
-    return markdown([*head, *([names[share]] if share else [])], lines)
+    first = next(iter(found.values()))
+    distances: Columns = {
+        "to the first": lambda arm: number(arm["to_first"]["mean"], ".1f"),
+        "nearer to it by": lambda arm: (
+            "" if arm is first else gain(arm["to_first"]["difference"], "to_first", ".1f")
+        ),
+        "to the second": lambda arm: number(arm["to_second"]["mean"], ".1f"),
+        "further from it by": lambda arm: (
+            "" if arm is first else interval(arm["to_second"]["difference"], ".1f", plus="+")
+        ),
+    }
+    return by_columns({label: found[arm] for arm, label in arms.items()}, {**distances, **columns})
 
 
 @table
@@ -827,7 +761,8 @@ def several_blend() -> str:
         "both, replacing": "both, replacing the last ten",
         "both, second at 0.4": "both, the second at strength 0.4",
     }
-    return several("two_animals", arms, share="nearer_first")
+    columns: Columns = {"the first is nearer": lambda arm: number(arm["nearer_first"]["mean"])}
+    return _several("two_animals", arms, columns)
 
 
 @table
@@ -839,7 +774,7 @@ def several_style() -> str:
         "both, its animal negative": "both, the other animal's tail negative",
         "subject, style named": 'subject alone, and the sentence says "a watercolor of"',
     }
-    return several("subject_and_style", arms, share="style")
+    return _several("subject_and_style", arms, {"watercolor found": lambda arm: number(arm["style"]["mean"])})
 
 
 @table
@@ -850,22 +785,23 @@ def several_negative() -> str:
         "negative at 0.4": "the same at strength 0.4",
         "negative, sentence too": "behind the sentence itself",
     }
-    return several("negative", arms, second="further", share="species")
+    return _several("negative", arms, {"species right": lambda arm: number(arm["species"]["mean"])})
 
 
 @table
 def several_average() -> str:
     found = read("several_tails")["averaging"]
-    lines = []
-    for arm, each in found.items():
-        change = (
+    columns: Columns = {
+        "colour distance": lambda arm: number(arm["colour_distance"]["mean"], ".1f"),
+        "gain": lambda arm: (
             ""
-            if arm == "one picture"
-            else gain(each["colour_distance"]["difference"], "colour_distance", ".1f")
-        )
-        shares = (number(each[metric]["mean"]) for metric in ("primary", "edit_success"))
-        lines.append([arm, number(each["colour_distance"]["mean"], ".1f"), change, *shares])
-    return markdown(["", "colour distance", "gain", "primary colour right", "edit succeeds"], lines)
+            if arm is found["one picture"]
+            else gain(arm["colour_distance"]["difference"], "colour_distance", ".1f")
+        ),
+        "primary colour right": lambda arm: number(arm["primary"]["mean"]),
+        "edit succeeds": lambda arm: number(arm["edit_success"]["mean"]),
+    }
+    return by_columns(found, columns)
 
 
 # The embedded model.
@@ -875,43 +811,36 @@ def several_average() -> str:
 def critters_quality() -> str:
     """What is aimed at and what is found; the aims stand here."""
     found = read("critters_quality")
-    words, world = found["words"], found["words in the world"]
+    words, moved = found["words"], found["padding"]
     counts = {name: words[f"{name} (n)"] for name in IDENTITY}
     right = {name: round(words[name] * counts[name]) for name in IDENTITY}
-    together = sum(right.values()) / sum(counts.values())
-    moved = found["padding"]
-    lines = [
-        ["autoencoder, PSNR in dB", "30", number(found["autoencoder psnr"], ".1f"), ""],
-        ["caption reader on fresh renders", "0.99", number(min(found["caption reader"].values())), ""],
-        *(
-            [f"bare captions followed: {name}", "0.95", number(found["captions"][name]), ""]
-            for name in ("species", "pose", "background", "style")
-        ),
-        *(
-            [
-                f"identity words followed: {name}",
-                "0.90",
-                number(right[name] / counts[name]),
-                number(world[name]),
-            ]
-            for name in IDENTITY
-        ),
-        ["identity words followed, all together", "0.90", number(together), ""],
-        [
-            "distance to the nearest training picture",
+    captions = ("species", "pose", "background", "style")
+    lines: dict[str, tuple[str, str]] = {
+        "autoencoder, PSNR in dB": ("30", number(found["autoencoder psnr"], ".1f")),
+        "caption reader on fresh renders": ("0.99", number(min(found["caption reader"].values()))),
+        **{f"bare captions followed: {each}": ("0.95", number(found["captions"][each])) for each in captions},
+        **{
+            f"identity words followed: {each}": ("0.90", number(right[each] / counts[each]))
+            for each in IDENTITY
+        },
+        "identity words followed, all together": ("0.90", number(sum(right.values()) / sum(counts.values()))),
+        **{
+            f"words read in the world's own pictures of other animals: {each}": (
+                "",
+                number(found["words in the world"][each]),
+            )
+            for each in IDENTITY
+        },
+        "nearest training picture of a sample": ("", number(found["memory"]["samples"], ".3f")),
+        "nearest training picture of a fresh picture": ("", number(found["memory"]["fresh pictures"], ".3f")),
+        "a picture moves by (CIE76): other last five tokens": (
             "",
-            *(number(found["memory"][each], ".3f") for each in found["memory"]),
-        ],
-        *(
-            [f"a picture moves by (CIE76) with {name}", "", number(moved[each], ".1f"), ""]
-            for each, name in {
-                "tail of another caption": "another caption's last five token embeddings",
-                "another seed": "another seed",
-                "another caption": "another caption",
-            }.items()
+            number(moved["tail of another caption"], ".1f"),
         ),
-    ]
-    return markdown(["", "aim", "found", "in fresh pictures of the world"], lines)
+        "a picture moves by (CIE76): another seed": ("", number(moved["another seed"], ".1f")),
+        "a picture moves by (CIE76): another caption": ("", number(moved["another caption"], ".1f")),
+    }
+    return by_columns(lines, {"aim": lambda each: each[0], "found": lambda each: each[1]})
 
 
 # Scale.
@@ -922,35 +851,14 @@ SITES = {
     "Stable Diffusion 1, preemptible": "Stable Diffusion 1, preemptible",
     "Stable Diffusion 1, storage a tenth": "Stable Diffusion 1, storage a tenth as fast",
 }
-
-
-def sites() -> Iterator[tuple[str, Any]]:
-    for name, label in SITES.items():
-        yield label, read("scale_simulation")[name]
-
-
-@table
-def scale_cost() -> str:
-    """What a job and a million jobs cost."""
-    lines = []
-    jobs, tail = read("scale_simulation")["jobs"], 5 * 768 * 4
-    artifacts = (read("embedded")["default"]["artifact_bytes"], tail)
-    for (label, found), artifact in zip(sites(), artifacts, strict=False):
-        site, hundred = found["site"], found["workers"]["100"]
-        lines.append(
-            [
-                label,
-                significant(site["job_seconds"]),
-                significant(site["start_seconds"]),
-                _size(site["model_bytes"]),
-                _size(site["result_bytes"]),
-                f"{1e6 / jobs * hundred['worker_hours']:,.0f}",
-                _size(1e6 * site["result_bytes"]),
-                _size(1e6 * artifact),
-            ]
-        )
-    head = ["", "fit and four pictures, s", "start of a worker, s", "model", "results of a job"]
-    return markdown([*head, "worker hours per million", "stored per million", "artifacts alone"], lines)
+OUTCOME: Columns = {
+    "hours": lambda each: f"{each['hours']:,.1f}",
+    "jobs an hour": lambda each: f"{each['jobs_per_hour']:,.0f}",
+    "busy with jobs that count": lambda each: f"{each['busy']:.0%}",
+    "storage busy": lambda each: f"{each['storage_busy']:.0%}",
+    "driver busy": lambda each: f"{each['driver_busy']:.0%}",
+    "failures": lambda each: each["failures"],
+}
 
 
 def _size(count: float) -> str:
@@ -959,35 +867,39 @@ def _size(count: float) -> str:
 
 
 @table
+def scale_cost() -> str:
+    """What a job and a million jobs cost."""
+    found = read("scale_simulation")
+    million = 1e6 / found["jobs"]
+    columns: Columns = {
+        "fit and four pictures, s": lambda each: significant(each["site"]["job_seconds"]),
+        "start of a worker, s": lambda each: significant(each["site"]["start_seconds"]),
+        "model": lambda each: _size(each["site"]["model_bytes"]),
+        "results of a job": lambda each: _size(each["site"]["result_bytes"]),
+        "worker hours per million": lambda each: f"{million * each['workers']['100']['worker_hours']:,.0f}",
+        "stored per million": lambda each: _size(1e6 * each["site"]["result_bytes"]),
+    }
+    return by_columns(((SITES[name], found[name]) for name in list(SITES)[:2]), columns)
+
+
+@table
 def scale_simulation() -> str:
     """Every site and number of workers."""
-    head = ["", "workers", "hours", "jobs an hour", "busy", "storage", "driver", "failures"]
-    lines = [
-        [
-            label,
-            workers,
-            f"{each['hours']:,.1f}",
-            f"{each['jobs_per_hour']:,.0f}",
-            *(f"{each[share]:.1%}" for share in ("busy", "storage_busy", "driver_busy")),
-            each["failures"],
-        ]
-        for label, found in sites()
-        for workers, each in found["workers"].items()
-    ]
-    return markdown(head, lines)
+    found = read("scale_simulation")
+    lines = (
+        (f"{label}, {workers}", each)
+        for name, label in SITES.items()
+        for workers, each in found[name]["workers"].items()
+    )
+    return by_columns(lines, OUTCOME, "workers")
 
 
 @table
 def scale_thousand() -> str:
     """A thousand workers."""
-    lines = [
-        [
-            label,
-            *(f"{found['workers']['1000'][share]:.0%}" for share in ("busy", "storage_busy", "driver_busy")),
-        ]
-        for label, found in sites()
-    ]
-    return markdown(["1000 workers", "busy with jobs that count", "storage busy", "driver busy"], lines)
+    found = read("scale_simulation")
+    lines = ((label, found[name]["workers"]["1000"]) for name, label in SITES.items())
+    return by_columns(lines, OUTCOME, "1000 workers")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -995,11 +907,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--check", action="store_true", help="write nothing; status 1 when a page differs")
     given = parser.parse_args(arguments)
-    differing = [page for page in PAGES if written(text := page.read_text(encoding="utf-8")) != text]
+    pages = {page: page.read_text(encoding="utf-8") for page in PAGES}
+    differing = [page for page, text in pages.items() if written(text) != text]
     for page in differing:
         print(page.relative_to(HERE.parent))
         if not given.check:
-            page.write_text(written(page.read_text(encoding="utf-8")), encoding="utf-8")
+            page.write_text(written(pages[page]), encoding="utf-8")
     return int(given.check and bool(differing))
 
 
