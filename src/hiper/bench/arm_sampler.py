@@ -1,4 +1,4 @@
-"""How each arm draws a case: the methods through `edit`, the yardsticks by the shortest way."""
+"""How each arm draws a case: the methods through `edit`, the baselines directly."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ from PIL import Image
 from torch import Tensor
 
 from hiper.artifacts import Artifact
-from hiper.backbones import Backbone, StepCallback
+from hiper.backbones import Backbone
 from hiper.bench.arms import Arm
 from hiper.bench.base import Case
 from hiper.bench.kept_fits import Fits, KeptFit
 from hiper.conditioning import TAIL, random_tail
-from hiper.errors import Interrupted
 from hiper.images import fit_square
 from hiper.inference import edit, resolve_settings
 from hiper.methods import get_method
 from hiper.options import EditSettings, Value
 from hiper.seeds import generator
-from hiper.training import StopRequest
+from hiper.training import FitControl, StopRequest
 
 BATCH = 4
 """Pictures drawn at a time."""
@@ -36,9 +35,13 @@ _SETTINGS = {"strength": "strength", "guidance": "guidance", "steps": "edit_step
 class Drawn:
     """One picture per seed, and what they were drawn with.
 
-    settings: strength, guidance, steps and scheduler, as far as they matter
-    fit: what the arm learnt for this; None for a yardstick, whose cost is nobody's
-    seconds: per picture, None where nothing was sampled
+    Attributes:
+        images: In the order of the seeds, mode RGB.
+        prompt: Of all pictures.
+        settings: Strength, guidance, steps and scheduler, as far as they matter.
+        fit: What the arm learnt for this; None for a baseline.
+        flagged: Seeds whose picture the model's safety checker blackened.
+        seconds: Per picture; None where nothing was sampled.
     """
 
     images: Sequence[Image.Image]
@@ -55,7 +58,7 @@ class ArmSampler:
 
     def __init__(self, backbone: Backbone, fits: Fits, should_stop: StopRequest) -> None:
         self._backbone, self._fits = backbone, fits
-        self._callback = _stopper(should_stop)
+        self._control = FitControl(should_stop=should_stop)
 
     def draw(self, arm: Arm, case: Case, seeds: Sequence[int]) -> Drawn:
         """Draw one picture per seed; picture i depends on its own seed only."""
@@ -68,6 +71,10 @@ class ArmSampler:
             "random-tail": self._random_tail,
         }
         return yardsticks.get(arm.name, self._method)(arm, case, seeds)
+
+    def _on_step(self, done: int, total: int) -> None:
+        """End the drawing after the step under way, if a signal asks for it."""
+        self._control.raise_if_stopped()
 
     def _method(self, arm: Arm, case: Case, seeds: Sequence[int]) -> Drawn:
         fit = self._fits.of_case(arm, case)
@@ -90,7 +97,7 @@ class ArmSampler:
             case.target_caption,
             seeds=seeds,
             batch_size=BATCH,
-            callback=self._callback,
+            callback=self._on_step,
         )
         return Drawn(
             images=result.images,
@@ -110,10 +117,8 @@ class ArmSampler:
     def _sampled(self, arm: Arm, prompt: str, seeds: Sequence[int]) -> Drawn:
         settings = drawing_settings(arm, self._backbone)
         begun = time.perf_counter()
-        positive, negative = (
-            self._backbone.encode(prompt),
-            self._backbone.encode_negative(settings.negative_prompt[0]),
-        )
+        positive = self._backbone.encode(prompt)
+        negative = self._backbone.encode_negative(settings.negative_prompt[0])
         images: list[Image.Image] = []
         flagged: list[int] = []
         for start in range(0, len(seeds), BATCH):
@@ -127,7 +132,7 @@ class ArmSampler:
                 scheduler=settings.scheduler,
                 height=settings.height,
                 width=settings.width,
-                callback=self._callback,
+                callback=self._on_step,
             )
             images += samples.images
             flagged += [seed for seed, flag in zip(some, samples.flagged, strict=True) if flag]
@@ -156,16 +161,16 @@ def drawing_settings(arm: Arm, backbone: Backbone) -> EditSettings:
 
 
 def _own_settings(arm: Arm, backbone: Backbone) -> dict[str, Value]:
-    """What the arm says of drawing, or else its method, in the words of `Artifact.edit`.
+    """Return the drawing settings of the arm, or else of its method, as `Artifact.edit` names them.
 
-    What both leave to the model is not there.
+    What both leave to the model is missing.
     """
     said = {**get_method(arm.method).sampling_defaults(backbone), **arm.options}
     return {name: said[option] for name, option in _SETTINGS.items() if option in said}
 
 
 def _own_edit(arm: Arm, artifact: Artifact, backbone: Backbone) -> dict[str, Value]:
-    """The artifact's settings, but the arm's own where fits are shared among arms of other settings."""
+    """Return the artifact's settings, but the arm's own where fits are shared among arms of other settings."""
     shared = get_method(arm.method).editing
     kept = {name: value for name, value in artifact.edit.items() if _SETTINGS.get(name) not in shared}
     return {**kept, **_own_settings(arm, backbone)}
@@ -179,13 +184,3 @@ def strange_rows(rows: Tensor, subject: str) -> Tensor:
 
 def _sampling(settings: EditSettings) -> dict[str, Value]:
     return {"guidance": settings.guidance, "steps": settings.steps, "scheduler": settings.scheduler}
-
-
-def _stopper(should_stop: StopRequest) -> StepCallback:
-    """Let a signal end the drawing after the step under way."""
-
-    def check(done: int, total: int) -> None:
-        if signal_number := should_stop():
-            raise Interrupted(f"stopped by signal {signal_number}", signal_number)
-
-    return check

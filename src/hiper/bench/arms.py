@@ -53,9 +53,12 @@ YARDSTICKS: Mapping[str, Baseline] = {
 class Arm:
     """One way to draw a case's pictures.
 
-    name: a method or a yardstick; changes: options that differ from the preset's, by name
-    options: all of them, resolved; empty for a yardstick that takes none
-    source_caption: which of a case's `other_captions` the source is learnt from; "" for its own
+    Attributes:
+        name: Of a method or a baseline.
+        preset: Of the method.
+        changes: Options that differ from the preset's.
+        options: All of them, resolved; empty for a baseline that takes none.
+        source_caption: Which of a case's `other_captions` the source is learnt from; "" for its own.
     """
 
     name: str
@@ -94,7 +97,7 @@ class Arm:
     def fitted(self) -> Arm:
         """Return the arm whose fits it draws with: a control borrows those of the reference.
 
-        What only an edit asks for is left away: a sweep over the strength fits each subject once.
+        Options of an edit alone are left out: a sweep over the strength fits each subject once.
         """
         editing = get_method(self.method).editing
         changes = {name: value for name, value in self.changes.items() if name not in editing}
@@ -109,7 +112,14 @@ def arm_names() -> list[str]:
 
 
 def parse_arm(text: str) -> Arm:
-    """Read one arm; OptionError, with the nearest valid name, for what cannot be meant."""
+    """Read one arm.
+
+    Args:
+        text: NAME, NAME:PRESET or NAME:PRESET,option=value,...
+
+    Raises:
+        OptionError: A name is unknown (with the nearest one), or a value is not allowed.
+    """
     head, *pairs = text.split(",")
     name, colon, preset = head.strip().partition(":")
     known = arm_names()
@@ -130,7 +140,7 @@ def parse_arm(text: str) -> Arm:
 
 
 def parse_arms(texts: Iterable[str]) -> list[Arm]:
-    """Read arms, each once; OptionError where there is none."""
+    """Read arms, each once; OptionError if there is none."""
     arms = {arm.text: arm for arm in map(parse_arm, texts)}
     if not arms:
         raise OptionError(f"no arm is given; name one or more of {', '.join(arm_names())}")
@@ -138,7 +148,11 @@ def parse_arms(texts: Iterable[str]) -> list[Arm]:
 
 
 def check_suite(arms: Sequence[Arm], suite: Suite) -> None:
-    """Refuse arms that need more than the suite has: true answers, a second subject, or other captions."""
+    """Check that the suite has what the arms need.
+
+    Raises:
+        OptionError: It lacks true answers, a second subject, or other captions.
+    """
     subjects = suite.subjects()
     cases = suite.cases(subjects[0])
     has_truth = all(case.truth is not None for case in cases)

@@ -1,4 +1,4 @@
-"""What a suite is: subjects, edits of them, and how a picture is scored."""
+"""The interface of a suite: subjects, edits of them, and how a picture is scored."""
 
 from __future__ import annotations
 
@@ -10,12 +10,20 @@ from typing import Literal
 from PIL import Image
 
 Scores = Mapping[str, float | None]
-"""Metric -> value; None where the metric says nothing of this case (a colour in a pencil sketch)."""
+"""Metric to value; None where the metric does not apply to this case (a colour in a pencil sketch)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """How to read a score. `better`: higher or lower; `low` and `high`: its range, None where unbounded."""
+    """How to read a score.
+
+    Attributes:
+        text: What it says.
+        better: Whether higher or lower is better.
+        unit: Of its values.
+        low: Its least value; None where it is unbounded.
+        high: Its greatest value, likewise.
+    """
 
     text: str
     better: Literal["higher", "lower"]
@@ -43,10 +51,17 @@ class Truth:
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One edit of one subject. `subject` and `edit` are names for files: letters, digits, hyphens.
+    """One edit of one subject.
 
-    mask: given with the source by its owner (mode L), for a fit to use; truth: None where nobody knows the answer.
-    other_captions: name -> a caption that says less of the source than its own, or something wrong
+    Attributes:
+        subject: Its name, for files: letters, digits, hyphens.
+        edit: Its name, likewise.
+        source: The picture to learn from.
+        source_caption: Of the source.
+        target_caption: The prompt.
+        mask: Of the source (mode L), for a fit to use; None where its owner gave none.
+        truth: The answer; None where it is not known.
+        other_captions: Captions, by name, that say less of the source than its own, or something wrong.
     """
 
     subject: str
@@ -68,19 +83,19 @@ class Suite(ABC):
 
     @abstractmethod
     def identity(self) -> Mapping[str, str | int]:
-        """What must agree for two runs to be comparable: name, split, seed, content hash, ..."""
+        """Return what must agree for two runs to be comparable: name, split, seed, content hash, ..."""
 
     @abstractmethod
     def subjects(self) -> Sequence[str]:
-        """Names of the subjects, in order; every prefix is a fair smaller suite."""
+        """Return the names of the subjects, in order; every prefix is a fair smaller suite."""
 
     @abstractmethod
     def cases(self, subject: str) -> Sequence[Case]:
-        """The edits of one subject."""
+        """Return the edits of one subject."""
 
     @abstractmethod
     def metrics(self) -> Mapping[str, Metric]:
-        """The metrics, in the order in which a table shows them."""
+        """Return the metrics, in the order in which a table shows them."""
 
     @abstractmethod
     def score(self, case: Case, picture: Image.Image) -> Scores:

@@ -1,4 +1,4 @@
-"""Whether a value that came out of JSON is what an annotation says."""
+"""Checking values from JSON against type annotations."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 
 def conforms(value: object, kind: Any) -> bool:
-    """Whether `value` fits `kind`: a dataclass, Mapping, Sequence, Literal, a union of these, or a scalar.
+    """Whether a value from JSON is of a type; numbers must be finite and below 2**63.
 
-    Numbers must be finite and below 2**63, so that whatever is computed from them can be written.
+    Args:
+        value: The value.
+        kind: A dataclass, Mapping, Sequence, Literal, a union of these, or a scalar.
     """
     origin, arguments = get_origin(kind), get_args(kind)
     if is_dataclass(kind):

@@ -1,13 +1,13 @@
 """The suite with ground truth: animals of the procedural world, four kinds of edit, and the true answer to each.
 
-The split of a seed is drawn anew from the same distribution, so nobody can tune to the one that is reported.
+The split of a seed is drawn anew from the same distribution, so that nobody tunes on the one that is reported.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import final
 
 import numpy as np
@@ -53,38 +53,21 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "texture": ("style",),
     "two-at-once": (),
 }
-"""Kind of edit -> the attributes it changes; two at once are drawn from the three."""
+"""Kind of edit to the attributes it changes; two at once are drawn from the three."""
 _VALUES = {"pose": world.POSES, "background": world.BACKGROUNDS, "style": world.STYLES}
 IDENTITY = ("primary", "secondary", "pattern", "collar", "eyes")
-"""Metrics of a subject's looks."""
+"""Metrics of a subject's identity."""
 
+_share = partial(Metric, better="higher", unit="share", low=0, high=1)
+_colour = partial(Metric, better="lower", unit="CIE76", low=0, high=None)
 METRICS: Mapping[str, Metric] = {
-    "edit_success": Metric(
-        text="what was asked to change has changed", better="higher", unit="share", low=0, high=1
-    ),
-    "preservation": Metric(
-        text="what was not asked is as it was", better="higher", unit="share", low=0, high=1
-    ),
-    "colour_distance": Metric(
-        text="colours of the subject, to the true answer", better="lower", unit="CIE76", low=0, high=None
-    ),
-    **{
-        name: Metric(text=f"{name} of the identity is right", better="higher", unit="share", low=0, high=1)
-        for name in IDENTITY
-    },
-    "picture_distance": Metric(
-        text="the whole picture, to the true answer", better="lower", unit="CIE76", low=0, high=None
-    ),
-    "inside_distance": Metric(
-        text="the same, inside the subject's old and new outline",
-        better="lower",
-        unit="CIE76",
-        low=0,
-        high=None,
-    ),
-    "outside_distance": Metric(
-        text="the same, outside of both outlines", better="lower", unit="CIE76", low=0, high=None
-    ),
+    "edit_success": _share(text="what was asked to change has changed"),
+    "preservation": _share(text="what was not asked is as it was"),
+    "colour_distance": _colour(text="colours of the subject, to the true answer"),
+    **{name: _share(text=f"{name} of the identity is right") for name in IDENTITY},
+    "picture_distance": _colour(text="the whole picture, to the true answer"),
+    "inside_distance": _colour(text="the same, inside the subject's old and new outline"),
+    "outside_distance": _colour(text="the same, outside of both outlines"),
     "structure": Metric(
         text="structure of the whole picture, to the true answer",
         better="higher",
@@ -92,9 +75,7 @@ METRICS: Mapping[str, Metric] = {
         low=-1,
         high=1,
     ),
-    "source_leak": Metric(
-        text="what should have changed is the source's", better="lower", unit="share", low=0, high=1
-    ),
+    "source_leak": _share(text="what should have changed is the source's", better="lower"),
 }
 
 
@@ -134,9 +115,7 @@ class CrittersSuite(Suite):
 
     def cases(self, subject: str) -> Sequence[CrittersCase]:
         number = SPLITS[self.split] + self.seed * 10**6 + int(subject)
-        before = replace(
-            draw_scene(number), style="drawing"
-        )  # a photograph's stand-in: it shows every colour
+        before = replace(draw_scene(number), style="drawing")  # for a photograph: it shows every colour
         rng = np.random.default_rng([number, 1])
         return [self._case(subject, kind, before, _edited(before, kind, rng)) for kind in KINDS]
 
@@ -205,6 +184,6 @@ def _edited(before: Scene, kind: str, rng: np.random.Generator) -> Scene:
 
 
 def _misnamed(scene: Scene) -> Scene:
-    """The same scene with the next species of the world."""
+    """Return the same scene with the next species of the world."""
     following = (world.SPECIES.index(scene.species) + 1) % len(world.SPECIES)
     return replace(scene, species=world.SPECIES[following])

@@ -1,4 +1,4 @@
-"""What the arms have learnt: one file per arm and subject, or sentence, fitted once and kept with the run."""
+"""The fits of the arms: one file per arm and subject, or prompt, fitted once and kept with the run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from hiper.backbones import Backbone
 from hiper.bench.arms import Arm
 from hiper.bench.base import Case, Suite
 from hiper.critters import tell_of_strangers
-from hiper.errors import Interrupted
 from hiper.images import Subject
 from hiper.methods import get_method
 from hiper.training import FitControl, StopRequest
@@ -33,10 +32,11 @@ class KeptFit:
 
 @final
 class Fits:
-    """The fits below one folder. Several processes may share it: who comes second waits."""
+    """The fits below one folder, which several processes may share: the second one waits."""
 
     def __init__(self, folder: Path, suite: Suite, backbone: Backbone, should_stop: StopRequest) -> None:
-        self._folder, self._suite, self._backbone, self._should_stop = folder, suite, backbone, should_stop
+        self._folder, self._suite, self._backbone = folder, suite, backbone
+        self._control = FitControl(should_stop=should_stop)
 
     def of(self, arm: Arm, subject: str) -> KeptFit:
         """Return the fit of `subject` that the arm draws with, made now unless it is there."""
@@ -58,7 +58,7 @@ class Fits:
         path = files.make_folder(folder, within=self._folder.parent) / f"{name}.safetensors"
         artifact = cached_fit(path)
         if artifact is None:
-            with _locked(path, self._should_stop):
+            with _locked(path, self._control):
                 artifact = cached_fit(path) or self._fit(arm, case, path, options)
         return KeptFit(artifact=artifact, bytes=path.stat().st_size)
 
@@ -72,14 +72,14 @@ class Fits:
             self._backbone,
             subject,
             method.options(fitted.preset, **{**fitted.changes, **options}),
-            FitControl(should_stop=self._should_stop),
+            self._control,
         )
         artifact.save(path, overwrite=True)
         return artifact
 
 
 @contextmanager
-def _locked(path: Path, should_stop: StopRequest) -> Iterator[None]:
+def _locked(path: Path, control: FitControl) -> Iterator[None]:
     """Be the only process that fits into `path`, after waiting for another one."""
     with ExitStack() as held:
         while True:
@@ -88,7 +88,6 @@ def _locked(path: Path, should_stop: StopRequest) -> Iterator[None]:
                 break
             except files.InUseError:
                 pass
-            if signal_number := should_stop():
-                raise Interrupted(f"stopped by signal {signal_number}", signal_number)
+            control.raise_if_stopped()
             time.sleep(_SECONDS_BETWEEN_TRIES)
         yield

@@ -1,4 +1,4 @@
-"""What a run leaves on disk: `run.json`, which says what it is, and one JSON per cell beside its picture.
+"""The files of a run: `run.json`, which describes it, and one JSON per cell beside its picture.
 
 DIR/run.json                                          suite, model, arms, subjects, metrics
 DIR/cells/<arm>/<subject>/<edit>-<seed>.json, .png    a cell is there when its JSON is
@@ -34,13 +34,25 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, kw_only=True)
 class CellResult:
-    """One picture of one arm, and all that a report says of it.
+    """One picture of one arm, and all that a report needs to know of it.
 
-    caption, prompt: the source's sentence, and the one the picture was drawn from
-    options: of the arm, resolved; settings: of the drawing; suite: its identity
-    fit_seconds, artifact_bytes: None for a yardstick; edit_seconds: per picture, None where nothing was sampled
-    flagged: the model's safety checker blackened the picture
-    per_sentence: what was learnt serves this edit's sentence alone
+    Attributes:
+        suite: Its identity.
+        arm: Its canonical text.
+        options: Of the arm, resolved.
+        settings: Of the drawing.
+        subject: Its name.
+        edit: Its name.
+        seed: Of the picture.
+        caption: Of the source.
+        prompt: Of the picture.
+        scores: By metric.
+        flagged: The model's safety checker blackened the picture.
+        fit_seconds: None for a baseline.
+        edit_seconds: Per picture; None where nothing was sampled.
+        artifact_bytes: None for a baseline.
+        versions: Of the libraries.
+        per_sentence: The fit serves this edit's prompt alone.
     """
 
     suite: Mapping[str, str | int]
@@ -79,8 +91,14 @@ class CellResult:
 class RunKey:
     """What all cells of a folder have in common.
 
-    suite: its identity; backbone: its name; device: its type; seed: of the suite and of the first picture
-    weights_sha256: of all components; model: the model's key, empty in records of earlier releases
+    Attributes:
+        suite: Its identity.
+        backbone: Its name.
+        weights_sha256: Of all components.
+        device: Its type.
+        dtype: Of the weights.
+        seed: Of the suite and of the first picture.
+        model: The model's key; empty in records of earlier releases.
     """
 
     suite: Mapping[str, str | int]
@@ -96,7 +114,13 @@ class RunKey:
 class Run:
     """What a folder holds once its run is complete.
 
-    arms: canonical text -> resolved options; subjects: name -> its edits; seeds: pictures per edit
+    Attributes:
+        identity: What all cells have in common.
+        metrics: Of the suite.
+        arms: Canonical text to resolved options.
+        slugs: Canonical text to the name of the arm's folder.
+        subjects: Name to edits.
+        seeds: Pictures per edit.
     """
 
     identity: RunKey
@@ -107,7 +131,7 @@ class Run:
     seeds: int
 
     def paths(self, folder: Path, arm: str, subject: str) -> dict[tuple[str, int], Path]:
-        """Return (edit, seed) -> the JSON of each cell of one arm and subject."""
+        """Return the JSON file of each cell, (edit, seed), of one arm and subject."""
         place = folder / "cells" / self.slugs[arm] / subject
         first = self.identity.seed
         return {
@@ -137,7 +161,8 @@ class Run:
 def joined(folder: Path, new: Run) -> Run:
     """Return what the folder will hold: `new`, and what earlier runs of the same identity were to draw.
 
-    OutputError, with what differs, when the folder belongs to another suite, model or seed.
+    Raises:
+        OutputError: The folder belongs to another suite, model or seed; the message says what differs.
     """
     if not (folder / RUN).exists():
         return new
@@ -177,7 +202,7 @@ def _flat(identity: RunKey) -> dict[str, object]:
 
 
 def _changed_arms(old: Run, new: Run) -> list[str]:
-    """An arm may mean something else since: a later release, other defaults."""
+    """Name the arms whose options have changed, by a later release or other defaults."""
     return [
         f"arm {arm} has {name}={old.arms[arm].get(name)} there and {name}={options.get(name)} here"
         for arm, options in new.arms.items()
@@ -207,7 +232,7 @@ def _read(path: Path, kind: type[R]) -> R:
 
 
 def _is_drawable(run: Run) -> bool:
-    """Names become files below the folder and nowhere else, and a report counts the seeds one by one."""
+    """Whether all names are safe as those of files below the folder, and the seeds are few enough to count."""
     names = [*run.slugs.values(), *run.subjects, *(edit for edits in run.subjects.values() for edit in edits)]
     safe = all(
         Path(name).name == name and "\0" not in name and len(name.encode(errors="replace")) <= _LONGEST_NAME

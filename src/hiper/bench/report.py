@@ -1,4 +1,4 @@
-"""What a run has found: every arm's scores and costs, and how the arms compare over the cells they share."""
+"""The report of a run: every arm's scores and costs, and comparisons over the cells that arms share."""
 
 from __future__ import annotations
 
@@ -27,10 +27,17 @@ Key = tuple[str, str, int]
 
 @dataclass(frozen=True, kw_only=True)
 class ArmRow:
-    """One arm; `edit` names the only kind of edit that counts, None: all.
+    """The figures of one arm.
 
-    fit_seconds and artifact_bytes are per fit, of a subject or (per_sentence) of one edit of it; edit_seconds per
-    picture.
+    Attributes:
+        arm: Its canonical text.
+        edit: The only kind of edit that counts; None for all.
+        cells: How many count.
+        scores: By metric.
+        fit_seconds: Per fit, of a subject or (`per_sentence`) of one edit of it.
+        edit_seconds: Per picture.
+        artifact_bytes: Per fit.
+        per_sentence: A fit serves one prompt alone.
     """
 
     arm: str
@@ -45,7 +52,14 @@ class ArmRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """One arm in one metric: minus the reference, and percent of the way from floor to ceiling."""
+    """One arm in one metric.
+
+    Attributes:
+        arm: Its canonical text.
+        metric: Its name.
+        difference: From the reference.
+        gap_closed: Percent of the way from floor to ceiling.
+    """
 
     arm: str
     metric: str
@@ -55,7 +69,18 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchReport:
-    """All figures of a run. expected: cells of the complete run; cells: those that are there, by arm."""
+    """All figures of a run.
+
+    Attributes:
+        run: Its description.
+        cells: Those that are there, by arm.
+        expected: Cells of the complete run.
+        reference: The arm that others are compared with.
+        rows: One for each arm.
+        rows_by_edit: One for each arm and kind of edit.
+        comparisons: One for each arm and metric.
+        notes: For the reader.
+    """
 
     run: Run
     cells: Mapping[str, Mapping[Key, CellResult]]
@@ -87,9 +112,14 @@ class BenchReport:
 
 
 def build_report(folder: Path, reference: str | None = None) -> BenchReport:
-    """Read a run's folder; OptionError when it is none, is damaged, or has no arm called `reference`.
+    """Read a run's folder; a cell that cannot be read is named by a note, and counts as missing.
 
-    A cell that cannot be read is named by a note, and counts as missing.
+    Args:
+        folder: Of the run.
+        reference: The arm that others are compared with; None takes the first of the method `hiper`.
+
+    Raises:
+        OptionError: The folder holds no run, or a damaged one, or no such arm.
     """
     run = Run.load(folder)
     wanted = {arm: _paths(run, folder, arm) for arm in run.arms}
@@ -131,7 +161,7 @@ def _paths(run: Run, folder: Path, arm: str) -> dict[Key, Path]:
 
 
 def _reference(run: Run, name: str | None) -> str | None:
-    """The arm asked for, or else the first that is the method hiper."""
+    """Return the arm asked for, or else the first of the method hiper."""
     if name is None:
         return next((arm for arm in run.arms if arm.replace(":", ",").split(",")[0] == "hiper"), None)
     if name not in run.arms:
@@ -163,7 +193,7 @@ def _compare(
     run: Run, cells: Mapping[str, Mapping[Key, CellResult]], arm: str, reference: str | None, metric: str
 ) -> Comparison:
     def rows(*arms: str) -> dict[str, list[tuple[float, ...]]]:
-        return common([cells[each] for each in arms], lambda cell: cell.scores.get(metric))
+        return common([cells[each] for each in arms], metric)
 
     has_gap = FLOOR in cells and CEILING in cells
     better = run.metrics[metric].better
@@ -176,12 +206,26 @@ def _compare(
 
 
 def common(
-    arms: Sequence[Mapping[Key, CellResult]], score: Callable[[CellResult], float | None]
+    arms: Sequence[Mapping[Key, CellResult]], metric: str | Callable[[CellResult], float | None]
 ) -> dict[str, list[tuple[float, ...]]]:
-    """Subject -> the scores of all arms side by side, of the cells that every arm has a score for."""
+    """Pair the scores of arms.
+
+    Args:
+        arms: Their cells.
+        metric: Its name, or what returns a cell's score.
+
+    Returns:
+        Subject to the scores of all arms side by side, of the cells for which every arm has one.
+    """
+
+    def score(cell: CellResult | None) -> float | None:
+        if cell is None:
+            return None
+        return cell.scores.get(metric) if isinstance(metric, str) else metric(cell)
+
     rows: dict[str, list[tuple[float, ...]]] = {}
     for key in arms[0]:
-        values = [score(arm[key]) if key in arm else None for arm in arms]
+        values = [score(arm.get(key)) for arm in arms]
         known = tuple(value for value in values if value is not None)
         if len(known) == len(arms):
             rows.setdefault(key[0], []).append(known)

@@ -1,4 +1,4 @@
-"""The report as one page that needs nothing else: tables, and a row of pictures per subject and edit."""
+"""The report as one self-contained page: tables, and a row of pictures per subject and edit."""
 
 from __future__ import annotations
 

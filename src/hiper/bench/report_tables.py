@@ -31,15 +31,17 @@ def tables(report: BenchReport) -> list[Table]:
     metrics = report.run.metrics
     both = [_arms(report), _edits(report)]
     if report.reference is not None:
-        both.append(_differences(report))
+        text = f"Over the cells that both arms have (same subject, edit and seed), with {INTERVALS}."
+        both.append(_compared(report, "difference", f"Difference from {report.reference}", text, "+.3g"))
     if {FLOOR, CEILING} <= set(report.run.arms):
-        both.append(_gaps(report))
+        text = f"Percent of the way from the arm {FLOOR} to the arm {CEILING}, with 95 % intervals as above."
+        both.append(_compared(report, "gap_closed", "Gap closed", text, ".0f"))
     both.append(_legend(metrics))
     return [table for table in both if len(table.rows) > 1]
 
 
 def facts(report: BenchReport) -> dict[str, str]:
-    """Return what was run on what, for the head of a report."""
+    """Return the suite, the model and the size of a run, for the head of a report."""
     identity = report.run.identity
     there = report.expected - report.missing
     return {
@@ -124,28 +126,15 @@ def _edits(report: BenchReport) -> Table:
     return Table(title="By kind of edit", text="As above.", rows=[head, *rows])
 
 
-def _differences(report: BenchReport) -> Table:
-    head = ["arm", *_heads(report.run.metrics)]
-    found = {(each.arm, each.metric): each.difference for each in report.comparisons}
+def _compared(report: BenchReport, figure: str, title: str, text: str, form: str) -> Table:
+    """Return a table of one figure of the comparisons."""
+    found = {(each.arm, each.metric): getattr(each, figure) for each in report.comparisons}
     rows = [
-        [arm, *(shown_estimate(found[arm, metric], "+.3g") for metric in report.run.metrics)]
+        [arm, *(shown_estimate(found[arm, metric], form) for metric in report.run.metrics)]
         for arm in report.run.arms
-        if arm != report.reference and report.run.metrics
+        if report.run.metrics and (figure, arm) != ("difference", report.reference)
     ]
-    text = f"Over the cells that both arms have (same subject, edit and seed), with {INTERVALS}."
-    return Table(title=f"Difference from {report.reference}", text=text, rows=[head, *rows])
-
-
-def _gaps(report: BenchReport) -> Table:
-    head = ["arm", *_heads(report.run.metrics)]
-    found = {(each.arm, each.metric): each.gap_closed for each in report.comparisons}
-    rows = [
-        [arm, *(shown_estimate(found[arm, metric], ".0f") for metric in report.run.metrics)]
-        for arm in report.run.arms
-        if report.run.metrics
-    ]
-    text = f"Percent of the way from the arm {FLOOR} to the arm {CEILING}, with 95 % intervals as above."
-    return Table(title="Gap closed", text=text, rows=[head, *rows])
+    return Table(title=title, text=text, rows=[["arm", *_heads(report.run.metrics)], *rows])
 
 
 def _legend(metrics: Mapping[str, Metric]) -> Table:
@@ -192,13 +181,11 @@ def _ends(estimate: IntervalEstimate | None) -> list[float | None]:
 
 def _csv(lines: Iterable[Sequence[object]]) -> str:
     out = io.StringIO()
-    rows = (
-        [cell + 0.0 if isinstance(cell, float) else cell for cell in line] for line in lines
-    )  # -0.0 is 0.0
+    rows = ([cell + 0.0 if isinstance(cell, float) else cell for cell in line] for line in lines)  # no -0.0
     csv.writer(out, lineterminator="\n").writerows(rows)
     return out.getvalue()
 
 
 def _inert(text: str) -> str:
-    """Text of a stranger's file becomes neither a tag nor a column."""
+    """Escape a stranger's text, which becomes neither a tag nor a column."""
     return re.sub(r"[\\`*_|<>\[\]#&]", lambda match: f"\\{match[0]}", " ".join(visible(text).split()))

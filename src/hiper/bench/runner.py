@@ -1,4 +1,4 @@
-"""Run a suite: every arm, subject, edit and seed once, whatever interrupts it; what is there is not drawn again."""
+"""Running a suite: every arm, subject, edit and seed once, whatever interrupts it."""
 
 from __future__ import annotations
 
@@ -52,13 +52,26 @@ def run(
     dtype: str | None = None,
     prediction_type: str | None = None,
 ) -> Done:
-    """Draw and score what is missing in `folder`, which is made if need be.
+    """Draw and score what is missing. What is finished stays, and the same call resumes from there.
 
-    seeds: pictures per edit, of seeds suite.seed, suite.seed + 1, ...; limit: the first so many subjects.
-    engine: who draws; None: this process.
+    Args:
+        suite: What to draw.
+        backbone: A model's name or path.
+        arms: How, each as `parse_arm` reads it.
+        folder: For the results; created if need be.
+        seeds: Pictures per edit, of seeds suite.seed, suite.seed + 1, ...
+        limit: Only the first so many subjects.
+        engine: Its workers draw; None draws in this process.
+        progress: Called whenever something is finished.
+        should_stop: Returns the number of a signal to stop by.
+        device: cpu, cuda or mps; None takes the fastest there is.
+        dtype: Of the model's weights.
+        prediction_type: Of the model, where the user states it.
 
-    OptionError for arms or a suite that cannot be, OutputError for a folder of another run or one in use,
-    Interrupted after `should_stop`; whatever was finished stays, and the same call goes on from there.
+    Raises:
+        OptionError: Arms, suite or numbers are not allowed.
+        OutputError: The folder holds another run, or is in use.
+        Interrupted: `should_stop` said so.
     """
     for name, value in {"seeds": seeds, "limit": limit}.items():
         if value is not None and value < 1:

@@ -1,7 +1,7 @@
 """Means, paired differences and the share of a gap that is closed, with intervals over subjects.
 
-Pictures of one subject resemble each other, so an interval is made of one number per subject: how far it moves the
-figure, the influence value (Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 2.7.2). The
+Pictures of one subject resemble each other, so an interval is computed from one number per subject: how far it moves
+the figure, the influence value (Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 2.7.2). The
 interval is Student's, or, at an end where that reaches further, the one with the skewness of t removed (Hall, On the
 removal of skewness by transformation, Journal of the Royal Statistical Society B 54, 1992).
 """
@@ -21,11 +21,11 @@ LEVEL = 0.95
 FEWEST = 10
 """Subjects below which there is no interval: none that was tried covers 90 % of skewed scores there."""
 INTERVALS = "95 % intervals over subjects (Student's, widened for skewness; none under 10 subjects, or where all agree)"
-"""How they are made, in words for reports."""
+"""How intervals are computed, in words for reports."""
 _ROUNDING = 1e-12
 
 Rows = Mapping[str, Sequence[tuple[float, ...]]]
-"""Subject -> one row of values per cell; columns are the arms that are compared."""
+"""Subject to one row of values per cell; columns are the arms that are compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,15 @@ class Summary:
 
 @dataclass(frozen=True, kw_only=True)
 class IntervalEstimate:
-    """A figure and its 95 % interval, None where it is unknown; from `cells` cells of `subjects` subjects."""
+    """A figure and its 95 % interval.
+
+    Attributes:
+        value: The figure.
+        low: The interval's lower end; None where it is unknown.
+        high: The interval's upper end, likewise.
+        cells: That it was computed from.
+        subjects: Of these cells.
+    """
 
     value: float
     low: float | None
@@ -77,10 +85,15 @@ def difference(rows: Rows) -> IntervalEstimate | None:
 
 
 def gap_closed(rows: Rows, better: Literal["higher", "lower"]) -> IntervalEstimate | None:
-    """Return 100 (floor - arm) / (floor - ceiling) of the means of the columns floor, arm, ceiling.
+    """Return 100 (floor - arm) / (floor - ceiling) of the means.
 
-    None without rows, and where the ceiling is not better than the floor: there is no gap to close. No
-    interval where the gap's own interval reaches 0.
+    Args:
+        rows: Columns are floor, arm, ceiling.
+        better: Whether higher or lower values are better.
+
+    Returns:
+        None without rows, and where the ceiling is not better than the floor; without an interval where the gap's own
+        interval reaches 0.
     """
     if not rows:
         return None
@@ -102,7 +115,7 @@ def gap_closed(rows: Rows, better: Literal["higher", "lower"]) -> IntervalEstima
 
 
 def _means(rows: Rows) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Means over all cells [columns], and what each subject adds to them [subjects, columns], times the subjects."""
+    """Return means over all cells [columns], and the influence values of all subjects [subjects, columns]."""
     sums = np.array([np.sum(cells, axis=0) for cells in rows.values()])
     counts = np.array([[len(cells)] for cells in rows.values()])
     means = sums.sum(0) / counts.sum()
@@ -110,7 +123,10 @@ def _means(rows: Rows) -> tuple[NDArray[Any], NDArray[Any]]:
 
 
 def _estimate(rows: Rows, value: float, influences: NDArray[Any], *, scale: float) -> IntervalEstimate:
-    """influences: [subjects], sum 0; scale: of the values they were computed from, whose rounding is no spread."""
+    """Return an estimate from its value and influence values [subjects], whose sum is 0.
+
+    `scale` is that of the values they were computed from, whose rounding errors are no spread.
+    """
     low, high = None, None
     if len(rows) >= FEWEST and np.abs(influences).max() > _ROUNDING * scale:
         low, high = _ends(float(value), influences)
@@ -136,7 +152,7 @@ def _ends(value: float, influences: NDArray[Any]) -> tuple[float, float]:
 
 
 def _student(freedom: int) -> float:
-    """Quantile of Student's t at the upper end of LEVEL, to 1e-3 from 4 degrees of freedom on.
+    """Return the quantile of Student's t at the upper end of LEVEL, to 1e-3 from 4 degrees of freedom on.
 
     Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7.5.
     """

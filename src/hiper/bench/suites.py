@@ -21,9 +21,12 @@ DEFAULT_SPLIT = "test"
 
 @dataclass(frozen=True, kw_only=True)
 class SuiteSpec:
-    """All that is needed to build a suite again, in another process: plain data.
+    """All that is needed to build a suite, also in another process.
 
-    name: of the table, or the path of a .toml file; split: None takes "test"; seed: 0 or more.
+    Attributes:
+        name: Of an installed suite, or the path of a .toml file.
+        split: None takes "test".
+        seed: 0 or more.
     """
 
     name: str
@@ -37,14 +40,14 @@ def suite_names() -> list[str]:
 
 
 def open_suite(spec: SuiteSpec) -> Suite:
-    """Build a suite; OptionError for an unknown name, and what is wrong with a file of one's own."""
-    if spec.name.endswith(".toml"):
-        return _own(spec)
-    suite: Suite = _suite_class(spec.name)(split=spec.split or DEFAULT_SPLIT, seed=spec.seed)
-    return suite
+    """Build a suite.
 
-
-def _own(spec: SuiteSpec) -> Suite:
+    Raises:
+        OptionError: The name is unknown, or the file of one's own has a mistake.
+    """
+    if not spec.name.endswith(".toml"):
+        suite: Suite = _suite_class(spec.name)(split=spec.split or DEFAULT_SPLIT, seed=spec.seed)
+        return suite
     from hiper.bench.toml_suite import OwnSuite
 
     if spec.split is not None:

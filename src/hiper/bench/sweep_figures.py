@@ -17,7 +17,7 @@ WIDE, TALL, LEGEND = 560.0, 420.0, 190.0
 
 
 def option_figure(report: SweepReport, curve: Curve) -> str:
-    """Return one panel per metric: a value's mean and its 95 % interval; the yardsticks as dashed lines."""
+    """Return one panel per metric: means and their 95 % intervals; floor and ceiling as dashed lines."""
     panels = (
         shape
         for number, (name, metric) in enumerate(report.metrics.items())
@@ -126,7 +126,7 @@ def _axis(values: Iterable[float], start: float, end: float, metric: Metric) -> 
 
 
 def _towards(axis: Axis, metric: Metric) -> Axis:
-    """Turn an axis round where lower is better, so that better is always up or to the right."""
+    """Reverse an axis where lower is better, so that better is always up or to the right."""
     if metric.better == "higher":
         return axis
     return Axis(low=axis.low, high=axis.high, start=axis.end, end=axis.start)

@@ -22,7 +22,18 @@ _LEGEND = (
 
 
 def write_sweep(report: SweepReport, out: Path) -> list[Path]:
-    """Write all files into `out`, replacing those of an earlier report; OutputError as in `atomic_write`."""
+    """Write all files, replacing those of an earlier report.
+
+    Args:
+        report: The sweep.
+        out: The folder.
+
+    Returns:
+        The files.
+
+    Raises:
+        OutputError: A file cannot be written.
+    """
     make_folder(out, within=out.parent)
     record = json.dumps(report.as_record(), indent=1, ensure_ascii=False, allow_nan=False)
     texts = {
@@ -37,7 +48,7 @@ def write_sweep(report: SweepReport, out: Path) -> list[Path]:
 
 
 def page(report: SweepReport) -> str:
-    """Return a page that needs nothing else."""
+    """Return a self-contained page."""
     base = {"base": report.base, **facts(report.report)}
     parts = [
         "<ul>",
@@ -50,7 +61,7 @@ def page(report: SweepReport) -> str:
 
 
 def curve_table(report: SweepReport, curve: Curve) -> list[list[str]]:
-    """Return one line per value, the yardsticks last; the first row is the head."""
+    """Return one line per value, the baselines last; the first row is the head."""
     metrics = report.metrics
     named = [f"{name} {ARROWS[metric.better]}" for name, metric in metrics.items()]
     head = [curve.option, *named, *(f"{name}, less the base" for name in metrics)]

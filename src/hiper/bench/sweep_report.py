@@ -1,4 +1,4 @@
-"""What a sweep has found: every value's figures over the cells that all values of its option share."""
+"""The report of a sweep: every value's figures over the cells that all values of its option share."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hiper.bench.base import Metric
 from hiper.bench.records import CellResult
-from hiper.bench.report import CEILING, BenchReport, Key, build_report
+from hiper.bench.report import CEILING, BenchReport, Key, build_report, common
 from hiper.bench.statistics import INTERVALS, IntervalEstimate, difference, mean
 from hiper.bench.sweeps import Sweep, base_arm, floor_arm
 from hiper.errors import OptionError
@@ -29,7 +29,13 @@ BASE_LABEL, FLOOR_LABEL, CEILING_LABEL = "base", "sentence alone", "true answer"
 
 @dataclass(frozen=True, kw_only=True)
 class Axes:
-    """The metrics that say whether an edit succeeds and whether the identity survives, and all that are shown."""
+    """The metrics of a sweep.
+
+    Attributes:
+        success: Whether an edit succeeds.
+        identity: Whether the identity survives.
+        shown: All that are shown.
+    """
 
     success: str
     identity: str
@@ -38,7 +44,7 @@ class Axes:
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """One arm: means by metric, and paired differences from the base by metric, none of them for the base itself."""
+    """One arm: means, and paired differences from the base (empty for the base itself), by metric."""
 
     label: str
     arm: str
@@ -48,7 +54,7 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """One option; everything over the same cells. ceiling: None where the run has none."""
+    """One option, its figures over the same cells; `ceiling` is None where the run has none."""
 
     option: str
     points: Sequence[Point]
@@ -86,7 +92,17 @@ class SweepReport:
 
 
 def build_sweep_report(folder: Path, sweeps: Sequence[Sweep], base: str, axes: Axes) -> SweepReport:
-    """Read the folder of a run that `sweep_arms` was drawn for; OptionError as in `build_report`."""
+    """Read the folder of a run of `sweep_arms`.
+
+    Args:
+        folder: Of the run.
+        sweeps: What was swept over.
+        base: The base arm.
+        axes: The metrics to show.
+
+    Raises:
+        OptionError: The folder holds no such run, or a damaged one.
+    """
     arm = base_arm(base).text
     report = build_report(folder, arm)
     curves = [_curve(report, sweep, arm, floor_arm(base), axes) for sweep in sweeps]
@@ -94,7 +110,16 @@ def build_sweep_report(folder: Path, sweeps: Sequence[Sweep], base: str, axes: A
 
 
 def choose_axes(metrics: Mapping[str, Metric], success: str | None, identity: str | None) -> Axes:
-    """Return the axes asked for, else the suite's usual ones; OptionError for a metric the suite does not have."""
+    """Return the axes asked for, else the suite's usual ones.
+
+    Args:
+        metrics: Of the suite.
+        success: Of edits; None for the usual one.
+        identity: Of subjects; None for the usual one.
+
+    Raises:
+        OptionError: The suite has no such metric, or no usual ones.
+    """
     for name in (success, identity):
         if name is not None and name not in metrics:
             known = ", ".join(metrics) or "none"
@@ -136,16 +161,6 @@ def _curve(report: BenchReport, sweep: Sweep, base: str, floor: str, axes: Axes)
 def _point(
     label: str, arm: str, cells: Mapping[Key, CellResult], base: Mapping[Key, CellResult], axes: Axes
 ) -> Point:
-    means = {name: mean(_rows([cells], name)) for name in axes.shown}
-    differences = {name: difference(_rows([cells, base], name)) for name in axes.shown}
+    means = {name: mean(common([cells], name)) for name in axes.shown}
+    differences = {name: difference(common([cells, base], name)) for name in axes.shown}
     return Point(label=label, arm=arm, means=means, differences=differences if cells is not base else {})
-
-
-def _rows(columns: Sequence[Mapping[Key, CellResult]], metric: str) -> dict[str, list[tuple[float, ...]]]:
-    """Subject -> the scores of all columns, of the cells for which all have one."""
-    rows: dict[str, list[tuple[float, ...]]] = {}
-    for key in columns[0]:
-        known = [value for column in columns if (value := column[key].scores.get(metric)) is not None]
-        if len(known) == len(columns):
-            rows.setdefault(key[0], []).append(tuple(known))
-    return rows

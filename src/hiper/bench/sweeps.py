@@ -28,17 +28,21 @@ PRESETS: Mapping[str, Sequence[str]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """One option and the arms it gives: value as it was written -> canonical text of the arm."""
+    """One option, and the canonical text of the arm for each of its values, as they were written."""
 
     option: str
     arms: Mapping[str, str]
 
 
 def parse_sweeps(over: Iterable[str], base: str) -> list[Sweep]:
-    """Read `option=value,value,...`, each around the arm `base`.
+    """Read sweeps.
 
-    OptionError for no sweep, an option given twice or in the base's own way of fitting nothing, and for what
-    `parse_arm` refuses.
+    Args:
+        over: Each `option=value,value,...`.
+        base: The arm that all other options are of.
+
+    Raises:
+        OptionError: There is no sweep, an option is given twice, or `parse_arm` refuses an arm.
     """
     sweeps: dict[str, Sweep] = {}
     for text in over:
@@ -59,7 +63,7 @@ def preset(name: str) -> Sequence[str]:
 
 
 def base_arm(text: str) -> Arm:
-    """Read the arm that a sweep goes out from; OptionError for a yardstick, which learns nothing."""
+    """Read the arm that a sweep varies; OptionError for a baseline, which learns nothing."""
     arm = parse_arm(text)
     if arm.baseline is not None:
         raise OptionError(
@@ -94,7 +98,7 @@ def _sweep(text: str, base: str) -> Sweep:
 
 
 def _arm(base: str, option: str, value: str) -> str:
-    """The base with one option changed, whether or not it names it already."""
+    """Return the base with one option changed, whether or not it names it already."""
     head, *pairs = base.split(",")
     kept = [pair for pair in pairs if pair.partition("=")[0].strip().replace("-", "_") != option]
     own = option == SOURCE_CAPTION and value == OWN_CAPTION

@@ -22,6 +22,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, final
 
@@ -39,20 +40,13 @@ if TYPE_CHECKING:
 MAX_BYTES = 10_000_000
 """Of a suite's file; a thousand subjects take some 200 kB."""
 
+_cosine = partial(Metric, better="higher", unit="cosine", low=-1, high=1)
 METRICS: Mapping[str, Mapping[str, Metric]] = {
     "clip": {
-        "clip_text": Metric(
-            text="the picture shows what the sentence says", better="higher", unit="cosine", low=-1, high=1
-        ),
-        "clip_image": Metric(
-            text="the picture resembles the source (CLIP)", better="higher", unit="cosine", low=-1, high=1
-        ),
+        "clip_text": _cosine(text="the picture shows what the sentence says"),
+        "clip_image": _cosine(text="the picture resembles the source (CLIP)"),
     },
-    "dino": {
-        "dino": Metric(
-            text="the picture resembles the source (DINO)", better="higher", unit="cosine", low=-1, high=1
-        )
-    },
+    "dino": {"dino": _cosine(text="the picture resembles the source (DINO)")},
 }
 _FILE, _SUBJECT, _EDIT = (
     ("subject", "metrics"),

@@ -1,4 +1,4 @@
-"""The work of a run: what is to be drawn, and drawing it subject by subject, in whatever process."""
+"""The work of a run: drawing it subject by subject, in any process."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from hiper.bench.base import Case, Suite
 from hiper.bench.kept_fits import Fits
 from hiper.bench.records import CellResult, Run
 from hiper.bench.suites import SuiteSpec, open_suite
-from hiper.errors import HiperError, Interrupted
+from hiper.errors import HiperError
 from hiper.files import atomic_write, make_folder
 from hiper.images import fit_square, png_bytes
 from hiper.methods import get_method
 from hiper.options import differences, versions
-from hiper.training import StopRequest
+from hiper.training import FitControl, StopRequest
 
 OnCells = Callable[[int], None]
 """Called with the number of cells that have just been finished."""
@@ -29,9 +29,18 @@ OnCells = Callable[[int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class BenchJob:
-    """What a run is asked to do: plain data, the same in every process. None leaves the choice to hiper.
+    """What a run is to do: plain data, the same in every process.
 
-    deterministic: whether the process that began the run computes so, as its workers are to do
+    Attributes:
+        suite: What to draw.
+        backbone: A model's name or path.
+        arms: Their canonical texts.
+        folder: For the results.
+        seeds: Pictures per edit.
+        device: cpu, cuda or mps; None takes the fastest there is.
+        dtype: Of the model's weights; None takes the default.
+        prediction_type: Of the model, where the user states it.
+        deterministic: Whether workers compute the same bits every time on an accelerator too.
     """
 
     suite: SuiteSpec
@@ -58,14 +67,18 @@ class BenchWorker:
         self, job: BenchJob, run: Run, suite: Suite, backbone: Backbone, should_stop: StopRequest
     ) -> None:
         self._job, self._run, self._suite, self._backbone = job, run, suite, backbone
-        self._should_stop = should_stop
+        self._control = FitControl(should_stop=should_stop)
         self._arms = parse_arms(job.arms)
         fits = Fits(job.folder / "fits", suite, backbone, should_stop)
         self._easel = ArmSampler(backbone, fits, should_stop)
 
     @classmethod
     def load(cls, job: BenchJob, run: Run, should_stop: StopRequest) -> BenchWorker:
-        """Load the suite and the model that the job names; HiperError when that is another one by now."""
+        """Load the suite and the model of a job.
+
+        Raises:
+            HiperError: They have changed since the run began.
+        """
         backbone = load_backbone(
             job.backbone, device=job.device, dtype=job.dtype, prediction_type=job.prediction_type
         )
@@ -90,12 +103,11 @@ class BenchWorker:
             for case in cases:
                 drawn += self._draw(arm, case)
                 on_cells(self._job.seeds)
-                if signal_number := self._should_stop():
-                    raise Interrupted(f"stopped by signal {signal_number}", signal_number)
+                self._control.raise_if_stopped()
         return drawn
 
     def _draw(self, arm: Arm, case: Case) -> int:
-        """Draw all seeds together although some be there: a batch of another size may differ in the last bits."""
+        """Draw all seeds together, though some may be there: a batch of another size may differ in the last bits."""
         seeds = self._job.picture_seeds
         paths = self._run.paths(self._job.folder, arm.text, case.subject)
         missing = [seed for seed in seeds if not paths[case.edit, seed].exists()]
@@ -106,7 +118,7 @@ class BenchWorker:
         return len(missing)
 
     def _save(self, path: Path, arm: Arm, case: Case, seed: int, drawn: Drawn) -> None:
-        """The picture goes first: a cell is there when its JSON is."""
+        """Write the picture, then the record: a cell is there when its record is."""
         picture = drawn.images[self._job.picture_seeds.index(seed)]
         make_folder(path.parent, within=self._job.folder)
         atomic_write(path.with_suffix(".png"), png_bytes(picture), overwrite=True)
