@@ -15,7 +15,7 @@ import hiper
 from hiper.analysis import Estimate, Part, Work, counting, estimate_edit, estimate_fit, free_memory
 from hiper.backbones import Backbone, load_backbone
 from hiper.backbones.registry import wrap
-from hiper.cli.estimate_job import _lines
+from hiper.cli.estimate import _lines
 from hiper.conditioning import expanded
 from hiper.inference import resolve_settings
 from hiper.methods import HiPer

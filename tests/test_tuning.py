@@ -14,7 +14,7 @@ import hiper
 from hiper.analysis import tune
 from hiper.analysis.tuning import RULES, SHORTEST
 from hiper.backbones.sd import SdBackbone
-from hiper.cli.tune_job import _known
+from hiper.cli.tune import _known
 from hiper.errors import FitError
 from hiper.images import Subject
 from hiper.methods import get_method

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -28,10 +29,10 @@ def with_joined_options(arguments: Sequence[str]) -> list[str]:
     return joined
 
 
-def method_options(pairs: Iterable[str], seed: int | None) -> dict[str, object]:
+def method_options(pairs: Iterable[str] | None, seed: int | None = None) -> dict[str, object]:
     """Read `name=value` pairs and `--seed`; OptionError for one without a value or given twice."""
     values: dict[str, object] = {} if seed is None else {"seed": seed}
-    for pair in pairs:
+    for pair in pairs or ():
         name, equals, value = pair.partition("=")
         name = name.strip().replace("-", "_")
         if not equals or not name:
@@ -61,28 +62,26 @@ def refuse_pictures(texts: Sequence[str]) -> None:
             )
 
 
-def whole(low: int, high: int | None = None) -> Callable[[str], int]:
+def whole(low: float | None, high: float | None) -> Callable[[str], int]:
     """Return a reader of whole numbers from `low` to `high`."""
 
+    within = f" from {low}" if low is not None else ""
+    within += f" to {high}" if high is not None else " upwards"
+
     def read(text: str) -> int:
-        try:
+        with suppress(ValueError):
             number = int(text)
-        except ValueError:
-            number = low - 1
-        if number < low or (high is not None and number > high):
-            upwards = f"from {low} to {high}" if high is not None else f"from {low} upwards"
-            raise typer.BadParameter(f"{text!r}; allowed are whole numbers {upwards}")
-        return number
+            if (low is None or number >= low) and (high is None or number <= high):
+                return number
+        raise typer.BadParameter(f"{text!r}; allowed are whole numbers{within}")
 
     return read
 
 
 def real(text: str) -> float:
     """Read a finite number, with a decimal point whatever the locale."""
-    try:
+    with suppress(ValueError):
         number = float(text)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise typer.BadParameter(f"{text!r}; allowed are finite numbers, such as 0.8")
-    return number
+        if math.isfinite(number):
+            return number
+    raise typer.BadParameter(f"{text!r}; allowed are finite numbers, such as 0.8")

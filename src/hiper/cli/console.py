@@ -110,3 +110,22 @@ def _discard(stream: TextIO) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
+
+
+def table(values: Mapping[str, object]) -> Iterator[str]:
+    """One line per name, the values below each other; what is empty is left out."""
+    width = max(map(len, values)) + 2
+    for name, value in values.items():
+        text = _shown(value)
+        if text:
+            yield f"{name:{width}}{text}"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_shown(each)}" for name, each in value.items())
+    if isinstance(value, tuple):
+        return ", ".join(map(_shown, value))
+    if isinstance(value, float):
+        return f"{value:z.4g}"
+    return "" if value is None else str(value)

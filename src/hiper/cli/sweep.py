@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated
 
-from hiper.cli.bench_job import BenchRequest, draw_missing
-from hiper.cli.progress import progress
-from hiper.cli.requests import Hardware, Session
+import typer
+
+from hiper.cli.bench import BenchRequest, Seeds, draw_missing
+from hiper.cli.options import Device, EngineOptions
+from hiper.cli.session import Session
 from hiper.errors import OptionError
 
 if TYPE_CHECKING:
@@ -17,14 +18,31 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweepRequest:
-    """What is swept over. over, preset: sweeps as text, and the name of a list of them; axes: None for the usual."""
+class SweepRequest(BenchRequest):
+    """What is swept over: options and their values, or the name of a list of sweeps."""
 
-    over: Sequence[str]
-    preset: str | None
-    base: str
-    success: str | None
-    identity: str | None
+    seeds: Seeds = 1
+    over: Annotated[
+        list[str],
+        typer.Option(
+            metavar="OPTION=VALUES",
+            help="tail=1,2,5: may be repeated; each option alone, the others as in --base.",
+        ),
+    ] = field(default_factory=list)
+    preset: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="paper: the paper's ablation and more, instead of --over."),
+    ] = None
+    base: Annotated[
+        str, typer.Option(metavar="ARM", help="METHOD, METHOD:PRESET or METHOD:PRESET,option=value,...")
+    ] = "hiper"
+    success: Annotated[
+        str | None,
+        typer.Option(metavar="METRIC", help="Whether the edit succeeds; default: the suite's usual one."),
+    ] = None
+    identity: Annotated[
+        str | None, typer.Option(metavar="METRIC", help="Whether the subject survives; default: likewise.")
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +55,11 @@ class _Plan:
     axes: Axes
 
 
-def run_sweep(
-    session: Session, request: SweepRequest, bench: BenchRequest, hardware: Hardware, out: Path
-) -> None:
-    """Run every arm of the sweeps into `out` and write the report below it; the same command goes on after a kill."""
-    plan = _plan(session, request, bench)
-    with progress(quiet=session.console.quiet) as report:
-        done = draw_missing(session, replace(bench, arms=plan.arms), hardware, out, report)
+def sweep(session: Session, request: SweepRequest, hardware: Device) -> None:
+    """Vary one option of a method at a time: identity against edit success, with a figure for each."""
+    plan, out = _plan(session, request), request.out
+    with session.progress() as report:
+        done = draw_missing(session, request, plan.arms, EngineOptions(), hardware, report)
     from hiper.bench import build_sweep_report, write_sweep
 
     found = build_sweep_report(out, plan.sweeps, plan.base, plan.axes)
@@ -55,7 +71,7 @@ def run_sweep(
     session.console.result({**record, "files": [str(path) for path in files]}, lines)
 
 
-def _plan(session: Session, request: SweepRequest, bench: BenchRequest) -> _Plan:
+def _plan(session: Session, request: SweepRequest) -> _Plan:
     if request.over and request.preset is not None:
         raise OptionError("--over and --preset both say what is swept over; give one of them")
     from hiper.bench import (
@@ -71,7 +87,7 @@ def _plan(session: Session, request: SweepRequest, bench: BenchRequest) -> _Plan
 
     base = base_arm(request.base).text
     sweeps = parse_sweeps(request.over if request.preset is None else preset(request.preset), base)
-    suite = open_suite(SuiteSpec(name=bench.suite, split=bench.split, seed=bench.seed))
+    suite = open_suite(SuiteSpec(name=request.suite, split=request.split, seed=request.seed))
     cases = suite.cases(suite.subjects()[0])
     if request.preset is not None and not cases[0].other_captions:
         session.console.note(f"this suite knows no other captions, so {SOURCE_CAPTION} is not swept over")

@@ -4,21 +4,70 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from hiper import files
-from hiper.cli.captions import automatic_caption
-from hiper.cli.progress import Report, progress
-from hiper.cli.requests import FitRequest, Hardware, Session
+from hiper.cli.arguments import method_options, one_picture
+from hiper.cli.options import (
+    BackboneName,
+    FitSeed,
+    Hardware,
+    MethodName,
+    MethodOption,
+    Others,
+    OutFile,
+    Overwrite,
+    Preset,
+)
+from hiper.cli.progress import Report
+from hiper.cli.session import Session
 from hiper.errors import Interrupted, OptionError, ResumeError
 from hiper.training import checkpoint_beside
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from hiper.artifacts import Artifact
     from hiper.backbones import Backbone
     from hiper.images import Subject
     from hiper.methods import Method
     from hiper.training import CheckpointFile, ProgressEvent
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitRequest:
+    """Which picture is to be learnt, by which model, and how."""
+
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="The picture to learn from.")]
+    caption: Annotated[
+        str, typer.Option(metavar="TEXT", help="What the picture shows; auto: have it described.")
+    ]
+    captioner: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Who describes it for --caption auto: a folder or Hub id of a BLIP or Florence-2."
+            " On critters: no need.",
+        ),
+    ] = None
+    backbone: BackboneName = "critters"
+    method: MethodName = "hiper"
+    preset: Preset = "auto"
+    option: MethodOption = None
+    mask: Annotated[
+        Path | None,
+        typer.Option(metavar="MASK", help="A picture of the same size, white where the subject is."),
+    ] = None
+    seed: FitSeed = None
+    frame: Annotated[int | None, typer.Option(min=0, help="Which picture of an animation.")] = None
+    background: Annotated[str, typer.Option(metavar="COLOUR", help="What transparent parts are laid on.")] = (
+        "white"
+    )
+    allow_truncated: Annotated[bool, typer.Option(help="Use what is left of a damaged file.")] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,22 +79,26 @@ class Plan:
     options: Any
 
 
-def fit_to_file(
+def fit(
     session: Session,
     request: FitRequest,
     hardware: Hardware,
-    out: Path,
     *,
-    resume: bool,
-    force: bool,
-    overwrite: bool,
-    checkpoint_seconds: float,
+    others: Others = None,
+    out: OutFile,
+    resume: Annotated[bool, typer.Option(help="Go on with a fit that was stopped.")] = False,
+    force: Annotated[bool, typer.Option(help="Start anew although one was stopped.")] = False,
+    checkpoint_every: Annotated[
+        int, typer.Option(min=0, max=3600, metavar="SECONDS", help="How often a fit saves itself.")
+    ] = 20,
+    overwrite: Overwrite = False,
 ) -> None:
-    """Fit and write the artifact to `out`; the checkpoint beside it goes when that is done."""
+    """Learn the subject of one picture."""
+    one_picture(others)
     if resume and force:
         raise OptionError("--resume goes on with an unfinished fit, --force starts anew; give one of them")
     files.check_writable(out, overwrite=overwrite)
-    with files.lock(out), progress(quiet=session.console.quiet) as report:
+    with files.lock(out), session.progress() as report:
         path = checkpoint_beside(out)
         if path.exists() and not (resume or force):
             raise ResumeError(
@@ -63,7 +116,7 @@ def fit_to_file(
             backbone,
             out,
             report,
-            checkpoint=CheckpointFile(path=path, every_seconds=checkpoint_seconds, resume=resume),
+            checkpoint=CheckpointFile(path=path, every_seconds=checkpoint_every, resume=resume),
             overwrite=overwrite,
         )
     size = out.stat().st_size
@@ -77,7 +130,7 @@ def prepare(session: Session, request: FitRequest, hardware: Hardware) -> Plan:
     """Check picture, method and options; a mistake in them is reported before a model is loaded."""
     from hiper.images import Subject
 
-    caption = automatic_caption(session, request, hardware) or request.caption
+    caption = _automatic_caption(session, request, hardware) or request.caption
     subject = Subject.open(
         request.image,
         caption=caption,
@@ -91,7 +144,9 @@ def prepare(session: Session, request: FitRequest, hardware: Hardware) -> Plan:
     from hiper.seeds import RANDOM, resolve_seed
 
     method = get_method(request.method)
-    options: Any = method.options_for(request.backbone, request.preset, **request.options)
+    options: Any = method.options_for(
+        request.backbone, request.preset, **method_options(request.option, request.seed)
+    )
     for note in subject.notes:
         session.console.note(note)
     if options.as_mapping().get("seed") == RANDOM:
@@ -99,6 +154,45 @@ def prepare(session: Session, request: FitRequest, hardware: Hardware) -> Plan:
         session.console.note(f"the fit's seed is {options.seed}, drawn at random")
     tell_of_strangers(subject, request.backbone)
     return Plan(subject=subject, method=method, options=options)
+
+
+def _automatic_caption(session: Session, request: FitRequest, hardware: Hardware) -> str | None:
+    """Return the caption found for the picture, and tell it; None when the user gave one.
+
+    Only a captioner that was named is loaded, and only its Hub id fetched.
+    """
+    if request.caption != AUTO:
+        if request.captioner is not None:
+            raise OptionError("--captioner is for --caption auto; leave one of them away")
+        return None
+    if request.captioner is None and request.backbone != "critters":
+        raise OptionError(
+            "--caption auto needs --captioner NAME, the folder or Hub id of a BLIP or Florence-2,"
+            " such as Salesforce/blip-image-captioning-base; or write the caption yourself"
+        )
+    from hiper.images import open_image
+
+    opened = open_image(
+        request.image,
+        frame=request.frame,
+        background=request.background,
+        allow_truncated=request.allow_truncated,
+    )
+    caption = _described(opened.image, request.captioner, hardware)
+    session.console.note(
+        f"the caption is {caption!r}; give another by --caption if that is not what it shows"
+    )
+    return caption
+
+
+def _described(picture: Image, captioner: str | None, hardware: Hardware) -> str:
+    if captioner is None:
+        from hiper.critters import describe
+
+        return describe(picture)
+    from hiper.metrics import Captioner
+
+    return Captioner.load(captioner, local_only=False, device=hardware.device).caption(picture)
 
 
 def load_model(
@@ -122,19 +216,20 @@ def load_model(
         quantise=hardware.quantise,
         memory=hardware.memory,
         resolution=hardware.resolution,
-        prediction_type=hardware.prediction_type,
+        prediction_type=hardware.prediction,
     )
 
 
-def load_own_model(artifact: Artifact, hardware: Hardware, report: Report) -> Backbone:
-    """Load the model that an artifact names, as it was loaded for its fit.
+def load_model_of(artifact: Artifact, name: str | None, hardware: Hardware, report: Report) -> Backbone:
+    """Load the model `name`, or the one that an artifact names, as it was loaded for its fit.
 
-    The file may come from anybody, so that model is never downloaded.
+    The file may come from anybody, so a model that it alone names is never downloaded.
     """
-    stated = hardware.prediction_type or artifact.prediction_type
+    if name is not None:
+        return load_model(name, hardware, report)
     return load_model(
         artifact.backbone,
-        replace(hardware, prediction_type=stated),
+        replace(hardware, prediction=hardware.prediction or artifact.prediction_type),
         report,
         revision=artifact.revision or None,
         local_only=True,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from hiper import files
 from hiper.cli.progress import Report
-from hiper.cli.requests import EditRequest, Session
+from hiper.cli.session import Session
 from hiper.errors import OptionError
 
 if TYPE_CHECKING:
@@ -29,13 +29,13 @@ SEEDS = 3
 
 def write_report(
     session: Session,
-    request: EditRequest,
     path: Path,
     backbone: Backbone,
     artifact: Artifact,
     results: Sequence[EditResult],
     report: Report,
     *,
+    overwrite: bool,
     source: Image | None = None,
     loss_history: Sequence[ProgressEvent] = (),
 ) -> None:
@@ -48,7 +48,7 @@ def write_report(
     sentences = [_sentence(backbone, artifact, each, report) for each in by_prompt.values()]
     whole = RunReport(
         artifact=artifact,
-        command=shlex.join(["hiper", *request.command]),
+        command=shlex.join(["hiper", *session.arguments]),
         notes=session.console.notes,
         source=source,
         sentences=sentences,
@@ -56,7 +56,7 @@ def write_report(
         study=_study(backbone, artifact, results[0], report),
     )
     text = page(whole)
-    files.atomic_write(path, text.encode(errors="backslashreplace"), overwrite=request.overwrite)
+    files.atomic_write(path, text.encode(errors="backslashreplace"), overwrite=overwrite)
 
 
 def _sentence(

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from hiper.backbones import LocalModel, describe, models
-from hiper.cli.backbones_job import size
-from hiper.cli.fit_job import load_model
-from hiper.cli.progress import Report, progress
-from hiper.cli.requests import Hardware, Session
+from hiper.cli.arguments import method_options
+from hiper.cli.backbones import size
+from hiper.cli.command import Only
+from hiper.cli.fit import load_model
+from hiper.cli.options import (
+    BackboneName,
+    BatchSize,
+    Hardware,
+    Images,
+    MethodOption,
+    Preset,
+    SamplingOptions,
+    Talking,
+)
+from hiper.cli.progress import Report
 from hiper.errors import BackboneError
 from hiper.training import duration
 
@@ -20,59 +32,49 @@ if TYPE_CHECKING:
     from hiper.backbones import Backbone
 
 
-@dataclass(frozen=True, kw_only=True)
-class EditPlan:
-    """How much is to be drawn; None: what suits the model."""
-
-    sentences: int
-    images: int
-    guidance: float | None
-    steps: int | None
-    height: int | None
-    width: int | None
-    batch_size: int
-
-
-def estimate_fit(
-    session: Session, name: str, hardware: Hardware, preset: str, values: Mapping[str, object]
+def fit(
+    session: Talking,
+    hardware: Hardware,
+    backbone: BackboneName = "critters",
+    preset: Preset = "auto",
+    option: MethodOption = None,
 ) -> None:
-    """Print what a fit by method hiper will take."""
+    """Estimate `hiper fit` by the method hiper."""
     from hiper.methods import get_method
 
-    options = get_method("hiper").options_for(name, preset, **values)
-    with progress(quiet=session.console.quiet) as report:
-        backbone = _loaded(name, hardware, report)
-        from hiper.analysis import estimate_fit as estimated
+    options = get_method("hiper").options_for(backbone, preset, **method_options(option))
+    with session.progress() as report:
+        model = _loaded(backbone, hardware, report)
+        from hiper.analysis import estimate_fit
 
         report("counting, then timing a few calls", 0, 0)
-        found = estimated(backbone, options)
-    _tell(session, found)
+        found = estimate_fit(model, options)
+    session.console.result(found.as_record(), _lines(found))
 
 
-def estimate_edit(session: Session, name: str, hardware: Hardware, plan: EditPlan) -> None:
-    """Print what an edit will take."""
-    with progress(quiet=session.console.quiet) as report:
-        backbone = _loaded(name, hardware, report)
-        from hiper.analysis import estimate_edit as estimated
+def edit(
+    session: Talking,
+    hardware: Hardware,
+    sampling: Annotated[SamplingOptions, Only("guidance", "steps", "height", "width")],
+    backbone: BackboneName = "critters",
+    sentences: Annotated[int, typer.Option(min=1, max=10_000, help="How many prompts there will be.")] = 1,
+    images: Images = 1,
+    batch_size: BatchSize = 4,
+) -> None:
+    """Estimate `hiper edit` of a file that method hiper fitted."""
+    with session.progress() as report:
+        model = _loaded(backbone, hardware, report)
+        from hiper.analysis import estimate_edit
         from hiper.inference import resolve_settings
+        from hiper.options import sampling_of
 
         notes: list[str] = []
-        settings = resolve_settings(
-            {},
-            backbone,
-            notes,
-            guidance=plan.guidance,
-            steps=plan.steps,
-            height=plan.height,
-            width=plan.width,
-        )
+        settings = resolve_settings({}, model, notes, **sampling_of(sampling))
         for note in notes:
             session.console.note(note)
         report("counting, then timing a few calls", 0, 0)
-        found = estimated(
-            backbone, settings, images=plan.images, batch_size=plan.batch_size, sentences=plan.sentences
-        )
-    _tell(session, found)
+        found = estimate_edit(model, settings, images=images, batch_size=batch_size, sentences=sentences)
+    session.console.result(found.as_record(), _lines(found))
 
 
 def _loaded(name: str, hardware: Hardware, report: Report) -> Backbone:
@@ -104,10 +106,6 @@ def _check_room(model: LocalModel, hardware: Hardware) -> None:
             f"the weights of {model.name} take {size(needed)} as {str(dtype).removeprefix('torch.')}, and"
             f" {size(free)} are free; try dtype=bfloat16, close other programs, or take a smaller model"
         )
-
-
-def _tell(session: Session, found: Estimate) -> None:
-    session.console.result(found.as_record(), _lines(found))
 
 
 def _lines(found: Estimate) -> Iterator[str]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from hiper import files
-from hiper.cli.fit_job import load_model
-from hiper.cli.progress import Report, progress
-from hiper.cli.requests import Hardware, Session
+from hiper.cli.fit import load_model
+from hiper.cli.options import Device, Hardware, Overwrite
+from hiper.cli.progress import Report
+from hiper.cli.session import Session
 from hiper.errors import ImageError
 
 if TYPE_CHECKING:
@@ -17,24 +20,29 @@ if TYPE_CHECKING:
     from hiper.inference import DrawnPicture, PictureSettings, Redrawn
 
 
-def rerun_to_file(
+def rerun(
     session: Session,
-    picture: Path,
-    artifact: Path | None,
-    backbone: str | None,
-    hardware: Hardware,
-    out: Path | None,
-    *,
-    overwrite: bool,
+    picture: Annotated[Path, typer.Argument(metavar="PNG", help="A picture that hiper drew.")],
+    hardware: Device,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Default: NAME-rerun.png beside it.")
+    ] = None,
+    artifact: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="For a picture that does not carry what was learnt.")
+    ] = None,
+    backbone: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Default: the model that drew the picture.")
+    ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
-    """Draw a picture again, by the model that its settings name or by the one given, and say what differs."""
+    """Draw a picture again from the settings it carries."""
     from hiper.inference import read_drawn
 
     drawn = read_drawn(picture)
     learnt = _artifact(drawn, artifact)
     target = out or picture.with_name(f"{picture.stem}-rerun.png")
     files.check_writable(target, overwrite=overwrite)
-    with files.lock(target), progress(quiet=session.console.quiet) as report:
+    with files.lock(target), session.progress() as report:
         model = _model(drawn.settings, learnt, backbone, hardware, report)
         done = _redrawn(drawn, model, learnt, report)
         with session.stop.deferred():
@@ -72,7 +80,7 @@ def _model(
         device=hardware.device,
         dtype=hardware.dtype or settings.dtype,
         quantise=settings.quantised or None,
-        prediction_type=hardware.prediction_type or artifact.prediction_type,
+        prediction=hardware.prediction or artifact.prediction_type,
     )
     if name is not None:
         return load_model(name, how, report)

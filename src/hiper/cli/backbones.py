@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from hiper.backbones import (
     EMBEDDED,
@@ -18,21 +20,29 @@ from hiper.backbones import (
     models,
     pipeline_names,
 )
-from hiper.cli.fit_job import load_model
-from hiper.cli.progress import progress
-from hiper.cli.requests import Hardware, Session
+from hiper.cli.fit import load_model
+from hiper.cli.options import Device, Hardware, Talking
+from hiper.cli.session import Session
 from hiper.methods import EVIDENCE, suited
 
 if TYPE_CHECKING:
     from hiper.analysis import Sensitivity
 
 
-def backbones(session: Session, measured: Sequence[str], hardware: Hardware) -> None:
-    """List families and local models from their files alone; load those only that are to be measured."""
+def backbones(
+    session: Talking,
+    hardware: Device,
+    measure: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Draw with this model to see how much its last text rows matter."),
+    ] = None,
+) -> None:
+    """List what --backbone takes, and the models on this computer: text rows, tail, memory, licence."""
+    measured = list(dict.fromkeys(measure or ()))
     found = list(models())
     known = {each.name for each in found}
     found += [describe(name, Path(name)) for name in measured if name not in known and Path(name).is_dir()]
-    figures = {name: _measure(session, name, hardware) for name in dict.fromkeys(measured)}
+    figures = {name: _measure(session, name, hardware) for name in measured}
     record = {
         "embedded": list(EMBEDDED),
         "pipelines": pipeline_names(),
@@ -51,7 +61,7 @@ def _recorded(model: LocalModel) -> dict[str, object]:
 
 
 def _measure(session: Session, name: str, hardware: Hardware) -> Sensitivity:
-    with progress(quiet=session.console.quiet) as report:
+    with session.progress() as report:
         model = load_model(name, hardware, report)
         from hiper.analysis import sensitivity
 

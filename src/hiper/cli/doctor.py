@@ -5,21 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
+import typer
+
 from hiper.analysis.doctor import Finding, examine
-from hiper.cli.progress import progress
-from hiper.cli.requests import Session
+from hiper.cli.options import Talking
 
 
-def doctor(session: Session) -> bool:
-    """Print every finding, the worst last; return whether hiper can be used."""
-    with progress(quiet=session.console.quiet) as report:
+def doctor(session: Talking) -> None:
+    """Look for what is broken in this installation, and say how to mend it. Exit status 1 if something is."""
+    with session.progress() as report:
         report("importing the libraries", 0, 0)
         findings = sorted(examine(), key=lambda each: _ORDER.index(each.level))
     usable = all(each.level != "problem" for each in findings)
     session.console.result(
         {"usable": usable, "findings": [asdict(each) for each in findings]}, _lines(findings, usable=usable)
     )
-    return usable
+    if not usable:
+        raise typer.Exit(1)
 
 
 _ORDER = ("ok", "note", "warning", "problem")

@@ -6,12 +6,16 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from hiper import files
-from hiper.cli.fit_job import load_model, load_own_model
-from hiper.cli.progress import Report, progress
-from hiper.cli.requests import Hardware, Session
+from hiper.cli.command import Without
+from hiper.cli.fit import load_model_of
+from hiper.cli.options import Device, LearntFile, Overwrite, OwnBackbone, SamplingOptions
+from hiper.cli.progress import Report
+from hiper.cli.session import Session
 from hiper.errors import OptionError
 from hiper.files import make_folder
 
@@ -25,49 +29,45 @@ PAGE, RECORD = "attention.html", "attention.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttentionRequest:
-    """What is to be captured; None takes the artifact's own. picture: read it under noise instead of drawing."""
+class AttentionRequest(SamplingOptions):
+    """What is to be captured: a drawing, or a picture that is read under noise."""
 
-    prompt: str | None
-    picture: Path | None
-    mask: Path | None
-    seed: int
-    strength: float | None
-    guidance: float | None
-    steps: int | None
-    scheduler: str | None
-    height: int | None
-    width: int | None
-    negative_prompt: str
-    overwrite: bool
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where attention.html and attention.json go.")]
+    prompt: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="What to draw; default: the caption it was learnt from."),
+    ] = None
+    picture: Annotated[
+        Path | None, typer.Option(metavar="IMAGE", help="Read this picture under noise instead of drawing.")
+    ] = None
+    mask: Annotated[
+        Path | None, typer.Option(metavar="MASK", help="Of that picture, white where the subject is.")
+    ] = None
+    seed: Annotated[int, typer.Option(min=0, help="Of the noise.")] = 0
+    overwrite: Overwrite = False
 
 
-def attention_to_folder(
+def attention(
     session: Session,
-    file: Path,
-    request: AttentionRequest,
-    backbone: str | None,
-    hardware: Hardware,
-    out: Path,
+    file: LearntFile,
+    request: Annotated[AttentionRequest, Without("keep")],
+    hardware: Device,
+    backbone: OwnBackbone = None,
 ) -> None:
-    """Write `attention.html` and `attention.json`; a model that the file alone names is never downloaded."""
+    """See which text rows the picture looks at, and where: words, padding, and what was learnt."""
     from hiper.artifacts import Artifact
 
     subject = _subject(request)
     for note in subject.notes if subject is not None else ():
         session.console.note(note)
     artifact = Artifact.load(file)
-    make_folder(out)
+    make_folder(request.out)
     for name in (PAGE, RECORD):
-        files.check_writable(out / name, overwrite=request.overwrite)
-    with files.lock(out / PAGE), progress(quiet=session.console.quiet) as report:
-        model = (
-            load_model(backbone, hardware, report)
-            if backbone is not None
-            else load_own_model(artifact, hardware, report)
-        )
+        files.check_writable(request.out / name, overwrite=request.overwrite)
+    with files.lock(request.out / PAGE), session.progress() as report:
+        model = load_model_of(artifact, backbone, hardware, report)
         study = _study(model, artifact, subject, request, report)
-        written = _write(study, out, overwrite=request.overwrite)
+        written = _write(study, request.out, overwrite=request.overwrite)
     record = {"artifact": str(file), **study.as_record(maps=False), "files": [str(path) for path in written]}
     session.console.result(record, [*_lines(study), *map(str, written)])
 

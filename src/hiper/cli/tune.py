@@ -6,20 +6,39 @@ import json
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from hiper import files
 from hiper.bench import conforms
-from hiper.cli.fit_job import load_model, prepare
-from hiper.cli.progress import progress
-from hiper.cli.requests import FitRequest, Hardware, Session
+from hiper.cli.arguments import one_picture
+from hiper.cli.command import Only
+from hiper.cli.fit import FitRequest, load_model, prepare
+from hiper.cli.options import Hardware, Others, Overwrite
+from hiper.cli.session import Session
 from hiper.errors import HiperWarning, OptionError
 from hiper.files import parse_json
 
 
 def tune(
-    session: Session, request: FitRequest, hardware: Hardware, out: str, evaluations: int, *, overwrite: bool
+    session: Session,
+    request: Annotated[FitRequest, Only("image", "caption", "backbone", "seed")],
+    hardware: Hardware,
+    *,
+    others: Others = None,
+    out: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="What --preset will take: a name, or a file that ends in .json."),
+    ],
+    evaluations: Annotated[
+        int,
+        typer.Option(min=4, max=10_000, help="Noise levels a fit sees when step sizes are tried."),
+    ] = 48,
+    overwrite: Overwrite = False,
 ) -> None:
-    """Search settings and write them under the name or path `out`."""
+    """Find the step size, batch and length of fits on a model, from one picture."""
+    one_picture(others)
     from hiper.methods import ENDING, get_method, preset_path
 
     if out in get_method(request.method).presets:
@@ -29,7 +48,7 @@ def tune(
         files.make_folder(path.parent, within=files.cache_dir())
     files.check_writable(path, overwrite=overwrite)
     plan = prepare(session, request, hardware)
-    with files.lock(path), progress(quiet=session.console.quiet) as report:
+    with files.lock(path), session.progress() as report:
         backbone = load_model(request.backbone, hardware, report)
         from hiper.analysis import tune as search
         from hiper.options import fit_key

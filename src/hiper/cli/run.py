@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from hiper import files
-from hiper.cli.edit_job import draw, planned, print_drawn
-from hiper.cli.fit_job import Plan, load_model, prepare, run_fit
-from hiper.cli.progress import Report, progress
-from hiper.cli.report_job import write_report
-from hiper.cli.requests import EditRequest, FitRequest, Hardware, Session
+from hiper.cli.arguments import refuse_pictures
+from hiper.cli.command import Without
+from hiper.cli.edit import EditRequest, draw, planned, print_drawn
+from hiper.cli.fit import FitRequest, Plan, load_model, prepare, run_fit
+from hiper.cli.options import Hardware
+from hiper.cli.progress import Report
+from hiper.cli.report import write_report
+from hiper.cli.session import Session
 from hiper.errors import Interrupted, OptionError, ResumeError
 from hiper.files import cache_dir, make_folder
 from hiper.training import checkpoint_beside
@@ -24,11 +27,15 @@ if TYPE_CHECKING:
 
 
 def run(
-    session: Session, fit_request: FitRequest, edit_request: EditRequest, hardware: Hardware, out: Path
+    session: Session,
+    fit_request: Annotated[FitRequest, Without("seed")],
+    edit_request: EditRequest,
+    hardware: Hardware,
 ) -> None:
-    """Draw what a picture's subject does next; an interrupted fit goes on where it stopped."""
+    """Fit, or reuse the fit of an earlier run, then draw: one command for both."""
+    refuse_pictures(edit_request.prompts)
     plan = _targeted(prepare(session, fit_request, hardware), edit_request)
-    with planned(session, edit_request, out) as drawings, progress(quiet=session.console.quiet) as report:
+    with planned(session, edit_request) as drawings, session.progress() as report:
         backbone = load_model(fit_request.backbone, hardware, report)
         _check_settings(backbone, edit_request)
         fitted = _fitted(session, plan, backbone, report)
@@ -36,11 +43,11 @@ def run(
         results = draw(session, backbone, fitted.artifact, drawings, edit_request, report)
         page = edit_request.report
         if page is not None:
-            source, loss_history = plan.subject.image, fitted.loss_history
             write_report(
-                *(session, edit_request, page, backbone, fitted.artifact, results, report),
-                source=source,
-                loss_history=loss_history,
+                *(session, page, backbone, fitted.artifact, results, report),
+                overwrite=edit_request.overwrite,
+                source=plan.subject.image,
+                loss_history=fitted.loss_history,
             )
     origin = {"artifact": str(fitted.path), "reused": fitted.reused}
     print_drawn(session, origin, drawings, results, page)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from hiper.cli.fit_job import load_model
-from hiper.cli.progress import progress
-from hiper.cli.requests import Hardware, Session
+import typer
+
+from hiper.cli.fit import load_model
+from hiper.cli.options import BackboneName, Hardware
+from hiper.cli.session import Session
 from hiper.errors import OptionError
 
 if TYPE_CHECKING:
@@ -18,16 +20,24 @@ if TYPE_CHECKING:
 
 
 def selfcheck(
-    session: Session, name: str, hardware: Hardware, image: Path | None, caption: str | None, steps: int
+    session: Session,
+    hardware: Hardware,
+    *,
+    backbone: BackboneName,
+    image: Annotated[
+        Path | None, typer.Option(metavar="IMAGE", help="Default: an animal that hiper draws.")
+    ] = None,
+    caption: Annotated[str | None, typer.Option(metavar="TEXT", help="What that picture shows.")] = None,
+    steps: Annotated[int, typer.Option(min=1, max=1000, help="Of the short fit.")] = 20,
 ) -> None:
-    """Check one model with the user's picture, or with a drawn animal."""
+    """Try a model for about a minute: loss, how far it listens to a tail, time and memory, ready to paste."""
     if (image is None) != (caption is None):
         raise OptionError("a picture needs its caption, and a caption its picture; give both, or neither")
-    with progress(quiet=session.console.quiet) as report:
-        backbone = load_model(name, hardware, report)
+    with session.progress() as report:
+        model = load_model(backbone, hardware, report)
         from hiper.analysis import selfcheck as check
 
-        found = check(backbone, _subject(backbone, image, caption), steps=steps, progress=report)
+        found = check(model, _subject(model, image, caption), steps=steps, progress=report)
     asked = {"quantise": hardware.quantise, "memory": hardware.memory}
     session.console.result({**found.as_record(), **asked}, _lines(found, hardware))
 

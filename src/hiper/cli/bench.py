@@ -1,0 +1,117 @@
+"""`hiper bench run` and `hiper bench report`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hiper.cli.options import BackboneName, Device, EngineOptions, Hardware, Overwrite, Talking
+from hiper.cli.progress import Report
+from hiper.cli.session import Session
+from hiper.errors import Interrupted
+
+if TYPE_CHECKING:
+    from hiper.bench import Done
+
+Seeds = Annotated[int, typer.Option(min=1, max=1000, help="Pictures per edit.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchRequest:
+    """Which suite, how much of it, and where the run is kept."""
+
+    suite: Annotated[
+        str, typer.Argument(metavar="SUITE", help="critters, or a .toml file of your own photographs.")
+    ]
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the run is kept; again: it goes on.")]
+    backbone: BackboneName = "critters"
+    split: Annotated[str | None, typer.Option(metavar="NAME", help="tuning or test; default: test.")] = None
+    seed: Annotated[
+        int, typer.Option(min=0, max=10**8, help="Chooses the subjects; of the first picture.")
+    ] = 0
+    seeds: Seeds = 2
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N subjects.")] = None
+    jobs: Annotated[int, typer.Option(min=1, max=256, help="Processes at a time.")] = 1
+
+
+def run(
+    session: Session,
+    request: BenchRequest,
+    engine: EngineOptions,
+    hardware: Device,
+    *,
+    methods: Annotated[
+        list[str],
+        typer.Option(
+            "--methods",
+            metavar="ARM",
+            help="May be repeated: METHOD, METHOD:PRESET, METHOD:PRESET,option=value,... or a yardstick:"
+            " none, truth, spelled-out, source, other-tail, random-tail.",
+        ),
+    ],
+) -> None:
+    """Draw and score what is not there yet: every arm, subject and edit."""
+    with session.progress() as report:
+        report("starting", 0, 0)
+        done = draw_missing(session, request, methods, engine, hardware, report)
+    record = {"folder": str(request.out), "cells": done.cells, "drawn": done.drawn}
+    reused = done.cells - done.drawn
+    session.console.result(record, [f"{request.out}: {done.drawn} pictures drawn, {reused} were there"])
+
+
+def draw_missing(
+    session: Session,
+    request: BenchRequest,
+    arms: Sequence[str],
+    engine: EngineOptions,
+    hardware: Hardware,
+    report: Report,
+) -> Done:
+    """Draw what is missing; a signal stops it between two steps, and the same command goes on from there."""
+    with session.stop.deferred():
+        from hiper.bench import SuiteSpec, run
+
+        try:
+            return run(
+                SuiteSpec(name=request.suite, split=request.split, seed=request.seed),
+                request.backbone,
+                arms,
+                request.out,
+                seeds=request.seeds,
+                limit=request.limit,
+                engine=engine.settings(request.jobs, hardware.device),
+                progress=report,
+                should_stop=session.stop.requested,
+                device=hardware.device,
+                dtype=hardware.dtype,
+                prediction_type=hardware.prediction,
+            )
+        except Interrupted as stopped:
+            raise Interrupted(
+                f"{stopped}; what is finished stays: the same command goes on from there",
+                stopped.signal_number,
+            ) from stopped
+
+
+def report(
+    session: Talking,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What `hiper bench run` wrote.")],
+    reference: Annotated[
+        str | None, typer.Option(metavar="ARM", help="Compare with this arm; default: the first hiper.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Default: DIR/report, overwritten.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write tables and a page of pictures."""
+    from hiper.bench import build_report, write_report
+
+    report = build_report(folder, reference)
+    for note in report.notes:
+        session.console.note(note)
+    written = write_report(report, folder, out or folder / "report", overwrite=overwrite or out is None)
+    record = {**report.as_record(), "files": [str(path) for path in written.files]}
+    session.console.result(record, [*written.summary, *map(str, written.files)])

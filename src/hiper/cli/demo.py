@@ -1,0 +1,32 @@
+"""`hiper demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hiper.cli.console import table
+from hiper.cli.options import Overwrite, Talking
+from hiper.files import make_folder
+from hiper.training import duration
+
+
+def demo(
+    session: Talking,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Default: demo, overwritten.")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=10**8, help="Chooses the animal.")] = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """See the whole story on the embedded model: fit, edit, contact sheet."""
+    folder = out or Path("demo")
+    make_folder(folder)
+    with session.progress() as report:
+        report("loading critters", 0, 0)
+        from hiper.analysis import run_demo
+
+        done = run_demo(folder, seed=seed, overwrite=overwrite or out is None, progress=report)
+    record = {"sheet": str(done.sheet), "figures": done.figures, "seconds": done.seconds}
+    lines = [*table(done.figures), f"{done.sheet} (in {duration(done.seconds)})"]
+    session.console.result(record, lines)

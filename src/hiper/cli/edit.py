@@ -1,0 +1,260 @@
+"""`hiper edit`: from an artifact and sentences to pictures; and the part shared with `run`."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hiper import files
+from hiper.cli.arguments import LARGEST_SEED
+from hiper.cli.fit import load_model_of
+from hiper.cli.options import BatchSize, Hardware, Images, LearntFile, Overwrite, OwnBackbone, SamplingOptions
+from hiper.cli.progress import Report
+from hiper.cli.report import write_report
+from hiper.cli.session import Session
+from hiper.cli.stopping import Stopped
+from hiper.errors import Interrupted, OptionError
+
+if TYPE_CHECKING:
+    from hiper.artifacts import Artifact, EditResult
+    from hiper.backbones import Backbone
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learnt:
+    """Files of what was learnt: the first, those that appear beside it, and one to keep away from."""
+
+    file: LearntFile
+    others: Annotated[
+        list[Path],
+        typer.Option(
+            "--with", metavar="FILE", help="Another file that is to appear as well; may be repeated."
+        ),
+    ] = field(default_factory=list)
+    other_strengths: Annotated[
+        list[float], typer.Option("--with-strength", help="Strength of each --with, in their order.")
+    ] = field(default_factory=list)
+    negative: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="What `hiper fit` wrote of a subject to keep away from."),
+    ] = None
+    negative_strength: Annotated[float | None, typer.Option(help="Strength of --negative.")] = None
+
+    def load(self, strength: float | None) -> Artifact:
+        """Load the one file, or several combined; `strength` is the first one's, None its own."""
+        from hiper.artifacts import Artifact, combine
+
+        if len(self.other_strengths) not in (0, len(self.others)):
+            raise OptionError(
+                f"{len(self.other_strengths)} --with-strength for {len(self.others)} --with;"
+                " give one for each, or none"
+            )
+        if self.negative_strength is not None and self.negative is None:
+            raise OptionError("--negative-strength is given without --negative; name a file by --negative")
+        artifact = Artifact.load(self.file)
+        if not self.is_several:
+            return artifact
+        others: Sequence[float | None] = self.other_strengths or [None] * len(self.others)
+        return combine(
+            [artifact, *map(Artifact.load, self.others)],
+            strength=[strength, *others],
+            negative=Artifact.load(self.negative) if self.negative is not None else None,
+            negative_strength=self.negative_strength,
+        )
+
+    @property
+    def is_several(self) -> bool:
+        """Whether the files are to be combined."""
+        return bool(self.others) or self.negative is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditRequest(SamplingOptions):
+    """What is to be drawn, and what is written."""
+
+    prompts: Annotated[list[str], typer.Argument(metavar="PROMPT", help="Sentences that say what to draw.")]
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the pictures go.")]
+    images: Images = 1
+    seed: Annotated[
+        int,
+        typer.Option(min=-1, max=LARGEST_SEED, help="Of the first picture; then +1 each. -1: random."),
+    ] = 0
+    batch_size: BatchSize = 4
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="PAGE.html", help="Also write one page that shows it all; draws more."),
+    ] = None
+    no_artifact: Annotated[bool, typer.Option(help="Write PNGs that do not carry what was learnt.")] = False
+    no_metadata: Annotated[bool, typer.Option(help="Write PNGs that do not tell how they were made.")] = False
+    overwrite: Overwrite = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """One sentence, and the file that each of its seeds is drawn to."""
+
+    prompt: str
+    paths: Mapping[int, Path]
+
+
+def edit(
+    session: Session,
+    learnt: Learnt,
+    request: EditRequest,
+    hardware: Hardware,
+    *,
+    backbone: OwnBackbone = None,
+) -> None:
+    """Draw what sentences say, with the learnt subject in it."""
+    artifact = learnt.load(request.strength)
+    if learnt.is_several:
+        request = replace(request, strength=None)  # it is worked in
+    with planned(session, request) as drawings, session.progress() as report:
+        model = load_model_of(artifact, backbone, hardware, report)
+        results = draw(session, model, artifact, drawings, request, report)
+        if request.report is not None:
+            write_report(
+                session, request.report, model, artifact, results, report, overwrite=request.overwrite
+            )
+    origin: dict[str, object] = {"artifact": str(learnt.file)}
+    if learnt.others:
+        origin["with"] = [str(path) for path in learnt.others]
+    if learnt.negative is not None:
+        origin["negative"] = str(learnt.negative)
+    print_drawn(session, origin, drawings, results, request.report)
+
+
+@contextmanager
+def planned(session: Session, request: EditRequest) -> Iterator[list[Drawing]]:
+    """Settle prompts, seeds and files before any model is loaded, and keep other processes off them."""
+    from hiper.seeds import RANDOM, resolve_seed
+
+    first = resolve_seed(request.seed)
+    if request.seed == RANDOM:
+        session.console.note(f"the first picture's seed is {first}, drawn at random")
+    if first + request.images - 1 > LARGEST_SEED:
+        raise OptionError(f"seeds {first} and {request.images - 1} more pass {LARGEST_SEED}; lower --seed")
+    if request.report is not None:
+        files.check_writable(request.report, overwrite=request.overwrite)
+    prompts = list(dict.fromkeys(request.prompts))
+    if len(prompts) < len(request.prompts):
+        session.console.note("a sentence given twice is drawn once")
+    seeds = range(first, first + request.images)
+    with _reserved(request.out, prompts, seeds, overwrite=request.overwrite) as drawings:
+        yield drawings
+
+
+@contextmanager
+def _reserved(
+    out: Path, prompts: Sequence[str], seeds: Sequence[int], *, overwrite: bool
+) -> Iterator[list[Drawing]]:
+    """Yield a file <slug>-<seed>.png for every prompt and seed, locked against other processes meanwhile.
+
+    OutputError now, before any work, if one of them exists and `overwrite` is false, or cannot be written.
+    """
+    files.make_folder(out)
+    drawings = []
+    with ExitStack() as locks:
+        for prompt, slug in zip(prompts, files.distinct_slugs(prompts), strict=True):
+            locks.enter_context(files.lock(out / slug))
+            paths = {seed: out / f"{slug}-{seed}.png" for seed in seeds}
+            for path in paths.values():
+                files.check_writable(path, overwrite=overwrite)
+            drawings.append(Drawing(prompt=prompt, paths=paths))
+        yield drawings
+
+
+def draw(
+    session: Session,
+    backbone: Backbone,
+    artifact: Artifact,
+    drawings: Sequence[Drawing],
+    request: EditRequest,
+    report: Report,
+) -> list[EditResult]:
+    """Draw batch by batch and write each picture at once; what was written survives Ctrl-C."""
+    results: list[EditResult] = []
+    try:
+        for drawing in drawings:
+            for result in _batches(backbone, artifact, drawing, request, report):
+                with session.stop.deferred():
+                    _write(backbone, artifact, drawing, result, request)
+                    results.append(result)
+                session.stop.raise_if_requested()
+    except Stopped as stopped:
+        written = sum(len(result.images) for result in results)
+        wanted = sum(len(drawing.paths) for drawing in drawings)
+        raise Interrupted(
+            f"{stopped}; {written} of {wanted} pictures are drawn", stopped.signal_number
+        ) from None
+    return results
+
+
+def print_drawn(
+    session: Session,
+    origin: Mapping[str, object],
+    drawings: Sequence[Drawing],
+    results: Sequence[EditResult],
+    page: Path | None,
+) -> None:
+    """Tell where each picture and the page is and what they were drawn with."""
+    images = [
+        {"path": str(path), "prompt": drawing.prompt, "seed": seed}
+        for drawing in drawings
+        for seed, path in drawing.paths.items()
+    ]
+    flagged = [{"prompt": result.prompt, "seed": seed} for result in results for seed in result.flagged]
+    record = {**origin, "images": images, "settings": asdict(results[0].settings), "flagged": flagged}
+    lines = [str(image["path"]) for image in images]
+    if page is not None:
+        record["report"] = str(page)
+        lines.append(str(page))
+    session.console.result(record, lines)
+
+
+def _batches(
+    backbone: Backbone, artifact: Artifact, drawing: Drawing, request: EditRequest, report: Report
+) -> Iterator[EditResult]:
+    from hiper.inference import edit
+    from hiper.options import sampling_of
+
+    seeds, size = list(drawing.paths), request.batch_size
+    batches = math.ceil(len(seeds) / size)
+    stage = textwrap.shorten(f"drawing {drawing.prompt!r}", 50, placeholder="...")
+    for batch in range(batches):
+
+        def step(done: int, total: int, batch: int = batch) -> None:
+            report(stage, batch * total + done, batches * total)
+
+        yield edit(
+            backbone,
+            artifact,
+            drawing.prompt,
+            seeds=seeds[batch * size : (batch + 1) * size],
+            batch_size=size,
+            callback=step,
+            **sampling_of(request),
+        )
+
+
+def _write(
+    backbone: Backbone, artifact: Artifact, drawing: Drawing, result: EditResult, request: EditRequest
+) -> None:
+    from hiper.images import png_bytes
+    from hiper.inference import settings_of, text_chunks
+
+    for seed, image in zip(result.seeds, result.images, strict=True):
+        chunks: dict[str, str] = {}
+        if not request.no_metadata:
+            settings = settings_of(backbone, artifact, result, seed)
+            chunks = text_chunks(settings, None if request.no_artifact else artifact)
+        files.atomic_write(
+            drawing.paths[seed], png_bytes(image, metadata=chunks), overwrite=request.overwrite
+        )

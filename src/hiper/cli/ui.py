@@ -1,0 +1,60 @@
+"""`hiper ui`: load a model and serve the page until stopped."""
+
+from __future__ import annotations
+
+import importlib.util
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hiper.cli.fit import load_model
+from hiper.cli.options import BackboneName, Device
+from hiper.cli.session import Session
+from hiper.errors import OptionError
+
+
+def ui(
+    session: Session,
+    hardware: Device,
+    backbone: BackboneName = "critters",
+    host: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Default: 127.0.0.1, which only this computer reaches.")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Default: a free one from 7860 on.")
+    ] = None,
+    library: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where learnt subjects are kept.")
+    ] = None,
+    max_upload_mb: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Largest file that may be uploaded.")
+    ] = 50,
+    clip: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="CLIP weights that rank seeds by the sentence.")
+    ] = None,
+    dino: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="DINOv2 weights that rank seeds by likeness.")
+    ] = None,
+) -> None:
+    """Open the web page: learn, draw and compare without a command line."""
+    if importlib.util.find_spec("gradio") is None:
+        raise OptionError('the web page needs Gradio; install it with: python -m pip install "hiper[ui]"')
+    with session.progress() as report:
+        model = load_model(backbone, hardware, report)
+        report("starting the page", 0, 0)
+        from hiper.artifacts import Library, default_folder
+        from hiper.web import Address, Similarity, served
+
+    address = Address(host=host or Address.host, port=port)
+    if not address.is_local:
+        session.console.note(
+            f"serving on {address.host}: whoever reaches this computer can use the page and see the library"
+        )
+    shelf = Library(library or default_folder())
+    similarity = Similarity(clip=clip, dino=dino)
+    with served(model, shelf, address, similarity=similarity, max_upload_mb=max_upload_mb) as url:
+        record = {"url": url, "library": str(shelf.folder), "backbone": model.id}
+        session.console.result(record, [f"{url} (library: {shelf.folder}; Ctrl-C ends it)"])
+        threading.Event().wait()
