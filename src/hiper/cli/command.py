@@ -80,7 +80,8 @@ def add_command(
             job(**values)
 
     context = Parameter("context", Parameter.KEYWORD_ONLY, annotation=typer.Context)
-    parameters = [context, *(parameter for own in options.values() for parameter in own.values())]
+    owners = sorted(options, key="session".__eq__)  # its options end the list
+    parameters = [context, *(parameter for owner in owners for parameter in options[owner].values())]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {each.name: each.annotation for each in parameters}
     run.__doc__ = job.__doc__
