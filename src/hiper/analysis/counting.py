@@ -1,4 +1,4 @@
-"""What a piece of work costs, counted and not timed: operations, bytes moved, bytes alive at once.
+"""Counting the cost of work: operations, bytes moved, bytes alive at once.
 
 Under torch's fake tensors, which have shapes and no numbers, work of any size is counted without being done.
 """
@@ -44,10 +44,11 @@ CPU_ATTENTION = {
 class Work:
     """What was counted.
 
-    flops:    of matrix products, convolutions and attention; a multiplication and an addition are two
-    moved:    bytes, where every operation reads what it takes and writes what it yields: nothing is fused
-    products: those of `moved` that belong to the counted flops, which no fusing of the others saves
-    peak:     most bytes of new tensors alive at once; the weights and whatever was there before come on top
+    Attributes:
+        flops: Of matrix products, convolutions and attention; a multiplication and an addition are two.
+        moved: Bytes, if every operation reads its inputs and writes its outputs: nothing is fused.
+        products: The part of `moved` that belongs to the counted flops, which fusing the others does not save.
+        peak: Most bytes of new tensors alive at once; weights and whatever was there before are not included.
     """
 
     flops: int
@@ -58,7 +59,7 @@ class Work:
 
 @final
 class Counter:
-    """What `counting` has seen so far; also while its block runs."""
+    """The counts of `counting` so far, also while its block runs."""
 
     def __init__(self, flops: FlopCounterMode, traffic: _Traffic) -> None:
         self._flops, self._traffic = flops, traffic
@@ -76,7 +77,7 @@ class Counter:
     def flops_of_modules(self) -> Mapping[str, int]:
         """Return flops by the module's dotted name, those of its parts included.
 
-        Forward passes only mean something: torch takes several modules that read one tensor for one in the backward.
+        They are valid for forward passes alone: in the backward, torch merges modules that read the same tensor.
         """
         return {name: sum(counts.values()) for name, counts in self._flops.get_flop_counts().items()}
 
@@ -91,7 +92,7 @@ def counting() -> Iterator[Counter]:
 
 @final
 class _Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up bytes, operation by operation; follows every new storage until it is freed."""
+    """Sums bytes, operation by operation; follows every new storage until it is freed."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -142,5 +143,5 @@ def _place(tensor: Tensor) -> int:
 
 
 def _size(tensor: Tensor) -> int:
-    """Bytes that are there: an expanded tensor has fewer than its shape says."""
+    """Return the bytes in memory: an expanded tensor has fewer than its shape says."""
     return min(tensor.nbytes, tensor.untyped_storage().nbytes())

@@ -1,4 +1,4 @@
-"""The whole story on the embedded model: an unseen identity, one fit, four edits, and the true answers beside them."""
+"""The demo on the embedded model: an unseen identity, one fit, four edits, and the true answers beside them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,13 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class DemoReport:
-    """Where the sheet is, the figures (colour distances, lower is better), and seconds in all."""
+    """The result of a demo.
+
+    Attributes:
+        sheet: The file of the contact sheet.
+        figures: Colour distances, lower is better.
+        seconds: In all.
+    """
 
     sheet: Path
     figures: dict[str, float | str]
@@ -46,14 +52,21 @@ class DemoReport:
 
 
 def demo_scene(seed: int) -> Scene:
-    """The scene a demo starts from: an unseen animal, standing in a meadow, drawn plainly."""
+    """Return the scene that a demo edits: an unseen animal, standing in a meadow, drawn plainly."""
     return replace(draw_scene(UNSEEN + seed), pose="standing", background="meadow", style="drawing")
 
 
 def run_demo(out: Path, *, seed: int, overwrite: bool, progress: Progress) -> DemoReport:
-    """Fit an unseen identity, edit it four ways; write source, tail, sheet, and a picture per edit with its settings.
+    """Fit an unseen identity and edit it four ways; write source, artifact, contact sheet, and a picture per edit.
 
-    seed: 0 or greater; chooses the animal. OutputError when a file exists and `overwrite` is false.
+    Args:
+        out: The folder to write to.
+        seed: 0 or greater; chooses the animal.
+        overwrite: Whether files that are there may be replaced.
+        progress: Called after every step.
+
+    Raises:
+        OutputError: A file exists and `overwrite` is false, or cannot be written.
     """
     began = time.monotonic()
     sheet, source, tail = out / "sheet.png", out / "source.png", out / "tail.safetensors"
@@ -91,7 +104,7 @@ def run_demo(out: Path, *, seed: int, overwrite: bool, progress: Progress) -> De
 def _edit_row(
     backbone: Backbone, artifact: Artifact, truth: Scene, source: Image.Image, kind: str
 ) -> tuple[SheetRow, dict[str, float], EditResult]:
-    """One row of the sheet, its colour distances to the true answer (means over the draws), and what was drawn."""
+    """Return a row of the sheet, its colour distances to the true answer (means over the draws), and the edit."""
     prompt = bare_caption(truth)
     answer, mask = render(truth, backbone.resolution), subject_mask(truth, backbone.resolution)
     seeds = range(DRAWS)

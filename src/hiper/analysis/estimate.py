@@ -1,4 +1,4 @@
-"""How long a fit or an edit will take and how much memory, said before it starts.
+"""Estimates of the time and memory of a fit or an edit, before it starts.
 
 Operations, memory and seconds are those of a few real calls of each kind, times how often the job makes them. The
 first call is that of one noise level, or of one picture: by what it needs a larger one is known not to fit before it
@@ -35,9 +35,13 @@ LONG, TRIES = 5.0, 5
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A piece of work: how often the job does it, and what one of it takes.
+    """A piece of work.
 
-    work: counted; None where it is only timed. seconds: measured here; None where it was not tried.
+    Attributes:
+        name: In words.
+        times: How often the job does it.
+        work: Of one, counted; None where it is only timed.
+        seconds: Of one, measured here; None where it was not tried.
     """
 
     name: str
@@ -55,11 +59,12 @@ class Part:
 class Memory:
     """Bytes, on the device that computes.
 
-    loading:  the weights that lie there at once when the model is loaded
-    working:  those that stay while the job computes
-    computed: most of what it computes at once: activations, gradients, pictures; counted
-    free:     what was left after loading
-    reached:  the process's peak after the real calls, libraries included; on cuda that of the device
+    Attributes:
+        loading: Weights there at once when the model is loaded.
+        working: Weights that stay while the job computes.
+        computed: The peak of activations, gradients and pictures, counted.
+        free: Left after loading.
+        reached: The process's peak after the real calls, libraries included; on cuda that of the device.
     """
 
     loading: int
@@ -78,7 +83,15 @@ class Memory:
 class Estimate:
     """What a job will take.
 
-    job: in words; device, dtype, threads, side: where and how it computes, the picture's larger side in pixels
+    Attributes:
+        job: In words.
+        backbone: The model's name.
+        device: That computes.
+        dtype: Of the weights.
+        threads: That torch computes with.
+        side: The picture's larger side in pixels.
+        parts: The job's pieces.
+        memory: That it needs and that there is.
     """
 
     job: str
@@ -103,7 +116,7 @@ class Estimate:
 
     @property
     def fits(self) -> bool:
-        """Whether what is computed finds room beside the loaded weights: nothing was left untried."""
+        """Whether there is room beside the loaded weights: nothing was left untried."""
         return self.seconds is not None
 
     def as_record(self) -> dict[str, object]:
@@ -113,7 +126,7 @@ class Estimate:
 
 
 def estimate_fit(backbone: Backbone, options: HiPerOptions) -> Estimate:
-    """Estimate a fit by method hiper with these options."""
+    """Estimate a fit by the method hiper with these options."""
     method = get_method(HiPer.name)
     assert isinstance(method, HiPer)
     subject = Subject.from_image(Image.new("RGB", (MIN_SIDE, MIN_SIDE), "gray"), caption=CAPTION)
@@ -148,7 +161,15 @@ def estimate_fit(backbone: Backbone, options: HiPerOptions) -> Estimate:
 def estimate_edit(
     backbone: Backbone, settings: EditSettings, *, images: int, batch_size: int, sentences: int = 1
 ) -> Estimate:
-    """Estimate an edit with `images` pictures, 1 or more, of each of `sentences`, `batch_size` at a time."""
+    """Estimate an edit.
+
+    Args:
+        backbone: The model.
+        settings: Of the drawing.
+        images: Pictures of each prompt, 1 or more.
+        batch_size: Pictures at a time.
+        sentences: Prompts.
+    """
     at_once = min(images, batch_size)
     calls = sentences * images / at_once
     negative = backbone.encode_negative("")
@@ -200,7 +221,7 @@ def _estimate(backbone: Backbone, job: str, side: int, parts: tuple[Part, ...], 
 
 
 def _weights(backbone: Backbone) -> int:
-    """Bytes of weights that lie on the device at once: of all components, or of the larger side of two in turn."""
+    """Return the bytes of weights on the device at once: of all components, or of the larger of two that take turns."""
     sizes = backbone.weight_bytes()
     encoders = sum(size for name, size in sizes.items() if name.startswith("text_encoder"))
     rest = sum(sizes.values()) - encoders
@@ -208,10 +229,7 @@ def _weights(backbone: Backbone) -> int:
 
 
 def free_memory(device: torch.device) -> int:
-    """Return bytes that are free on a device, or that torch keeps there for its next tensors.
-
-    On cpu and mps: of the whole computer.
-    """
+    """Return the free bytes of a device (on cpu and mps, of the computer), and those that torch has cached there."""
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + cached
@@ -223,7 +241,7 @@ def free_memory(device: torch.device) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class _Call:
-    """Something a job does again and again: `size` noise levels or pictures at once, and one alone."""
+    """A repeated call: with `size` timesteps or pictures at once, and with one alone."""
 
     one: Callable[[], object]
     all: Callable[[], object]
@@ -252,7 +270,7 @@ def _counted(call: Callable[[], object], device: torch.device) -> tuple[Work, fl
 
 
 def _times(work: Work, size: int) -> Work:
-    """Return the work of one call with a batch that many times as large; the bytes of weights count too often."""
+    """Return the work of a call with a larger batch; the bytes of weights count too often."""
     return Work(**{name: value * size for name, value in asdict(work).items()})
 
 
@@ -267,7 +285,7 @@ def _decoding(backbone: Backbone, latents: Tensor, pictures: int, at_once: int) 
 
 
 def _usual_seconds(call: Callable[[], object], device: torch.device) -> float:
-    """Median over a few calls: other programs may hold up one of them."""
+    """Return the median over a few calls: other programs may delay one of them."""
     taken: list[float] = []
     while len(taken) < TRIES and sum(taken) < LONG:
         taken.append(_seconds(call, device))
@@ -290,7 +308,7 @@ def _wait(device: torch.device) -> None:
 
 
 def _prepared(backbone: Backbone, subject: Subject) -> None:
-    """What a fit does before its steps: encode both, and hash the model for the checkpoint."""
+    """Do what a fit does before its steps: encode caption and picture, and hash the model for the checkpoint."""
     backbone.encode(subject.caption)
     backbone.latents(fit_square(subject.image, backbone.resolution), generator(0))
     backbone.model_key()
@@ -321,7 +339,7 @@ def _prediction(
 
 
 def _noise(backbone: Backbone, settings: EditSettings, batch: int) -> Tensor:
-    """Latents of that many pictures of the size that is asked for."""
+    """Return latents of that many pictures of the size of the settings."""
     channels, native, _ = backbone.latent_shape
     factor = backbone.resolution // native
     return torch.randn(

@@ -1,4 +1,4 @@
-"""Which method works with which backbone, from what the one requires and the other is capable of.
+"""The table of methods and backbones, from what the ones require and the others are capable of.
 
 `python -m hiper.analysis.matrix docs/backbones.md` writes the table into that page, between its two marks.
 """
@@ -19,7 +19,7 @@ START, END = "<!-- matrix: made by python -m hiper.analysis.matrix -->\n", "<!--
 
 
 def lacking(requires: frozenset[str], pipeline: str) -> list[str]:
-    """Return what is needed and not offered by the backbone of that diffusers pipeline."""
+    """Return the requirements that the backbone of a diffusers pipeline lacks."""
     module, _, name = PIPELINES[pipeline].partition(":")
     capabilities: frozenset[str] = getattr(import_module(module), name).capabilities
     return sorted(requires - capabilities)
@@ -41,7 +41,7 @@ def _rows() -> Iterator[list[str]]:
 
 
 def between(page: str, start: str, end: str, made: str) -> str:
-    """Return the page with what was made between its two marks."""
+    """Return a page with new text between its two marks."""
     before, _, rest = page.partition(start)
     after = rest.partition(end)[2]
     return f"{before}{start}\n{made}\n{end}{after}"

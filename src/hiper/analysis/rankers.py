@@ -18,7 +18,7 @@ _RADIUS = 0.3
 
 @final
 class CrittersRanker:
-    """Text: share of the attributes a sentence names that the reader sees. Identity: colour distance, negated.
+    """Ranks by the share of the prompt's attributes that the reader finds, and by the negated colour distance.
 
     Colours are compared inside a disc in the middle, where the world's animals are.
     """
@@ -29,7 +29,7 @@ class CrittersRanker:
         self._middle = _disc(source.size)
 
     def score(self, picture: Image.Image, sentence: str) -> Score:
-        """Score a picture; a sentence that names nothing of the world is fulfilled by every picture (1)."""
+        """Score a picture; a prompt that names nothing of the world is fulfilled by every picture (1)."""
         wanted = named_attributes(sentence)
         found = self._reader.read([picture])[0].values
         same_size = picture.resize(self._source.size, Image.Resampling.LANCZOS)
@@ -38,13 +38,13 @@ class CrittersRanker:
         )
 
     def order(self, scores: Sequence[Score]) -> list[int]:
-        """The sentence first, for a share is exact; then the colours."""
+        """Order by the prompt first, for a share is exact; then by the colours."""
         return text_first(scores)
 
 
 @final
 class SimilarityRanker:
-    """Text: CLIP's cosine with the sentence. Identity: DINO's with the source, or CLIP's where there is no DINO."""
+    """Ranks by CLIP's cosine with the prompt, and by DINO's with the source, or CLIP's where there is no DINO."""
 
     def __init__(self, source: Image.Image, clip: ClipSimilarity, dino: DinoSimilarity | None) -> None:
         self._source, self._clip = source, clip
@@ -57,7 +57,7 @@ class SimilarityRanker:
         )
 
     def order(self, scores: Sequence[Score]) -> list[int]:
-        """Both alike, for neither cosine has a value that is good enough."""
+        """Weigh both alike, for neither cosine has a value that is good enough."""
         return evenly(scores)
 
 
@@ -66,7 +66,7 @@ def _share(wanted: Mapping[str, str], found: Mapping[str, str]) -> float:
 
 
 def _disc(size: tuple[int, int]) -> Image.Image:
-    """A mask, mode L, 255 inside the disc."""
+    """Return a mask, mode L, 255 inside the disc."""
     y, x = np.ogrid[: size[1], : size[0]]
     distance = np.hypot((x + 0.5) / size[0] - 0.5, (y + 0.5) / size[1] - 0.5)
     return Image.fromarray(np.where(distance < _RADIUS, np.uint8(255), np.uint8(0)))

@@ -1,4 +1,4 @@
-"""One run as one page: what was learnt, what was drawn, strengths against seeds, the loss, and who looks where."""
+"""One run as one page: what was learnt, what was drawn, strengths against seeds, the loss, and the attention."""
 
 from __future__ import annotations
 
@@ -12,13 +12,19 @@ from PIL import Image
 from hiper.analysis.attention import Study
 from hiper.analysis.attention import fragment as attention_fragment
 from hiper.artifacts import Artifact, EditResult, public_name
-from hiper.html import document, escape, figure, loss_curve, picture, table
+from hiper.html import document, escape, figure, html_row, loss_curve, picture, table
 from hiper.training import ProgressEvent
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sentence:
-    """One sentence and what was drawn of it; grid: strength -> one picture for each of `grid_seeds`."""
+    """One prompt and its pictures.
+
+    Attributes:
+        results: Its edits.
+        grid: Strength to one picture for each of `grid_seeds`.
+        grid_seeds: Of the grid.
+    """
 
     results: Sequence[EditResult]
     grid: Mapping[float, Sequence[Image.Image]]
@@ -29,10 +35,14 @@ class Sentence:
 class RunReport:
     """Everything the page shows.
 
-    command: as it was given, one line; notes: those given to the user
-    source: the picture that was learnt, None when only its thumbnail is at hand
-    loss_history: losses of the fit, empty when the fit is of an earlier run
-    study: who looks where in the first sentence, or in words why that is unknown
+    Attributes:
+        artifact: What was learnt.
+        command: As it was given, one line.
+        notes: For the user.
+        source: The picture that was learnt; None when only its thumbnail is at hand.
+        sentences: The prompts and their pictures.
+        loss_history: Losses of the fit; empty when the fit is of an earlier run.
+        study: The attention of the first prompt, or in words why that is unknown.
     """
 
     artifact: Artifact
@@ -45,7 +55,7 @@ class RunReport:
 
 
 def page(report: RunReport) -> str:
-    """Return a page that needs neither network nor script; every text is escaped."""
+    """Return a self-contained page; every text is escaped."""
     parts = [
         *_learnt(report),
         *(part for sentence in report.sentences for part in _drawn(sentence)),
@@ -81,13 +91,13 @@ def _drawn(sentence: Sentence) -> Iterator[str]:
             yield figure(image, f"seed {seed}")
     yield "<h3>Strength against seed</h3>"
     yield "<p>Strength: how much of what was learnt is in the picture; 0 is nothing of it.</p><table>"
-    yield _cells("th", ["", *(f"seed {seed}" for seed in sentence.grid_seeds)])
+    yield html_row("th", ["", *(f"seed {seed}" for seed in sentence.grid_seeds)])
     for strength, images in sentence.grid.items():
         shown = [
             picture(image, f"strength {strength:zg}, seed {seed}")
             for seed, image in zip(sentence.grid_seeds, images, strict=True)
         ]
-        yield _cells("td", [f"{strength:zg}", *shown])
+        yield html_row("td", [f"{strength:zg}", *shown])
     yield "</table>"
 
 
@@ -126,11 +136,6 @@ def _made(report: RunReport) -> Iterator[str]:
     yield table([("what", "value"), *((name, str(value)) for name, value in values.items())])
 
 
-def _cells(tag: str, cells: Sequence[str]) -> str:
-    """One line of a table whose cells are HTML already."""
-    return "<tr>" + "".join(f"<{tag}>{cell}</{tag}>" for cell in cells) + "</tr>"
-
-
 def _is_jpeg(url: str) -> bool:
-    """A header may come from anybody: what is no JPEG in base64 does not get onto the page."""
+    """Whether the thumbnail of a header, which may come from anybody, is a JPEG in base64."""
     return re.fullmatch(r"data:image/jpeg;base64,/9j/[A-Za-z0-9+/]*={0,2}", url) is not None

@@ -1,4 +1,4 @@
-"""A minute with one model: does a tail fit, does the model listen to it, what does it cost."""
+"""A check of one model in a minute: does a tail fit, does the model respond to it, what does it cost."""
 
 from __future__ import annotations
 
@@ -23,13 +23,28 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class SelfCheck:
-    """What was found.
+    """The result of a check.
 
-    rows, embed:       the encoder's table; placement: where the tail went
-    loss_before, loss_after: on fixed pairs of noise and noise level, lower is better, after `steps` steps
-    sensitivity:       see `Sensitivity`
-    seconds_per_step, seconds_per_picture: of the fit, and of one picture at `picture_steps` denoising steps
-    peak_memory_bytes: on cuda of the device, elsewhere of the whole process, loading included
+    Attributes:
+        backbone: The model's name.
+        revision: Of a model from the Hub.
+        family: Of the model.
+        rows: Token embeddings of a prompt.
+        embed: Their width.
+        placement: Where the tail went.
+        objective: What the model predicts.
+        resolution: Its native side in pixels.
+        device: That computed.
+        dtype: Of the weights.
+        steps: Of the fit.
+        loss_before: On fixed pairs of noise and timestep; lower is better.
+        loss_after: The same, after `steps` steps.
+        sensitivity: See `Sensitivity`.
+        seconds_per_step: Of the fit.
+        seconds_per_picture: At `picture_steps` denoising steps.
+        picture_steps: Of a picture.
+        peak_memory_bytes: On cuda of the device, elsewhere of the whole process, loading included.
+        versions: Of the libraries.
     """
 
     backbone: str
@@ -65,9 +80,16 @@ def selfcheck(
     pictures: int = PICTURES,
     progress: Progress = lambda *_: None,
 ) -> SelfCheck:
-    """Fit a tail of 5 rows for a few steps and draw pictures with and without other last rows.
+    """Fit a tail of 5 tokens for a few steps, and draw pictures with and without other last tokens.
 
-    steps: of the fit, 1 or more; pictures: 2 or more, each drawn twice. Errors and warnings are those of `fit`.
+    Errors and warnings are those of `fit`.
+
+    Args:
+        backbone: The model.
+        subject: To fit.
+        steps: Of the fit, 1 or more.
+        pictures: 2 or more, each drawn twice.
+        progress: Called after every step.
     """
     artifact = fit(
         backbone,
@@ -78,7 +100,7 @@ def selfcheck(
     )
     progress("drawing", 0, 0)
     began = time.monotonic()
-    collected_warnings = sensitivity(backbone, pictures=pictures)
+    found = sensitivity(backbone, pictures=pictures)
     drawing = time.monotonic() - began
     return SelfCheck(
         backbone=backbone.id,
@@ -94,7 +116,7 @@ def selfcheck(
         steps=steps,
         loss_before=artifact.figures["loss_before"],
         loss_after=artifact.figures["loss_after"],
-        sensitivity=collected_warnings,
+        sensitivity=found,
         seconds_per_step=artifact.figures["seconds"] / steps,
         seconds_per_picture=drawing / (2 * pictures),
         picture_steps=min(backbone.default_steps, DRAWING_STEPS),

@@ -1,4 +1,4 @@
-"""How much a model listens to its last text rows, before anything is promised of a tail in them."""
+"""How much a model responds to its last token embeddings, where a tail is."""
 
 from __future__ import annotations
 
@@ -20,9 +20,12 @@ ROWS, PICTURES, STEPS = 5, 4, 20
 
 @dataclass(frozen=True, kw_only=True)
 class Sensitivity:
-    """tail: how far a picture moves when the last rows are another sentence's; seed: when the noise is another one.
+    """How far pictures change, in mean CIE76 (`picture_distance`), 0 or more.
 
-    Both mean CIE76 (`picture_distance`) over `pictures`, 0 or more; `ratio`: 0 is deaf, 1 as much as another seed.
+    Attributes:
+        tail: When the last token embeddings are another prompt's.
+        seed: When the noise is another one.
+        pictures: That were compared.
     """
 
     tail: float
@@ -31,7 +34,7 @@ class Sensitivity:
 
     @property
     def ratio(self) -> float:
-        """`tail` over `seed`; infinity where seeds make no difference."""
+        """`tail` over `seed`: 0 is no response, 1 as much as another seed; infinity where seeds make no difference."""
         return self.tail / self.seed if self.seed else float("inf")
 
 
@@ -43,9 +46,16 @@ def sensitivity(
     rows: int = ROWS,
     pictures: int = PICTURES,
 ) -> Sensitivity:
-    """Draw a sentence with its own last rows and with those of another, from the same `pictures` (2 or more) seeds.
+    """Draw a prompt with its own last token embeddings and with those of another, from the same seeds.
 
-    The rows go where the family puts a tail; at most 20 steps are made, at the model's own guidance.
+    They go where the family puts a tail; at most 20 steps are made, at the model's own guidance.
+
+    Args:
+        backbone: The model.
+        sentence: The prompt.
+        other: The other prompt.
+        rows: How many token embeddings.
+        pictures: 2 or more.
     """
     plain = backbone.encode(sentence)
     moved = place_tail(plain, take_tail(backbone.encode(other), rows), backbone.placement)
@@ -57,7 +67,7 @@ def sensitivity(
 
 
 def _drawn(backbone: Backbone, conditioning: Conditioning, seeds: Sequence[int]) -> list[Image.Image]:
-    """One at a time: a model that fills the memory draws them as well."""
+    """Draw one picture at a time, so that a model that fills the memory can."""
     negative = backbone.encode_negative("")
     return [
         backbone.sample(

@@ -1,4 +1,4 @@
-"""Find a fit's learning rate, batch and length for a model, from one picture.
+"""Finding the learning rate, batch and length of a fit for a model, from one picture.
 
 A setting is judged by the loss on pairs of noise and noise level held fixed: that of a single step says
 nothing (DVAR, arXiv:2302.04841). It is the picture's own loss, so it says how well the subject is learnt, not how well
@@ -37,7 +37,14 @@ ENOUGH = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class Try:
-    """One fit. evaluations: steps times batch; gain: by which it lowered the fixed loss, below 0 where it failed."""
+    """One fit.
+
+    Attributes:
+        batch: Timesteps per step.
+        learning_rate: Adam's.
+        evaluations: Steps times batch.
+        gain: By which it lowered the loss on the fixed batch; below 0 where it failed.
+    """
 
     batch: int
     learning_rate: float
@@ -46,7 +53,7 @@ class Try:
 
 
 Tries = Mapping[str, float]
-"""Name of a try -> its gain."""
+"""Name of a try to its gain."""
 
 
 def tune(
@@ -59,10 +66,20 @@ def tune(
     on_try: Callable[[Tries], None] = lambda tries: None,
     should_stop: StopRequest | None = None,
 ) -> PresetFile:
-    """Search the step size at `evaluations` noise levels a fit, then the batch, then how long a fit must be.
+    """Search the learning rate, then the batch, then how long a fit must be.
 
-    known: what an earlier, stopped search had found; on_try: called with all that is known after every fit.
-    FitError when no step size learns anything, Interrupted when `should_stop` says so.
+    Args:
+        backbone: The model.
+        subject: To fit.
+        evaluations: Steps times batch of the fits that search the learning rate.
+        seed: Of all fits.
+        known: What an earlier, stopped search had found.
+        on_try: Called with all that is known after every fit.
+        should_stop: Returns the number of a signal to stop by.
+
+    Raises:
+        FitError: No learning rate lowers the loss.
+        Interrupted: `should_stop` said so.
     """
     search = _Search(backbone, subject, seed, dict(known or {}), on_try, should_stop)
     best = search.best_rate(evaluations)

@@ -8,7 +8,7 @@ from pathlib import Path
 from hiper.bench.report import BenchReport
 from hiper.bench.report_tables import EMPTY, facts, tables
 from hiper.files import is_file_within
-from hiper.html import document, escape, picture, table, table_row
+from hiper.html import document, escape, html_row, picture, table, table_row
 
 
 def page(report: BenchReport, folder: Path) -> str:
@@ -50,7 +50,7 @@ def _pictures(report: BenchReport, folder: Path, subject: str, edit: str) -> str
         path = report.run.paths(folder, arm, subject)[edit, key[2]].with_suffix(".png")
         shown.append(_picture(path, f"{arm}: {cells[arm].prompt}", folder) if arm in cells else EMPTY)
     label = "<br>".join(escape(text) for text in (f"{subject}, {edit}", *captions))
-    return f"<tr><td>{label}</td>" + "".join(f"<td>{each}</td>" for each in shown) + "</tr>"
+    return html_row("td", [label, *shown])
 
 
 def _picture(path: Path, alt: str, folder: Path) -> str:

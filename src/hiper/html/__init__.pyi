@@ -2,6 +2,7 @@ from .loss_curve import loss_curve as loss_curve
 from .page import document as document
 from .page import escape as escape
 from .page import figure as figure
+from .page import html_row as html_row
 from .page import picture as picture
 from .page import table as table
 from .page import table_row as table_row

@@ -53,7 +53,12 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 def table_row(tag: str, cells: Iterable[str]) -> str:
     """Return one line of a table of plain text; tag: td, or th for a head."""
-    return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+    return html_row(tag, map(escape, cells))
+
+
+def html_row(tag: str, cells: Iterable[str]) -> str:
+    """Return one line of a table whose cells are HTML already."""
+    return "<tr>" + "".join(f"<{tag}>{cell}</{tag}>" for cell in cells) + "</tr>"
 
 
 def figure(shown: Image.Image | bytes, caption: str) -> str:

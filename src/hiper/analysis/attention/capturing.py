@@ -1,4 +1,4 @@
-"""Capture the attention of one sentence twice, with what was learnt and without, on the same noise."""
+"""Capturing the attention of one prompt twice, with what was learnt and without, on the same noise."""
 
 from __future__ import annotations
 
@@ -40,13 +40,20 @@ def study_drawing(
     callback: StepCallback | None = None,
     **sampling: Unpack[Sampling],
 ) -> Study:
-    """Draw `prompt` (None: the artifact's caption) with and without what was learnt, and capture the attention of both.
+    """Draw a prompt with and without what was learnt, and capture the attention of both.
 
-    The other arguments are those of `hiper.edit`, and the picture with what was learnt is the one it draws, bit for
-    bit. callback: called with (steps done, steps in all), both drawings together.
+    The picture with what was learnt is the one that `hiper.edit` draws, bit for bit; warnings are those of `edit`.
 
-    OptionError for a model without cross-attention, and for a method that draws in a way of its own;
-    otherwise raises and warns as `edit` does.
+    Args:
+        backbone: The model.
+        artifact: What was learnt.
+        prompt: None takes the artifact's caption.
+        seed: Of both pictures.
+        callback: Called with (steps done, steps in all), of both drawings together.
+        **sampling: As in `hiper.edit`.
+
+    Raises:
+        OptionError: The model has no cross-attention, or the method draws in a way of its own; and as `edit`.
     """
     check_compatible(artifact, backbone)
     seed = resolve_seed(seed)
@@ -82,13 +89,22 @@ def study_picture(
     levels: int = LEVELS,
     callback: StepCallback | None = None,
 ) -> Study:
-    """Capture how the model reads a picture (RGB) under `levels` noise levels, spread evenly from noise to clean.
+    """Capture how the model reads a picture under noise.
 
-    prompt: what the picture shows, with what was learnt and without; None: the artifact's caption.
-    mask: mode L, of the picture's size, 255 where the subject is: then every figure says how much falls on it.
-    strength: as in `hiper.edit`; levels: 1 to the model's own number; callback: as in `study_drawing`.
+    Args:
+        backbone: The model.
+        artifact: What was learnt.
+        picture: Mode RGB.
+        prompt: Describes the picture; None takes the artifact's caption.
+        mask: Mode L, of the picture's size, 255 where the subject is: then every figure says how much falls on it.
+        seed: Of the noise.
+        strength: As in `hiper.edit`.
+        levels: Timesteps, spread evenly from noise to clean; 1 to the model's own number.
+        callback: As in `study_drawing`.
 
-    OptionError as there; ImageError for a mask of another size.
+    Raises:
+        OptionError: As `study_drawing`.
+        ImageError: The mask has another size.
     """
     check_compatible(artifact, backbone)
     if mask is not None and mask.size != picture.size:
@@ -121,7 +137,7 @@ def _study(
     drawn: bool,
     mask: Tensor | None,
 ) -> Study:
-    """Capture both runs; asked: the prompt, the strength and the negative prompts."""
+    """Capture both runs; `asked` is the prompt, the strength and the negative prompts."""
     prompt, strength, negatives = asked
     cleaned = cleaned_prompt(artifact.caption if prompt is None else prompt, backbone, notes)
     with prepared_prompt(backbone, artifact, cleaned, strength, negatives, notes) as prepared:

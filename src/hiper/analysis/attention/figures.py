@@ -12,13 +12,14 @@ from hiper.analysis.attention.tokens import KINDS, Kind, LabelledToken, places
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """Of one row, or of several together.
+    """Of the attention that one token gets, or several together.
 
-    mass: share of the whole picture's attention, 0 to 1
-    spread: 1 when all places look alike, towards 0 when one place alone looks (the exponential of the map's entropy,
-        as a share of its cells); None where nobody looks
-    on_subject: share of the attention that comes from the subject's places, 0 to 1, to be compared with the share of
-        the area; None without a mask, and where nobody looks
+    Attributes:
+        mass: Share of the whole picture's attention, 0 to 1.
+        spread: 1 when all places attend alike, towards 0 when a single place does (the exponential of the map's
+            entropy, as a share of its cells); None where the mass is 0.
+        on_subject: Share of the attention that comes from the subject's places, 0 to 1, to be compared with its share
+            of the area; None without a mask, and where the mass is 0.
     """
 
     mass: float
@@ -41,14 +42,11 @@ def figures(seen: Tensor, mask: Tensor | None) -> Figures:
 
 
 def group_figures(maps: Tensor, rows: Sequence[LabelledToken], mask: Tensor | None) -> dict[Kind, Figures]:
-    """Return the figures of every kind of row that is there, from maps [length, side, side]."""
+    """Return the figures of every kind of token that is there, from maps [length, side, side]."""
     there = {kind: places(rows, kind) for kind in KINDS}
     return {kind: figures(maps[some].sum(0), mask) for kind, some in there.items() if some}
 
 
 def distance(one: Tensor, other: Tensor) -> float:
-    """Return how differently two maps [side, side] are spread, whatever their mass: 0 alike, 1 nowhere together.
-
-    Half of the sum of absolute differences of their shares (total variation).
-    """
+    """Return the total variation distance of two maps [side, side], whatever their mass: 0 alike, 1 disjoint."""
     return float((one / one.sum() - other / other.sum()).abs().sum() / 2)

@@ -17,7 +17,7 @@ _COLOURS = np.array(
 
 
 def heat_map(picture: Image.Image, seen: Tensor) -> Image.Image:
-    """Return the picture in grey under a map [side, side] in colours: dark where nobody looks, light where most do.
+    """Return the picture in grey under a map [side, side] in colours, from dark (no attention) to light.
 
     The scale is the map's own, from 0 to its largest value: two maps compare in where, not in how much.
     """

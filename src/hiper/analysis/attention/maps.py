@@ -1,4 +1,4 @@
-"""Running means of attention maps: memory depends on layers, heads and rows alone, not on steps or pixels."""
+"""Running means of attention maps: memory depends on layers, heads and tokens alone, not on steps or pixels."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ PHASES = 5
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Maps:
-    """The probability with which each place of a picture looks at each text row; sums to 1 over the rows.
+    """The attention probabilities of each place of a picture; they sum to 1 over the tokens.
 
-    heads: layer -> [heads, length, SIDE, SIDE], means over all steps, in the order in which the layers run
-    phases: [phases, length, SIDE, SIDE], means over all layers and heads; the first phase is the noisiest
-    sides: layer -> cells of its own height
+    Attributes:
+        heads: Layer to [heads, length, SIDE, SIDE], means over all steps, in the order in which the layers run.
+        phases: [phases, length, SIDE, SIDE], means over all layers and heads; the first phase is the noisiest.
+        sides: Layer to cells of its own height.
     """
 
     heads: Mapping[str, Tensor]
@@ -36,7 +37,7 @@ class Maps:
 
     @property
     def layers(self) -> dict[str, Tensor]:
-        """Layer -> [length, SIDE, SIDE], means over its heads."""
+        """Layer to [length, SIDE, SIDE], means over its heads."""
         return {layer: heads.mean(0) for layer, heads in self.heads.items()}
 
     @property
@@ -47,9 +48,12 @@ class Maps:
 
 @final
 class Recorder:
-    """Adds up what a denoiser tells of its last `pictures` batch entries, which are those of the positive sentence.
+    """Sums the attention probabilities of a denoiser's calls.
 
-    aspect: height of the pictures over their width
+    Args:
+        pictures: The last so many batch entries count, which are those of the positive prompt.
+        steps: Of the drawing.
+        aspect: Height of the pictures over their width.
     """
 
     def __init__(self, *, pictures: int, steps: int, aspect: float = 1.0) -> None:
@@ -60,7 +64,7 @@ class Recorder:
         self._sides: dict[str, int] = {}
 
     def record(self, attended: AttentionProbabilities) -> None:
-        """Take in one call of one layer."""
+        """Add one call of one layer."""
         probabilities = attended.probabilities[-self._pictures :].mean(0)
         side = round(math.sqrt(probabilities.shape[1] * self._aspect))
         own = probabilities.transpose(1, 2).reshape(*probabilities.shape[::2], side, -1)
@@ -70,7 +74,7 @@ class Recorder:
         self._phases[self._step * len(self._phases) // self._steps].add(maps.mean(0))
 
     def after_step(self, done: int, total: int) -> None:
-        """Learn that another step is done, as a `StepCallback`; a sampler's extra calls count to the last step."""
+        """Count steps, as a `StepCallback`; a sampler's extra calls belong to the last step."""
         self._step = min(done, self._steps - 1)
 
     def maps(self) -> Maps:

@@ -1,4 +1,4 @@
-"""A study as HTML: a fragment for anybody's page, or a page of its own."""
+"""A study as HTML: a fragment for another page, or a page of its own."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _BY_LAYER: tuple[Kind, ...] = ("word", "padding", "tail")
 
 
 def page(study: Study) -> str:
-    """Return a page that needs nothing else."""
+    """Return a self-contained page."""
     return document("Attention", [fragment(study)])
 
 
@@ -63,9 +63,9 @@ def _groups(study: Study) -> Iterator[str]:
 
 
 def row_maps(study: Study) -> dict[str, Image.Image]:
-    """Return a heat map of every row but padding, and one of all padding, by what is said below it.
+    """Return heat maps of every token but padding, and one of all padding, by their captions.
 
-    That is its place, its word, its share of attention, and in brackets how much of that is on the subject.
+    A caption has the token's place, word and share of attention, and in brackets how much of it is on the subject.
     """
     view = study.learnt
     shown = {_named(row): [row.index] for row in view.tokens if row.kind != "padding"}

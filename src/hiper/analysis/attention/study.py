@@ -1,4 +1,4 @@
-"""What was found of one sentence, captured with what was learnt and without."""
+"""The attention of one prompt, captured with what was learnt and without."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hiper.options import Value
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AttentionRun:
-    """One run: the picture that the maps lie over, what its rows are, and the maps."""
+    """One run: the picture that the maps lie over, the tokens, and the maps."""
 
     picture: Image.Image
     tokens: tuple[LabelledToken, ...]
@@ -36,11 +36,18 @@ class Contrast:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Study:
-    """Which rows were looked at, and where.
+    """Which tokens a picture attends to, and where.
 
-    drawn: the sentence was drawn; otherwise a given picture was read under noise
-    learnt, untouched: the same sentence and noise with and without what was learnt
-    mask: [SIDE, SIDE], share of each place that is subject; None where that is not known
+    Attributes:
+        prompt: What was encoded.
+        caption: Of the artifact.
+        method: Of the artifact.
+        backbone: The model's name.
+        drawn: The prompt was drawn; otherwise a given picture was read under noise.
+        settings: Of the drawing or the reading.
+        learnt: The run with what was learnt.
+        untouched: The run without it, from the same noise.
+        mask: [SIDE, SIDE], share of each place that is subject; None where that is not known.
     """
 
     prompt: str
@@ -59,12 +66,12 @@ class Study:
         return None if self.mask is None else float(self.mask.mean())
 
     def row_figures(self) -> list[tuple[LabelledToken, Figures]]:
-        """Return every row of the run with what was learnt, and its figures."""
+        """Return every token of the run with what was learnt, and its figures."""
         maps = self.learnt.maps.whole
         return [(row, figures(maps[row.index], self.mask)) for row in self.learnt.tokens]
 
     def contrast(self) -> Contrast | None:
-        """Compare the tail with the padding it replaced; None for a sentence without a tail or without words."""
+        """Compare the tail with the padding it replaced; None for a prompt without a tail or without words."""
         tail, words = places(self.learnt.tokens, "tail"), places(self.learnt.tokens, "word")
         if not tail or not words:
             return None
@@ -79,7 +86,7 @@ class Study:
         )
 
     def as_record(self, *, maps: bool) -> dict[str, object]:
-        """Return all figures, ready for JSON; `maps` adds the map of each row, a list of lines of probabilities."""
+        """Return all figures, ready for JSON; `maps` adds the map of each token, a list of lines of probabilities."""
         contrast = self.contrast()
         learnt, untouched = self.learnt, self.untouched
         return {

@@ -23,7 +23,7 @@ Table = Sequence[Sequence[str]]
 
 
 def groups_table(study: Study, view: AttentionRun, title: str) -> Table:
-    """One line per kind of row: how many, how much they are looked at, how widely, and on the subject."""
+    """Return one line per kind of token: their number and figures."""
     lines = []
     for kind, found in group_figures(view.maps.whole, view.tokens, study.mask).items():
         count = len(places(view.tokens, kind))
@@ -32,7 +32,7 @@ def groups_table(study: Study, view: AttentionRun, title: str) -> Table:
 
 
 def contrast_table(contrast: Contrast) -> Table:
-    """The tail, and the padding that it replaced."""
+    """Return one line each for the tail and the padding that it replaced."""
     head = ["", "attention", "spread", "on the subject", "distance to the words' map"]
     pairs = {
         "learnt rows": (contrast.tail, contrast.tail_to_words),
@@ -42,7 +42,7 @@ def contrast_table(contrast: Contrast) -> Table:
 
 
 def layers_table(study: Study) -> Table:
-    """One line per layer, in the order in which they run."""
+    """Return one line per layer, in the order in which they run."""
     maps = study.learnt.maps
     lines = [
         [short(layer), f"{maps.sides[layer]} × {maps.sides[layer]}", *_cells(study, seen)]
@@ -52,7 +52,7 @@ def layers_table(study: Study) -> Table:
 
 
 def heads_table(study: Study) -> Table:
-    """One line per layer and head."""
+    """Return one line per layer and head."""
     lines = [
         [short(layer), str(number), *_cells(study, head)]
         for layer, heads in study.learnt.maps.heads.items()
@@ -62,7 +62,7 @@ def heads_table(study: Study) -> Table:
 
 
 def phases_table(study: Study) -> Table:
-    """One line per part of the way from noise to picture."""
+    """Return one line per part of the way from noise to picture."""
     phases = study.learnt.maps.phases
     lines = [
         [f"{number} of {len(phases)}", *_cells(study, seen)] for number, seen in enumerate(phases, start=1)
@@ -71,12 +71,12 @@ def phases_table(study: Study) -> Table:
 
 
 def mass_text(found: Figures) -> str:
-    """Return how much a row is looked at, and in brackets how much of that is on the subject."""
+    """Return a token's share of attention, and in brackets how much of that is on the subject."""
     return share(found.mass) + ("" if found.on_subject is None else f" ({found.on_subject:.0%})")
 
 
 def share(value: float) -> str:
-    """Return a share in percent, a tiny one as the number it is."""
+    """Return a share in percent, a tiny one as a number."""
     return f"{value:.1%}" if value >= 0.001 else f"{value:.1g}"
 
 

@@ -1,4 +1,4 @@
-"""What each text row is: a mark, a word, padding, or learnt."""
+"""The kinds of text tokens: a mark, a word, padding, or learnt."""
 
 from __future__ import annotations
 
@@ -14,7 +14,13 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledToken:
-    """One text row. text: the word it belongs to, "" for all but words."""
+    """One text token.
+
+    Attributes:
+        index: Its place.
+        kind: Its kind.
+        text: The word it belongs to, "" for all but words.
+    """
 
     index: int
     kind: Kind
@@ -22,12 +28,12 @@ class LabelledToken:
 
 
 def label_tokens(conditioning: Conditioning) -> tuple[LabelledToken, ...]:
-    """Say of every row of one sentence what it is; a row that was learnt is tail, whatever it replaced."""
+    """Label every token of one prompt; one that was learnt is tail, whatever it replaced."""
     return tuple(_row(conditioning, index) for index in range(conditioning.sequence_length))
 
 
 def places(rows: Sequence[LabelledToken], kind: Kind) -> list[int]:
-    """Return the indices of the rows of one kind."""
+    """Return the indices of the tokens of one kind."""
     return [row.index for row in rows if row.kind == kind]
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with this installation, why it matters, and the command that mends it."""
+"""What is wrong with this installation, why it matters, and the command that repairs it."""
 
 import lazy_loader
 

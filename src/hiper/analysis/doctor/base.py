@@ -1,4 +1,4 @@
-"""What is said of one thing that was looked at."""
+"""Findings: the result of one check."""
 
 from __future__ import annotations
 
@@ -15,9 +15,14 @@ PIP = f"{shlex.quote(sys.executable)} -m pip"
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """level: ok; note, good to know; warning, slower or poorer than need be; problem, something cannot work.
+    """The result of one check.
 
-    remedy: a command, or "" where there is nothing to mend.
+    Attributes:
+        level: "ok"; "note", good to know; "warning", slower or poorer than need be; "problem", something cannot work.
+        subject: What was checked.
+        what: What was found.
+        why: Why it matters.
+        remedy: A command that repairs it; "" where there is nothing to repair.
     """
 
     level: Level

@@ -1,4 +1,4 @@
-"""What is wrong with this installation, why it matters, and the command that mends it.
+"""All checks of an installation.
 
 Nothing heavy is imported here: what may be broken is tried in a process of its own.
 """
@@ -14,7 +14,7 @@ from hiper.analysis.doctor.releases import extras, packages, python
 
 
 def examine() -> Iterator[Finding]:
-    """Yield what is found, one thing after the other; the imports, which take seconds, come last."""
+    """Make all checks; the imports, which take seconds, come last."""
     yield python()
     yield from packages()
     yield from extras()

@@ -1,4 +1,4 @@
-"""Whether there is room, and the right to write, where results and models go; and what stands there."""
+"""Checks of folders: room and the right to write for results and models, and the embedded models' files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SPACE_TO_WORK, SPACE_FOR_A_MODEL = 500_000_000, 8_000_000_000
 
 
 def places() -> Iterator[Finding]:
-    """Look for room and the right to write where fits, models and weights put aside go."""
+    """Check the room and the right to write for fits, models and offloaded weights."""
     try:
         yield _place("cache", cache_dir(), "HIPER_CACHE", SPACE_TO_WORK)
     except OutputError as error:
@@ -60,7 +60,7 @@ def _place(subject: str, folder: Path, variable: str, needed: int) -> Finding:
 
 
 def hub() -> Iterator[Finding]:
-    """Say where models from the Hub go, whether it may be asked, and whether a token is there; never the token."""
+    """Check the cache of the Hub, whether it may be used, and whether there is a token; never show the token."""
     if find_spec("huggingface_hub") is None:
         return  # reported as a missing package
     from huggingface_hub import constants

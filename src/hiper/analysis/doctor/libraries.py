@@ -1,4 +1,4 @@
-"""Whether the libraries import, tried in a process of its own, and whether torch was built for the GPU there is."""
+"""Checks of libraries: whether they import, in a process of its own, and whether torch was built for the GPU."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SECONDS = 300.0
 
 
 def imports() -> Iterator[Finding]:
-    """Import the libraries in a process of their own and tell what fails."""
+    """Import the libraries in a process of their own."""
     targets = [*IMPORTS, *(["torchvision"] if find_spec("torchvision") else [])]
     results = run_probe(targets)
     failed = [each for each in results if each["error"]]

@@ -1,4 +1,4 @@
-"""Try what may break on import; run as a process of its own, because a broken library can take its process along.
+"""Import libraries, in a process of its own, because a broken library can kill its process.
 
     python -P -m hiper.analysis.doctor.probe torch,transformers torch transformers:CLIPTextModel ...
 
@@ -16,9 +16,14 @@ from typing import Any
 
 
 def probe(target: str, own: Collection[str]) -> dict[str, Any]:
-    """Import `module` or `module:attribute`; say what failed at the bottom of it, and of torch what it can do.
+    """Import a library.
 
-    own: packages whose failure is not another one's fault; what else was being imported is named as the culprit.
+    Args:
+        target: `module` or `module:attribute`.
+        own: Packages whose failure is their own; any other that was being imported is named as the culprit.
+
+    Returns:
+        The error, or None, and of torch its abilities.
     """
     module, _, attribute = target.partition(":")
     try:
@@ -32,7 +37,7 @@ def probe(target: str, own: Collection[str]) -> dict[str, Any]:
 
 
 def _abilities(torch: Any) -> Mapping[str, object]:
-    """built: for which accelerator; works: whether that can be used here."""
+    """Return which accelerator torch was built for, and whether that can be used here."""
     built = "cuda" if torch.version.cuda else "rocm" if torch.version.hip else "cpu"
     return {"built": built, "works": bool(torch.cuda.is_available())}
 

@@ -1,4 +1,4 @@
-"""Whether Python and the packages are the ones that this release asks for: its own metadata is the one source."""
+"""Checks of releases: Python and the packages against the metadata of hiper."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EXTRAS: Mapping[str, str] = {
     "ray": "batches on a cluster",
     "ui": "the web page, hiper ui",
 }
-"""Extra -> what it gives; the others are for work on hiper itself."""
+"""Extra to what it gives; the others are for work on hiper itself."""
 
 
 def python() -> Finding:
@@ -41,7 +41,7 @@ def packages() -> Iterator[Finding]:
 
 
 def extras() -> Iterator[Finding]:
-    """Say which extras are there; one that is not there is no mistake."""
+    """Check which extras are installed; a missing one is no problem."""
     for extra, gives in EXTRAS.items():
         found = [package(requirement, missing="note") for requirement in requirements(extra)]
         wrong = [each for each in found if each.level == "problem"]
