@@ -16,13 +16,14 @@ from hiper.files import safe_slug, visible
 
 FOLDER, CARD = "pictures", "README.md"
 
-_ABOUT = """What was learnt from one picture by [HiPer](https://arxiv.org/abs/2303.08767): a few rows at the end of a
-text encoder's table. Any later sentence is drawn with the subject in it."""
+_ABOUT = """The subject of one picture, learned by [HiPer](https://arxiv.org/abs/2303.08767) as a few token
+embeddings, a *tail*. Add them to any prompt to draw that subject."""
 
 _USE = """## Use
 
+With hiper installed from its repository:
+
 ```
-pip install hiper
 hiper edit hiper.safetensors "{prompt}" --backbone {backbone} --out edits/
 ```
 
@@ -34,16 +35,16 @@ backbone = hiper.load_backbone("{backbone}")
 hiper.edit(backbone, artifact, "{prompt}", seeds=[0, 1, 2, 3]).images[0].save("edit.png")
 ```
 
-This is **not a textual inversion**: the rows stand at the end of the text encoder's *output*, so neither
-`load_textual_inversion` nor an embeddings folder can use them. They fit {family} models with rows of {embed} numbers,
-the model they were fitted on best.
+This is **not a textual inversion**: a tail belongs to the text encoder's *output*, so neither `load_textual_inversion`
+nor an embeddings folder can use it. It works with {family} models with an embedding width of {embed}, and best with the
+model it was fitted on.
 """
 _LIMITS = """## Limits
 
-- An edit from this file is a new picture of the same subject, unless the file holds the latents of the original.
-- One picture was learnt from: what it does not show is made up, and small details get lost.
-- Another checkpoint of the same family draws the subject less alike.
-- Faces of people are the method's weak side. Do not use this on anyone without their consent.
+- An edit is a new picture of the subject, unless this file contains the latents of the original picture.
+- The fit saw one picture. The model invents what that picture does not show, and loses small details.
+- With another checkpoint of the same family, the subject comes out less alike.
+- Human faces are a weak side of the method. Do not use this on anyone without their consent.
 """
 
 
@@ -125,7 +126,7 @@ def _pictures(files: Mapping[str, tuple[EditResult, int]]) -> list[str]:
     rows = [
         "## Pictures",
         "",
-        "| | sentence | seed | strength | guidance | steps |",
+        "| | prompt | seed | strength | guidance scale | inference steps |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for path, (result, number) in files.items():
@@ -138,7 +139,7 @@ def _pictures(files: Mapping[str, tuple[EditResult, int]]) -> list[str]:
 
 
 def _origin(shared: ArtifactHeader) -> str:
-    return f"Fitted on {_model(shared)} to a picture described as “{_plain(shared.caption)}”."
+    return f"It was fitted on {_model(shared)} to a picture with the caption “{_plain(shared.caption)}”."
 
 
 def _made(shared: ArtifactHeader) -> str:
@@ -156,11 +157,11 @@ def _made(shared: ArtifactHeader) -> str:
 def _licence_text(shared: ArtifactHeader, given: str | None) -> str:
     if given is not None:
         return (
-            f"{given}, by the choice of whoever shared it; the licence of {_model(shared)} applies as well."
+            f"{given}, chosen by the person who shared it. The licence of {_model(shared)} applies as well."
         )
     if shared.backbone in EMBEDDED:
-        return "Apache-2.0, as the model it was fitted on."
-    return f"The licence of {_model(shared)} applies: the rows mean nothing without that model."
+        return "Apache-2.0, like the model it was fitted on."
+    return f"The licence of {_model(shared)} applies, because the tail is of no use without that model."
 
 
 def _model(shared: ArtifactHeader) -> str:
