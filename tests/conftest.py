@@ -18,6 +18,7 @@ from tests.processes import Outcome
 
 Cli = Callable[..., Outcome]
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: more threads slow down models as small as these
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  # its workers would wait for whatever else this computer does
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -91,6 +92,26 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
     yield run
     logging.disable(logging.NOTSET)
+
+
+@pytest.fixture(scope="session")
+def subject() -> Any:
+    """A standing dog."""
+    from hiper.images import Subject
+    from tests import tiny
+
+    return Subject.from_image(tiny.picture(), caption="a standing dog")
+
+
+@pytest.fixture(scope="session")
+def critters() -> Iterator[Any]:
+    """The embedded model, whose weights are what they were when the last test has run."""
+    import hiper
+
+    backbone = hiper.load_backbone("critters", device="cpu")
+    before = backbone.model_key()
+    yield backbone
+    assert backbone.model_key() == before
 
 
 @pytest.fixture(scope="session")

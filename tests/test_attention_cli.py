@@ -8,19 +8,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-import hiper
 from hiper.artifacts import Artifact
 from tests import tiny
 from tests.conftest import Cli
 
 pytestmark = pytest.mark.filterwarnings("ignore:the fit did not lower the loss")
-
-
-@pytest.fixture(scope="module")
-def tail(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    backbone = hiper.load_backbone(model_folder)
-    subject = hiper.Subject.from_image(tiny.picture(), caption="a standing dog")
-    return hiper.fit(backbone, subject, steps=2).save(tmp_path_factory.mktemp("fit") / "tail.safetensors")
 
 
 @pytest.fixture(scope="module")

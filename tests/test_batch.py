@@ -29,15 +29,6 @@ GOOD = 5
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:the fit did not lower the loss")]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Any:
-    """As in the processes that are started here."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def jobs(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Path:
     """Five jobs that can be done and two that cannot; not to be changed by a test."""

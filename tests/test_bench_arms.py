@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from hiper.backbones import Backbone, load_backbone
+from hiper.backbones import Backbone
 from hiper.bench import Arm, Case, Fits, Suite, SuiteSpec, open_suite, parse_arm
 from hiper.bench.arm_sampler import ArmSampler, Drawn, drawing_settings, strange_rows
 from hiper.bench.arms import arm_names, check_suite, parse_arms
@@ -191,8 +191,10 @@ def test_settings_that_the_model_cannot_have(sd1: Backbone) -> None:
 @pytest.mark.filterwarnings("ignore:this does not look like the toy world")
 @pytest.mark.filterwarnings("ignore:the (caption|prompt) has words")
 @pytest.mark.parametrize("method", ["sdedit", "ddim-inversion"])
-def test_methods_that_walk_draw_by_what_they_walk_by(suite: Suite, tmp_path: Path, method: str) -> None:
-    model = load_backbone("critters")
+def test_methods_that_walk_draw_by_what_they_walk_by(
+    suite: Suite, tmp_path: Path, critters: Backbone, method: str
+) -> None:
+    model = critters
     assert model.schedulers[0] != walks_by(model)
     arm = parse_arm(f"{method},edit_steps=3")
     drawn = ArmSampler(model, Fits(tmp_path, suite, model, lambda: None), lambda: None).draw(

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from hiper.artifacts import Artifact
@@ -52,11 +51,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:the fit did n
 
 @pytest.fixture(scope="module", autouse=True)
 def _suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in the processes that are started here
     with installed(tmp_path_factory.mktemp("installed")):
         yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

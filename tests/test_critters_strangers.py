@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -122,16 +123,15 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the fit did not lower the loss")
-def test_python_tells_a_photograph_and_strange_words(photo: Path) -> None:
-    backbone = hiper.load_backbone("critters", device="cpu")
+def test_python_tells_a_photograph_and_strange_words(critters: Any, photo: Path) -> None:
     subject = hiper.Subject.open(photo, caption="a corgi")
     with pytest.warns(HiperWarning) as caught:
-        artifact = hiper.fit(backbone, subject, steps=1)
+        artifact = hiper.fit(critters, subject, steps=1)
     notes = [str(each.message) for each in caught]
     assert any(STRANGE in text and "--backbone" in text for text in notes)
     assert any("(corgi)" in text for text in notes)
     with pytest.warns(HiperWarning, match=r"the prompt has words .*\(armchair\)"):
-        result = hiper.edit(backbone, artifact, "a dog in the armchair", steps=1)
+        result = hiper.edit(critters, artifact, "a dog in the armchair", steps=1)
     assert any("armchair" in note for note in result.notes)
 
 

@@ -35,11 +35,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:the fit did n
 
 
 @pytest.fixture(scope="module")
-def subject() -> Subject:
-    return Subject.from_image(tiny.picture(), caption=CAPTION)
-
-
-@pytest.fixture(scope="module")
 def learnt(sd1: SdBackbone, subject: Subject) -> dict[str, Artifact]:
     return {
         method: hiper.fit(sd1, subject, method=method, preset="default", **QUICK) for method in (FULL, LORA)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 
 import hiper
@@ -18,11 +17,6 @@ from hiper.inference import read_drawn, rerun
 
 EARLIER = Path(__file__).parent / "earlier"
 (PICTURE,) = EARLIER.glob("*.png")
-
-
-@pytest.fixture(scope="module")
-def critters() -> Backbone:
-    return hiper.load_backbone("critters", device="cpu")
 
 
 def test_an_artifact_draws_what_it_drew(critters: Backbone) -> None:

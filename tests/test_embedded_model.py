@@ -23,21 +23,16 @@ from hiper.metrics.colour_distance import cielab
 WEIGHTS = Path(str(files("hiper"))) / "critters" / "weights"
 
 
-@pytest.fixture(scope="module")
-def backbone() -> Backbone:
-    return hiper.load_backbone("critters", device="cpu")
-
-
-def _draw(backbone: Backbone, prompt: str, count: int = 4) -> list[Image.Image]:
-    return backbone.sample(
-        backbone.encode(prompt),
-        [backbone.encode("")],
+def _draw(critters: Backbone, prompt: str, count: int = 4) -> list[Image.Image]:
+    return critters.sample(
+        critters.encode(prompt),
+        [critters.encode("")],
         seeds=range(count),
         steps=12,
-        guidance=backbone.default_guidance,
+        guidance=critters.default_guidance,
         scheduler="ddim",
-        height=backbone.resolution,
-        width=backbone.resolution,
+        height=critters.resolution,
+        width=critters.resolution,
     ).images
 
 
@@ -52,30 +47,30 @@ def test_the_weights_are_fp16_safetensors_of_at_most_32_mb() -> None:
     assert (WEIGHTS / "README.md").is_file()
 
 
-def test_plain_diffusers_loads_and_runs_the_folder_and_agrees(backbone: Backbone) -> None:
+def test_plain_diffusers_loads_and_runs_the_folder_and_agrees(critters: Backbone) -> None:
     pipe = StableDiffusionPipeline.from_pretrained(WEIGHTS, dtype=torch.float32, local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
     picture = pipe(
         "a sitting cat on the beach",
         num_inference_steps=12,
-        guidance_scale=backbone.default_guidance,
+        guidance_scale=critters.default_guidance,
         generator=torch.Generator().manual_seed(0),
     ).images[0]
-    ours = _draw(backbone, "a sitting cat on the beach", 1)[0]
+    ours = _draw(critters, "a sitting cat on the beach", 1)[0]
     difference = np.abs(np.asarray(picture).astype(int) - np.asarray(ours).astype(int))
     assert difference.max() <= 1
 
 
 @pytest.mark.slow
-def test_captions_steer_style_and_background(backbone: Backbone) -> None:
+def test_captions_steer_style_and_background(critters: Backbone) -> None:
     sketch, drawing = (
-        _lab(_draw(backbone, "a pencil sketch of a sitting dog")),
-        _lab(_draw(backbone, "a sitting dog in a meadow")),
+        _lab(_draw(critters, "a pencil sketch of a sitting dog")),
+        _lab(_draw(critters, "a sitting dog in a meadow")),
     )
     assert np.abs(sketch[..., 1:]).mean() < 0.35 * np.abs(drawing[..., 1:]).mean()
     corner = np.s_[:, -6:, :6]
     snow, forest = (
-        _lab(_draw(backbone, f"a sitting dog in the {place}"))[corner] for place in ("snow", "forest")
+        _lab(_draw(critters, f"a sitting dog in the {place}"))[corner] for place in ("snow", "forest")
     )
     assert snow[..., 0].mean() > 85 > 60 > forest[..., 0].mean()
     assert drawing[corner][..., 1].mean() < -20, "a meadow is green"

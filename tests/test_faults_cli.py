@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from hiper.artifacts import Artifact
-from tests import tiny
 from tests.processes import Outcome, Running, run, start, terminal
 
 pytestmark = pytest.mark.slow
@@ -27,13 +26,6 @@ CAPTION = "a standing dog"
 STEPS = 40
 
 Words = tuple[str | Path, ...]
-
-
-@pytest.fixture(scope="module")
-def dog(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("picture") / "dog.png"
-    tiny.picture().save(path)
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -41,11 +41,6 @@ ROOT = Path(__file__).parent.parent
 QUICK: dict[str, Any] = {"steps": 12, "batch": 4, "learning_rate": 0.05, "sampling": "stratified"}
 
 
-@pytest.fixture(scope="module")
-def subject() -> Subject:
-    return Subject.from_image(tiny.picture(), caption="a standing dog")
-
-
 def test_a_fit_lowers_the_loss_and_says_what_it_did(backbone: SdBackbone, subject: Subject) -> None:
     records: list[ProgressEvent] = []
     artifact = hiper.fit(backbone, subject, callback=records.append, **QUICK)

@@ -36,11 +36,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:the fit did n
 
 
 @pytest.fixture(scope="module")
-def subject() -> Subject:
-    return Subject.from_image(tiny.picture(), caption=CAPTION)
-
-
-@pytest.fixture(scope="module")
 def learnt(sd1: SdBackbone, subject: Subject) -> Artifact:
     return hiper.fit(sd1, subject, method=METHOD, target=TARGET, **QUICK)
 

@@ -26,11 +26,6 @@ STEPS, GUIDANCE, SEED = 4, 3.0, 7
 
 
 @pytest.fixture(scope="module")
-def subject() -> hiper.Subject:
-    return hiper.Subject.from_image(tiny.picture(), caption=CAPTION)
-
-
-@pytest.fixture(scope="module")
 def learnt(sd1: SdBackbone, subject: hiper.Subject) -> hiper.Artifact:
     return hiper.fit(sd1, subject, steps=3, learning_rate=0.05)
 

@@ -82,11 +82,6 @@ CHANGES: dict[str, tuple[Change, str]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def subject() -> Subject:
-    return Subject.from_image(tiny.picture(), caption=CAPTION)
-
-
 @pytest.mark.parametrize("what", CHANGES)
 def test_whatever_changes_in_a_model_changes_its_key(
     model_folder: Path, tmp_path: Path, subject: Subject, what: str

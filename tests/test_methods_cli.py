@@ -16,23 +16,16 @@ from tests.test_methods_contract import CAPTION, QUICK, SENTENCE
 pytestmark = pytest.mark.filterwarnings("ignore:the fit did not lower")
 
 
-@pytest.fixture(scope="module")
-def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("picture") / "dog.png"
-    tiny.picture().save(path)
-    return path
-
-
 def options(method: str) -> list[str]:
     return [word for name, value in QUICK[method].items() for word in ("-o", name, str(value))]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", QUICK)
-def test_fit_and_edit(cli: Cli, model_folder: Path, picture: Path, tmp_path: Path, method: str) -> None:
+def test_fit_and_edit(cli: Cli, model_folder: Path, dog: Path, tmp_path: Path, method: str) -> None:
     out = tmp_path / "dog.safetensors"
     done = cli(
-        *("fit", picture, "--caption", CAPTION, "--out", out, "--backbone", model_folder),
+        *("fit", dog, "--caption", CAPTION, "--out", out, "--backbone", model_folder),
         *("--method", method, "--quiet", "--device", "cpu"),
         *options(method),
     )
@@ -49,14 +42,14 @@ def test_fit_and_edit(cli: Cli, model_folder: Path, picture: Path, tmp_path: Pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["dreambooth-lora", "imagic", "null-text"])
-def test_run_fits_once(cli: Cli, model_folder: Path, picture: Path, tmp_path: Path, method: str) -> None:
+def test_run_fits_once(cli: Cli, model_folder: Path, dog: Path, tmp_path: Path, method: str) -> None:
     """Imagic takes the one sentence of a run for its target."""
     own = [word for word in options(method) if word not in ("target", SENTENCE)]
     if method == "imagic":
         own = own[:-1]
     for number, reused in enumerate(("false", "true")):
         done = cli(
-            *("run", picture, SENTENCE, "--caption", CAPTION, "--out", tmp_path / str(number), "--json"),
+            *("run", dog, SENTENCE, "--caption", CAPTION, "--out", tmp_path / str(number), "--json"),
             *("--backbone", model_folder, "--method", method, "--device", "cpu"),
             *own,
         )
@@ -66,11 +59,11 @@ def test_run_fits_once(cli: Cli, model_folder: Path, picture: Path, tmp_path: Pa
     assert first == second
 
 
-def test_imagic_fits_for_one_sentence(cli: Cli, picture: Path, tmp_path: Path) -> None:
+def test_imagic_fits_for_one_sentence(cli: Cli, dog: Path, tmp_path: Path) -> None:
     done = cli(
         *(
             "run",
-            picture,
+            dog,
             "a red dog",
             SENTENCE,
             "--caption",
@@ -87,10 +80,10 @@ def test_imagic_fits_for_one_sentence(cli: Cli, picture: Path, tmp_path: Path) -
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["textual-inversion", "dreambooth-lora", "hiper"])
-def test_export(cli: Cli, model_folder: Path, picture: Path, tmp_path: Path, method: str) -> None:
+def test_export(cli: Cli, model_folder: Path, dog: Path, tmp_path: Path, method: str) -> None:
     file, out = tmp_path / "dog.safetensors", tmp_path / "for-diffusers.safetensors"
     made = cli(
-        *("fit", picture, "--caption", CAPTION, "--out", file, "--backbone", model_folder, "--quiet"),
+        *("fit", dog, "--caption", CAPTION, "--out", file, "--backbone", model_folder, "--quiet"),
         *("--method", method, "--device", "cpu", "-o", "steps", "1", "-o", "batch", "1"),
     )
     assert made.status == 0, made.err

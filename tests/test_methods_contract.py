@@ -41,11 +41,6 @@ Fits = dict[tuple[str, str], Artifact]
 
 
 @pytest.fixture(scope="module")
-def subject() -> Subject:
-    return Subject.from_image(tiny.picture(), caption=CAPTION)
-
-
-@pytest.fixture(scope="module")
 def fits() -> Fits:
     """Fits that are only looked at, by method and backbone."""
     return {}

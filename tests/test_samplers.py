@@ -140,10 +140,10 @@ def test_low_memory_keeps_nothing_and_draws_the_same(model_folder: Path) -> None
     assert set(calls.values()) == {3}
 
 
-def test_the_embedded_model_has_a_sampler_of_its_own() -> None:
-    backbone, own = hiper.load_backbone("critters", device="cpu"), EMBEDDED["critters"]
-    assert (backbone.schedulers[0], backbone.default_steps) == (own.scheduler, own.steps)
-    assert sorted(backbone.schedulers) == sorted(UNET_SCHEDULERS)
+def test_the_embedded_model_has_a_sampler_of_its_own(critters: Any) -> None:
+    own = EMBEDDED["critters"]
+    assert (critters.schedulers[0], critters.default_steps) == (own.scheduler, own.steps)
+    assert sorted(critters.schedulers) == sorted(UNET_SCHEDULERS)
 
 
 def test_who_walks_takes_ddim_whatever_suits_the_model(

@@ -24,11 +24,6 @@ UNSEEN = 8 * 10**9
 HARDLY: dict[str, Any] = {"steps": 1, "learning_rate": 1e-8, "preset": "default"}
 
 
-@pytest.fixture
-def subject() -> Subject:
-    return Subject.from_image(tiny.picture(), caption="a standing dog")
-
-
 @pytest.fixture(scope="module")
 def guessing(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny SD 1 with an untrained tail encoder."""
@@ -113,17 +108,17 @@ def _error(backbone: Backbone, rows: torch.Tensor | None, seed: int) -> float:
         return float((backbone.predict(diffused.noisy, t, conditioning) - diffused.target).square().mean())
 
 
-def test_the_embedded_models_guess_describes_animals_that_it_never_saw() -> None:
+@pytest.mark.slow
+def test_the_embedded_models_guess_describes_animals_that_it_never_saw(critters: Backbone) -> None:
     """Each guess explains another picture of its own animal better than the caption, and than another's guess."""
-    backbone = hiper.load_backbone("critters", device="cpu")
-    encoder = backbone.tail_encoder
+    encoder = critters.tail_encoder
     assert encoder is not None
     seeds = [seed for seed in range(UNSEEN, UNSEEN + 24) if draw_scene(seed).style != "sketch"]
-    guesses = [encoder.guess(backbone.latents(render(draw_scene(seed)), generator(0))) for seed in seeds]
-    own = [_error(backbone, rows, seed) for rows, seed in zip(guesses, seeds, strict=True)]
-    plain = [_error(backbone, None, seed) for seed in seeds]
+    guesses = [encoder.guess(critters.latents(render(draw_scene(seed)), generator(0))) for seed in seeds]
+    own = [_error(critters, rows, seed) for rows, seed in zip(guesses, seeds, strict=True)]
+    plain = [_error(critters, None, seed) for seed in seeds]
     others = [
-        _error(backbone, rows, seed) for rows, seed in zip(guesses[1:] + guesses[:1], seeds, strict=True)
+        _error(critters, rows, seed) for rows, seed in zip(guesses[1:] + guesses[:1], seeds, strict=True)
     ]
     better = sum(mine < bare for mine, bare in zip(own, plain, strict=True))
     assert better > 0.8 * len(seeds)

@@ -27,11 +27,6 @@ METHOD = "textual-inversion"
 pytestmark = pytest.mark.filterwarnings("ignore:the fit did not lower")
 
 
-@pytest.fixture(scope="module")
-def subject() -> Subject:
-    return Subject.from_image(tiny.picture(), caption=CAPTION)
-
-
 def plain_fit(pipe: Any, subject: Subject, seed: int, steps: int, rate: float) -> Tensor:
     """The published procedure: a larger vocabulary, whose other rows are put back after every step."""
     random = generator(seed)

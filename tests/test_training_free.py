@@ -27,11 +27,6 @@ from tests import tiny
 CAPTION, SENTENCE = "a standing dog", "a sitting dog"
 
 
-@pytest.fixture(scope="module")
-def subject() -> Subject:
-    return Subject.from_image(tiny.picture(), caption=CAPTION)
-
-
 def through_the_vae(backbone: SdBackbone, latents: Tensor) -> bytes:
     return backbone.decode(latents)[0].tobytes()
 

@@ -25,11 +25,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:the fit did not lower")
 
 
 @pytest.fixture(scope="module")
-def subject() -> Subject:
-    return Subject.from_image(tiny.picture(), caption="a standing dog")
-
-
-@pytest.fixture(scope="module")
 def searched(sd1: SdBackbone, subject: Subject) -> dict[str, Any]:
     seen: list[Mapping[str, float]] = []
     found = tune(sd1, subject, evaluations=8, on_try=lambda tries: seen.append(dict(tries)))

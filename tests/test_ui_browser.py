@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -38,13 +38,13 @@ LARGEST_MB = 1
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, critters: Any) -> Path:
     """Where the server keeps its files; one subject is in the library, with a caption that means harm."""
     folder = tmp_path_factory.mktemp("ui")
     picture = render(demo_scene(7))
     subject = hiper.Subject.from_image(picture, caption=f"{CAPTION} <b onclick=alert(3)>")
     with pytest.warns(hiper.HiperWarning, match="onclick"):  # no words of the toy world
-        artifact = hiper.fit(hiper.load_backbone("critters", device="cpu"), subject)
+        artifact = hiper.fit(critters, subject)
     Library(folder / "library").add(artifact, picture)
     artifact.save(folder / "elsewhere.safetensors")
     (folder / "critter.png").write_bytes(png_bytes(picture))
@@ -87,7 +87,9 @@ def learn_forever(visit: Visit) -> None:
     visit.shows(f"of {LONG}, about")
 
 
-def test_from_a_picture_to_downloaded_files(visit: Visit, folder: Path, tmp_path: Path) -> None:
+def test_from_a_picture_to_downloaded_files(
+    visit: Visit, folder: Path, tmp_path: Path, critters: Any
+) -> None:
     page = visit.page
     page.locator(".hiper-upload input[type=file]").set_input_files(folder / "critter.png")
     caption = page.get_by_label("What the picture shows")
@@ -124,8 +126,7 @@ def test_from_a_picture_to_downloaded_files(visit: Visit, folder: Path, tmp_path
         names = bundle.namelist()
         drawn = [Image.open(io.BytesIO(bundle.read(name))) for name in names]
     assert names[2:] == ["03-a-sleeping-cat-0.png", "04-a-sleeping-cat-1.png"]
-    backbone = hiper.load_backbone("critters", device="cpu")
-    again = hiper.edit(backbone, artifact, "a sleeping cat", seeds=[0, 1], steps=4)
+    again = hiper.edit(critters, artifact, "a sleeping cat", seeds=[0, 1], steps=4)
     assert [image.tobytes() for image in drawn[2:]] == [image.tobytes() for image in again.images]
     assert all("hiper" in image.info for image in drawn)
 

@@ -44,11 +44,6 @@ CAPTION = "a standing dog"
 
 
 @pytest.fixture(scope="module")
-def subject() -> hiper.Subject:
-    return hiper.Subject.from_image(tiny.picture(), caption=CAPTION)
-
-
-@pytest.fixture(scope="module")
 def tail(sd1: Any, subject: hiper.Subject) -> Artifact:
     return hiper.fit(sd1, subject, steps=4)
 
