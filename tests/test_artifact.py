@@ -127,6 +127,7 @@ def test_float_tensors_become_float32(tmp_path: Path, dtype: torch.dtype) -> Non
     assert torch.equal(loaded, tail.float())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tensors", "says"),
     [
@@ -167,6 +168,7 @@ def test_every_truncation_is_told(tmp_path: Path) -> None:
     assert f"ends at byte {len(data) + 3}" in refusal(write(tmp_path / "long.safetensors", data + b"abc"))
 
 
+@pytest.mark.slow
 def test_damage_in_the_middle_never_passes_for_another_error(tmp_path: Path) -> None:
     """Any byte of the header overturned: loaded (a letter of a text), or refused in one line."""
     data = make().to_bytes()
@@ -213,6 +215,7 @@ def test_overlapping_tensors_are_damage(tmp_path: Path) -> None:
     assert "damaged" in refusal(write(path, struct.pack("<Q", len(text)) + text + data[8 + length :]))
 
 
+@pytest.mark.slow
 def test_limits_are_checked_before_anything_is_read(tmp_path: Path) -> None:
     """10^5 tensors, a header that claims exabytes, and a file of 10 GB (of holes): no memory, one line."""
     many = tmp_path / "many.safetensors"
@@ -433,6 +436,7 @@ def test_the_same_weights_in_another_dtype_are_the_same(sd1: SdBackbone, dtype: 
         check_compatible(replace(fitted_on(sd1), fingerprint=theirs), sd1)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the artifacts were fitted on different checkpoints")
 def test_no_entry_of_another_type_ends_in_a_traceback(tmp_path: Path) -> None:
     """Every entry, with every kind of JSON and with none: refused in a line, or as good as any."""

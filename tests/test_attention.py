@@ -71,6 +71,7 @@ def processors(backbone: SdBackbone) -> dict[str, Any]:
 # capture
 
 
+@pytest.mark.slow
 def test_a_watched_drawing_is_the_same_bit_for_bit(backbone: SdBackbone) -> None:
     tail = torch.randn(3, tiny.EMBED, generator=generator(1))
     made = artifact_of(backbone, tail)
@@ -333,6 +334,7 @@ def test_a_heat_map_is_light_where_most_look() -> None:
     assert levels[: SHOWN // 2 - 16].min() > levels[SHOWN // 2 + 16 :].max() + 50
 
 
+@pytest.mark.slow
 def test_the_page_needs_nothing_else_and_believes_no_text(sd1: SdBackbone, artifact: Artifact) -> None:
     hostile = '<script>alert("1")</script> & <img src=http://x.example/>'
     study = study_drawing(sd1, replace(artifact, caption=hostile), hostile, **QUICK)

@@ -23,6 +23,7 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_drawing_becomes_a_page_and_a_record(cli: Cli, tail: Path, tmp_path: Path) -> None:
     out = tmp_path / "seen"
     done = cli("attention", tail, "--prompt", "a dog on the grass", "--steps", "3", "--out", out)
@@ -43,6 +44,7 @@ def test_a_drawing_becomes_a_page_and_a_record(cli: Cli, tail: Path, tmp_path: P
     again.refusal("attention.html", "exists")
 
 
+@pytest.mark.slow
 def test_a_picture_is_read_with_its_mask(cli: Cli, tail: Path, picture: Path, tmp_path: Path) -> None:
     mask = picture.with_name("mask.png")
     done = cli("attention", tail, "--picture", picture, "--mask", mask, "--out", tmp_path / "seen", "--json")

@@ -160,6 +160,7 @@ def test_parked_weights_come_back_while_another_model_is_built() -> None:
     assert torch.equal(module.weight, before)
 
 
+@pytest.mark.slow
 def test_what_is_dropped_while_it_is_offloaded_is_not_brought_back() -> None:
     modules = [torch.nn.Linear(3, 4), torch.nn.Linear(5, 6)]
     turns = ModelOffloader({"text_encoder": modules[0]}, torch.device("cpu"))
@@ -220,6 +221,7 @@ def test_samples_are_those_of_the_plain_pipeline(backbone: SdBackbone) -> None:
     assert pipe.scheduler is own
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", UNET_SCHEDULERS)
 def test_every_scheduler_draws_and_differs(sd2: SdBackbone, name: str) -> None:
     (image,) = draw(sd2, [0], scheduler=name, steps=5)
@@ -310,6 +312,7 @@ def test_a_pipeline_of_mixed_dtypes_is_refused() -> None:
         SdBackbone.from_pipeline(pipe)
 
 
+@pytest.mark.slow
 def test_a_folder_gives_what_plain_diffusers_gives(model_folder: Path) -> None:
     backbone = load_backbone(model_folder, device="cpu")
     pipe = StableDiffusionPipeline.from_pretrained(

@@ -187,6 +187,7 @@ def test_settings_that_the_model_cannot_have(sd1: Backbone) -> None:
     assert drawing_settings(parse_arm(f"none,edit_steps={sd1_steps}"), sd1).steps == sd1_steps
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:method ddim-inversion draws the same picture")
 @pytest.mark.filterwarnings("ignore:this does not look like the toy world")
 @pytest.mark.filterwarnings("ignore:the (caption|prompt) has words")
@@ -212,6 +213,7 @@ def test_methods_that_walk_draw_by_what_they_walk_by(
 # what they draw
 
 
+@pytest.mark.slow
 def test_a_method_is_what_the_package_does(suite: Suite, sampler: ArmSampler, sd1: Backbone) -> None:
     given, arm = case(suite), parse_arm(f"hiper,{QUICK}")
     drawn = sampler.draw(arm, given, SEEDS)
@@ -273,6 +275,7 @@ def test_the_source_is_unchanged(suite: Suite, sampler: ArmSampler) -> None:
         assert picture.getpixel((10, 16)) == (220, 30, 30)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("subject", "following"), [("ann", "ben"), ("cy", "ann")])
 def test_the_other_tail_is_that_of_the_next_subject(
     suite: Suite, sampler: ArmSampler, fits: Fits, sd1: Backbone, subject: str, following: str
@@ -298,6 +301,7 @@ def test_the_random_tail_has_the_norms_of_the_fit_and_its_own_direction(
     assert not same(drawn, sampler.draw(parse_arm(f"hiper,{QUICK}"), case(suite), SEEDS))
 
 
+@pytest.mark.slow
 def test_fits_are_made_once(suite: Suite, sd1: Backbone, tmp_path: Path) -> None:
     fits = Fits(tmp_path, suite, sd1, lambda: None)
     arm = parse_arm(f"hiper,{QUICK}")
@@ -308,6 +312,7 @@ def test_fits_are_made_once(suite: Suite, sd1: Backbone, tmp_path: Path) -> None
     assert [path.name for path in tmp_path.rglob("*.*")] == ["ann.safetensors"]
 
 
+@pytest.mark.slow
 def test_arms_that_differ_in_editing_alone_share_their_fits(
     suite: Suite, sd1: Backbone, tmp_path: Path
 ) -> None:
@@ -330,6 +335,7 @@ def subject_of(suite: Suite) -> Subject:
     return Subject.from_image(case(suite).source, caption=case(suite).source_caption)
 
 
+@pytest.mark.slow
 def test_a_source_may_be_learnt_from_another_caption(suite: Suite, sd1: Backbone, tmp_path: Path) -> None:
     fits = Fits(tmp_path, suite, sd1, lambda: None)
     own, vague = (fits.of(parse_arm(text), "ann").artifact for text in (f"hiper,{QUICK}", VAGUE))
@@ -359,6 +365,7 @@ def test_a_signal_ends_fits_and_drawings(suite: Suite, sd1: Backbone, tmp_path: 
 # methods that fit for one sentence
 
 
+@pytest.mark.slow
 def test_a_method_that_needs_a_fit_per_sentence_gets_one(suite: Suite, sd1: Backbone, tmp_path: Path) -> None:
     fits = Fits(tmp_path, suite, sd1, lambda: None)
     arm = parse_arm("imagic,steps=1,weight_steps=1,batch=1,edit_steps=2")

@@ -114,6 +114,7 @@ SCORES: dict[str, tuple[Callable[[np.random.Generator, int], Any], float]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("subjects", [3, 5, 10, 30])
 @pytest.mark.parametrize("scores", SCORES)
 def test_intervals_cover_what_they_claim(scores: str, subjects: int) -> None:
@@ -374,6 +375,7 @@ def test_a_report_of_nothing_yet(folder: Path, tmp_path: Path) -> None:
 # mistakes
 
 
+@pytest.mark.slow
 def test_the_command_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "report", str(folder), "--json"]) == 0
     record = json.loads(capsys.readouterr().out)

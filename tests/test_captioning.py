@@ -141,6 +141,7 @@ def test_a_picture_is_called_what_the_network_was_taught(blip: Path, colour: str
     assert captioner.caption(picture) == said
 
 
+@pytest.mark.slow
 def test_florence_is_asked_for_a_caption(florence: Path) -> None:
     """As transformers itself does it, question and all."""
     picture = tiny.picture()
@@ -175,6 +176,7 @@ def test_what_is_no_captioner_is_refused(tmp_path: Path, model_folder: Path, bli
     assert "may run code" in refused(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_world_is_described_by_its_own_reader() -> None:
     scenes = [draw_scene(10**9 + i) for i in range(30)]
     right = sum(describe(render(scene, 64)) == bare_caption(scene) for scene in scenes)
@@ -188,6 +190,7 @@ def fit(cli: Cli, out: Path, *more: str | Path) -> Any:
     return cli("fit", *more, "--caption", "auto", "--out", out, "-o", "steps=1", "--device", "cpu")
 
 
+@pytest.mark.slow
 def test_the_caption_is_told_and_kept(cli: Cli, tmp_path: Path, blip: Path, model_folder: Path) -> None:
     Image.new("RGB", (80, 80), "red").save(tmp_path / "dog.png")
     out = tmp_path / "dog.safetensors"
@@ -198,6 +201,7 @@ def test_the_caption_is_told_and_kept(cli: Cli, tmp_path: Path, blip: Path, mode
     assert f"hiper: note: the caption is {caption!r}" in done.err
 
 
+@pytest.mark.slow
 def test_on_critters_no_captioner_is_needed(cli: Cli, tmp_path: Path) -> None:
     scene = draw_scene(10**9)
     (tmp_path / "it.png").write_bytes(png_bytes(render(scene, 64)))

@@ -98,12 +98,14 @@ def test_models_of_the_local_cache_are_found(hub_cache: Path, model_folder: Path
     assert "damaged" in broken.reason
 
 
+@pytest.mark.slow
 def test_the_same_last_rows_move_nothing(sd1: SdBackbone) -> None:
     found = sensitivity(sd1, sentence="a dog", other="a dog", pictures=2)
     assert (found.tail, found.ratio) == (0, 0)
     assert found.seed > 0
 
 
+@pytest.mark.slow
 def test_the_distance_is_that_of_the_pictures(sd1: SdBackbone) -> None:
     found = sensitivity(sd1, sentence="a standing dog", other="the red grass", pictures=2)
     subject = hiper.Subject.from_image(tiny.picture(), caption="a dog")

@@ -105,6 +105,7 @@ def test_the_first_of_several_missing_tensors_is_named(folder: Path, component: 
     assert "and 2 more, which config.json describes" in refused(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_a_shard_that_lacks_what_the_table_promises(folder: Path, component: str) -> None:
     part = getattr(tiny.pipeline("sd1"), component)
@@ -135,6 +136,7 @@ def test_a_folder_saved_with_a_fused_lora_says_so(folder: Path) -> None:
     assert "unet was saved with a LoRA or another adapter inside; unload it before saving" in refused(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("component", "name", "words"),
     [
@@ -191,6 +193,7 @@ def test_an_encoder_that_is_cut_short_by_its_configuration_is_told(folder: Path)
         load_backbone(folder, device="cpu")
 
 
+@pytest.mark.slow
 def test_tensors_that_nobody_misses(folder: Path) -> None:
     others = {
         "text_model.embeddings.position_ids": torch.arange(77)[None],
@@ -265,6 +268,7 @@ def configured(folder: Path, component: str, *without: str) -> None:
     file.write_text(json.dumps(left))
 
 
+@pytest.mark.slow
 def test_numbers_that_a_folder_leaves_to_diffusers_are_told(
     folder: Path, family_folders: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -327,6 +331,7 @@ def test_a_component_that_is_not_there_is_named(folder: Path, component: str) ->
     assert component in refused(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "file", "says"),
     [

@@ -81,6 +81,7 @@ def test_method_options_are_given_once() -> None:
 # fit and show
 
 
+@pytest.mark.slow
 def test_fit_writes_one_file_and_says_so_in_json(
     cli: Cli, tmp_path: Path, model_folder: Path, dog: Path
 ) -> None:
@@ -99,6 +100,7 @@ def test_fit_writes_one_file_and_says_so_in_json(
     assert list(tmp_path.glob("dog.*")) == [out]
 
 
+@pytest.mark.slow
 def test_quiet_prints_nothing(cli: Cli, tmp_path: Path, model_folder: Path, dog: Path) -> None:
     out = tmp_path / "dog.safetensors"
     arguments = ("--caption", "", "--backbone", model_folder, "--out", out, "-o", "steps=1", "--quiet")
@@ -106,6 +108,7 @@ def test_quiet_prints_nothing(cli: Cli, tmp_path: Path, model_folder: Path, dog:
     assert out.exists()
 
 
+@pytest.mark.slow
 def test_notes_are_single_lines_and_come_once(cli: Cli, tmp_path: Path, model_folder: Path) -> None:
     dog = tmp_path / "dog.gif"
     frames = [tiny.picture(), tiny.picture().rotate(90)]
@@ -119,6 +122,7 @@ def test_notes_are_single_lines_and_come_once(cli: Cli, tmp_path: Path, model_fo
     assert len(notes) == 3
 
 
+@pytest.mark.slow
 def test_a_random_seed_is_told(cli: Cli, tmp_path: Path, model_folder: Path, dog: Path) -> None:
     out = tmp_path / "dog.safetensors"
     arguments = ("--caption", CAPTION, "--backbone", model_folder, "--out", out, "-o", "steps=1")
@@ -147,6 +151,7 @@ def test_control_characters_of_a_stranger_do_not_reach_the_terminal(
     assert "hiper: note: forged" not in shown.splitlines()
 
 
+@pytest.mark.slow
 def test_import_takes_over_a_reference_tail(cli: Cli, tmp_path: Path, model_folder: Path) -> None:
     rows = torch.randn(1, 5, tiny.EMBED)
     torch.save(rows, tmp_path / "hper.pt")
@@ -166,6 +171,7 @@ def test_listings(cli: Cli) -> None:
 # edit
 
 
+@pytest.mark.slow
 def test_edit_draws_what_the_package_draws(cli: Cli, tmp_path: Path, model_folder: Path, tail: Path) -> None:
     arguments = ("--images", "3", "--seed", "5", "--steps", "2", "--strength", "1.5", "--batch-size", "2")
     done = cli("edit", tail, "a sitting dog", *arguments, "--out", tmp_path / "new" / "edits")
@@ -181,6 +187,7 @@ def test_edit_draws_what_the_package_draws(cli: Cli, tmp_path: Path, model_folde
         assert np.array_equal(pixels(path), np.asarray(image))
 
 
+@pytest.mark.slow
 def test_a_picture_tells_how_to_draw_it_again(
     cli: Cli, tmp_path: Path, model_folder: Path, tail: Path
 ) -> None:
@@ -205,6 +212,7 @@ def test_a_picture_tells_how_to_draw_it_again(
         assert np.array_equal(np.asarray(image), pixels(path))
 
 
+@pytest.mark.slow
 def test_file_names_of_any_sentences(cli: Cli, tmp_path: Path, tail: Path) -> None:
     """They stay in the folder and apart from each other, whatever the sentences are made of."""
     prompts = ["../../a dog", "A  dog!", "a dog", "a dog", "\U0001f415/\U0001f408", "собака"]
@@ -219,6 +227,7 @@ def test_file_names_of_any_sentences(cli: Cli, tmp_path: Path, tail: Path) -> No
     assert {path.parent for path in tmp_path.rglob("*.png")} == {tmp_path / "deep" / "edits"}
 
 
+@pytest.mark.slow
 def test_sizes_are_rounded_and_random_seeds_told(cli: Cli, tmp_path: Path, tail: Path) -> None:
     arguments = ("--height", "37", "--width", "24", "--seed", "-1", "--images", "2", "--steps", "1")
     done = cli("edit", tail, "a dog", *arguments, "--out", tmp_path, "--json")
@@ -230,6 +239,7 @@ def test_sizes_are_rounded_and_random_seeds_told(cli: Cli, tmp_path: Path, tail:
     assert len([note for note in record["notes"] if "height 37" in note]) == 1
 
 
+@pytest.mark.slow
 def test_words_that_do_not_fit_are_told(cli: Cli, tmp_path: Path, tail: Path) -> None:
     done = cli("edit", tail, " ".join(["dog"] * 73 + ["zebra"]), "--steps", "1", "--out", tmp_path)
     assert done.status == 0
@@ -237,6 +247,7 @@ def test_words_that_do_not_fit_are_told(cli: Cli, tmp_path: Path, tail: Path) ->
     assert "zebra" in done.err
 
 
+@pytest.mark.slow
 def test_another_checkpoint_of_the_family_is_told(cli: Cli, tmp_path: Path, tail: Path) -> None:
     tiny.pipeline(seed=1).save_pretrained(tmp_path / "other")
     done = cli("edit", tail, "a dog", "--steps", "1", "--out", tmp_path, "--backbone", tmp_path / "other")
@@ -247,6 +258,7 @@ def test_another_checkpoint_of_the_family_is_told(cli: Cli, tmp_path: Path, tail
 # run
 
 
+@pytest.mark.slow
 def test_run_fits_once_per_question(cli: Cli, tmp_path: Path, model_folder: Path, dog: Path) -> None:
     def run(name: str, caption: str = CAPTION, **options: str) -> dict[str, Any]:
         given = [word for key, value in {"steps": "3", **options}.items() for word in ("-o", key, value)]
@@ -278,6 +290,7 @@ def test_run_fits_once_per_question(cli: Cli, tmp_path: Path, model_folder: Path
     assert "fitting" not in stopped.err
 
 
+@pytest.mark.slow
 def test_run_tells_models_apart_by_every_weight(
     cli: Cli, tmp_path: Path, model_folder: Path, dog: Path
 ) -> None:
@@ -297,6 +310,7 @@ def test_run_tells_models_apart_by_every_weight(
 # mistakes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -356,6 +370,7 @@ def test_fit_refuses_learning_rates_that_cannot_be_meant(
     done.refusal(f"learning_rate is '{value}'", "allowed are numbers from 1e-08 to 10")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("option", "value"),
     [
@@ -392,6 +407,7 @@ def test_run_refuses_a_setting_of_the_edit_before_it_fits(
     assert not list((tmp_path / "cache").rglob("*.safetensors"))
 
 
+@pytest.mark.slow
 def test_existing_outputs_are_kept(cli: Cli, tmp_path: Path, tail: Path, dog: Path) -> None:
     mine = tmp_path / "a-dog-1.png"
     mine.write_bytes(b"mine")

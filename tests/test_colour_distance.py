@@ -59,6 +59,7 @@ def noise(seed: int, side: int) -> Image.Image:
     return Image.fromarray(levels.astype(np.uint8))
 
 
+@pytest.mark.slow
 def test_a_bounded_memory_gives_the_value_of_the_definition() -> None:
     one, other = noise(0, 40), noise(1, 40)
     a, b = (cielab(each).reshape(-1, 3) for each in (one, other))
@@ -67,6 +68,7 @@ def test_a_bounded_memory_gives_the_value_of_the_definition() -> None:
     assert colour_distance(one, other, Image.new("L", (40, 40), 255)) == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.slow
 def test_pictures_without_two_like_pixels_take_little_memory() -> None:
     """All pairs at a time would take 400 MB."""
     tracemalloc.start()

@@ -68,6 +68,7 @@ def test_both_tails_stand_behind_the_sentence(
     assert torch.equal(rows[kept:], torch.cat([0.5 * rows_of(standing), 0.6 * rows_of(red)]))
 
 
+@pytest.mark.slow
 def test_an_edit_with_several_is_the_edit_with_the_combined_artifact(
     sd1: SdBackbone, standing: Artifact, red: Artifact
 ) -> None:
@@ -247,6 +248,7 @@ def other_tail(tail: Path, tmp_path: Path) -> Path:
     return changed.save(tmp_path / "other.safetensors")
 
 
+@pytest.mark.slow
 def test_edit_with_several_files_and_draw_again(
     cli: Cli, tail: Path, other_tail: Path, tmp_path: Path
 ) -> None:
@@ -290,6 +292,7 @@ def test_average_writes_one_file(cli: Cli, tail: Path, other_tail: Path, tmp_pat
     cli("average", tail, "--out", out).refusal("exists")
 
 
+@pytest.mark.slow
 def test_refusals_on_the_command_line(cli: Cli, tail: Path, other_tail: Path, tmp_path: Path) -> None:
     foreign = replace(Artifact.load(tail), method="imagic").save(tmp_path / "foreign.safetensors")
     start: list[str | Path] = ["edit", tail, SENTENCE, "--out", tmp_path / "out"]

@@ -323,6 +323,7 @@ def test_the_folder_is_there_when_comfyui_has_started(comfy_pack: Any, comfy: Ho
 # the package
 
 
+@pytest.mark.slow
 def test_importing_needs_torch_and_safetensors_alone() -> None:
     script = f"""
 import importlib.util, sys
@@ -342,6 +343,7 @@ print(sorted(module.NODE_CLASS_MAPPINGS))
     assert done.stdout.count("Hiper") == 4
 
 
+@pytest.mark.slow
 def test_python_3_10_has_what_the_pack_uses() -> None:
     """ComfyUI runs there and hiper does not; the checker knows when each name of the standard library came."""
     assert tomllib.loads((PACK / "pyproject.toml").read_text())["project"]["requires-python"] == ">=3.10"

@@ -37,6 +37,7 @@ def test_the_loss_is_hipers_own(comfy_pack: Any, comfy: Host, backbone: SdBackbo
     assert float(found) == pytest.approx(float(expected), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_fit_as_comfyui_runs_it(comfy_pack: Any, comfy: Host, sd1: SdBackbone) -> None:
     """Everything under inference mode, the loading of the weights too."""
     with torch.inference_mode():
@@ -53,6 +54,7 @@ def test_a_fit_as_comfyui_runs_it(comfy_pack: Any, comfy: Host, sd1: SdBackbone)
     assert (tail.rows.shape, tail.family, tail.placement) == ((4, tiny.EMBED), "sd", "replace")
 
 
+@pytest.mark.slow
 def test_a_fit_learns_and_hiper_draws_with_it(comfy_pack: Any, comfy: Host, sd1: SdBackbone) -> None:
     """The loss on noise and levels held fixed falls; the saved file is an artifact like any other."""
     model = Model(sd1)
@@ -143,6 +145,7 @@ def test_an_inpainting_model_is_fitted(comfy_pack: Any, comfy: Host, sd1: SdBack
     assert bool(tail.rows.isfinite().all())
 
 
+@pytest.mark.slow
 def test_float16_learns_along_the_gradient_of_float32(comfy_pack: Any, comfy: Host, sd1: SdBackbone) -> None:
     """A denoiser that looks at its text as little as real ones do; unscaled, the cosine is .9993."""
     unet = copy.deepcopy(sd1._pipe.unet)
@@ -257,6 +260,7 @@ def with_patch(sd1: SdBackbone, patch: Any) -> Model:
     return model
 
 
+@pytest.mark.slow
 def test_a_patch_that_writes_into_activations(comfy_pack: Any, comfy: Host, sd1: SdBackbone) -> None:
     found = fit(comfy_pack, with_patch(sd1, in_place), steps=3).rows
     assert torch.allclose(found, fit(comfy_pack, with_patch(sd1, out_of_place), steps=3).rows, atol=1e-6)
@@ -269,6 +273,7 @@ def test_a_patch_that_lets_no_gradient_through_is_told(comfy_pack: Any, comfy: H
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_patch_that_draws_random_numbers(comfy_pack: Any, comfy: Host, sd1: SdBackbone) -> None:
     """As HyperTile: the fit's seed decides them, and the next node finds the generator as it was."""
     state = torch.get_rng_state()

@@ -79,6 +79,7 @@ def _step(unet: Any, side: int = 8) -> None:
     torch.autograd.backward(predicted.square().mean())
 
 
+@pytest.mark.slow
 def test_fake_tensors_count_what_real_ones_do() -> None:
     unet = tiny.unet().requires_grad_(False)
     with counting() as real:
@@ -92,6 +93,7 @@ def test_fake_tensors_count_what_real_ones_do() -> None:
     assert fake.work().peak == pytest.approx(real.work().peak, rel=0.001)
 
 
+@pytest.mark.slow
 def test_the_peak_agrees_with_the_allocator() -> None:
     unet = tiny.unet().requires_grad_(False)
     with counting() as counter:

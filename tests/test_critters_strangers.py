@@ -67,6 +67,7 @@ def white_noise() -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8))
 
 
+@pytest.mark.slow
 def test_no_picture_of_the_world_is_strange() -> None:
     """Every background in every style."""
     for i, (background, style) in enumerate(itertools.product(world.BACKGROUNDS, world.STYLES)):
@@ -74,6 +75,7 @@ def test_no_picture_of_the_world_is_strange() -> None:
         assert likeness(picture) > THRESHOLD + 6, (background, style)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [

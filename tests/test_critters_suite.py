@@ -17,6 +17,7 @@ def suite() -> CrittersSuite:
     return CrittersSuite(split="tuning", seed=900)
 
 
+@pytest.mark.slow
 def test_an_edit_changes_what_its_kind_says_and_nothing_else(suite: CrittersSuite) -> None:
     pairs = set()
     for subject in suite.subjects()[:12]:
@@ -39,6 +40,7 @@ def test_the_truth_is_the_same_animal_drawn_again(suite: CrittersSuite) -> None:
     assert case.before.style == "drawing"
 
 
+@pytest.mark.slow
 def test_splits_and_seeds_share_no_animal_and_repeat_exactly() -> None:
     suites = [CrittersSuite(split=split, seed=seed) for split in SPLITS for seed in (0, 1)]
     animals = [
@@ -58,6 +60,7 @@ def test_an_unknown_split_is_refused(split: str, seed: int, expected: str) -> No
         CrittersSuite(split=split, seed=seed)
 
 
+@pytest.mark.slow
 def test_the_true_answer_scores_full_marks_and_the_source_none(suite: CrittersSuite) -> None:
     scores: dict[str, list[dict[str, float | None]]] = {"truth": [], "source": []}
     for subject in suite.subjects()[:10]:
@@ -80,6 +83,7 @@ def test_the_true_answer_scores_full_marks_and_the_source_none(suite: CrittersSu
     assert mean("source", "preservation") >= 0.95
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "floor"), [("caption", 0.97), ("identity", 0.6)])
 def test_the_shipped_readers_read_fresh_pictures(kind: Kind, floor: float) -> None:
     """The model card has the figures of a larger examination; these bounds catch a broken file."""

@@ -110,6 +110,7 @@ def test_an_enlarged_encoder_starts_from_the_latents_of_the_halved_picture() -> 
     assert large.decode(expected).sample.shape == doubled.shape
 
 
+@pytest.mark.slow
 def test_details_are_where_the_picture_changes_with_eyes_and_collar(tmp_path: Path) -> None:
     count = 12
     for seed, found in enumerate(details(tmp_path, count)):

@@ -30,6 +30,7 @@ def test_a_seed_draws_one_picture() -> None:
     assert np.array_equal(_pixels(render(draw_scene(5))), _pixels(render(draw_scene(5))))
 
 
+@pytest.mark.slow
 def test_scenes_of_many_seeds_use_the_whole_world() -> None:
     scenes = [draw_scene(seed) for seed in range(400)]
     assert {s.species for s in scenes} == set(SPECIES)

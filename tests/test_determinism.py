@@ -62,6 +62,7 @@ def test_what_cannot_be_deterministic_is_told_in_one_line(before: tuple[Any, ...
     assert switches() == before
 
 
+@pytest.mark.slow
 def test_a_fit_and_an_edit_run_with_it_and_come_to_the_same(sd1: SdBackbone, before: tuple[Any, ...]) -> None:
     subject = Subject.from_image(tiny.picture(), caption="a standing dog")
     seen: list[int] = []

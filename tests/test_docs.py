@@ -140,6 +140,7 @@ def test_there_are_notebooks_and_they_hold_no_output() -> None:
         assert all(not cell.get("outputs") for cell in cells), path
 
 
+@pytest.mark.slow
 def test_the_method_of_the_documentation_learns_and_edits(sd1: Any) -> None:
     from docs.examples.offset import Offset
 

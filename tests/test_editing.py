@@ -62,6 +62,7 @@ def test_a_result_says_how_to_draw_it_again(sd1: SdBackbone, artifact: Artifact)
     assert pixels(again) == pixels(result)
 
 
+@pytest.mark.slow
 def test_a_picture_depends_on_its_seed_and_not_on_its_batch(sd1: SdBackbone, artifact: Artifact) -> None:
     together = hiper.edit(sd1, artifact, SENTENCE, seeds=range(5), batch_size=5, **FAST)
     split = hiper.edit(sd1, artifact, SENTENCE, seeds=range(5), batch_size=2, **FAST)
@@ -128,6 +129,7 @@ def test_the_callback_counts_over_all_batches(sd1: SdBackbone, artifact: Artifac
     assert calls == [(done, 6) for done in range(1, 7)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tail", ["artifact", "appended"])
 @pytest.mark.parametrize("negative", ["", "a red cat"])
 def test_the_rows_for_a_pipeline_of_ones_own_draw_the_same(
@@ -159,6 +161,7 @@ def test_an_appended_tail_lengthens_both_branches(sd1: SdBackbone, appended: Art
     assert torch.equal(rows["negative_prompt_embeds"][:, 77:], negative[:, -5:])
 
 
+@pytest.mark.slow
 def test_the_negative_prompt_takes_part(sd1: SdBackbone, artifact: Artifact) -> None:
     plain = hiper.edit(sd1, artifact, SENTENCE, seeds=[1, 2], **FAST)
     against = hiper.edit(sd1, artifact, SENTENCE, seeds=[1, 2], negative_prompt="a red cat", **FAST)

@@ -47,6 +47,7 @@ def test_the_weights_are_fp16_safetensors_of_at_most_32_mb() -> None:
     assert (WEIGHTS / "README.md").is_file()
 
 
+@pytest.mark.slow
 def test_plain_diffusers_loads_and_runs_the_folder_and_agrees(critters: Backbone) -> None:
     pipe = StableDiffusionPipeline.from_pretrained(WEIGHTS, dtype=torch.float32, local_files_only=True)
     pipe.set_progress_bar_config(disable=True)

@@ -55,6 +55,7 @@ def test_one_worker_is_this_process() -> None:
     assert [each.notes for each in results] == [(f"{i} is squared",) for i in range(3)]
 
 
+@pytest.mark.slow
 def test_every_worker_process_has_a_gpu_of_its_own(tmp_path: Path) -> None:
     """Also the one that comes in place of a worker that has died."""
     devices = devices_of(2, None, lambda: ("3", "5", "GPU-7"))

@@ -122,6 +122,7 @@ def test_pictures_in_several_batches_count_as_many_steps_as_they_fill(sd1: Any) 
     assert _part(found, "step").times == 15
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_told_and_not_tried(sd1: Any) -> None:
     many = 10**8
     found = estimate_edit(sd1, resolve_settings({}, sd1, []), images=many, batch_size=many)

@@ -186,6 +186,7 @@ def test_a_dropped_model_leaves_the_gpu_as_it_is(gpu: Kernels, family: str) -> N
     assert not gpu.syncs
 
 
+@pytest.mark.slow
 def test_an_exception_brings_back_what_a_fit_had_offloaded(gpu: Kernels) -> None:
     backbone = load("sd1", memory="balanced")
     seen: list[set[str]] = []

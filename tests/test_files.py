@@ -132,6 +132,7 @@ assert list(disk.iterdir()) == [path]
     assert done.stdout.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_kill_in_the_middle_of_a_write_leaves_old_or_new(tmp_path: Path) -> None:
     """A process that keeps rewriting one file is killed again and again at arbitrary moments."""
     path = tmp_path / "state"
@@ -269,6 +270,7 @@ with lock(Path(sys.argv[1])):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_only_one_of_many_processes_is_inside(tmp_path: Path) -> None:
     """Each adds one to a number, read and written apart; a lock that lets two in loses some."""
     path = tmp_path / "count"

@@ -60,6 +60,7 @@ def rows(artifact: Artifact) -> Tensor:
     return artifact.tensors["tail"]
 
 
+@pytest.mark.slow
 def test_together_is_what_each_is_alone(backbone: SdBackbone) -> None:
     """But for rounding, which grows from step to step."""
     for i, artifact in enumerate(fitted(backbone, requests(0, 1, 2), 3)):
@@ -71,6 +72,7 @@ def test_together_is_what_each_is_alone(backbone: SdBackbone) -> None:
         assert all(getattr(artifact, name) == getattr(alone, name) for name in same)
 
 
+@pytest.mark.slow
 def test_companions_and_order_change_no_bit(backbone: SdBackbone) -> None:
     whole = fitted(backbone, requests(0, 1, 2), 3)
     turned = fitted(backbone, requests(2, 0, 1), 3)
@@ -116,6 +118,7 @@ def test_every_loss_and_gradient_is_its_own(backbone: SdBackbone) -> None:
         assert torch.equal(joint.generator.get_state(), single.generator.get_state())
 
 
+@pytest.mark.slow
 def test_sentences_of_different_lengths_are_asked_in_calls_of_their_own(sd1: SdBackbone) -> None:
     some = [*requests(0, 1, placement="append", tail=3), *requests(2, placement="append", tail=5)]
     for i, artifact in enumerate(fitted(sd1, some, 4)):
@@ -125,6 +128,7 @@ def test_sentences_of_different_lengths_are_asked_in_calls_of_their_own(sd1: SdB
         assert (rows(alone) - rows(artifact)).norm() < 1e-3 * rows(alone).norm()
 
 
+@pytest.mark.slow
 def test_a_subject_that_fails_leaves_the_others_alone(sd1: SdBackbone) -> None:
     white = Image.new("L", (128, 64))
     white.paste(255, (0, 0, 8, 64))  # outside of the square that the model sees
@@ -159,6 +163,7 @@ def test_a_signal_stops_all(sd1: SdBackbone) -> None:
             )
 
 
+@pytest.mark.slow
 def test_methods_that_share_no_step_fit_one_by_one(sd1: SdBackbone) -> None:
     alone = hiper.fit(sd1, subject(1), preset="default", seed=1, **QUICK)
     assert torch.equal(rows(fitted(sd1, requests(0, 1), 1)[1]), rows(alone))

@@ -41,6 +41,7 @@ ROOT = Path(__file__).parent.parent
 QUICK: dict[str, Any] = {"steps": 12, "batch": 4, "learning_rate": 0.05, "sampling": "stratified"}
 
 
+@pytest.mark.slow
 def test_a_fit_lowers_the_loss_and_says_what_it_did(backbone: SdBackbone, subject: Subject) -> None:
     records: list[ProgressEvent] = []
     artifact = hiper.fit(backbone, subject, callback=records.append, **QUICK)
@@ -63,12 +64,14 @@ def test_the_fit_starts_from_the_captions_own_last_rows(sd1: SdBackbone, subject
     assert moved.max() < 0.0101
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(sd1: SdBackbone, subject: Subject) -> None:
     first, second, other = (hiper.fit(sd1, subject, seed=seed, **QUICK).tensors["tail"] for seed in (3, 3, 4))
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
 
 
+@pytest.mark.slow
 def test_a_random_seed_is_drawn_and_kept(sd1: SdBackbone, subject: Subject) -> None:
     artifact = hiper.fit(sd1, subject, seed=-1, **QUICK)
     assert artifact.seed == artifact.options["seed"]
@@ -77,6 +80,7 @@ def test_a_random_seed_is_drawn_and_kept(sd1: SdBackbone, subject: Subject) -> N
     assert torch.equal(artifact.tensors["tail"], again.tensors["tail"])
 
 
+@pytest.mark.slow
 def test_kept_rows_are_as_long_as_the_captions_own(sd1: SdBackbone, subject: Subject) -> None:
     own = take_tail(sd1.encode("a standing dog"), 5).norm(dim=1)
     for initial in ("caption", "zeros", "random"):
@@ -86,6 +90,7 @@ def test_kept_rows_are_as_long_as_the_captions_own(sd1: SdBackbone, subject: Sub
     assert not torch.allclose(free.norm(dim=1), own, rtol=1e-2)
 
 
+@pytest.mark.slow
 def test_a_step_in_units_of_the_rows_grows_with_them(subject: Subject) -> None:
     """A text encoder whose rows are three times as long gets three times the step."""
     moved = []
@@ -104,11 +109,13 @@ def test_a_step_in_units_of_the_rows_grows_with_them(subject: Subject) -> None:
     assert moved[1] == pytest.approx(3 * moved[0], rel=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tail", [1, 64])
 def test_any_number_of_rows_may_be_learnt(sd1: SdBackbone, subject: Subject, tail: int) -> None:
     assert hiper.fit(sd1, subject, tail=tail, **QUICK).tensors["tail"].shape == (tail, tiny.EMBED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("placement", ["append", "after-words", "random"])
 @pytest.mark.filterwarnings("ignore:.*the tail overwrites")
 def test_rows_are_learnt_and_used_wherever_they_are_placed(
@@ -126,6 +133,7 @@ def test_rows_are_learnt_and_used_wherever_they_are_placed(
     assert torch.equal(placed.token_embeddings[0, others], plain.token_embeddings[0, others])
 
 
+@pytest.mark.slow
 def test_the_tail_may_start_elsewhere(sd1: SdBackbone, subject: Subject) -> None:
     """Rows that start alike get the same gradient, so they stay alike."""
     for initial, alike in (("zeros", True), ("padding-mean", True), ("random", False)):
@@ -136,6 +144,7 @@ def test_the_tail_may_start_elsewhere(sd1: SdBackbone, subject: Subject) -> None
         assert torch.allclose(tail, tail[:1].expand(5, -1), atol=1e-3) is alike
 
 
+@pytest.mark.slow
 def test_a_tail_placed_in_a_way_not_known_here_is_refused(sd1: SdBackbone, subject: Subject) -> None:
     artifact = hiper.fit(sd1, subject, **QUICK)
     later = replace(artifact, options={**artifact.options, "placement": "woven"})
@@ -145,6 +154,7 @@ def test_a_tail_placed_in_a_way_not_known_here_is_refused(sd1: SdBackbone, subje
         hiper.edit(sd1, later, "a sitting dog", steps=1)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the fit did not lower")
 def test_the_range_of_noise_levels_is_kept(subject: Subject) -> None:
     seen: list[int] = []
@@ -161,6 +171,7 @@ def test_the_range_of_noise_levels_is_kept(subject: Subject) -> None:
     assert len(seen) == 2 * EVALUATIONS + 12 * 4
 
 
+@pytest.mark.slow
 def test_no_gradient_of_a_weight_is_computed_or_stored(subject: Subject) -> None:
     pipe = tiny.pipeline()
     touched: list[str] = []
@@ -171,6 +182,7 @@ def test_no_gradient_of_a_weight_is_computed_or_stored(subject: Subject) -> None
     assert all(w.grad is None for part in (pipe.unet, pipe.vae, pipe.text_encoder) for w in part.parameters())
 
 
+@pytest.mark.slow
 def test_the_text_encoder_and_the_vae_are_gone_while_it_fits(sd1: SdBackbone, subject: Subject) -> None:
     sizes: list[int] = []
     idle = (sd1._pipe.text_encoder, sd1._pipe.vae)
@@ -182,6 +194,7 @@ def test_the_text_encoder_and_the_vae_are_gone_while_it_fits(sd1: SdBackbone, su
     assert set(sizes) == {0}
 
 
+@pytest.mark.slow
 def test_the_backbone_is_what_it_was_after_a_fit_and_after_a_failure(
     backbone: SdBackbone, subject: Subject
 ) -> None:
@@ -198,6 +211,7 @@ def test_the_backbone_is_what_it_was_after_a_fit_and_after_a_failure(
     assert hiper.fit(backbone, subject, **QUICK).figures["loss_after"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_learns_nearly_the_same_float32_tail(subject: Subject, dtype: torch.dtype) -> None:
     full, half = (
@@ -232,6 +246,7 @@ def test_a_model_of_nan_ends_in_words(subject: Subject) -> None:
     assert backbone.weights_sha256() == before
 
 
+@pytest.mark.slow
 def test_an_overwritten_caption_is_warned_of(sd1: SdBackbone) -> None:
     long = Subject.from_image(tiny.picture(), caption=" ".join(["a"] * 71 + ["red", "dog"]))
     with pytest.warns(HiperWarning, match=r"the tail overwrites red dog .*placement=append"):
@@ -254,6 +269,7 @@ def test_a_mask_is_brought_to_the_latents_size(sd1: SdBackbone) -> None:
     assert weight[0, 0, :, 5:].max() < 0.1
 
 
+@pytest.mark.slow
 def test_a_mask_decides_what_is_learnt(sd1: SdBackbone) -> None:
     picture = tiny.picture()
     masked = Subject.from_image(picture, caption="a standing dog", mask=half_mask())
@@ -267,6 +283,7 @@ def test_a_mask_decides_what_is_learnt(sd1: SdBackbone) -> None:
     assert not torch.equal(tails["masked"], tails["plain"])
 
 
+@pytest.mark.slow
 def test_a_full_mask_is_no_mask(sd1: SdBackbone) -> None:
     picture = tiny.picture()
     full = Subject.from_image(picture, caption="a dog", mask=Image.new("L", picture.size, 255))
@@ -319,6 +336,7 @@ def test_an_impossible_pair_is_refused_up_front(
         hiper.fit(sd1, subject, method="rewriter")
 
 
+@pytest.mark.slow
 def test_a_method_written_for_an_earlier_release_still_fits(
     sd1: SdBackbone, subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -355,6 +373,7 @@ def stop_at(step: int) -> Iterator[int | None]:
     yield int(signal.SIGINT)
 
 
+@pytest.mark.slow
 def test_an_interrupted_fit_resumes_to_the_same_bits(
     backbone: SdBackbone, subject: Subject, tmp_path: Path
 ) -> None:
@@ -371,6 +390,7 @@ def test_an_interrupted_fit_resumes_to_the_same_bits(
     assert torch.equal(resumed.tensors["tail"], whole.tensors["tail"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "field"),
     [
@@ -388,6 +408,7 @@ def test_other_options_do_not_resume(
         hiper.fit(sd1, subject, checkpoint=checkpoint, **{**QUICK, **change})
 
 
+@pytest.mark.slow
 def test_another_picture_or_model_does_not_resume(
     sd1: SdBackbone, sd2: Backbone, subject: Subject, tmp_path: Path
 ) -> None:
@@ -402,6 +423,7 @@ def test_another_picture_or_model_does_not_resume(
         hiper.fit(SdBackbone.from_pipeline(tiny.pipeline(seed=1)), subject, checkpoint=checkpoint, **QUICK)
 
 
+@pytest.mark.slow
 def test_what_only_editing_uses_may_change_on_resuming(
     sd1: SdBackbone, subject: Subject, tmp_path: Path
 ) -> None:
@@ -445,6 +467,7 @@ def test_a_killed_fit_resumes_to_the_same_bits(model_folder: Path, tmp_path: Pat
     assert torch.equal(resumed.tensors["tail"], hiper.fit(backbone, subject, **QUICK).tensors["tail"])
 
 
+@pytest.mark.slow
 def test_the_artifact_survives_the_file(sd1: SdBackbone, subject: Subject, tmp_path: Path) -> None:
     artifact = hiper.fit(sd1, subject, **QUICK)
     loaded = Artifact.load(artifact.save(tmp_path / "dog.safetensors"))

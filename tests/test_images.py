@@ -209,6 +209,7 @@ def test_truncated_jpeg_is_used_only_if_asked_for(tmp_path: Path) -> None:
     assert ImageFile.LOAD_TRUNCATED_IMAGES is False
 
 
+@pytest.mark.slow
 def test_any_damage_is_either_read_or_refused(tmp_path: Path) -> None:
     dice = random.Random(0)
     sources = [encoded(gradient(), name) for name in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF")]
@@ -396,6 +397,7 @@ METADATA = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", METADATA.values(), ids=METADATA)
 def test_a_sound_png_is_read_whatever_its_texts(tmp_path: Path, data: bytes) -> None:
     loaded = open_image(written(tmp_path / "comfy.png", data))

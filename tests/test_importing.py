@@ -108,6 +108,7 @@ def test_tensors_that_are_no_tail_of_this_model(tmp_path: Path, sd1: SdBackbone)
         assert says in refusal(tmp_path / "x.pt", sd1)
 
 
+@pytest.mark.slow
 def test_limits_hold_also_for_what_is_packed(tmp_path: Path, sd1: SdBackbone) -> None:
     large = tmp_path / "large.pt"
     large.touch()
@@ -125,6 +126,7 @@ def test_limits_hold_also_for_what_is_packed(tmp_path: Path, sd1: SdBackbone) ->
     assert "unpacks to" in refusal(tmp_path / "bomb.pt", sd1)
 
 
+@pytest.mark.slow
 def test_damage_is_always_one_line(tmp_path: Path, sd1: SdBackbone) -> None:
     """Every kind of truncation and hundreds of overturned bytes: a tail, or a refusal, nothing else."""
     path = tmp_path / "x.pt"

@@ -97,6 +97,7 @@ def installs(tmp_path: Path, wheels: Path) -> Any:
     return dry_run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["2.9.1", "2.9.1+cu128", "2.10.0", "2.13.0+cpu", "2.14.1"])
 def test_a_torch_that_is_there_stays(installs: Any, version: str) -> None:
     found = installs(version)
@@ -104,10 +105,12 @@ def test_a_torch_that_is_there_stays(installs: Any, version: str) -> None:
     assert not {"torch", "torchvision"} & found.keys()
 
 
+@pytest.mark.slow
 def test_one_that_is_too_old_is_replaced(installs: Any) -> None:
     assert installs("2.8.0")["torch"] == NEWEST
 
 
+@pytest.mark.slow
 def test_the_exact_release_is_the_constraints_alone(installs: Any) -> None:
     assert installs(None, "-c", ROOT / "constraints.txt")["torch"] == PINS["torch"]
     (torch,) = [each for each in map(Requirement, PROJECT["dependencies"]) if each.name == "torch"]

@@ -83,6 +83,7 @@ def flowedit(backbone: SdBackbone, artifact: hiper.Artifact, start: int) -> torc
     return z
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("keep", "start"), [(0.5, 4), (0.75, 2)])
 def test_an_edit_is_flowedit_with_the_tail_in_both_branches(
     sd1: SdBackbone, learnt: hiper.Artifact, keep: float, start: int
@@ -93,6 +94,7 @@ def test_an_edit_is_flowedit_with_the_tail_in_both_branches(
     assert np.abs(difference).max() <= 1
 
 
+@pytest.mark.slow
 def test_the_dial_goes_from_the_source_to_another_picture(sd1: SdBackbone, learnt: hiper.Artifact) -> None:
     assert learnt.source is not None
     source = np.asarray(sd1.decode(learnt.source.float())[0], float)
@@ -106,6 +108,7 @@ def test_the_dial_goes_from_the_source_to_another_picture(sd1: SdBackbone, learn
     assert away[0] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:pictures of 64 x 64")
 @pytest.mark.parametrize("family", ["sdxl", "flux-dev", "sd3", "sana"])
 def test_other_families_keep_as_well(family: str, subject: hiper.Subject, tmp_path: Path) -> None:

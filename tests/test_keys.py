@@ -82,6 +82,7 @@ CHANGES: dict[str, tuple[Change, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", CHANGES)
 def test_whatever_changes_in_a_model_changes_its_key(
     model_folder: Path, tmp_path: Path, subject: Subject, what: str
@@ -100,12 +101,14 @@ def test_whatever_changes_in_a_model_changes_its_key(
     assert before.model_key() == key  # what is loaded stays what it is
 
 
+@pytest.mark.slow
 def test_a_copy_of_a_model_has_the_same_key_wherever_it_lies(model_folder: Path, tmp_path: Path) -> None:
     shutil.copytree(model_folder, tmp_path / "elsewhere")
     models = [hiper.load_backbone(folder, device="cpu") for folder in (model_folder, tmp_path / "elsewhere")]
     assert models[0].model_key() == models[1].model_key()
 
 
+@pytest.mark.slow
 def test_a_resumed_fit_names_what_has_changed(model_folder: Path, tmp_path: Path, subject: Subject) -> None:
     model = tmp_path / "model"
     shutil.copytree(model_folder, model)
@@ -116,6 +119,7 @@ def test_a_resumed_fit_names_what_has_changed(model_folder: Path, tmp_path: Path
         hiper.fit(hiper.load_backbone(model, device="cpu"), subject, checkpoint=checkpoint, steps=2)
 
 
+@pytest.mark.slow
 def test_size_number_format_and_determinism_are_part_of_it(sd1: Backbone, model_folder: Path) -> None:
     half = hiper.load_backbone(model_folder, device="cpu", dtype="bfloat16")
     large = hiper.load_backbone(model_folder, device="cpu", resolution=40)
@@ -170,6 +174,7 @@ OWN: dict[str, Callable[[Any], object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", OWN)
 def test_a_users_pipeline_that_changed_is_noticed_at_the_next_use(what: str) -> None:
     pipe = tiny.pipeline()
@@ -209,6 +214,7 @@ def test_a_loaded_model_that_is_written_to_is_read_again(model_folder: Path) -> 
     assert backbone.fingerprint() != print_
 
 
+@pytest.mark.slow
 def test_a_model_whose_parts_take_turns_is_not_moved(model_folder: Path) -> None:
     low = hiper.load_backbone(model_folder, device="cpu", memory="low")
     places = [weight.data_ptr() for weight in low.denoiser.parameters()]

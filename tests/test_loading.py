@@ -59,12 +59,14 @@ def test_a_folder_loads_bit_for_bit(folder: Path) -> None:
     assert (backbone.id, backbone.revision, backbone.dtype) == (str(folder), "", torch.float32)
 
 
+@pytest.mark.slow
 def test_a_folder_of_half_precision_loads_in_one_dtype(tmp_path: Path) -> None:
     tiny.pipeline("sd1").to(torch.float16).save_pretrained(tmp_path / "half")
     assert load_backbone(tmp_path / "half", device="cpu").dtype == torch.float32
     assert load_backbone(tmp_path / "half", device="cpu", dtype="bfloat16").dtype == torch.bfloat16
 
 
+@pytest.mark.slow
 def test_a_folder_with_fp16_files_only_is_loaded_from_them(tmp_path: Path) -> None:
     tiny.pipeline("sd1").save_pretrained(tmp_path / "half", variant="fp16")
     expected = wrap(tiny.pipeline("sd1")).weights_sha256()
@@ -298,6 +300,7 @@ def test_offline_mode_is_respected(empty_cache: Path, monkeypatch: pytest.Monkey
     assert "and the Hub was not reached" in refused("owner/model")
 
 
+@pytest.mark.slow
 def test_a_cached_hub_model_loads_without_network(empty_cache: Path, model_folder: Path) -> None:
     commit = "0123456789abcdef0123456789abcdef01234567"
     repository = empty_cache / "models--owner--model"

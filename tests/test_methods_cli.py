@@ -59,6 +59,7 @@ def test_run_fits_once(cli: Cli, model_folder: Path, dog: Path, tmp_path: Path, 
     assert first == second
 
 
+@pytest.mark.slow
 def test_imagic_fits_for_one_sentence(cli: Cli, dog: Path, tmp_path: Path) -> None:
     done = cli(
         *(

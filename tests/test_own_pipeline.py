@@ -138,6 +138,7 @@ def equal(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
     return all(same(value, theirs[name]) for name, value in ours.items())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:fitted on")  # other channels, another UNet
 @pytest.mark.filterwarnings("ignore:`FluxPosEmbed` is deprecated:FutureWarning")  # diffusers' own
 @pytest.mark.parametrize("kind", RELATIVES)
@@ -176,6 +177,7 @@ CALLS: Mapping[str, Callable[[], dict[str, Any]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CALLS)
 def test_a_relative_draws_from_them(kind: str) -> None:
     name, parts = RELATIVES[kind]
@@ -247,6 +249,7 @@ def on_disk(pipe: Any, folder: Path) -> Any:
     return pipe
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sd1", "sdxl", "flux-dev", "qwen-image"])
 def test_a_pipeline_whose_weights_are_elsewhere_gives_the_same_rows(name: str, tmp_path: Path) -> None:
     """Without the warning of another checkpoint: its weights are found where they are."""
@@ -274,6 +277,7 @@ def test_nothing_is_learnt_through_weights_that_are_not_there() -> None:
         wrap(pipe)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["sd1", "sdxl", "flux-dev", "sd3", "qwen-image", "pixart", "sana", "z-image"]
 )
@@ -322,6 +326,7 @@ def test_stable_diffusion_3_may_be_without_t5() -> None:
 # several sentences
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["sd1", "sdxl", "sd3", "flux-dev", "klein-base", "z-image", "qwen-image", "lumina2"]
 )

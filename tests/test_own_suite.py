@@ -95,6 +95,7 @@ def test_the_identity_follows_the_content(folder: Path) -> None:
     assert content(REX) != same
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_the_networks(folder: Path, clip: Path, dino: Path) -> None:  # noqa: F811
     models = f'[metrics]\nclip = "{clip}"\ndino = "{dino}"\n'
     suite = OwnSuite(written(folder, REX + models))
@@ -113,6 +114,7 @@ def test_scores_are_those_of_the_networks(folder: Path, clip: Path, dino: Path) 
     assert only.identity() != OwnSuite(written(folder, REX)).identity()
 
 
+@pytest.mark.slow
 def test_a_run_without_metrics_says_so(
     folder: Path, model_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -257,6 +257,7 @@ BOMB = zlib.compress(b"9" * 50_000_000)
 HUGE = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
@@ -288,6 +289,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path, kind: str) -> None:
 # on the command line
 
 
+@pytest.mark.slow
 def test_one_picture_is_enough_to_draw_it_again(
     cli: Cli, tmp_path: Path, model_folder: Path, tail: Path
 ) -> None:
@@ -310,6 +312,7 @@ def test_one_picture_is_enough_to_draw_it_again(
     cli("rerun", picture, "--backbone", model_folder, "--quiet").refusal("-rerun.png", "--overwrite")
 
 
+@pytest.mark.slow
 def test_a_picture_without_its_artifact_asks_for_it(
     cli: Cli, tmp_path: Path, model_folder: Path, tail: Path
 ) -> None:
@@ -326,6 +329,7 @@ def test_a_picture_without_its_artifact_asks_for_it(
     assert cli("rerun", picture, *model, "--artifact", tail).status == 0
 
 
+@pytest.mark.slow
 def test_another_arithmetic_is_told(cli: Cli, tmp_path: Path, model_folder: Path, tail: Path) -> None:
     cli("edit", tail, PROMPT, "--steps", "2", "--out", tmp_path)
     picture = tmp_path / "a-sitting-dog-0.png"
@@ -336,6 +340,7 @@ def test_another_arithmetic_is_told(cli: Cli, tmp_path: Path, model_folder: Path
     assert any("drawn on cpu in float32" in note and "in bfloat16" in note for note in record["notes"])
 
 
+@pytest.mark.slow
 def test_packed_weights_are_packed_again(cli: Cli, tmp_path: Path, model_folder: Path, tail: Path) -> None:
     cli("edit", tail, PROMPT, "--steps", "2", "--out", tmp_path, "--quantise", "int8")
     picture = tmp_path / "a-sitting-dog-0.png"
@@ -343,6 +348,7 @@ def test_packed_weights_are_packed_again(cli: Cli, tmp_path: Path, model_folder:
     assert json.loads(cli("rerun", picture, "--backbone", model_folder, "--json").out)["identical"]
 
 
+@pytest.mark.slow
 def test_no_metadata_leaves_nothing(cli: Cli, tmp_path: Path, tail: Path) -> None:
     cli("edit", tail, PROMPT, "--steps", "1", "--out", tmp_path, "--no-metadata")
     picture = tmp_path / "a-sitting-dog-0.png"

@@ -208,6 +208,7 @@ def silent(tmp_path: Path) -> Path:
     return scheduler_changed(folder, prediction_type=None)
 
 
+@pytest.mark.slow
 def test_the_user_states_what_a_folder_does_not_say(silent: Path) -> None:
     assert load_backbone(silent, device="cpu").objective == "epsilon"
     backbone = load_backbone(silent, device="cpu", prediction_type="v")
@@ -217,6 +218,7 @@ def test_the_user_states_what_a_folder_does_not_say(silent: Path) -> None:
         load_backbone(silent, device="cpu", prediction_type="v_prediction")
 
 
+@pytest.mark.slow
 def test_a_stated_prediction_is_drawn_by_as_well(silent: Path) -> None:
     drawn = []
     for backbone in (
@@ -242,6 +244,7 @@ def test_a_stated_prediction_is_drawn_by_as_well(silent: Path) -> None:
     assert drawn[:2] == drawn[2:]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers and numpy 2
 @pytest.mark.parametrize("family", ["sdxl", "pixart"])
 def test_a_silent_folder_of_another_family_is_noted(family: str, tmp_path: Path) -> None:
@@ -253,6 +256,7 @@ def test_a_silent_folder_of_another_family_is_noted(family: str, tmp_path: Path)
     assert stated.objective == "v_prediction"
 
 
+@pytest.mark.slow
 def test_a_silent_folder_of_sd2_is_refused(tmp_path: Path) -> None:
     words = tiny.tokenizer("!")
     wide = {"text_encoder": tiny.text_encoder(len(words), 1024), "unet": tiny.unet(1024)}
@@ -263,6 +267,7 @@ def test_a_silent_folder_of_sd2_is_refused(tmp_path: Path) -> None:
         load_backbone(tmp_path, device="cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*diffusers' own are used")
 @pytest.mark.parametrize(
     ("changes", "words"),
@@ -311,6 +316,7 @@ def test_an_unknown_prediction_is_an_option_error(silent: Path) -> None:
         load_backbone(silent, device="cpu", prediction_type="v_predicton2")
 
 
+@pytest.mark.slow
 def test_the_artifact_remembers(cli: Cli, silent: Path, dog: Path, tmp_path: Path) -> None:
     out = tmp_path / "dog.safetensors"
     how = ("--device", "cpu")
@@ -329,6 +335,7 @@ def test_the_artifact_remembers(cli: Cli, silent: Path, dog: Path, tmp_path: Pat
     assert json.loads(again.out)["identical"]
 
 
+@pytest.mark.slow
 def test_the_same_weights_under_another_prediction_are_refused(silent: Path, dog: Path) -> None:
     subject = hiper.Subject.open(dog, caption="a dog")
     artifact = hiper.fit(load_backbone(silent, device="cpu", prediction_type="v"), subject, steps=1)
@@ -336,6 +343,7 @@ def test_the_same_weights_under_another_prediction_are_refused(silent: Path, dog
         hiper.edit(load_backbone(silent, device="cpu"), artifact, "a cat", steps=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["the command line", "the job"])
 def test_a_batch_is_told(by: str, cli: Cli, silent: Path, dog: Path, tmp_path: Path) -> None:
     job = {"image": str(dog), "caption": "a dog", "sentences": ["a cat"], "edit": {"steps": 1}}
@@ -351,6 +359,7 @@ def test_a_batch_is_told(by: str, cli: Cli, silent: Path, dog: Path, tmp_path: P
     assert Artifact.load(artifact).prediction_type == "v_prediction"
 
 
+@pytest.mark.slow
 def test_a_benchmark_is_told(silent: Path, tmp_path: Path) -> None:
     scheduler_changed(silent, prediction_type="epsilon")
     with pytest.raises(BackboneError, match="says epsilon"):

@@ -50,6 +50,7 @@ def test_every_method_has_a_preset_for_other_models(name: str) -> None:
     assert method.options_for("my/model", **target) == method.options(untuned(method.presets), **target)
 
 
+@pytest.mark.slow
 def test_a_fit_takes_the_models_own_preset(sd1: SdBackbone) -> None:
     subject = Subject.from_image(tiny.picture(), caption="a standing dog")
     assert hiper.fit(sd1, subject, steps=3).options["norm"] == "free"

@@ -109,6 +109,7 @@ def resumed(path: Path, spoiled: Collection[int], how: TrainingConfig, windows: 
         return outcome(going_on)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", ["last", "best", "mean"])
 @pytest.mark.parametrize("spoiled", SPOILED, ids=str)
 def test_wherever_a_fit_is_stopped_it_ends_in_the_same_bits(

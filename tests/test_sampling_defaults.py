@@ -92,6 +92,7 @@ SUITED: dict[str, tuple[Callable[[], Any], tuple[float, int]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", SUITED)
 def test_steps_and_guidance_are_those_of_the_model_s_configuration(model: str) -> None:
     make, suited = SUITED[model]
@@ -133,6 +134,7 @@ def consistency() -> Backbone:
     return wrap(scheduled(sd(**CONSISTENCY), "LCMScheduler"))
 
 
+@pytest.mark.slow
 def test_an_lcm_draws_by_its_own_sampler_from_each_picture_s_seed(consistency: Backbone) -> None:
     sentence, none = consistency.encode(SENTENCE), consistency.encode("")
 
@@ -170,6 +172,7 @@ def notes_of(backbone: Backbone, artifact: Artifact, **settings: Any) -> tuple[s
         return hiper.edit(backbone, artifact, SENTENCE, steps=1, **{**size, **settings}).notes
 
 
+@pytest.mark.slow
 def test_a_negative_sentence_without_guidance_is_noted(sd1: Backbone, dog: Path) -> None:
     artifact = artifact_of(sd1, dog)
     assert any("negative" in note for note in notes_of(sd1, artifact, negative_prompt="red", guidance=1))
@@ -178,6 +181,7 @@ def test_a_negative_sentence_without_guidance_is_noted(sd1: Backbone, dog: Path)
     assert notes_of(sd1, artifact, guidance=1) == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["LCM", "FLUX.1 dev", "FLUX.1 schnell", "klein", "Z-Image Turbo"])
 def test_a_negative_sentence_that_a_distilled_model_ignores_is_noted(model: str, dog: Path) -> None:
     backbone = wrap(SUITED[model][0]())
@@ -194,6 +198,7 @@ def test_a_negative_sentence_that_a_distilled_model_ignores_is_noted(model: str,
             hiper.prompt_embeds(backbone, artifact, SENTENCE, negative_prompt="red")
 
 
+@pytest.mark.slow
 def test_a_guidance_that_a_distilled_model_ignores_is_noted(dog: Path) -> None:
     backbone = wrap(tiny_families.klein())
     backbone.resize(tiny_families.SIDE)
@@ -201,6 +206,7 @@ def test_a_guidance_that_a_distilled_model_ignores_is_noted(dog: Path) -> None:
     assert any("scale 3" in note for note in notes_of(backbone, artifact, guidance=3))
 
 
+@pytest.mark.slow
 def test_a_file_of_an_ordinary_model_on_a_distilled_one_is_noted(
     consistency: Backbone, sd1: Backbone, dog: Path
 ) -> None:
@@ -217,6 +223,7 @@ def test_an_lcm_takes_no_more_steps_than_it_chooses_among(consistency: Backbone,
         hiper.edit(consistency, artifact_of(consistency, dog), SENTENCE, steps=51)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("height", "width", "where"),
     [
@@ -238,6 +245,7 @@ def test_sizes_far_from_the_native_one_are_noted(
     assert [f"far {where}" in note for note in found] == ([True] if where else [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("resolution", "where"), [(128, "above"), (16, "below")])
 def test_a_resolution_far_from_the_native_one_is_noted(
     resolution: int, where: str, model_folder: Path, dog: Path
@@ -293,6 +301,7 @@ def test_plain_words_are_not(text: str) -> None:
     assert prompt_syntax(text) == ""
 
 
+@pytest.mark.slow
 def test_every_way_in_tells_of_it(cli: Cli, model_folder: Path, dog: Path, tmp_path: Path) -> None:
     model = ("--backbone", model_folder, "--device", "cpu")
     tail = tmp_path / "dog.safetensors"

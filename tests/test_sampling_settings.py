@@ -122,6 +122,7 @@ def service(sd1: SdBackbone, artifact: Artifact, tmp_path: Path) -> Service:
     return Service(sd1, library, Sessions(tmp_path), Similarity())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("searching", [False, True])
 def test_the_page(
     service: Service, drawings: Drawings, monkeypatch: pytest.MonkeyPatch, searching: bool
@@ -185,6 +186,7 @@ def test_a_batch_and_a_rerun(
     check(drawings)
 
 
+@pytest.mark.slow
 def test_a_subject_s_own_settings_reach_a_preview(
     sd1: SdBackbone, drawings: Drawings, tmp_path: Path
 ) -> None:

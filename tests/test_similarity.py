@@ -119,6 +119,7 @@ def clip_embedding(model: Any, picture: Image.Image) -> torch.Tensor:
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(60, 48), (48, 75), (40, 40), (32, 32)])
 def test_clip_of_two_pictures_is_the_one_computed_by_hand(clip: Path, size: tuple[int, int]) -> None:
     a, b = noise(0, *size), noise(2)
@@ -154,6 +155,7 @@ def test_dino_is_the_cosine_of_class_tokens_computed_by_hand(dino: Path) -> None
     assert DinoSimilarity.load(dino, device="cpu").image(a, b) == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_same_picture_scores_one_and_order_does_not_count(kind: Kind, folder: Path) -> None:
     scorer = kind.load(folder, device="cpu")
     pictures = [noise(seed) for seed in range(4)]
@@ -326,6 +328,7 @@ def test_preprocessing_to_another_size_than_clip_sees(clip: Path, tmp_path: Path
     assert "doesn't match model" in refused(ClipSimilarity, folder)
 
 
+@pytest.mark.slow
 def test_missing_broken_and_foreign_tokenizers(clip: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(clip, tmp_path / "model")
     file = folder / "tokenizer.json"

@@ -75,6 +75,7 @@ def saved(pipe: Any, version: int, path: Path, **metadata: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("vocabulary")
 @pytest.mark.parametrize(("version", "prediction"), [(1, "epsilon"), (2, "epsilon"), (2, "v_prediction")])
 def test_a_single_file_is_the_model_it_was_written_from(
@@ -107,6 +108,7 @@ def test_without_a_vocabulary_the_remedy_is_told(hub_cache: Path, tmp_path: Path
     assert not hub_cache.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("vocabulary")
 def test_sd2_must_say_what_it_predicts(tmp_path: Path) -> None:
     path = saved(small(2), 2, tmp_path / "model.safetensors")
@@ -157,6 +159,7 @@ def in_float8(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {k: v.to(torch.float8_e4m3fn) if v.dtype == torch.float32 else v for k, v in tensors.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("vocabulary")
 @pytest.mark.parametrize("change", [old, averaged_too, in_float8])
 def test_other_ways_to_save_it_are_read(
@@ -171,6 +174,7 @@ def test_other_ways_to_save_it_are_read(
     assert loaded.weights_sha256() == wrap(pipe).weights_sha256()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("vocabulary")
 @pytest.mark.parametrize(
     "name", ["model.diffusion_model.extra.weight", "first_stage_model.x.y", "adapter.weight"]
@@ -226,6 +230,7 @@ def whole() -> dict[str, dict[str, Tensor]]:
     return {"sd1": export(small(1), 1), "sd2": export(small(2), 2), "sdxl": export_xl(small_xl())}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["sd1", "sd2", "sdxl"])
 @pytest.mark.parametrize("case", PARTS)
 def test_what_is_missing_is_told_with_the_remedy(
@@ -244,6 +249,7 @@ def test_a_component_in_diffusers_layout_is_told(part: str, tmp_path: Path) -> N
     assert words[part] in refused(tmp_path / "diffusion_pytorch_model.safetensors")
 
 
+@pytest.mark.slow
 def test_a_truncated_file_is_damaged(tmp_path: Path) -> None:
     path = saved(small(1), 1, tmp_path / "model.safetensors")
     path.write_bytes(path.read_bytes()[:-5])

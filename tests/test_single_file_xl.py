@@ -199,6 +199,7 @@ VARIANTS: dict[str, tuple[Callable[[dict[str, Tensor]], dict[str, Tensor]], str]
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_variants_and_parts_are_refused(variant: str, checkpoint: dict[str, Tensor], tmp_path: Path) -> None:
     change, words = VARIANTS[variant]
@@ -225,6 +226,7 @@ def test_a_lost_weight_is_named(lost: str, words: str, checkpoint: dict[str, Ten
     assert words in refused(path)
 
 
+@pytest.mark.slow
 def test_a_truncated_file_is_damaged(checkpoint: dict[str, Tensor], tmp_path: Path) -> None:
     path = saved(checkpoint, tmp_path / "model.safetensors")
     path.write_bytes(path.read_bytes()[:-5])

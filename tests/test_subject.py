@@ -140,6 +140,7 @@ def test_invisible_characters_are_removed_with_a_warning(text: str, removed: int
         assert clean_text(text, what="prompt") == "a dog"
 
 
+@pytest.mark.slow
 def test_a_megabyte_of_text_is_refused() -> None:
     assert clean_text("a" * 10_000, what="prompt") == "a" * 10_000
     with pytest.raises(CaptionError, match="the prompt has 1000000 characters, at most 10000 are allowed"):

@@ -52,6 +52,7 @@ def test_a_run_has_every_arm_once_and_draws_the_floor_as_the_base_does() -> None
     assert "truth" not in sweep_arms(sweeps, "hiper", ceiling=False)
 
 
+@pytest.mark.slow
 def test_the_papers_ablation_can_be_drawn() -> None:
     sweeps = parse_sweeps(preset("paper"), "hiper")
     assert [sweep.option for sweep in sweeps] == [text.partition("=")[0] for text in PRESETS["paper"]]
@@ -206,6 +207,7 @@ def check_files(report: SweepReport, out: Path) -> None:
     assert len({len(row) for row in rows}) == 1
 
 
+@pytest.mark.slow
 def test_mistakes_are_told_before_a_model_is_loaded(cli: Cli, tmp_path: Path) -> None:
     out = tmp_path / "run"
     cli("sweep", NAME, "--out", out).refusal("nothing is swept over", "--preset paper")
@@ -215,6 +217,7 @@ def test_mistakes_are_told_before_a_model_is_loaded(cli: Cli, tmp_path: Path) ->
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_a_preset_leaves_out_what_a_suite_cannot(cli: Cli, tmp_path: Path) -> None:
     tiny.picture().save(tmp_path / "rex.png")
     subject = (

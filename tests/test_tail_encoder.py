@@ -34,6 +34,7 @@ def guessing(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the fit did not lower the loss")
 @pytest.mark.parametrize("tail", [3, 5, 7])
 def test_a_fit_starts_from_the_guessed_directions_at_the_captions_lengths(
@@ -53,6 +54,7 @@ def test_a_fit_starts_from_the_guessed_directions_at_the_captions_lengths(
     assert torch.allclose(found[: max(0, tail - 5)], own[: max(0, tail - 5)], atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the fit did not lower the loss")
 def test_the_papers_presets_start_from_the_caption_even_so(guessing: Path, subject: Subject) -> None:
     backbone = hiper.load_backbone(guessing)
@@ -61,6 +63,7 @@ def test_the_papers_presets_start_from_the_caption_even_so(guessing: Path, subje
     assert torch.allclose(artifact.tensors["tail"], take_tail(backbone.encode(subject.caption), 5), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the fit did not lower the loss")
 def test_a_model_without_one_starts_from_the_caption_and_refuses_to_guess(
     model_folder: Path, subject: Subject
@@ -71,6 +74,7 @@ def test_a_model_without_one_starts_from_the_caption_and_refuses_to_guess(
         hiper.fit(backbone, subject, initial="guess", **HARDLY)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["cut", "empty", "tensor missing", "another model's"])
 def test_a_file_that_does_not_fit_is_told_in_one_line(guessing: Path, tmp_path: Path, damage: str) -> None:
     folder = tmp_path / "model"

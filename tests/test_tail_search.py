@@ -62,6 +62,7 @@ def test_subjects_draw_their_own_noise_whatever_the_way() -> None:
     assert not torch.equal(Draw(Way(), 2, SHAPE).next()[0], first[0])
 
 
+@pytest.mark.slow
 def test_the_average_is_the_mean_of_the_tails_on_the_way(sd1: SdBackbone, seen: Scenes) -> None:
     ends = [tails(sd1, seen, Way(levels=levels, cosine=False)) for levels in (1, 2, 3, 4)]
     averaged = tails(sd1, seen, Way(levels=4, cosine=False, averaged=0.5))

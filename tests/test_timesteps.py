@@ -62,6 +62,7 @@ def given(backbone: Any, t: Tensor, sentence: Conditioning) -> dict[str, Any]:
     return calls[0]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Pipelines loaded with `dtype=torch.float16`")
 def test_in_half_precision_the_time_is_that_of_float32(pipe: Any) -> None:
     exact = load(pipe, torch.float32)

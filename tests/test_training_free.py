@@ -179,6 +179,7 @@ def test_one_picture_is_drawn_where_the_seed_decides_nothing(
     assert first.tobytes() != second.tobytes()
 
 
+@pytest.mark.slow
 def test_the_whole_way_is_the_pipeline_s_own_sampling(sd2: SdBackbone, subject: Subject) -> None:
     """From pure noise the walk draws what DDIM draws."""
     artifact = hiper.fit(sd2, subject, method="ddim-inversion", edit_steps=5, guidance=2.0)

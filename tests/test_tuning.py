@@ -43,6 +43,7 @@ def test_what_is_found_is_the_best_of_what_was_tried(searched: dict[str, Any]) -
     assert found.options["steps"] * found.options["batch"] >= SHORTEST
 
 
+@pytest.mark.slow
 def test_a_fit_with_what_was_found_gains_what_was_said(
     searched: dict[str, Any], sd1: SdBackbone, subject: Subject, tmp_path: Path
 ) -> None:
@@ -54,6 +55,7 @@ def test_a_fit_with_what_was_found_gains_what_was_said(
     assert {name: artifact.options[name] for name in RULES} == RULES
 
 
+@pytest.mark.slow
 def test_a_stopped_search_goes_on_without_a_fit_it_has_made(
     searched: dict[str, Any], sd1: SdBackbone, subject: Subject
 ) -> None:
@@ -81,6 +83,7 @@ def test_damaged_tries_are_made_anew(tmp_path: Path, tries: str) -> None:
     assert _known(path, {"image": "a"}) == {}
 
 
+@pytest.mark.slow
 def test_a_model_that_learns_nothing_is_told(subject: Subject) -> None:
     pipe = tiny.pipeline()
     with torch.no_grad():

@@ -69,6 +69,7 @@ def _fitted(sd1: Any, subject: hiper.Subject, path: Path, at: tuple[int, ...], s
     return artifact, steps, shown
 
 
+@pytest.mark.slow
 def test_previews_do_not_change_the_fit(sd1: Any, subject: hiper.Subject, tmp_path: Path) -> None:
     plain = hiper.fit(sd1, subject, preset="default", steps=12)
     artifact, steps, shown = _fitted(sd1, subject, tmp_path / "fit", (3, 6, 9))
@@ -79,6 +80,7 @@ def test_previews_do_not_change_the_fit(sd1: Any, subject: hiper.Subject, tmp_pa
     assert shown[0].image.tobytes() != shown[2].image.tobytes()
 
 
+@pytest.mark.slow
 def test_a_stop_is_no_preview(sd1: Any, subject: hiper.Subject, tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         _fitted(sd1, subject, tmp_path / "fit", (3,), stop_at=5)
@@ -107,6 +109,7 @@ class Redness:
         return text_first(scores)
 
 
+@pytest.mark.slow
 def test_search_draws_the_best_of_the_quick_draws(sd1: Any, tail: Artifact) -> None:
     found = search_seeds(
         sd1, tail, "a sitting dog", Redness(), first_seed=5, candidates=6, quick_steps=2, best=2, steps=4
@@ -368,6 +371,7 @@ def test_a_long_job_gives_way_and_goes_on_behind_those_who_wait(
         first.result()
 
 
+@pytest.mark.slow
 def test_fits_that_take_turns_are_bit_for_bit_their_own(
     sd1: Any, subject: hiper.Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -633,6 +637,7 @@ def test_markup_escapes_what_comes_from_outside(tail: Artifact, tmp_path: Path) 
 # the studio
 
 
+@pytest.mark.slow
 def test_studio_works_with_any_model_and_says_what_its_search_needs(
     sd1: Any, subject: hiper.Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
