@@ -344,9 +344,7 @@ def test_a_source_may_be_learnt_from_another_caption(suite: Suite, sd1: Backbone
     assert len({parse_arm(f"hiper,{QUICK}").slug, parse_arm(VAGUE).slug}) == 2
     assert parse_arm(VAGUE).text == f"{parse_arm(f'hiper,{QUICK}').text},source_caption=vague"
     check_suite([parse_arm(VAGUE)], suite)
-    with pytest.raises(
-        OptionError, match="source_caption is 'wrong'; other captions that this suite knows: vague"
-    ):
+    with pytest.raises(OptionError, match=r"'wrong'.* vague"):
         check_suite([parse_arm("hiper,source_caption=wrong")], suite)
     with pytest.raises(OptionError, match="fits nothing, so no caption matters"):
         parse_arm("none,source_caption=vague")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -9,10 +10,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pytest
 import torch
-from nbclient import NotebookClient
 
 import hiper
 
@@ -75,17 +74,17 @@ def test_every_page_of_the_site_is_complete_without_the_network(site: Path) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("link", ["gone.md", "index.md#gone", "#gone", "/gone.md"])
-def test_a_dead_link_fails_the_build(link: str, tmp_path: Path) -> None:
+def test_dead_links_fail_the_build(tmp_path: Path) -> None:
     """By our own settings, in a site of one page."""
+    links = ("gone.md", "index.md#gone-too", "#gone-as-well", "/gone/absolutely.md")
     (tmp_path / "docs").mkdir()
-    (tmp_path / "docs" / "index.md").write_text(f"# Home\n\n[dead]({link})\n")
+    (tmp_path / "docs" / "index.md").write_text("# Home\n\n" + "\n".join(f"[dead]({link})" for link in links))
     (tmp_path / "mkdocs.yml").write_text(
         "INHERIT: " + str(ROOT / "mkdocs.yml") + "\nplugins: []\nhooks: []\nnav: [index.md]\ndocs_dir: docs\n"
     )
     status, printed = build(tmp_path / "site", tmp_path / "mkdocs.yml")
     assert status == 1
-    assert "gone" in printed
+    assert [link for link in links if link.strip("/").rpartition("#")[2] not in printed] == []
 
 
 @pytest.mark.parametrize("path", OUTSIDE, ids=lambda path: str(path.relative_to(ROOT)))
@@ -128,15 +127,20 @@ def test_the_references_know_the_commands_and_the_code(site: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_the_notebooks_run(path: Path) -> None:
-    NotebookClient(nbformat.read(path, as_version=4), timeout=300).execute()
+    """Cell by cell, in this process: a kernel would load the libraries once more."""
+    names: dict[str, Any] = {}
+    for cell in json.loads(path.read_text())["cells"]:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), names)
 
 
 def test_there_are_notebooks_and_they_hold_no_output() -> None:
     assert len(NOTEBOOKS) >= 2
     for path in NOTEBOOKS:
-        cells = nbformat.read(path, as_version=4).cells
+        cells = json.loads(path.read_text())["cells"]
         assert all(not cell.get("outputs") for cell in cells), path
 
 

@@ -139,8 +139,8 @@ def test_what_does_not_fit_is_told_and_not_tried(sd1: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", tiny_families.FAMILIES)
-def test_every_family_is_estimated(name: str) -> None:
+@pytest.mark.parametrize("name", ["sdxl", "flux-dev", "pixart"])
+def test_other_families_are_estimated(name: str) -> None:
     backbone = wrap(tiny_families.pipeline(name))
     backbone.resize(tiny_families.SIDE)
     before = backbone.weights_sha256()

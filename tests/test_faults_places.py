@@ -192,8 +192,10 @@ def _starved_of(megabytes: int, words: list[str], report: Path) -> None:
     sys.exit(main(words))
 
 
-@pytest.mark.parametrize("megabytes", [250, 500], ids=["to map the file", "to copy it"])
-@pytest.mark.parametrize("command", ["fit", "batch", "bench", "estimate"])
+@pytest.mark.parametrize(
+    ("command", "megabytes"),  # to map the file, and to copy it
+    [("fit", 250), ("fit", 500), ("batch", 250), ("bench", 500), ("estimate", 250)],
+)
 def test_too_little_memory_to_load_is_told_in_one_line(
     command: str, megabytes: int, tmp_path: Path, inputs: Path, model_folder: Path
 ) -> None:
@@ -279,6 +281,6 @@ def test_processes_that_find_another_model_than_their_run_stop(
             ["none,edit_steps=1"],
             out,
             seeds=1,
-            engine=EngineSettings(workers=2),
+            engine=EngineSettings(isolated=True),
         )
     assert not list((out / "cells").rglob("*.json"))

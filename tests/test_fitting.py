@@ -309,7 +309,7 @@ def test_a_finished_fit_resumes_without_a_step(tmp_path: Path) -> None:
 
 
 def test_a_last_step_into_nowhere_is_no_result() -> None:
-    with pytest.raises(FitError, match="the last step ended at a loss of inf; lower the learning rate"):
+    with pytest.raises(FitError, match="loss of inf; lower the learning rate"):
         run(steps=1, rate=1e30)
     assert run(steps=2, rate=0.5, keep="best").loss_after < math.inf
 

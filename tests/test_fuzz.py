@@ -29,7 +29,7 @@ from hiper.images import open_image
 from tests.fuzz_targets import TARGETS, Target
 from tests.processes import forked
 
-CASES = int(os.environ.get("HIPER_FUZZ_CASES", "1400"))
+CASES = int(os.environ.get("HIPER_FUZZ_CASES", "800"))
 SEED = int(os.environ.get("HIPER_FUZZ_SEED", "0"))
 SECONDS = 10
 MEMORY = 1_000_000_000

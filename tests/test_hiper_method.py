@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
 import textwrap
-import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,14 +22,13 @@ from hiper.errors import (
     FitError,
     HiperWarning,
     ImageError,
-    Interrupted,
     OptionError,
     ResumeError,
 )
 from hiper.images import Subject
 from hiper.methods import HiPer, get_method
 from hiper.options import method_names
-from hiper.training import EVALUATIONS, CheckpointFile, ProgressEvent, TrainingState, mask_weight
+from hiper.training import EVALUATIONS, CheckpointFile, ProgressEvent, mask_weight
 from tests import tiny
 
 ROOT = Path(__file__).parent.parent
@@ -65,19 +59,13 @@ def test_the_fit_starts_from_the_captions_own_last_rows(sd1: SdBackbone, subject
 
 
 @pytest.mark.slow
-def test_the_same_seed_gives_the_same_bits_and_another_does_not(sd1: SdBackbone, subject: Subject) -> None:
-    first, second, other = (hiper.fit(sd1, subject, seed=seed, **QUICK).tensors["tail"] for seed in (3, 3, 4))
-    assert torch.equal(first, second)
-    assert not torch.equal(first, other)
-
-
-@pytest.mark.slow
 def test_a_random_seed_is_drawn_and_kept(sd1: SdBackbone, subject: Subject) -> None:
     artifact = hiper.fit(sd1, subject, seed=-1, **QUICK)
     assert artifact.seed == artifact.options["seed"]
     assert artifact.seed >= 0
-    again = hiper.fit(sd1, subject, seed=artifact.seed, **QUICK)
-    assert torch.equal(artifact.tensors["tail"], again.tensors["tail"])
+    again, other = (hiper.fit(sd1, subject, seed=artifact.seed + i, **QUICK).tensors["tail"] for i in (0, 1))
+    assert torch.equal(artifact.tensors["tail"], again)
+    assert not torch.equal(again, other)
 
 
 @pytest.mark.slow
@@ -148,9 +136,7 @@ def test_the_tail_may_start_elsewhere(sd1: SdBackbone, subject: Subject) -> None
 def test_a_tail_placed_in_a_way_not_known_here_is_refused(sd1: SdBackbone, subject: Subject) -> None:
     artifact = hiper.fit(sd1, subject, **QUICK)
     later = replace(artifact, options={**artifact.options, "placement": "woven"})
-    with pytest.raises(
-        ArtifactError, match="placed by 'woven'; allowed are replace, append, after-words, random"
-    ):
+    with pytest.raises(ArtifactError, match="'woven'; allowed are replace, append"):
         hiper.edit(sd1, later, "a sitting dog", steps=1)
 
 
@@ -192,23 +178,6 @@ def test_the_text_encoder_and_the_vae_are_gone_while_it_fits(sd1: SdBackbone, su
 
     hiper.fit(sd1, subject, callback=look, **QUICK)
     assert set(sizes) == {0}
-
-
-@pytest.mark.slow
-def test_the_backbone_is_what_it_was_after_a_fit_and_after_a_failure(
-    backbone: SdBackbone, subject: Subject
-) -> None:
-    before = backbone.weights_sha256()
-    hiper.fit(backbone, subject, **QUICK)
-    assert backbone.weights_sha256() == before
-
-    def fail(_: ProgressEvent) -> None:
-        raise KeyError("the callback failed")
-
-    with pytest.raises(KeyError):
-        hiper.fit(backbone, subject, callback=fail, **QUICK)
-    assert backbone.weights_sha256() == before
-    assert hiper.fit(backbone, subject, **QUICK).figures["loss_after"] > 0
 
 
 @pytest.mark.slow
@@ -368,28 +337,6 @@ def test_a_method_written_for_an_earlier_release_still_fits(
         hiper.edit(sd1, replace(learnt, method="earlier"), "a sitting dog", steps=1)
 
 
-def stop_at(step: int) -> Iterator[int | None]:
-    yield from [None] * (step - 1)
-    yield int(signal.SIGINT)
-
-
-@pytest.mark.slow
-def test_an_interrupted_fit_resumes_to_the_same_bits(
-    backbone: SdBackbone, subject: Subject, tmp_path: Path
-) -> None:
-    whole = hiper.fit(backbone, subject, **QUICK)
-    path, before = tmp_path / "fit.checkpoint", backbone.weights_sha256()
-    stops = stop_at(5)
-    with pytest.raises(Interrupted) as stop:
-        hiper.fit(
-            backbone, subject, checkpoint=CheckpointFile(path=path), should_stop=lambda: next(stops), **QUICK
-        )
-    assert stop.value.exit_status == 130
-    assert backbone.weights_sha256() == before
-    resumed = hiper.fit(backbone, subject, checkpoint=CheckpointFile(path=path, resume=True), **QUICK)
-    assert torch.equal(resumed.tensors["tail"], whole.tensors["tail"])
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "field"),
@@ -430,49 +377,6 @@ def test_what_only_editing_uses_may_change_on_resuming(
     checkpoint = CheckpointFile(path=tmp_path / "fit.checkpoint", resume=True)
     hiper.fit(sd1, subject, checkpoint=checkpoint, **QUICK)
     assert hiper.fit(sd1, subject, checkpoint=checkpoint, strength=1.0, **QUICK).edit["strength"] == 1.0
-
-
-LONG_FIT = """
-import sys, time
-from pathlib import Path
-import hiper
-from tests import tiny
-folder, checkpoint, picture = sys.argv[1:]
-hiper.fit(
-    hiper.load_backbone(folder, device="cpu"), hiper.Subject.open(picture, caption="a standing dog"),
-    checkpoint=hiper.CheckpointFile(path=Path(checkpoint), every_seconds=0), steps=12,
-    batch=4, learning_rate=0.05, sampling="stratified",
-    callback=lambda record: time.sleep(0.05),
-)
-"""
-
-
-@pytest.mark.slow
-def test_a_killed_fit_resumes_to_the_same_bits(model_folder: Path, tmp_path: Path) -> None:
-    path, picture = tmp_path / "fit.checkpoint", tmp_path / "dog.png"
-    tiny.picture().save(picture)
-    process = subprocess.Popen(
-        [sys.executable, "-c", LONG_FIT, str(model_folder), str(path), str(picture)], cwd=ROOT
-    )
-    while process.poll() is None and not (path.exists() and TrainingState.from_file(path).progress.step >= 3):
-        time.sleep(0.02)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
-    reached = TrainingState.from_file(path).progress.step
-    assert 3 <= reached < 12
-
-    backbone = hiper.load_backbone(model_folder, device="cpu")
-    subject = Subject.open(picture, caption="a standing dog")
-    resumed = hiper.fit(backbone, subject, checkpoint=CheckpointFile(path=path, resume=True), **QUICK)
-    assert torch.equal(resumed.tensors["tail"], hiper.fit(backbone, subject, **QUICK).tensors["tail"])
-
-
-@pytest.mark.slow
-def test_the_artifact_survives_the_file(sd1: SdBackbone, subject: Subject, tmp_path: Path) -> None:
-    artifact = hiper.fit(sd1, subject, **QUICK)
-    loaded = Artifact.load(artifact.save(tmp_path / "dog.safetensors"))
-    assert torch.equal(loaded.tensors["tail"], artifact.tensors["tail"])
-    assert loaded.options == artifact.options
 
 
 def test_the_loss_is_the_weighted_mean_of_squares(sd1: SdBackbone) -> None:

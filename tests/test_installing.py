@@ -98,7 +98,7 @@ def installs(tmp_path: Path, wheels: Path) -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("version", ["2.9.1", "2.9.1+cu128", "2.10.0", "2.13.0+cpu", "2.14.1"])
+@pytest.mark.parametrize("version", ["2.9.1", "2.13.0+cpu"])
 def test_a_torch_that_is_there_stays(installs: Any, version: str) -> None:
     found = installs(version)
     assert found["hiper"] == PROJECT["version"]

@@ -199,9 +199,7 @@ def test_an_absent_safety_checker_is_no_obstacle(folder: Path) -> None:
         folder,
         lambda table: table.update(safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"]),
     )
-    with pytest.warns(
-        HiperWarning, match="names a safety checker that is not there; pictures are not checked"
-    ):
+    with pytest.warns(HiperWarning, match="pictures are not checked"):
         assert load_backbone(folder, device="cpu").resolution == tiny.RESOLUTION
 
 

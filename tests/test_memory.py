@@ -226,7 +226,7 @@ def test_through_both_a_gradient_needs_both_in_memory(flux_folder: Path) -> None
 
 
 def test_words_that_are_none_are_refused(flux_folder: Path) -> None:
-    with pytest.raises(OptionError, match=r"quantise is 'nf5'; allowed are nf4, int8 \(did you mean nf4\?\)"):
+    with pytest.raises(OptionError, match=r"nf4, int8 \(did you mean nf4\?\)"):
         load(flux_folder, quantise="nf5")
     with pytest.raises(OptionError, match="choose quantise=nf4, or memory=balanced"):
         load(flux_folder, quantise="int8", memory="low")

@@ -20,8 +20,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:the fit did not lower the loss")
     "arm",
     [
         "hiper,steps=5",
-        "textual-inversion,steps=4",
-        "dreambooth,steps=3",
         "imagic,steps=3,weight_steps=4",
         "null-text,edit_steps=2",
     ],

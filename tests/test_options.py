@@ -98,7 +98,7 @@ def test_an_unknown_name_is_refused_with_the_nearest() -> None:
         HiPer().options(learningrate=1e-3)
     with pytest.raises(
         OptionError,
-        match=r"preset is 'papper'; allowed are default, published, paper \(did you mean paper\?\)",
+        match=r"default, published, paper \(did you mean paper\?\)",
     ):
         HiPer().options("papper")
 

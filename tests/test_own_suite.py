@@ -75,9 +75,7 @@ def test_a_subject_may_have_other_captions(folder: Path) -> None:
     assert case.learnt_from("wrong") == "a cat"
     assert case.learnt_from("") == "a standing dog"
     assert identity != OwnSuite(written(folder, plain)).identity()
-    with pytest.raises(
-        OptionError, match=r"subject tom: other captions are not those of rex, which has vague and"
-    ):
+    with pytest.raises(OptionError, match=r"subject tom: .* those of rex"):
         OwnSuite(written(folder, others + TOM))
 
 

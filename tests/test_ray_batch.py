@@ -16,8 +16,8 @@ from tests.processes import Running, start
 from tests.processes import run as command
 from tests.test_batch import reach, results
 
-JOBS = 24
-KILLS = 5
+JOBS = 12
+KILLS = 2
 APART = 3
 """Jobs finished between two kills, so that no job is killed as often as workers are tried."""
 

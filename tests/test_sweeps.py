@@ -91,9 +91,7 @@ def test_the_axes_are_the_suites_usual_ones_or_those_asked_for() -> None:
     assert choose_axes(dict.fromkeys(("clip_text", "clip_image"), plain), None, None).identity == "clip_image"
     with pytest.raises(OptionError, match=r"no metric 'distanze' \(did you mean distance\?\)"):
         choose_axes(METRICS, None, "distanze")
-    with pytest.raises(
-        OptionError, match="Name them by --success and --identity; this suite has distance, colour"
-    ):
+    with pytest.raises(OptionError, match=r"--success and --identity; .* distance, colour"):
         choose_axes(METRICS, None, "distance")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,14 @@ from tests import tiny
 from tests.conftest import Cli
 
 pytestmark = pytest.mark.filterwarnings("ignore:the fit did not lower")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _short() -> Iterator[None]:
+    """Longer fits than twice the shortest are not tried."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hiper.analysis.tuning.LONGEST", 2 * SHORTEST)
+        yield
 
 
 @pytest.fixture(scope="module")
