@@ -29,7 +29,7 @@ lint: $(INSTALLED_DEV)
 	$(BIN)/mypy
 
 docs: $(INSTALLED_DEV)
-	$(BIN)/python benchmarks/critters_pictures.py
+	$(BIN)/python -m benchmarks.critters_pictures
 	$(MAKE) site
 
 site: $(INSTALLED_DEV)

@@ -1,6 +1,6 @@
 """Which text rows the embedded model looks at, and where, over many subjects: words, padding and learnt rows.
 
-    python benchmarks/attention.py --fits runs/attention [--arm hiper] [--subjects 12] [--split tuning]
+    python -m benchmarks.attention --fits runs/attention [--arm hiper] [--subjects 12] [--split tuning]
         [--out benchmarks/attention.json]
 
 Each subject's plain picture is learnt as the arm says; fits are kept in a folder, which may be that of a benchmark run
@@ -14,14 +14,13 @@ percent of how far it moves when all are (root mean square over the same noise l
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
+from benchmarks.common import finish, options
 from PIL import Image
 
 import hiper
@@ -148,12 +147,11 @@ def subject_figures(backbone: Backbone, artifact: Artifact, cases: Sequence[Case
 
 def main() -> None:
     """Measure and print; write JSON where asked."""
-    parser = argparse.ArgumentParser()
+    parser = options(__doc__)
     parser.add_argument("--fits", type=Path, required=True)
     parser.add_argument("--arm", default="hiper")
     parser.add_argument("--subjects", type=int, default=12)
     parser.add_argument("--split", default="tuning")
-    parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     backbone, suite = hiper.load_backbone("critters"), CrittersSuite(split=arguments.split)
     arm, fits = parse_arm(arguments.arm), Fits(arguments.fits, suite, backbone, lambda: None)
@@ -172,9 +170,7 @@ def main() -> None:
         "torch": torch.__version__,
         "figures": {name: asdict(each) for name, rows in values.items() if (each := mean(rows))},
     }
-    print(json.dumps(report, indent=1))
-    if arguments.out:
-        arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+    finish(arguments.out, report)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What one fit step and one sampling step cost at the sizes of SD 1.4, SDXL and FLUX.1: counted, nothing is computed.
 
-    python benchmarks/cost_model.py [--models sd14 sdxl flux] [--out benchmarks/cost_model.json]
+    python -m benchmarks.cost_model [--models sd14 sdxl flux] [--out benchmarks/cost_model.json]
 
 The denoisers are diffusers' own classes in the sizes that were published, under torch's fake tensors, which have
 shapes and no numbers: no memory, no download, about a minute per model. For every way of working: FLOPs, bytes moved
@@ -9,7 +9,6 @@ and the most bytes alive at once (`hiper.analysis.counting`), and the least seco
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -17,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks.common import options, write
 from diffusers import FluxTransformer2DModel, UNet2DConditionModel
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from hiper.analysis import Counter, Work, counting
-from hiper.files import atomic_write
 
 STEPS, PREVIEWS, PREVIEW_FORWARDS = 1000, 10, 3 * 50 * 2
 """The reference procedure: a preview every 100 steps, of 3 pictures of 50 steps, each of two forward passes."""
@@ -164,24 +163,32 @@ def built(size: Size, dtype: torch.dtype, *, frozen: bool) -> nn.Module:
         torch.set_default_dtype(before)
 
 
-def step(
+def fit_step(
     size: Size, model: nn.Module, side: int, batch: int, tail: int = 5, *, appended: bool = False
-) -> Counter:
-    """Count forward, mean squared error and backward: the whole of a fit step but Adam on the tail."""
+) -> Callable[[], None]:
+    """Return forward, mean squared error and backward: the whole of a fit step but Adam on the tail."""
     learnt = torch.randn(1, tail, size.embed, requires_grad=True)
     head = torch.randn(1, size.length - (0 if appended else tail), size.embed)
-    with counting() as counter:
+
+    def run() -> None:
         rows = torch.cat([head, learnt], dim=1).expand(batch, -1, -1)
         predicted = size.call(model, side, rows)
         torch.autograd.backward(F.mse_loss(predicted.float(), torch.randn(predicted.shape)))
+
+    return run
+
+
+def count(work: Callable[[], object]) -> Counter:
+    """Do it once and count."""
+    with counting() as counter:
+        work()
     return counter
 
 
 def forward(size: Size, model: nn.Module, side: int, batch: int) -> Counter:
     """Count one call without a gradient."""
-    with counting() as counter, torch.no_grad():
-        size.call(model, side, torch.randn(batch, size.length, size.embed))
-    return counter
+    with torch.no_grad():
+        return count(lambda: size.call(model, side, torch.randn(batch, size.length, size.embed)))
 
 
 def before_text(size: Size, model: nn.Module, side: int) -> Work:
@@ -227,9 +234,9 @@ def counted(name: str) -> dict[str, Any]:
         weights = sum(weight.nbytes for weight in model.parameters())
         report["parameters"] = sum(weight.numel() for weight in model.parameters())
         if not frozen:  # nobody zeroes its gradients: from the second step on they are there all the time
-            step(size, model, side, batch)
+            fit_step(size, model, side, batch)()
             weights *= 2
-        work = step(size, model, side, batch).work()
+        work = count(fit_step(size, model, side, batch)).work()
         report[f"fit step, {how}, batch {batch}"] = row(work, dtype, weights)
         report[f"sampling step, guided, {how}"] = row(forward(size, model, side, 2).work(), dtype, weights)
     one = forward(size, model, side, 1)
@@ -256,9 +263,8 @@ def reference(report: Mapping[str, Any]) -> dict[str, float]:
 
 def main() -> None:
     """Count and print; each model's figures are written down at once, beside those of earlier runs."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = options(__doc__, out=Path("benchmarks/cost_model.json"))
     parser.add_argument("--models", nargs="+", choices=sorted(SIZES), default=sorted(SIZES))
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/cost_model.json"))
     arguments = parser.parse_args()
     out: Path = arguments.out
     report: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
@@ -267,7 +273,7 @@ def main() -> None:
         with FakeTensorMode():
             report[name] = counted(name)
         print(json.dumps({name: report[name]}, indent=2), flush=True)
-        atomic_write(out, f"{json.dumps(report, indent=2)}\n".encode(), overwrite=True)
+        write(out, report)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Draw the pictures of the documentation from the version at hand.
 
-    python benchmarks/critters_pictures.py [--out docs/images]
+    python -m benchmarks.critters_pictures [--out docs/images]
 
 world.png: scenes as the world draws them. samples.png: what the embedded model draws for bare captions of unseen
 scenes (the caption under each). words.png: the same with the identity spelled out, beside the world's own picture.

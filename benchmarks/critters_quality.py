@@ -1,6 +1,6 @@
 """How good the embedded model is, on scenes it never saw.
 
-    python benchmarks/critters_quality.py [--count 500] [--training 48000] [--out benchmarks/critters_quality.json]
+    python -m benchmarks.critters_quality [--count 500] [--training 48000] [--out benchmarks/critters_quality.json]
 
 autoencoder: PSNR of fresh pictures. captions: how often the attribute reader finds what a bare caption names. words:
 how often the identity reader finds what a full caption spells out, of what is legible in the world's own picture; words
@@ -12,15 +12,14 @@ Default sampler, steps and guidance throughout. The reader's own figures come fi
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
+from benchmarks.common import options, write
 from PIL import Image
 from training.critters.readers import accuracy
 
@@ -125,10 +124,9 @@ def padding(backbone: Backbone, captions: Sequence[str], pictures: Sequence[Imag
 
 def main() -> None:
     """Measure and print; write JSON where asked."""
-    parser = argparse.ArgumentParser()
+    parser = options(__doc__)
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--training", type=int, default=48_000, help="training pictures to search")
-    parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     count = arguments.count
     backbone = hiper.load_backbone("critters")
@@ -155,8 +153,7 @@ def main() -> None:
     some = min(count, 100)
     captions = [bare_caption(scene) for scene in scenes[:some]]
     tell("padding", padding(backbone, captions, bare[:some]))
-    if arguments.out:
-        arguments.out.write_text(json.dumps(report, indent=2) + "\n")
+    write(arguments.out, report)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What an engine itself costs per task: tasks that do nothing, two workers.
 
-    python benchmarks/engine_overhead.py [--tasks 300] [--out benchmarks/engine_overhead.json]
+    python -m benchmarks.engine_overhead [--tasks 300] [--out benchmarks/engine_overhead.json]
 
 `start_seconds` is from the call to the first result, which imports torch in the workers; `dispatch_seconds` is per
 task from then on, `driver_seconds` the driver's own processor time in it.
@@ -8,12 +8,11 @@ task from then on, `driver_seconds` the driver's own processor time in it.
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
+
+from benchmarks.common import finish, options
 
 from hiper.engines import EngineSettings, Task, open_engine
 from hiper.training import StopRequest
@@ -46,17 +45,14 @@ def measured(settings: EngineSettings, count: int) -> dict[str, float]:
 
 def main() -> None:
     """Measure and print; write JSON where asked."""
-    parser = argparse.ArgumentParser()
+    parser = options(__doc__)
     parser.add_argument("--tasks", type=int, default=300)
-    parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     report = {
         "tasks": arguments.tasks,
         **{name: measured(settings, arguments.tasks) for name, settings in ENGINES.items()},
     }
-    print(json.dumps(report, indent=2))
-    if arguments.out:
-        arguments.out.write_text(json.dumps(report, indent=2) + "\n")
+    finish(arguments.out, report)
 
 
 if __name__ == "__main__":

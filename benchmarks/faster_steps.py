@@ -12,9 +12,7 @@ Diffusion 1.4 (512 x 512, bfloat16).
 
 from __future__ import annotations
 
-import argparse
 import json
-import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, nullcontext
 from functools import partial
@@ -23,15 +21,15 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from benchmarks.common import animal, options, timed, write
+from benchmarks.cost_model import sd14
 from benchmarks.fake_gpu import fake_gpu
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 import hiper
-from hiper.analysis import demo_scene
 from hiper.backbones import Backbone, texts_projected_once
 from hiper.conditioning import Conditioning, place_tail, stacked, take_tail
-from hiper.critters import bare_caption, render
 from hiper.inference import fit_with_previews, preview_steps
 from hiper.methods import HiPer
 from hiper.seeds import generator
@@ -47,16 +45,11 @@ LOADS: dict[str, dict[str, Any]] = {
 Work = Callable[[], object]
 
 
-def core_seconds(work: Work) -> float:
-    """Seconds of this process's own computing."""
-    begun = time.process_time()
-    work()
-    return time.process_time() - begun
-
-
 def fastest(variants: Mapping[str, Work], rounds: int) -> dict[str, float]:
     """The least of `rounds` for each variant, which take turns; one more at first does not count."""
-    seconds = [{name: core_seconds(work) for name, work in variants.items()} for _ in range(rounds + 1)]
+    seconds = [
+        {name: timed(work)["processor_seconds"] for name, work in variants.items()} for _ in range(rounds + 1)
+    ]
     return {name: round(min(each[name] for each in seconds[1:]), 4) for name in variants}
 
 
@@ -137,10 +130,8 @@ def kept_at_full_size(batch: int) -> dict[str, float]:
 
     On a GPU: torch's meta device would keep a table of probabilities for each layer of attention.
     """
-    from diffusers import UNet2DConditionModel
-
     with fake_gpu(large=0):
-        unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
+        unet: Any = sd14()
         unet.to("cuda", torch.bfloat16).eval().requires_grad_(False)
         noisy = torch.empty(batch, 4, 64, 64, dtype=torch.bfloat16, device="cuda")
         rows = torch.empty(batch, 77, 768, dtype=torch.bfloat16, device="cuda", requires_grad=True)
@@ -167,15 +158,13 @@ def _kept(unet: torch.nn.Module, noisy: Tensor, rows: Tensor) -> float:
 
 def main() -> None:
     """Measure and print; write JSON where asked."""
-    parser = argparse.ArgumentParser()
+    parser = options(__doc__)
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--fit-steps", type=int, default=20)
     parser.add_argument("--full-size", action="store_true")
-    parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    scene = demo_scene(0)
-    subject = hiper.Subject.from_image(render(scene), caption=bare_caption(scene))
+    subject = animal()
     backbone = hiper.load_backbone("critters", device="cpu")
     report: dict[str, object] = {"torch": torch.__version__, "weights": backbone.weights_sha256()[:16]}
 
@@ -190,8 +179,7 @@ def main() -> None:
     tell(f"tail after {given.fit_steps} steps", tails(subject, given.fit_steps))
     if given.full_size:
         tell("kept at full size, GB", {f"batch {batch}": kept_at_full_size(batch) for batch in (1, 4)})
-    if given.out:
-        given.out.write_text(json.dumps(report, indent=1) + "\n")
+    write(given.out, report)
 
 
 if __name__ == "__main__":

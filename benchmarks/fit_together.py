@@ -1,6 +1,6 @@
 """How much sooner several subjects are fitted together than one by one, on the embedded model.
 
-    python benchmarks/fit_together.py [--steps 40] [--rounds 2] [--out benchmarks/fit_together.json]
+    python -m benchmarks.fit_together [--steps 40] [--rounds 2] [--out benchmarks/fit_together.json]
 
 Both ways take turns, so that whatever else the computer does falls on both, and the least of the rounds counts.
 Processor time stands beside elapsed time: it tells the work, also on a computer that is busy with other things.
@@ -10,34 +10,23 @@ in a whole one: there the speed-up is a little larger. The default preset is who
 
 from __future__ import annotations
 
-import argparse
-import json
-import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
+from benchmarks.common import animal, finish, options, timed
 
 import hiper
-from hiper.analysis import demo_scene
 from hiper.artifacts import Artifact
-from hiper.critters import bare_caption, render
 from hiper.methods import FitInput, fit_all, get_method
 
 
 def requests(preset: str, count: int, steps: int) -> list[FitInput]:
     """Different subjects with equal options but their seeds."""
     method = get_method("hiper")
-    scenes = [demo_scene(i) for i in range(count)]
     return [
-        FitInput(
-            subject=hiper.Subject.from_image(render(scene), caption=bare_caption(scene)),
-            options=method.options(preset, steps=steps, seed=i),
-        )
-        for i, scene in enumerate(scenes)
+        FitInput(subject=animal(i), options=method.options(preset, steps=steps, seed=i)) for i in range(count)
     ]
 
 
@@ -51,35 +40,18 @@ def tails(backbone: hiper.Backbone, some: Sequence[FitInput], slots: int) -> lis
     return [result.tensors["tail"] for result in results if isinstance(result, Artifact)]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Measured:
-    """What a way of fitting made, and the elapsed and processor seconds it took."""
-
-    tails: Sequence[torch.Tensor]
-    seconds: float
-    processor_seconds: float
-
-
-def measured(work: partial[list[torch.Tensor]]) -> Measured:
-    """Do it once."""
-    begun, used = time.perf_counter(), time.process_time()
-    made = work()
-    return Measured(
-        tails=made, seconds=time.perf_counter() - begun, processor_seconds=time.process_time() - used
-    )
-
-
 def compared(backbone: hiper.Backbone, preset: str, slots: int, steps: int, rounds: int) -> dict[str, float]:
     """Seconds per subject one by one and together, and how far the tails are apart in the end."""
     some = requests(preset, slots, steps)
     ways = {"alone": partial(tails, backbone, some, 1), "together": partial(tails, backbone, some, slots)}
-    runs = [{name: measured(work) for name, work in ways.items()} for _ in range(rounds)]
+    made = {way: work() for way, work in ways.items()}
+    runs = [{way: timed(work) for way, work in ways.items()} for _ in range(rounds)]
     least = {
-        f"{way}_{name}": min(getattr(run[way], name) for run in runs) / slots
+        f"{way}_{name}": min(run[way][name] for run in runs) / slots
         for way in ways
         for name in ("seconds", "processor_seconds")
     }
-    pairs = zip(runs[0]["together"].tails, runs[0]["alone"].tails, strict=True)
+    pairs = zip(made["together"], made["alone"], strict=True)
     apart = max(float((a - b).norm() / b.norm()) for a, b in pairs)
     return {
         **{name: round(value, 3) for name, value in least.items()},
@@ -93,10 +65,9 @@ def compared(backbone: hiper.Backbone, preset: str, slots: int, steps: int, roun
 
 def main() -> None:
     """Measure and print; write JSON where asked."""
-    parser = argparse.ArgumentParser()
+    parser = options(__doc__)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore", hiper.HiperWarning)
     backbone = hiper.load_backbone("critters")
@@ -112,9 +83,7 @@ def main() -> None:
             for slots in (4, 8)
         },
     }
-    print(json.dumps(report, indent=2))
-    if arguments.out:
-        arguments.out.write_text(json.dumps(report, indent=2) + "\n")
+    finish(arguments.out, report)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ a fit at its native size and draws one picture. A minute per model or less; what
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks.common import options, write
 from benchmarks.fake_gpu import Kernels, fake_gpu
 from benchmarks.full_size_models import MODELS, as_loaded
 from PIL import Image
@@ -24,7 +24,6 @@ from torch import nn
 
 from hiper.analysis import counting
 from hiper.backbones import Loading, backbone_class
-from hiper.files import atomic_write
 from hiper.images import Subject
 from hiper.methods import HiPer
 from hiper.seeds import generator
@@ -129,11 +128,10 @@ def read(path: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Run the models that are asked for; write the JSON after each of them."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = options(__doc__)
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS), metavar="NAME")
     parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
     parser.add_argument("--memory", choices=("auto", "balanced", "low"), default="auto")
-    parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     record = {"torch": torch.__version__, "dtype": given.dtype, "memory": given.memory}
     models: dict[str, Any] = {}
@@ -147,10 +145,8 @@ def main() -> None:
     for name in given.models:
         models[name] = report(name, getattr(torch, given.dtype), given.memory)
         print(name, json.dumps(models[name]), flush=True)
-        if given.out:
-            ordered = {each: models[each] for each in MODELS if each in models}
-            text = json.dumps({**record, "models": ordered}, indent=1)
-            atomic_write(given.out, f"{text}\n".encode(), overwrite=True)
+        ordered = {each: models[each] for each in MODELS if each in models}
+        write(given.out, {**record, "models": ordered})
 
 
 if __name__ == "__main__":

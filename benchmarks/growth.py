@@ -11,11 +11,8 @@ largest sizes alone, where what grows slowly no longer hides what grows fast.
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import statistics
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,13 +20,12 @@ from pathlib import Path
 
 import torch
 from benchmarks import cost_model
+from benchmarks.common import animal, finish, options, timed
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import hiper
-from hiper.analysis import counting, demo_scene
 from hiper.backbones import Backbone
 from hiper.conditioning import expanded
-from hiper.critters import bare_caption, render
 from hiper.errors import HiperWarning
 from hiper.html import COLOURS, FAINT, GRID, Axis, dot, drawing, line, text
 from hiper.methods import HiPer, losses_together
@@ -73,23 +69,15 @@ def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
 
 def prepared(backbone: Backbone, *, rows: int = 5, levels: int = 1, number: int = 0) -> TrainingTask:
     """Return a fit before its first step; rows are appended, so that every one of them counts."""
-    scene = demo_scene(number)
-    subject = hiper.Subject.from_image(render(scene), caption=bare_caption(scene))
-    method = HiPer()
+    subject, method = animal(number), HiPer()
     options = method.options("paper", tail=rows, batch=levels, placement="append", seed=number)
     return method.prepare(backbone, subject, method.resolve(options, backbone, subject))
 
 
 def measured(step: Callable[[], object], rounds: int) -> tuple[float, float]:
     """Least processor seconds of a call, and the most bytes alive in one."""
-    with counting() as counter:
-        step()
-    seconds = []
-    for _ in range(rounds):
-        begun = time.process_time()
-        step()
-        seconds.append(time.process_time() - begun)
-    return min(seconds), counter.work().peak
+    peak = cost_model.count(step).work().peak
+    return min(timed(step)["processor_seconds"] for _ in range(rounds)), peak
 
 
 def fit_step(tasks: Sequence[TrainingTask]) -> Callable[[], object]:
@@ -164,7 +152,7 @@ def full_size() -> Iterator[Curve]:
         model = cost_model.built(size, torch.bfloat16, frozen=True)
 
         def step(side: int = 64, rows: int = 5, batch: int = 1) -> tuple[float, float]:
-            work = cost_model.step(size, model, side, batch, rows, appended=True).work()
+            work = cost_model.count(cost_model.fit_step(size, model, side, batch, rows, appended=True)).work()
             return work.flops, work.peak
 
         def forward(pictures: int) -> tuple[float, float]:
@@ -233,9 +221,8 @@ def legend(y: float) -> Iterator[str]:
 
 def main() -> None:
     """Measure, count, print; write JSON and figure where asked."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = options(__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path)
     parser.add_argument("--figure", type=Path)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore", HiperWarning)
@@ -245,9 +232,7 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "curves": [each.as_record() for each in curves],
     }
-    print(json.dumps(report, indent=2))
-    if arguments.out:
-        arguments.out.write_text(json.dumps(report, indent=2) + "\n")
+    finish(arguments.out, report)
     if arguments.figure:
         arguments.figure.write_text(figure(curves) + "\n")
 

@@ -1,6 +1,6 @@
 """Five hundred fits and two thousand edits in one process: its memory, and whether the last results are the first.
 
-    python benchmarks/long_run.py [--backbone critters] [--fits 500] [--out FILE.json] [--figure FILE.svg]
+    python -m benchmarks.long_run [--backbone critters] [--fits 500] [--out FILE.json] [--figure FILE.svg]
 
 Short fits of `SUBJECTS` animals in turn, four edits after each; `--backbone` as everywhere. All that the first turn
 gave (tails and pixels) is compared with what every later turn gives; resident memory is read after each fit.
@@ -8,7 +8,6 @@ gave (tails and pixels) is compared with what every later turn gives; resident m
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
@@ -18,12 +17,12 @@ import warnings
 from pathlib import Path
 
 import torch
+from benchmarks.common import animal, options, sitting, write
 
 import hiper
-from hiper.analysis import demo_scene
 from hiper.backbones import Backbone
-from hiper.critters import bare_caption, render
 from hiper.errors import HiperWarning
+from hiper.html import COLOURS, GRID, Axis, drawing, line, text
 
 SUBJECTS = 10
 EDITS_PER_FIT = 4
@@ -37,13 +36,11 @@ def resident_mb() -> float:
 
 def one_turn(backbone: Backbone, number: int) -> str:
     """Fit animal `number` and edit it four times; a SHA-256 of all that came out."""
-    scene = demo_scene(number)
-    subject = hiper.Subject.from_image(render(scene), caption=bare_caption(scene))
+    subject = animal(number)
     artifact = hiper.fit(backbone, subject, steps=2)
     digest = hashlib.sha256(artifact.tensors["tail"].numpy().tobytes())
     for seed in range(EDITS_PER_FIT):
-        prompt = bare_caption(scene.edited(pose="sitting"))
-        (image,) = hiper.edit(backbone, artifact, prompt, seeds=[seed], steps=2).images
+        (image,) = hiper.edit(backbone, artifact, sitting(number), seeds=[seed], steps=2).images
         digest.update(image.tobytes())
     return digest.hexdigest()
 
@@ -55,38 +52,25 @@ def slope(values: list[float]) -> float:
 
 def figure(memory: list[float]) -> str:
     """Resident memory over fits, as an SVG drawing."""
-    width, height, left, bottom = 640, 220, 56, 36
-    top = 1.25 * max(memory)
-
-    def y(mb: float) -> float:
-        return (height - bottom) * (1 - mb / top)
-
-    step = (width - left - 8) / max(1, len(memory) - 1)
-    points = " ".join(f"{left + i * step:.1f},{y(mb):.1f}" for i, mb in enumerate(memory))
-    marks = [round(max(memory) * part, -1) for part in (0, 0.5, 1)]
-    ticks = "".join(
-        f'<text x="{left - 6}" y="{max(12, y(mb) + 4):.0f}" text-anchor="end">{mb:.0f}</text>'
-        f'<line x1="{left}" x2="{width - 8}" y1="{y(mb):.1f}" y2="{y(mb):.1f}" stroke="#ccc"/>'
-        for mb in marks
+    left, right, top, bottom = 56, 632, 12, 184
+    across = Axis(low=1, high=max(2, len(memory)), start=left, end=right)
+    up = Axis.over(memory, bottom, top, low=0, high=None)
+    shapes = []
+    for tick in up.ticks():
+        shapes.append(line([(left, up.at(tick)), (right, up.at(tick))], colour=GRID, width=1))
+        shapes.append(text(left - 6, up.at(tick) + 4, f"{tick:.0f}", anchor="end"))
+    shapes.append(line([(across.at(i), up.at(mb)) for i, mb in enumerate(memory, 1)], colour=COLOURS[0]))
+    shapes.append(
+        text((left + right) / 2, bottom + 26, f"resident memory, MB, after each of {len(memory)} fits")
     )
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img"'
-        ' font-family="sans-serif" font-size="12" fill="#333">'
-        f"<title>Resident memory in MB after each of {len(memory)} fits, four edits after each</title>"
-        f'<rect width="{width}" height="{height}" fill="#fff"/>{ticks}'
-        f'<polyline points="{points}" fill="none" stroke="#1f6feb" stroke-width="1.5"/>'
-        f'<text x="{left}" y="{height - 10}">1</text>'
-        f'<text x="{width - 8}" y="{height - 10}" text-anchor="end">{len(memory)} fits</text>'
-        f'<text x="{width // 2}" y="{height - 10}" text-anchor="middle">resident memory, MB</text></svg>\n'
-    )
+    return drawing(right + 8, bottom + 36, shapes, "Resident memory after each fit, four edits after each")
 
 
 def main() -> None:
     """Run, print and write JSON and figure where asked; exit status 1 when a later turn differs from the first."""
-    parser = argparse.ArgumentParser()
+    parser = options(__doc__)
     parser.add_argument("--backbone", default="critters")
     parser.add_argument("--fits", type=int, default=500)
-    parser.add_argument("--out", type=Path)
     parser.add_argument("--figure", type=Path)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore", HiperWarning)  # two steps gain little, and say so each time
@@ -112,8 +96,7 @@ def main() -> None:
         "memory_mb": memory,
     }
     print(json.dumps({name: value for name, value in report.items() if name != "memory_mb"}, indent=2))
-    if arguments.out:
-        arguments.out.write_text(json.dumps(report) + "\n")
+    write(arguments.out, report)
     if arguments.figure:
         arguments.figure.write_text(figure(memory))
     raise SystemExit(bool(differing))

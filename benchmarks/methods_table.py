@@ -15,7 +15,6 @@ eight subjects, one edit of each.
 
 from __future__ import annotations
 
-import argparse
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.against_the_paper import timed, write
+from benchmarks.common import options, timed, write
 from benchmarks.critters_pictures import grid
 from benchmarks.remedies import DRAWN, fit_missing
 from PIL import Image
@@ -49,7 +48,6 @@ from hiper.bench import (
     open_suite,
     parse_arm,
     run,
-    table_lines,
 )
 from hiper.engines import EngineSettings
 from hiper.errors import HiperWarning
@@ -195,65 +193,9 @@ def sheet(report: BenchReport, folder: Path) -> Image.Image:
     return grid(pictures, len(LABELS), labels)
 
 
-def drawn_table(found: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What was drawn, as Markdown."""
-    less = ("less HiPer's", "less the paper's fit")
-    heads = ["", "pictures", "edit succeeds", "identity", *less, "colour distance", *less, "gap closed, %"]
-    lines = []
-    for row in found:
-        scores = row["scores"]
-        line = [str(scores["edit_success"]["mean"]["cells"]), _mean(scores["edit_success"])]
-        for metric in ("identity", "colour_distance"):
-            minus = scores[metric]["minus"]
-            line += [_mean(scores[metric]), *(_interval(minus.get(each), "+.2f") for each in (HIPER, PAPER))]
-        lines.append([LABELS[row["arm"]], *line, _interval(row["gap_closed"], "z.0f")])
-    return table_lines([heads, *lines])
-
-
-def looks_table(found: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What was drawn in detail, as Markdown."""
-    shown = (*IDENTITY, "preservation", "source_leak", "picture_distance")
-    heads = ["", *IDENTITY, "rest preserved", "source leak", "picture distance"]
-    lines = [[LABELS[row["arm"]], *(_mean(row["scores"][each]) for each in shown)] for row in found]
-    return table_lines([heads, *lines])
-
-
-def cost_table(found: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What it cost, as Markdown."""
-    heads = ["", "fit, s", "GFLOP", "MB beside the weights", "four pictures, s", "GFLOP", "file, KB"]
-    lines = [
-        [
-            LABELS[row["arm"]],
-            f"{spent['fit_seconds']:.3g}",
-            f"{spent['fit_flops'] / 1e9:,.0f}",
-            f"{spent['fit_peak_bytes'] / 1e6:.0f}",
-            f"{spent['edit_seconds']:.2g}",
-            f"{spent['edit_flops'] / 1e9:.0f}",
-            f"{spent['artifact_bytes'] / 1e3:,.0f}",
-            "one sentence" if spent["per_sentence"] else "all",
-        ]
-        for row in found
-        if (spent := row["cost"]) is not None
-    ]
-    return table_lines([[*heads, "a fit serves"], *lines])
-
-
-def _mean(score: Mapping[str, Any]) -> str:
-    return "" if score["mean"] is None else f"{score['mean']['value']:.2f}"
-
-
-def _interval(found: Mapping[str, Any] | None, form: str) -> str:
-    if not found:
-        return ""
-    if found["low"] is None:
-        return f"{found['value']:{form}}"
-    bounds = form.removeprefix("+")
-    return f"{found['value']:{form}} [{found['low']:{bounds}}, {found['high']:{bounds}}]"
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure the costs, draw, score; print the tables, and write JSON where asked."""
-    parser = argparse.ArgumentParser()
+    parser = options(__doc__)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--split", choices=("tuning", "test"), default="test")
     parser.add_argument("--subjects", type=int, default=100)
@@ -261,7 +203,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--per-sentence", type=int, default=50)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--out", type=Path)
     parser.add_argument("--sheet", type=Path)
     given = parser.parse_args(arguments)
     warnings.simplefilter("ignore", HiperWarning)
@@ -281,12 +222,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{seen} subjects by {len(some)} arms", flush=True)
     report = build_report(given.folder)
     found = rows(report, [*LABELS], spent)
-    print("\n".join([*drawn_table(found), "", *looks_table(found), "", *cost_table(found)]))
-    if given.out:
-        facts = {
-            name: getattr(given, name) for name in ("split", "subjects", "heavy", "per_sentence", "seeds")
-        }
-        write(given.out, {**facts, "weights": backbone.weights_sha256(), "arms": found})
+    facts = {name: getattr(given, name) for name in ("split", "subjects", "heavy", "per_sentence", "seeds")}
+    write(given.out, {**facts, "weights": backbone.weights_sha256(), "arms": found})
     if given.sheet:
         sheet(report, given.folder).save(given.sheet)
 

@@ -1,6 +1,6 @@
 """What each remedy gives: identity, edits and leaks against the FLOPs of a fit, by pictures whose true answer is known.
 
-    python benchmarks/remedies.py --folder DIR [--split test] [--seed 1] [--subjects 12] [--ideas NAME ...]
+    python -m benchmarks.remedies --folder DIR [--split test] [--seed 1] [--subjects 12] [--ideas NAME ...]
                                   [--out FILE.json] [--figure FILE.svg]
 
 Each idea is a line of arms with more and more FLOPs, added to the ideas above it. All arms draw as the model does
@@ -10,15 +10,14 @@ same subject, edit and seed, 95 % intervals over subjects. Everything lies in DI
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks.common import finish, options
 
 import hiper
 from hiper.analysis import counting
@@ -157,28 +156,6 @@ def table(report: BenchReport, arms: Mapping[str, str], flops: Mapping[str, int]
     return rows
 
 
-def lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield the rows as a table in Markdown."""
-    yield f"| idea | arm | FLOPs, paper = 1 | {' | '.join(METRICS)} |"
-    yield f"| --- {'| --- ' * (2 + len(METRICS))}|"
-    for row in rows:
-        arm = ",".join(part for part in row["arm"].split(",") if part not in DRAWN.split(","))
-        share = "" if row["share_of_paper"] is None else f"{row['share_of_paper']:.3f}"
-        yield f"| {row['idea']} | `{arm}` | {share} | {' | '.join(_cell(row, each) for each in METRICS)} |"
-
-
-def _cell(row: Mapping[str, Any], metric: str) -> str:
-    mean, less = row["means"][metric], row["minus_paper"][metric]
-    if mean is None:
-        return ""
-    interval = (
-        ""
-        if not less or less["low"] is None
-        else f" ({less['value']:+.2f} [{less['low']:.2f}, {less['high']:.2f}])"
-    )
-    return f"{mean:.2f}{interval}"
-
-
 def figure(rows: Sequence[Mapping[str, Any]], metric: str = "colour_distance") -> str:
     """Return the figure: difference from the paper's preset against the share of its FLOPs, one line per idea."""
     ideas = list(IDEAS)[:CURVES]
@@ -215,13 +192,12 @@ def figure(rows: Sequence[Mapping[str, Any]], metric: str = "colour_distance") -
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Fit, draw, score; print the table, and write JSON and figure where asked."""
-    parser = argparse.ArgumentParser()
+    parser = options(__doc__)
     parser.add_argument("--split", choices=("tuning", "test"), default="test")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--subjects", type=int, default=12)
     parser.add_argument("--ideas", nargs="+", choices=list(IDEAS), default=list(IDEAS))
     parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--out", type=Path)
     parser.add_argument("--figure", type=Path)
     given = parser.parse_args(arguments)
     ideas = {name: IDEAS[name] for name in dict.fromkeys([*given.ideas, "the paper"])}
@@ -234,7 +210,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     run(spec, "critters", list(arms), given.folder, seeds=1, limit=given.subjects)
     rows = table(build_report(given.folder, parse_arm(PAPER).text), arms, flops)
-    print("\n".join(lines(rows)))
     record = {
         "split": given.split,
         "seed": given.seed,
@@ -242,8 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "flops": flops,
         "arms": rows,
     }
-    if given.out:
-        atomic_write(given.out, f"{json.dumps(record, indent=1)}\n".encode(), overwrite=True)
+    finish(given.out, record)
     if given.figure:
         atomic_write(given.figure, f"{figure(rows)}\n".encode(), overwrite=True)
 

@@ -1,6 +1,6 @@
 """A batch on 1 to 1000 workers, simulated event by event from measured times, with workers that fail.
 
-    python benchmarks/scale_simulation.py [--jobs 100000] [--seed 0] [--out benchmarks/scale_simulation.json]
+    python -m benchmarks.scale_simulation [--jobs 100000] [--seed 0] [--out benchmarks/scale_simulation.json]
 
 A worker starts, reads the model from shared storage, and takes one job after the other from the driver. The
 driver and the storage serve one request at a time: the driver a job's hand-out and return, the storage the bytes of
@@ -10,7 +10,6 @@ queue, and another worker starts in its place, as the engines do it.
 
 from __future__ import annotations
 
-import argparse
 import heapq
 import itertools
 import json
@@ -18,6 +17,8 @@ import random
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+
+from benchmarks.common import finish, options
 
 HERE = Path(__file__).parent
 WORKERS = (1, 10, 100, 300, 1000)
@@ -188,22 +189,15 @@ def sites() -> dict[str, Site]:
 
 def main() -> None:
     """Simulate and print; write JSON where asked."""
-    parser = argparse.ArgumentParser()
+    parser = options(__doc__)
     parser.add_argument("--jobs", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     report: dict[str, object] = {"jobs": arguments.jobs, "seed": arguments.seed}
     for name, site in sites().items():
         outcomes = {n: simulate(site, workers=n, jobs=arguments.jobs, seed=arguments.seed) for n in WORKERS}
         report[name] = {"site": asdict(site), "workers": {n: asdict(each) for n, each in outcomes.items()}}
-        print(f"\n{name}\n| workers | hours | jobs an hour | busy | storage | driver | failures |")
-        print("| --- | --- | --- | --- | --- | --- | --- |")
-        for n, each in outcomes.items():
-            shares = " | ".join(f"{s:.1%}" for s in (each.busy, each.storage_busy, each.driver_busy))
-            print(f"| {n} | {each.hours:,.1f} | {each.jobs_per_hour:,.0f} | {shares} | {each.failures} |")
-    if arguments.out:
-        arguments.out.write_text(json.dumps(report, indent=2) + "\n")
+    finish(arguments.out, report)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What several tails do on the embedded model: averaged, side by side, and in the negative branch.
 
-    python benchmarks/several_tails.py [--pairs 8] [--fits several-tails] [--out benchmarks/several_tails.json]
+    python -m benchmarks.several_tails [--pairs 8] [--fits several-tails] [--out benchmarks/several_tails.json]
         [--sheet docs/images/several-tails.png]
 
 Animals are those of the critters suite, tuning split, seed 7. Fits are kept in --fits, so that a stopped run goes on.
@@ -9,14 +9,13 @@ Every figure is a mean over pairs, with the paired difference to the first arm o
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from benchmarks.common import finish, options
 from PIL import Image, ImageDraw, ImageFont
 
 import hiper
@@ -321,10 +320,9 @@ def contact_sheet(drawn: Sequence[Drawn], rows: Sequence[str]) -> Image.Image:
 
 def main() -> None:
     """Fit, draw, score; print the tables and write JSON and the sheet where asked."""
-    parser = argparse.ArgumentParser()
+    parser = options(__doc__)
     parser.add_argument("--pairs", type=int, default=8)
     parser.add_argument("--fits", type=Path, default=Path("several-tails"))
-    parser.add_argument("--out", type=Path)
     parser.add_argument("--sheet", type=Path)
     parser.add_argument("--only", choices=EXPERIMENTS)
     arguments = parser.parse_args()
@@ -336,10 +334,7 @@ def main() -> None:
         name: summary(run(bench)) for name, run in EXPERIMENTS.items() if arguments.only in (None, name)
     }
     how = {"pairs": arguments.pairs, "suite_seed": SUITE_SEED, "fit_steps": STEPS, "drawing": DRAWING}
-    text = json.dumps({**how, **report}, indent=2)
-    print(text)
-    if arguments.out:
-        arguments.out.write_text(text + "\n")
+    finish(arguments.out, {**how, **report})
     if arguments.sheet:
         sheet = contact_sheet(
             bench.sheet, [row for row in ROWS if any(each.row == row for each in bench.sheet)]

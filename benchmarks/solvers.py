@@ -1,6 +1,6 @@
 """Which sampler in how few steps draws edits as good as 50 steps of DDIM, on the embedded model.
 
-    python benchmarks/solvers.py --kept runs/solvers [--arm hiper] [--subjects 12] [--seeds 2] [--split tuning]
+    python -m benchmarks.solvers --kept runs/solvers [--arm hiper] [--subjects 12] [--seeds 2] [--split tuning]
         [--draw ddim:25 unipc-karras:15 ...] [--out benchmarks/solvers.json]
 
 Every sampler draws the suite's edits from the same noise with the same learnt rows. Fits and pictures are kept in
@@ -14,8 +14,6 @@ end of every score's interval is inside its margin.
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,6 +21,7 @@ from pathlib import Path
 from statistics import fmean
 
 import torch
+from benchmarks.common import finish, options
 from PIL import Image
 
 import hiper
@@ -178,28 +177,9 @@ def estimates(rows: Mapping[str, Rows], text: str) -> dict[str, IntervalEstimate
     return {name: found for name in MARGINS if (found := estimate(rows[name]))}
 
 
-def table(report: Mapping[str, Mapping[str, IntervalEstimate]]) -> str:
-    names = MARGINS
-    lines = [
-        f"| sampler, steps | {' | '.join(name.replace('_', ' ') for name in names)} | as good |",
-        "| --- " * (len(names) + 2) + "|",
-    ]
-    for text, found in report.items():
-        cells = [_cell(found[name], plain=text == REFERENCE.text) for name in names]
-        verdict = "reference" if text == REFERENCE.text else "yes" if as_good(found) else "no"
-        lines.append(f"| {text.replace(':', ', ')} | {' | '.join(cells)} | {verdict} |")
-    return "\n".join(lines)
-
-
-def _cell(found: IntervalEstimate, *, plain: bool) -> str:
-    if plain or found.low is None or found.high is None:
-        return f"{found.value:.2f}"
-    return f"{found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
-
-
 def main() -> None:
     """Draw what is missing, score, print the table; write JSON where asked."""
-    parser = argparse.ArgumentParser()
+    parser = options(__doc__)
     parser.add_argument("--kept", type=Path, required=True)
     parser.add_argument("--arm", default="hiper")
     parser.add_argument("--subjects", type=int, default=12)
@@ -208,7 +188,6 @@ def main() -> None:
     parser.add_argument(
         "--draw", nargs="+", default=[f"{name}:{n}" for name, steps in DRAW.items() for n in steps]
     )
-    parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     backbone, suite = hiper.load_backbone("critters"), CrittersSuite(split=given.split)
     arm = parse_arm(given.arm)
@@ -218,22 +197,20 @@ def main() -> None:
     samplers = [Sampler.parse(text) for text in given.draw]
     values = measured(service, fits, arm, suite.subjects()[: given.subjects], samplers)
     report = {text: estimates(rows, text) for text, rows in values.items()}
-    print(table(report))
-    if given.out:
-        record = {
-            "suite": dict(suite.identity()),
-            "arm": arm.text,
-            "subjects": given.subjects,
-            "seeds": given.seeds,
-            "weights": backbone.weights_sha256()[:16],
-            "torch": torch.__version__,
-            "margins": MARGINS,
-            "samplers": {
-                text: {name: asdict(each) for name, each in found.items()} | {"as_good": as_good(found)}
-                for text, found in report.items()
-            },
-        }
-        given.out.write_text(json.dumps(record, indent=1) + "\n")
+    record = {
+        "suite": dict(suite.identity()),
+        "arm": arm.text,
+        "subjects": given.subjects,
+        "seeds": given.seeds,
+        "weights": backbone.weights_sha256()[:16],
+        "torch": torch.__version__,
+        "margins": MARGINS,
+        "samplers": {
+            text: {name: asdict(each) for name, each in found.items()} | {"as_good": as_good(found)}
+            for text, found in report.items()
+        },
+    }
+    finish(given.out, record)
 
 
 if __name__ == "__main__":

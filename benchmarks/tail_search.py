@@ -1,6 +1,6 @@
 """Compare many ways to learn a tail, cheaply: by the denoising loss of the TRUE edited scenes, without drawing any.
 
-    python benchmarks/tail_search.py [--subjects 6] [--strength 0.8] [--only NAME ...] [--out FILE.json]
+    python -m benchmarks.tail_search [--subjects 6] [--strength 0.8] [--only NAME ...] [--out FILE.json]
 
 A way is worth what its tail, at some strength behind each edit's caption, lowers the loss of the true answer, below
 that of the caption alone: mean over the edits and six noise levels, the same noise for all ways. The spelled-out
@@ -10,7 +10,6 @@ here, so that what hiper does not offer can be tried as well. What is there is n
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import statistics
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from benchmarks.common import options, write
 from PIL import ImageOps
 from torch import Tensor, nn
 
@@ -30,7 +30,6 @@ import hiper
 from hiper.backbones import Backbone
 from hiper.bench import CrittersSuite
 from hiper.conditioning import Conditioning, initial_tail
-from hiper.files import atomic_write
 from hiper.images import fit_square
 from hiper.seeds import generator
 from hiper.training import mask_weight
@@ -325,13 +324,12 @@ def start_of(backbone: Backbone, seen: Scenes, way: Way) -> Tensor:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Try what is not written down yet; print gains, in thousandths of the loss, best first."""
-    parser = argparse.ArgumentParser()
+    """Try what is not written down yet; print gains over the caption alone, in thousandths of the loss."""
+    parser = options(__doc__, out=Path("benchmarks/tail_search.json"))
     parser.add_argument("--backbone", default="critters")
     parser.add_argument("--subjects", type=int, default=6)
     parser.add_argument("--strength", type=float, default=0.8)
     parser.add_argument("--only", nargs="+", choices=list(WAYS), help="default: all that the model allows")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/tail_search.json"))
     given = parser.parse_args(arguments)
     backbone = hiper.load_backbone(given.backbone)
     able = [name for name, way in WAYS.items() if way.start != "guess" or backbone.tail_encoder is not None]
@@ -359,21 +357,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             found[name] = truth_loss(
                 backbone, seen, tail_by_level(backbone, seen, WAYS[name], given.strength)
             )
-            atomic_write(given.out, f"{json.dumps({'job': job, 'losses': found})}\n".encode(), overwrite=True)
-            print(gain(name, found), flush=True)
-    print("\n".join(["", *(gain(name, found) for name in sorted(found, key=lambda each: sum(found[each])))]))
+            write(given.out, {"job": job, "losses": found})
+            gained = statistics.mean(found["caption alone"]) - statistics.mean(found[name])
+            print(f"{name}: {1000 * gained:.1f}", flush=True)
 
 
 def _same(rows: Tensor, level: int) -> Tensor:
     return rows
-
-
-def gain(name: str, found: Mapping[str, Sequence[float]]) -> str:
-    """Return a line: the gain over the caption alone, and over the reference, paired, with its standard error."""
-    own = [1000 * (a - b) for a, b in zip(found["caption alone"], found[name], strict=True)]
-    less = [1000 * (a - b) for a, b in zip(found.get(REFERENCE, found[name]), found[name], strict=True)]
-    error = statistics.stdev(less) / len(less) ** 0.5 if len(less) > 1 else math.nan
-    return f"| {name} | {statistics.mean(own):.1f} | {statistics.mean(less):+.1f} ± {error:.1f} |"
 
 
 if __name__ == "__main__":

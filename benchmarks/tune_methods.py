@@ -1,6 +1,6 @@
 """Search for every method's settings on the embedded model, with the same number of tries for each.
 
-    python benchmarks/tune_methods.py [--trials 8] [--subjects 2] [--methods NAME ...] [--out FILE]
+    python -m benchmarks.tune_methods [--trials 8] [--subjects 2] [--methods NAME ...] [--out FILE]
 
 A try is the mean over the tuning split's first subjects and their four edits, one picture each. A picture scores its
 colour distance to the true answer; one whose edit failed scores that of the sentence alone, so that a copy of the
@@ -11,7 +11,6 @@ Tries go round the methods in turn, each is written down at once, and the same c
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import statistics
@@ -22,11 +21,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common import options, write
+
 import hiper
 from hiper.backbones import Backbone
 from hiper.bench import Case, CrittersSuite, Suite
 from hiper.errors import FitError, HiperWarning
-from hiper.files import atomic_write
 from hiper.methods import get_method
 
 Draw = Callable[[random.Random], float | int]
@@ -164,17 +164,16 @@ def tune(backbone: Backbone, methods: Sequence[str], trials: int, subjects: int,
             tries.append({"method": method, "trial": trial, "options": options, **found})
             print(json.dumps(tries[-1]), flush=True)
             record |= {"split": "tuning", "subjects": len(names), "backbone": backbone.id}
-            atomic_write(out, f"{json.dumps(record, indent=1)}\n".encode(), overwrite=True)
+            write(out, record)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Tune and write the log."""
-    parser = argparse.ArgumentParser()
+    parser = options(__doc__, out=Path("benchmarks/tune_methods.json"))
     parser.add_argument("--backbone", default="critters")
     parser.add_argument("--trials", type=int, default=8)
     parser.add_argument("--subjects", type=int, default=2)
     parser.add_argument("--methods", nargs="+", choices=sorted(SPACES), default=sorted(SPACES))
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/tune_methods.json"))
     given = parser.parse_args(arguments)
     warnings.simplefilter("ignore", HiperWarning)
     tune(hiper.load_backbone(given.backbone), given.methods, given.trials, given.subjects, given.out)
