@@ -54,7 +54,7 @@ def figure(memory: list[float]) -> str:
     """Resident memory over fits, as an SVG drawing."""
     left, right, top, bottom = 56, 632, 12, 184
     across = Axis(low=1, high=max(2, len(memory)), start=left, end=right)
-    up = Axis.over(memory, bottom, top, low=0, high=None)
+    up = Axis(low=0, high=1.25 * max(memory), start=bottom, end=top)
     shapes = []
     for tick in up.ticks():
         shapes.append(line([(left, up.at(tick)), (right, up.at(tick))], colour=GRID, width=1))
