@@ -6,3 +6,4 @@ from .choosing import EngineSettings as EngineSettings
 from .choosing import open_engine as open_engine
 from .reachable import check_reachable as check_reachable
 from .worker import can_limit_memory as can_limit_memory
+from .worker import environment as environment

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from functools import cache, partial
 from importlib import import_module
@@ -18,7 +18,7 @@ from typing import Any, final
 from hiper.engines.base import Answer, Engine, MakeWork, R, T, Task, TaskResult, Work, perform_remotely
 from hiper.engines.pool import Worker, WorkerDied, WorkerFactory, WorkerPool
 from hiper.engines.reachable import check_reachable
-from hiper.engines.worker import prepare
+from hiper.engines.worker import environment, prepare
 from hiper.errors import HiperError, OptionError
 from hiper.training import StopRequest
 
@@ -64,7 +64,7 @@ def _cluster(address: str | None) -> Iterator[Any]:
     """
     if address:
         check_reachable(address)
-    with _environment(_variables(own=address is None)), redirect_stdout(sys.stderr):
+    with environment(_variables(own=address is None)), redirect_stdout(sys.stderr):
         import ray
 
         _forget_tokens()
@@ -128,20 +128,6 @@ def _variables(*, own: bool) -> dict[str, str]:
 def _token() -> str:
     """One for this process, for Ray remembers the first that it has seen."""
     return secrets.token_hex(32)
-
-
-@contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def _never() -> None:

@@ -1,8 +1,7 @@
-"""The page: three tabs, and which handler answers what."""
+"""The page: three tabs, and the handlers of their events."""
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any
 
 import gradio as gr
@@ -10,14 +9,14 @@ import gradio as gr
 from hiper.web import markup
 from hiper.web.drawing import DrawHandlers
 from hiper.web.handlers import visitor
-from hiper.web.layout import DrawPage, LearnPage, LibraryPage, draw_page, learn_page, library_page
+from hiper.web.layout import DrawPage, LearnPage, LibraryPage
 from hiper.web.learning import Learning
 from hiper.web.library_tab import LibraryTab
 from hiper.web.service import Service
 from hiper.web.uploads import Uploads
 
 _AT_ONCE: dict[str, Any] = {"concurrency_limit": None}
-"""Of every event: jobs wait in a line of our own. Without a queue Gradio could not show messages."""
+"""Of every event: jobs wait in a queue of our own. Without its queue Gradio could not show messages."""
 _FILES_LIVE = (600, 86_400)
 """Seconds: how often visitors' old files are looked for, and how old they become."""
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -25,7 +24,7 @@ _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"
 
 
 def build(service: Service, uploads: Uploads) -> gr.Blocks:
-    """Lay the page out and wire it; nothing is served yet."""
+    """Build the page and connect its handlers; nothing is served yet."""
 
     def leave(request: gr.Request) -> None:
         service.sessions.forget(visitor(request))
@@ -36,15 +35,15 @@ def build(service: Service, uploads: Uploads) -> gr.Blocks:
         choice, names, drawn = gr.State(""), gr.State([]), gr.State([])
         with gr.Tabs(selected="learn") as tabs:
             with gr.Tab("Learn", id="learn"):
-                learn = learn_page(embedded=service.embedded)
+                learn = LearnPage(embedded=service.embedded)
             with gr.Tab("Draw", id="draw"):
-                draw = draw_page(
+                draw = DrawPage(
                     service.backbone.schedulers,
                     guidance_scale=service.backbone.default_guidance,
                     drawing_steps=service.backbone.default_steps,
                 )
             with gr.Tab("Library", id="library"):
-                library = library_page()
+                library = LibraryPage()
         everything = [*_parts(learn), *_parts(draw), *_parts(library), choice, names, drawn, tabs]
         drawing_shows = [
             draw.start, draw.search, draw.stop, draw.status, draw.gallery, draw.compare, draw.archive, drawn
@@ -104,4 +103,4 @@ _TYPED = {
 
 
 def _parts(page: LearnPage | DrawPage | LibraryPage) -> list[Any]:
-    return [getattr(page, each.name) for each in fields(page) if each.name not in _TYPED[type(page)]]
+    return [part for name, part in vars(page).items() if name not in _TYPED[type(page)]]

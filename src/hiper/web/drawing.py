@@ -19,9 +19,16 @@ from hiper.web.service import DrawRequest, DrawState, Service
 
 @final
 class DrawHandlers:
-    """Handlers of `DrawPage`; drawn: the State with the visitor's pictures, in the gallery's order.
+    """Handlers of `DrawPage`.
 
-    A `handler` takes the inputs that `inputs` names, in that order.
+    Args:
+        service: Starts the jobs.
+        page: The parts of the page.
+        choice: The State with the name of the visitor's subject.
+        drawn: The State with the visitor's pictures, in the gallery's order.
+
+    Attributes:
+        inputs: What a `handler` takes, in that order.
     """
 
     def __init__(self, service: Service, page: DrawPage, *, choice: Any, drawn: Any) -> None:
@@ -41,12 +48,12 @@ class DrawHandlers:
         ]
 
     def began(self, request: gr.Request) -> Update:
-        """Answer the button at once, and the button that stops from then on."""
+        """Show at once that the job starts, and enable the button that stops it."""
         self._studio.sessions.ask(visitor(request))
         return {self._page.status: markup.message("Starting…"), **self._buttons(idle=False)}
 
     def handler(self, *, searching: bool) -> Callable[..., Iterator[Update]]:
-        """Return what draws every sentence with as many seeds as pictures are wanted; searching: with the best ones."""
+        """Return a handler that draws pictures of every prompt, with the best seeds if `searching`."""
 
         def handle(
             name: str,
@@ -83,11 +90,11 @@ class DrawHandlers:
         return handle
 
     def idle(self) -> Update:
-        """Free the buttons, whatever has happened."""
+        """Enable the buttons again, whatever has happened."""
         return self._buttons(idle=True)
 
     def stop(self, request: gr.Request) -> Update:
-        """Ask the job to stop, which then says so itself; what was drawn stays."""
+        """Ask the job to stop, which then reports it; what was drawn stays."""
         self._studio.sessions.stop(visitor(request))
         return {self._page.stop: gr.update(interactive=False)}
 

@@ -1,4 +1,4 @@
-"""What may reach the page: its own site alone, under a name of this computer, and no more bytes than it takes."""
+"""The middleware that protects the page: bounded requests of its own site alone, for a name of this computer."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _CONTENT_POLICY = (
     " img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:;"
     " object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
 )
-"""Whatever a text smuggled into the page, it could load nothing from elsewhere and send nothing there."""
+"""Markup smuggled into the page could load nothing from elsewhere, and send nothing there."""
 
 
 def names_of(host: str) -> frozenset[str]:
-    """Return the names under which a page served on `host` may be asked for; addresses are judged by `is_own`.
+    """Return the names under which a page served on `host` may be requested.
 
-    A site of somebody else can make its own name lead here (DNS rebinding), but not one of these.
+    Another site can make its own name resolve to this computer (DNS rebinding), but not one of these.
     """
     if host in LOOPBACK:
         return frozenset(LOOPBACK)
@@ -43,10 +43,14 @@ def names_of(host: str) -> frozenset[str]:
 
 @final
 class Guard:
-    """Refuses what another site sends, what is too large, and addresses that are to be fetched for a visitor.
+    """Refuses what another site sends, what is too large, and addresses to be fetched for a visitor.
 
-    names: see `names_of`; with addresses: any address of this computer will do, as on a network of several
-    after_upload: called when an upload has been answered, or has broken off
+    Args:
+        app: What it protects.
+        names: See `names_of`.
+        addresses: Any address of this computer is allowed as well, as on a network of several.
+        max_file_bytes: Of an upload.
+        after_upload: Called when an upload has been answered, or has broken off.
     """
 
     def __init__(
@@ -121,9 +125,9 @@ def _is_upload(scope: Scope) -> bool:
 
 
 def _is_foreign(scope: Scope, headers: Headers, host: str) -> bool:
-    """Whether a browser says that another site asks. Programs that are no browsers say nothing, and may.
+    """Whether a browser's request comes from another site; other programs do not say, and are allowed.
 
-    A link to the page from elsewhere is none: it is a navigation, which only reads.
+    A link to the page from elsewhere is allowed: it is a navigation, which only reads.
     """
     origin, site = headers.get("origin"), headers.get("sec-fetch-site", "none")
     if origin is not None and origin.partition("://")[2].lower() != host.lower():

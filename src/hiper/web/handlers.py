@@ -1,4 +1,4 @@
-"""What is common to the handlers of the page: errors become its messages, warnings its notes."""
+"""What the handlers of the page share: showing errors and warnings."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from hiper.files import ADVICE, is_out_of_memory
 from hiper.html import escape
 
 TICK = 0.25
-"""Seconds between two looks at a running job."""
+"""Seconds between two polls of a running job."""
 
 Update = dict[Any, Any]
-"""Component -> its new value; components that are not in it stay as they are."""
+"""Component to its new value; all others stay as they are."""
 NOTHING: Update = gr.skip()
 """The update of a handler that changes nothing."""
 
 
 @final
 class Reported:
-    """A block that a mistake ends: its message is shown, escaped, for Gradio renders messages as HTML.
+    """Shows the error that ends a block, escaped, for Gradio renders messages as HTML.
 
-    Not by gr.Error, which would put a red mark on every part of the page that the handler could have changed.
+    gr.Error would put a red mark on every part of the page that the handler could have changed.
     """
 
     def __enter__(self) -> None:
@@ -42,7 +42,7 @@ class Reported:
 
 
 def warn(notes: Iterable[str]) -> None:
-    """Show what the visitor should know, each line once."""
+    """Show notes, each once."""
     for note in dict.fromkeys(notes):
         gr.Warning(escape(note), title="Good to know")
 

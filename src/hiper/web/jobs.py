@@ -1,4 +1,4 @@
-"""One piece of work in a thread of its own, which waits for its turn, reports its progress, and can be stopped."""
+"""Jobs in threads of their own, which wait for their turn, report their progress, and can be stopped."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from hiper.errors import Interrupted
 
 T = TypeVar("T")
 _LOOK = 0.1
-"""Seconds between two looks of a waiting job whether it is still wanted."""
+"""Seconds after which a waiting job checks whether it was stopped."""
 
 
 SLICE = 60.0
-"""Seconds after which a job gives way to those that wait, and goes on behind them."""
+"""Seconds after which a job yields to those that wait, and queues behind them."""
 
 
-class JobStopped(Exception):  # no mistake of anybody
+class JobStopped(Exception):
     """Raised inside a job that was asked to stop, wherever it reports its progress."""
 
 
 class _GaveWay(Exception):
-    """Raised inside a job that has had its slice; its work is called again in its next turn."""
+    """Raised inside a job whose slice is over; its work is called again in its next turn."""
 
 
 @final
 class JobProgress:
-    """How far a job has come: what it does, steps done and in all, and the seconds it has left."""
+    """The progress of a job: its stage, steps done and in all, and the seconds left."""
 
     def __init__(self) -> None:
         self.stage, self.done, self.total, self.reports = "", 0, 0, 0
         self._first, self._begun = 0, time.monotonic()
 
     def report(self, stage: str, done: int, total: int) -> None:
-        """Note where the job stands; a new stage starts its own clock."""
+        """Note progress; a new stage restarts the clock."""
         if stage != self.stage:
             self._first, self._begun = done, time.monotonic()
         self.stage, self.done, self.total = stage, done, total
@@ -46,7 +46,7 @@ class JobProgress:
 
     @property
     def seconds_left(self) -> float | None:
-        """At the pace of this stage so far; None while that is not known."""
+        """At the pace of this stage so far; None while it is not known."""
         if self.done <= self._first:
             return None
         pace = (time.monotonic() - self._begun) / (self.done - self._first)
@@ -55,23 +55,27 @@ class JobProgress:
 
 @final
 class JobQueue:
-    """First come, first served, one at a time; waiting ones may be cancelled."""
+    """First come, first served, one at a time; those that wait may be cancelled."""
 
     def __init__(self) -> None:
         self._waiting: deque[object] = deque()
         self._changed = threading.Condition()
 
     def is_wanted(self) -> bool:
-        """Whether others wait for the turn that somebody has."""
+        """Whether others wait for the one whose turn it is."""
         return len(self._waiting) > 1
 
     def before(self, who: object) -> int:
-        """Count those who come before `who`, who has had no turn yet if it is more than none."""
+        """Return how many come before `who`."""
         return next((place for place, each in enumerate(tuple(self._waiting)) if each is who), 0)
 
     @contextmanager
     def turn(self, who: object, leaves: threading.Event) -> Iterator[None]:
-        """Wait for the turn of `who`, hold it for the block; raises Stopped as soon as `leaves` is set before it."""
+        """Wait for the turn of `who` and hold it while the block runs.
+
+        Raises:
+            JobStopped: `leaves` was set before the turn came.
+        """
         with self._changed:
             self._waiting.append(who)
         try:
@@ -89,10 +93,15 @@ class JobQueue:
 
 @final
 class BackgroundJob(Generic[T]):
-    """Runs `work` in a thread when its turn in `line` comes; `result` returns or raises what it did.
+    """Runs work in a thread when its turn comes; `result` returns or raises what the work did.
 
-    Work that others wait for gives way after a slice of time, wherever it asks `stop_request` or calls `give_way`, and
-    is called again when its next turn comes: it goes on from what it has kept. stop: set as soon as it is to end.
+    Work that others wait for yields after a slice of time, wherever it calls `stop_request` or `give_way`, and is
+    called again in its next turn: it resumes from what it has kept.
+
+    Args:
+        work: What to do.
+        line: Where to wait for a turn.
+        stop: Set when the work is to end.
     """
 
     def __init__(
@@ -109,7 +118,7 @@ class BackgroundJob(Generic[T]):
 
     @property
     def before(self) -> int:
-        """Count the jobs that come first; 0: it runs, or has run."""
+        """How many jobs come first; 0 when it runs, or has run."""
         return self._line.before(self)
 
     def stop(self) -> None:
@@ -117,37 +126,37 @@ class BackgroundJob(Generic[T]):
         self._stop.set()
 
     def stop_request(self) -> int | None:
-        """Answer a fit's question whether to stop (`hiper.training.fitting.StopRequest`), to end or to give way."""
+        """Return the signal by which a fit is to end or to yield (a `hiper.training.StopRequest`)."""
         self._pauses = not self._stop.is_set() and self._gives_way()
         return int(signal.SIGINT) if self._stop.is_set() or self._pauses else None
 
     def report(self, stage: str, done: int, total: int) -> None:
-        """Note progress from inside the work; raises Stopped there once `stop` was called."""
+        """Note progress from inside the work; raises JobStopped there once `stop` was called."""
         self.progress.report(stage, done, total)
         self.check()
 
     def check(self) -> None:
-        """Raise Stopped inside the work once `stop` was called."""
+        """Raise JobStopped inside the work once `stop` was called."""
         if self._stop.is_set():
             raise JobStopped
 
     def give_way(self) -> None:
-        """Leave the work, to come back to it, where others wait and its slice is over."""
+        """Leave the work until its next turn if others wait and its slice is over."""
         if self._gives_way():
             raise _GaveWay
 
     def _gives_way(self) -> bool:
-        """Never before something was done in this turn: two that prepare for long would come to nothing."""
+        """Whether to yield; never before progress in this turn: two jobs that prepare for long would never advance."""
         is_over = self.progress.reports > self._reports_before and time.monotonic() > self._turn_ends
         return is_over and self._line.is_wanted()
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait for the end, at most so long; whether it has come."""
+        """Wait for the end, at most so long; return whether it has come."""
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
     def ticks(self, seconds: float) -> Iterator[None]:
-        """Yield every so many seconds until the end; whoever leaves early stops the work."""
+        """Yield every so many seconds until the end; leaving early stops the work."""
         try:
             while not self.wait(seconds):
                 yield
@@ -168,7 +177,7 @@ class BackgroundJob(Generic[T]):
             self._error = error
 
     def _has_finished(self) -> bool:
-        """Work for one turn; whether nothing is left to do."""
+        """Work for one turn; return whether nothing is left to do."""
         with self._line.turn(self, self._stop):
             self._turn_ends, self._reports_before = time.monotonic() + SLICE, self.progress.reports
             try:

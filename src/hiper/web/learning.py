@@ -1,4 +1,4 @@
-"""Handlers of the first page: read a picture, learn it, show how far that is."""
+"""Handlers of the first page: reading a picture, learning it, showing the progress."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from hiper.web.service import FitWatch, Service
 from hiper.web.uploads import Uploads
 
 _SMOOTHED = 20
-"""Windows of steps that a point of the loss curve averages over: the loss of a single step says nothing."""
+"""Windows of steps that a point of the loss curve averages over: the loss of a single step is too noisy."""
 _POINTS = 200
 """Points of the loss curve at most."""
 
 
 @final
 class Learning:
-    """Handlers of `LearnPage`; the first argument of each is what stands in its inputs."""
+    """Handlers of `LearnPage`; their first arguments are the values of its inputs."""
 
     def __init__(self, service: Service, uploads: Uploads, page: LearnPage, shelf: LibraryTab) -> None:
         self._studio, self._uploads, self._page, self._shelf = service, uploads, page, shelf
@@ -57,7 +57,7 @@ class Learning:
             yield {self._page.caption: guess, self._page.suggested: guess}
 
     def cleared(self) -> Update:
-        """Take the picture away."""
+        """Remove the picture."""
         return {self._page.picture: "", self._page.shown: ""}
 
     def example(self, request: gr.Request) -> Update:
@@ -80,7 +80,7 @@ class Learning:
         }
 
     def began(self, request: gr.Request) -> Update:
-        """Answer the button at once, and the button that stops from then on."""
+        """Show at once that the job starts, and enable the button that stops it."""
         self._studio.sessions.ask(visitor(request))
         return {
             self._page.status: markup.message("Starting…"),
@@ -102,7 +102,7 @@ class Learning:
         previews: bool,
         request: gr.Request,
     ) -> Iterator[Update]:
-        """Fit, showing progress, and take the subject into the library."""
+        """Fit, showing progress, and add the subject to the library."""
         given = {"steps": steps, "tail": rows, "learning_rate": rate, "seed": seed}
         try:
             with Reported():
@@ -125,7 +125,7 @@ class Learning:
         return {part: preset_value(preset, name) for part, name in numbers.items()}
 
     def stop(self, request: gr.Request) -> Update:
-        """Ask the fit to stop, which then tells itself how far it came."""
+        """Ask the fit to stop, which then reports how far it came."""
         self._studio.sessions.stop(visitor(request))
         return {self._page.stop: gr.update(interactive=False)}
 
@@ -165,7 +165,7 @@ class Learning:
         return {self._page.status: markup.message(words), **self.idle()}
 
     def idle(self) -> Update:
-        """Free the buttons, whatever has happened."""
+        """Enable the buttons again, whatever has happened."""
         return {
             self._page.start: gr.update(interactive=True),
             self._page.stop: gr.update(interactive=False),
@@ -181,7 +181,7 @@ def _subject(picture: str, caption: str) -> Subject:
 
 
 def _curve(records: Sequence[ProgressEvent]) -> pd.DataFrame:
-    """The running mean of the loss, thinned out."""
+    """Return the running mean of the loss, thinned out."""
     records = list(records)  # the fit appends to it meanwhile
     losses = pd.Series([record.loss for record in records])
     smooth = losses.rolling(_SMOOTHED, min_periods=1).mean()

@@ -1,4 +1,4 @@
-"""Handlers of the library page, and what the page shows of the subject that is chosen."""
+"""Handlers of the library page, which also show the chosen subject."""
 
 from __future__ import annotations
 
@@ -28,7 +28,14 @@ NO_PICTURE = Image.new("RGB", (64, 64), "lightgrey")
 class LibraryTab:
     """Handlers of `LibraryPage`.
 
-    chosen: the State with the name of the visitor's subject; names: that with the names on the shelf, in order
+    Args:
+        service: Has the library.
+        uploads: Files of visitors.
+        page: The parts of the page.
+        draw: The page that shows the chosen subject.
+        choice: The State with the name of the visitor's subject.
+        names: The State with the names of all subjects, in order.
+        tabs: All pages.
     """
 
     def __init__(
@@ -46,7 +53,7 @@ class LibraryTab:
         self._choice, self._names, self._tabs = choice, names, tabs
 
     def listed(self) -> Update:
-        """Show what the library holds."""
+        """Show all subjects of the library."""
         return self._shelved(self._studio.subjects().entries)
 
     def _shelved(self, entries: Sequence[LibraryEntry]) -> Update:
@@ -58,7 +65,7 @@ class LibraryTab:
         }
 
     def chosen(self, entry: LibraryEntry, who: str) -> Update:
-        """Make a subject the one that is drawn, with the settings it brings along."""
+        """Choose a subject, with its own settings."""
         own = resolve_settings(entry.artifact.edit, self._studio.backbone, [])
         return {
             self._choice: entry.name,
@@ -71,14 +78,14 @@ class LibraryTab:
         }
 
     def choose(self, names: list[str], request: gr.Request, event: gr.SelectData) -> Update:
-        """Take a subject off the shelf."""
+        """Choose a subject of the library."""
         with Reported():
             entry = self._studio.library.open(names[event.index])
             return {**self.chosen(entry, visitor(request)), self._tabs: gr.update(selected="draw")}
         return NOTHING
 
     def bring(self, path: str, request: gr.Request) -> Update:
-        """Take in a tail file from elsewhere."""
+        """Add an artifact from elsewhere."""
         with Reported(), self._uploads.taken(path):
             try:
                 entry = self._studio.adopt(Path(path))
@@ -92,7 +99,7 @@ class LibraryTab:
         return NOTHING
 
     def opened(self) -> Update:
-        """Fill the shelf when the page is opened, and tell of what cannot be read."""
+        """Show the library when the page is opened, and name what cannot be read."""
         with Reported():
             found = self._studio.subjects()
             warn(found.damaged[:_NAMED])

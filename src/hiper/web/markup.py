@@ -15,7 +15,7 @@ _SIDE, _CHARACTERS = 320, 60_000
 
 
 def heading(model: str, embedded: bool) -> str:
-    """The head of the page, with the name of the loaded model."""
+    """Return the head of the page, with the name of the loaded model."""
     note = " It draws a toy world of six animals; name your own model by --backbone." if embedded else ""
     return (
         "<header class='hiper-head'><h1>hiper</h1>"
@@ -25,24 +25,24 @@ def heading(model: str, embedded: bool) -> str:
 
 
 def message(text: str) -> str:
-    """One line on where things stand, for screen readers."""
+    """Return one line of status, also for screen readers."""
     return f"<p class='hiper-status' role='status'>{escape(text)}</p>"
 
 
 def empty(title: str, text: str) -> str:
-    """What stands where nothing is yet, and what to do about it."""
+    """Return a placeholder that says what to do."""
     return f"<div class='hiper-empty'><h2>{escape(title)}</h2><p>{escape(text)}</p></div>"
 
 
 def picture(image: Image.Image, alt: str) -> str:
-    """A picture, as it is learnt or was learnt; inside the page, so that it is no file anybody could ask for."""
+    """Return a picture inside the page, so that it is no file that others could request."""
     shown = ImageOps.contain(image, (_SIDE, _SIDE), Image.Resampling.LANCZOS)  # a small one is enlarged
     url = escape(thumbnail_data_url(shown, _SIDE, limit=_CHARACTERS))
     return f"<img class='hiper-picture' src='{url}' alt='{escape(alt)}'>"
 
 
 def subject(entry: LibraryEntry) -> str:
-    """The subject that is drawn: its picture, its caption, what it was learnt on."""
+    """Return the chosen subject: its picture, its caption, the model it was learnt on."""
     artifact = entry.artifact
     image = "" if entry.picture is None else picture(entry.picture, "The subject that is drawn")
     learnt = f"learnt on {artifact.backbone}, {artifact.created[:10]}"
@@ -53,7 +53,7 @@ def subject(entry: LibraryEntry) -> str:
 
 
 def bar(progress: JobProgress, before: int = 0) -> str:
-    """A progress bar with its words: the stage, the steps, the time left; or how many other jobs come before."""
+    """Return a progress bar with its stage, steps and time left; or how many other jobs come before."""
     if before:
         return message(f"Waiting: {before} other job{'s' if before > 1 else ''} first…")
     if not progress.total:

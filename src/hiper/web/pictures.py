@@ -17,21 +17,16 @@ from hiper.inference import settings_of, text_chunks
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A PNG that says how it was drawn, and the line below it."""
+    """A PNG with its settings, and the line below it."""
 
     path: Path
     caption: str
 
 
 def write_pictures(
-    backbone: Backbone,
-    artifact: Artifact,
-    result: EditResult,
-    folder: Path,
-    *,
-    remarks: Sequence[str] = (),
+    backbone: Backbone, artifact: Artifact, result: EditResult, folder: Path, *, remarks: Sequence[str] = ()
 ) -> list[Picture]:
-    """Write each picture of an edit into `folder`; `remarks`, one per picture, go below it."""
+    """Write each picture of an edit into a folder; `remarks`, one per picture, go below it."""
     pictures = []
     slug = files.safe_slug(result.prompt)
     for number, (seed, image) in enumerate(zip(result.seeds, result.images, strict=True)):
@@ -44,7 +39,7 @@ def write_pictures(
 
 
 def archive(pictures: Sequence[Picture], path: Path) -> Path:
-    """Write all pictures into one ZIP file, in the order they were drawn, and return its path."""
+    """Write all pictures into one ZIP file, in their order, and return its path."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as bundle:
         for number, picture in enumerate(pictures, start=1):

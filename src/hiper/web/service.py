@@ -1,4 +1,4 @@
-"""What the page does, without the page: one model, one library, and the work its visitors ask for."""
+"""The page's work without the page: one model, one library, and the jobs of its visitors."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ MAX_SENTENCES, MAX_PICTURES, MAX_PER_SENTENCE = 20, 64, 16
 
 @dataclass(frozen=True, kw_only=True)
 class Similarity:
-    """Local weights, or Hub ids in the local cache, that rank pictures of models other than critters."""
+    """Models, local or Hub ids in the local cache, that rank pictures of models other than critters."""
 
     clip: str | None = None
     dino: str | None = None
@@ -58,7 +58,7 @@ class DrawRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class FitWatch:
-    """What a fit under way has shown so far; it grows."""
+    """The progress of a fit; it grows."""
 
     records: list[ProgressEvent] = field(default_factory=list)
     previews: list[Preview] = field(default_factory=list)
@@ -66,7 +66,7 @@ class FitWatch:
 
 @dataclass(frozen=True, kw_only=True)
 class DrawState:
-    """What a drawing under way has made so far, and what the visitor should know of it; it grows."""
+    """The pictures of a drawing so far, and notes for the visitor; both grow."""
 
     pictures: list[Picture] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -77,7 +77,7 @@ Report = Callable[[int, int], None]
 
 @final
 class _Stoppable:
-    """A ranker that can be stopped between two pictures, as drawing them can between two steps."""
+    """A ranker that can be stopped between two pictures."""
 
     def __init__(self, ranker: Ranker, report: Report) -> None:
         self._ranker, self._report, self._done = ranker, report, 0
@@ -96,7 +96,7 @@ DrawOne = Callable[[str, Report, DrawState], None]
 
 @final
 class Service:
-    """Starts jobs and keeps their results. All methods but the jobs' own work return at once."""
+    """Starts jobs and keeps their results. Its methods return at once."""
 
     def __init__(
         self, backbone: Backbone, library: Library, sessions: Sessions, similarity: Similarity
@@ -112,7 +112,7 @@ class Service:
     def learn(
         self, visitor: str, subject: Subject, options: HiPerOptions, *, previews: bool
     ) -> tuple[BackgroundJob[LibraryEntry], FitWatch]:
-        """Start a fit; a stopped one of the same question goes on, a finished one is taken as it is."""
+        """Start a fit; a stopped one with the same key resumes, a finished one is reused."""
         watch = FitWatch()
         resolved = replace(options, seed=resolve_seed(options.seed))
         at = preview_steps(options.steps, PREVIEWS) if previews else ()
@@ -155,7 +155,7 @@ class Service:
         return artifact
 
     def draw(self, visitor: str, name: str, request: DrawRequest) -> tuple[BackgroundJob[None], DrawState]:
-        """Start drawing every sentence with the seeds from the first one on."""
+        """Start drawing every prompt, with consecutive seeds."""
         artifact = self._artifact(name)
 
         def one(sentence: str, report: Report, watch: DrawState) -> None:
@@ -177,7 +177,7 @@ class Service:
     def search(
         self, visitor: str, name: str, request: DrawRequest, *, candidates: int
     ) -> tuple[BackgroundJob[None], DrawState]:
-        """Start a seed search for every sentence, which draws the wished number of pictures, the best ones."""
+        """Start a seed search for every prompt, which draws the best pictures."""
         artifact, ranker = self._artifact(name), self._ranker(name)
 
         def one(sentence: str, report: Report, watch: DrawState) -> None:
@@ -226,13 +226,13 @@ class Service:
         return self.sessions.start(visitor, work), watch
 
     def picture_file(self, visitor: str, image: Image.Image) -> Path:
-        """Return a picture as a file of the visitor."""
+        """Write a picture to a file of the visitor."""
         path = self.sessions.new_folder(visitor) / "picture.png"
         files.atomic_write(path, png_bytes(image), overwrite=True)
         return path
 
     def tail_file(self, visitor: str, entry: LibraryEntry) -> Path:
-        """Return a subject's tail as a file of the visitor, under a name that says what it is."""
+        """Write a subject's artifact to a file of the visitor, named by its caption."""
         path = self.sessions.new_folder(visitor) / f"{files.safe_slug(entry.artifact.caption)}.safetensors"
         files.atomic_write(path, entry.artifact.to_bytes(), overwrite=True)
         return path
@@ -244,7 +244,11 @@ class Service:
         return replace(listing, entries=fitting)
 
     def adopt(self, path: Path) -> LibraryEntry:
-        """Take a tail file into the library; ArtifactError when it is none, or not for the loaded model."""
+        """Add an artifact to the library.
+
+        Raises:
+            ArtifactError: It is none, or not for the loaded model.
+        """
         artifact = Artifact.load(path)
         check_family(artifact, self.backbone)
         return self.library.add(artifact, None)

@@ -1,4 +1,4 @@
-"""Serve the page to this computer, and to nobody else unless asked to; reach for nothing outside of it."""
+"""Serving the page, to this computer alone unless asked otherwise, without requests to other servers."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from starlette.middleware import Middleware
 
 from hiper.artifacts import Library
 from hiper.backbones import Backbone
+from hiper.engines import environment
 from hiper.errors import OptionError
 from hiper.web.app import build
 from hiper.web.guard import LOOPBACK, Guard, names_of
@@ -24,7 +25,7 @@ from hiper.web.sessions import Sessions
 from hiper.web.uploads import Uploads
 
 KEPT = 8
-"""Largest uploads that may lie there at a time, until the page has taken them."""
+"""Uploads of the largest size that may wait until the page has read them."""
 _STYLE = Path(__file__).with_name("style.css")
 _THEME = gr.themes.Soft(
     primary_hue="teal",
@@ -56,7 +57,12 @@ _THEME = gr.themes.Soft(
 
 @dataclass(frozen=True, kw_only=True)
 class Address:
-    """Where the page is served: a host of this computer, a port (None: a free one from 7860 on)."""
+    """Where the page is served.
+
+    Attributes:
+        host: A name or address of this computer.
+        port: None takes a free one from 7860 on.
+    """
 
     host: str = "127.0.0.1"
     port: int | None = None
@@ -71,8 +77,26 @@ class Address:
 def served(
     backbone: Backbone, library: Library, address: Address, *, similarity: Similarity, max_upload_mb: int
 ) -> Iterator[str]:
-    """Serve the page while the block runs and yield its URL. OptionError when that cannot be."""
-    with TemporaryDirectory(prefix="hiper-ui-") as name, _environment(Path(name)), _no_downloads():
+    """Serve the page while the block runs.
+
+    Args:
+        backbone: The model.
+        library: Of subjects.
+        address: Where to serve.
+        similarity: Ranks pictures.
+        max_upload_mb: MiB of an upload.
+
+    Yields:
+        The URL.
+
+    Raises:
+        OptionError: The page cannot be served there.
+    """
+    with (
+        TemporaryDirectory(prefix="hiper-ui-") as name,
+        environment(_variables(Path(name))),
+        _no_downloads(),
+    ):
         sessions = Sessions(Path(name))
         largest = max_upload_mb * 1024 * 1024
         uploads = Uploads(_temporary(Path(name)), most=KEPT * largest)
@@ -100,7 +124,7 @@ def served(
 
 
 def _settings(address: Address, guard: Middleware) -> dict[str, Any]:
-    """What Gradio is launched with."""
+    """Return the arguments of Gradio's `launch`."""
     return {
         "server_name": address.host,
         "server_port": address.port,
@@ -120,36 +144,25 @@ def _settings(address: Address, guard: Middleware) -> dict[str, Any]:
 
 
 def _temporary(scratch: Path) -> Path:
-    """Where Gradio keeps its files."""
+    """Return the folder for Gradio's files."""
     return scratch / "gradio"
 
 
-@contextmanager
-def _environment(scratch: Path) -> Iterator[None]:
-    """Let Gradio keep its files in our folder, and reach its own server past any proxy."""
+def _variables(scratch: Path) -> dict[str, str]:
+    """Return Gradio's environment variables: our folder for its files, and no proxy for its own server."""
     without_proxy = ",".join([*LOOPBACK, *filter(None, [os.environ.get("NO_PROXY")])])
-    ours = {
+    return {
         "GRADIO_TEMP_DIR": str(_temporary(scratch)),
         "GRADIO_EXAMPLES_CACHE": str(scratch / "examples"),
         "GRADIO_ANALYTICS_ENABLED": "False",
         "NO_PROXY": without_proxy,
         "no_proxy": without_proxy,
     }
-    before = {name: os.environ.get(name) for name in ours}
-    os.environ.update(ours)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 @contextmanager
 def _no_downloads() -> Iterator[None]:
-    """Refuse what a request may smuggle in as a file: an address, which Gradio would fetch for it."""
+    """Refuse addresses that a request names as files, which Gradio would fetch."""
 
     async def refuse(url: str, cache_dir: str) -> str:
         raise gr.Error("addresses are not fetched; choose a file", print_exception=False)

@@ -1,4 +1,4 @@
-"""Who is on the page: the job each visitor has, in turns on one model, and the files that are theirs alone."""
+"""Visitors of the page: the job of each, in turns on one model, and their own files."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from hiper.web.jobs import BackgroundJob, JobQueue
 
 T = TypeVar("T")
 MOST = 64
-"""Jobs at a time; who asks for one more is refused."""
+"""Jobs at a time; more are refused."""
 _REMEMBERED = 1000
-"""Sessions that have ended, the last ones, whose jobs may be on their way."""
+"""The last ended sessions, whose jobs may still be about to start."""
 
 
 @final
 class Sessions:
-    """Sessions are identified by the name their browser's tab has chosen, which is never part of a path."""
+    """Sessions by the name that the browser's tab has chosen, which is never part of a path."""
 
     def __init__(self, scratch: Path) -> None:
         self._scratch = scratch
@@ -33,7 +33,7 @@ class Sessions:
         self._folders: dict[str, Path] = {}
 
     def ask(self, visitor: str) -> None:
-        """Note that a visitor wants a job, which `stop` reaches from now on, although it may take long to `start`."""
+        """Note that a visitor wants a job; from now on `stop` stops it, though it may take long to `start`."""
         if visitor in self._gone:  # a connection was lost, and is there again
             self._gone.remove(visitor)
         self.stop(visitor)
@@ -42,8 +42,10 @@ class Sessions:
     def start(self, visitor: str, work: Callable[[BackgroundJob[T]], T]) -> BackgroundJob[T]:
         """Start a job as soon as the model is free; an earlier one of the same visitor is stopped.
 
-        One that was stopped since `ask`, or whose visitor has left, ends at once. Raises UserError while `MOST` jobs
-        are there.
+        One that was stopped since `ask`, or whose visitor has left, ends at once.
+
+        Raises:
+            UserError: `MOST` jobs are there already.
         """
         stop = self._asked.pop(visitor, None) or threading.Event()
         self.stop(visitor)
@@ -56,7 +58,7 @@ class Sessions:
         return job
 
     def stop(self, visitor: str) -> BackgroundJob[Any] | None:
-        """Ask the visitor's job to stop, also one that is not there yet, and return it; None where there is none."""
+        """Ask the visitor's job to stop, also one that is about to start; return it, or None."""
         if visitor in self._asked:
             self._asked[visitor].set()
         job = self._jobs.pop(visitor, None)
@@ -65,7 +67,7 @@ class Sessions:
         return job
 
     def forget(self, visitor: str) -> None:
-        """Stop what a visitor who has left started, and remove their files."""
+        """Stop the job of a visitor who has left, and remove their files."""
         self._gone.append(visitor)
         job = self.stop(visitor)
         self._asked.pop(visitor, None)

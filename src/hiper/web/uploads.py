@@ -1,4 +1,4 @@
-"""Files that visitors have uploaded: the page takes each at once, and what nobody takes does not pile up."""
+"""Uploaded files: each is removed when it has been read, and what nobody reads does not pile up."""
 
 from __future__ import annotations
 
@@ -16,10 +16,14 @@ _SECONDS = 600.0
 
 @final
 class Uploads:
-    """folder: where the server writes what comes in, before it moves what is whole into a folder of its content's own.
+    """Uploads that wait to be read; beyond a number of bytes the oldest are removed, broken ones as well.
 
-    paths: what it has taken in, which it adds to; most: bytes that may lie there. Beyond `most` the oldest go first, of
-    what broke off or was asked for by nobody as well.
+    Args:
+        folder: Where the server writes uploads, before it moves whole ones into a folder named by their content.
+        most: Bytes that may wait.
+
+    Attributes:
+        paths: Whole uploads; the server adds to it.
     """
 
     def __init__(self, folder: Path, *, most: int) -> None:
@@ -29,7 +33,7 @@ class Uploads:
 
     @contextmanager
     def taken(self, path: str | None) -> Iterator[None]:
-        """Remove an upload once the block, which reads it, has ended. Other files are left alone."""
+        """Remove an upload once the block, which reads it, has ended; other files are left alone."""
         try:
             yield
         finally:
@@ -37,7 +41,7 @@ class Uploads:
                 self._remove(path)
 
     def prune(self) -> None:
-        """Remove what has lain there for too long, and the oldest of what is too much."""
+        """Remove what is too old, and the oldest of what is too much."""
         with self._pruning:
             there = sorted(self._there())
             left = sum(size for _, size, _ in there)
@@ -56,7 +60,7 @@ class Uploads:
                     yield status.st_mtime, status.st_size, path
 
     def _remove(self, path: str) -> None:
-        """The same content under another name, of another visitor maybe, is in the same folder and stays."""
+        """Remove an upload; the same content under another name is in the same folder, and stays."""
         self.paths.discard(path)
         with suppress(OSError):
             Path(path).unlink()
