@@ -1,4 +1,4 @@
-"""Write the tables of README and docs/ from the files beside this module.
+"""Write the tables of README, docs/ and the model card from the files beside this module.
 
     python -m benchmarks.tables             writes them anew
     python -m benchmarks.tables --check     exits with status 1 when a page differs
@@ -21,7 +21,11 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-PAGES = (HERE.parent / "README.md", *sorted((HERE.parent / "docs").rglob("*.md")))
+PAGES = (
+    HERE.parent / "README.md",
+    HERE.parent / "src/hiper/critters/weights/README.md",
+    *sorted((HERE.parent / "docs").rglob("*.md")),
+)
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 IDENTITY = ("primary", "secondary", "pattern", "collar", "eyes")
 LOWER_IS_BETTER = ("colour_distance", "picture_distance", "source_leak", "converged", "to_first")

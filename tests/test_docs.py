@@ -100,7 +100,7 @@ def test_the_pages_outside_of_the_site_have_no_dead_link(path: Path) -> None:
 
 
 def test_links_are_looked_at() -> None:
-    assert sum(len(re.findall(r"\]\(", path.read_text(encoding="utf-8"))) for path in OUTSIDE) > 30
+    assert sum(len(re.findall(r"\]\(", path.read_text(encoding="utf-8"))) for path in OUTSIDE) > 10
 
 
 def _without_code(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from benchmarks import tables
@@ -16,6 +17,15 @@ def test_every_table_is_on_a_page() -> None:
     pages = "".join(page.read_text(encoding="utf-8") for page in tables.PAGES)
     assert {name for _, name, _ in tables.MARKED.findall(pages)} == tables.TABLES.keys()
     assert pages.count("<!-- table: ") == len(tables.MARKED.findall(pages)) == pages.count("<!-- end -->")
+
+
+@pytest.mark.parametrize("page", tables.PAGES, ids=lambda page: page.name)
+def test_a_page_says_of_other_figures_that_no_file_stands_behind_them(page: Path) -> None:
+    if page.name == "decisions.md":  # a log: what was known on the day
+        return
+    outside = tables.MARKED.sub("", page.read_text(encoding="utf-8"))
+    measured = re.search(r"\d \[[-+]?\d*\.?\d+, [-+]?\d*\.?\d+\]", outside)
+    assert measured is None or re.search(r"no\s+file\s+stands\s+behind", outside), measured
 
 
 def test_a_figure_typed_by_hand_is_seen() -> None:
