@@ -276,7 +276,6 @@ def methods_short() -> str:
         "edit succeeds": _mean("edit_success"),
         "identity": _mean("identity"),
         "lead of the paper's fit": _lead("identity", PAPER),
-        "gap closed, %": lambda row: interval(row["gap_closed"], ".0f"),
         **{name: COST[name] for name in ("fit, s", "file, KB", "a fit serves")},
     }
     return by_columns((line for line in methods(fitted=True) if "tries" not in line[0]), columns)
