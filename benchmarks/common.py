@@ -5,13 +5,21 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
+
+from PIL import Image
 
 import hiper
 from hiper.analysis import demo_scene
+from hiper.backbones import Backbone
+from hiper.conditioning import Conditioning, stacked
 from hiper.critters import bare_caption, render
 from hiper.files import atomic_write
+
+BATCH = 20
+"""Pictures drawn at a time."""
 
 
 def options(doc: str | None, *, out: Path | None = None) -> argparse.ArgumentParser:
@@ -49,3 +57,23 @@ def animal(number: int = 0) -> hiper.Subject:
 def sitting(number: int = 0) -> str:
     """Return the sentence by which the animal sits."""
     return bare_caption(demo_scene(number).edited(pose="sitting"))
+
+
+def draw(
+    backbone: Backbone, sentences: Sequence[Conditioning], *, first_seed: int = 0, **changed: Any
+) -> list[Image.Image]:
+    """Draw a picture per sentence, seeds counted from `first_seed`, by the model's own sampler; changed: other settings."""
+    settings = {
+        "steps": backbone.default_steps,
+        "guidance": backbone.default_guidance,
+        "scheduler": backbone.schedulers[0],
+        "height": backbone.resolution,
+        "width": backbone.resolution,
+        **changed,
+    }
+    negatives, pictures = [backbone.encode_negative("")], []
+    for start in range(0, len(sentences), BATCH):
+        batch = sentences[start : start + BATCH]
+        seeds = range(first_seed + start, first_seed + start + len(batch))
+        pictures += backbone.sample(stacked(batch), negatives, seeds=seeds, **settings).images
+    return pictures

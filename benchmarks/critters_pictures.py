@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from benchmarks.common import draw
 from PIL import Image, ImageDraw, ImageFont
 
 import hiper
@@ -25,25 +26,12 @@ from hiper.backbones import Backbone
 from hiper.critters import bare_caption, draw_scene, full_caption, render, subject_mask
 
 CELL, LABEL = 128, 34
-STEPS = 50
 
 
-def draw(backbone: Backbone, captions: Sequence[str]) -> list[Image.Image]:
-    """One picture per caption at the model's default guidance; seed i for caption i."""
-    negative = [backbone.encode("")]
-    pictures = []
-    for seed, caption in enumerate(captions):
-        pictures += backbone.sample(
-            backbone.encode(caption),
-            negative,
-            seeds=[seed],
-            steps=STEPS,
-            guidance=backbone.default_guidance,
-            scheduler="ddim",
-            height=backbone.resolution,
-            width=backbone.resolution,
-        ).images
-    return pictures
+def drawn(backbone: Backbone, captions: Sequence[str]) -> list[Image.Image]:
+    """One picture per caption in 50 steps of DDIM; seed i for caption i."""
+    sentences = [backbone.encode(caption) for caption in captions]
+    return draw(backbone, sentences, steps=50, scheduler="ddim")
 
 
 def grid(pictures: Sequence[Image.Image], columns: int, labels: Sequence[str] = ()) -> Image.Image:
@@ -95,10 +83,10 @@ def main() -> None:
     scenes = [draw_scene(UNSEEN + seed) for seed in range(40)]
     grid([render(scene) for scene in scenes], 8).save(out / "world.png")
     captions = [bare_caption(scene) for scene in scenes[:32]]
-    grid(draw(backbone, captions), 8, captions).save(out / "samples.png")
+    grid(drawn(backbone, captions), 8, captions).save(out / "samples.png")
     spelled = [full_caption(scene) for scene in scenes[:8]]
     truths = [render(scene) for scene in scenes[:8]]
-    grid([*truths, *draw(backbone, spelled)], 8, [*[""] * 8, *spelled]).save(out / "words.png")
+    grid([*truths, *drawn(backbone, spelled)], 8, [*[""] * 8, *spelled]).save(out / "words.png")
     with TemporaryDirectory() as name:
         sheet = run_demo(Path(name), seed=0, overwrite=True, progress=lambda *_: None).sheet
         (out / "demo.png").write_bytes(sheet.read_bytes())

@@ -19,13 +19,13 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from benchmarks.common import options, write
+from benchmarks.common import draw, options, write
 from PIL import Image
 from training.critters.readers import accuracy
 
 import hiper
 from hiper.backbones import Backbone
-from hiper.conditioning import Conditioning, place_tail, stacked, take_tail
+from hiper.conditioning import place_tail, take_tail
 from hiper.critters import (
     FIELDS,
     Kind,
@@ -41,26 +41,8 @@ from hiper.critters import (
 from hiper.metrics import picture_distance
 from hiper.seeds import generator
 
-FIRST, BATCH, TAIL = 5 * 10**9, 20, 5
+FIRST, TAIL = 5 * 10**9, 5
 Shares = dict[str, float]
-
-
-def draw(backbone: Backbone, sentences: Sequence[Conditioning], *, first_seed: int = 0) -> list[Image.Image]:
-    """One picture per sentence, seeds counted from `first_seed`."""
-    negative, pictures = backbone.encode(""), []
-    for start in range(0, len(sentences), BATCH):
-        batch = sentences[start : start + BATCH]
-        pictures += backbone.sample(
-            stacked(batch),
-            [negative],
-            seeds=range(first_seed + start, first_seed + start + len(batch)),
-            steps=backbone.default_steps,
-            guidance=backbone.default_guidance,
-            scheduler=backbone.schedulers[0],
-            height=backbone.resolution,
-            width=backbone.resolution,
-        ).images
-    return pictures
 
 
 def psnr(backbone: Backbone, pictures: Sequence[Image.Image]) -> float:

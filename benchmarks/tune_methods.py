@@ -21,7 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import options, write
+from benchmarks.common import draw, options, write
 
 import hiper
 from hiper.backbones import Backbone
@@ -95,17 +95,8 @@ def alone(backbone: Backbone, suite: Suite) -> Floor:
     @cache
     def distance(subject: str, edit: str) -> float:
         case = next(each for each in suite.cases(subject) if each.edit == edit)
-        samples = backbone.sample(
-            backbone.encode(case.target_caption),
-            [backbone.encode("")],
-            seeds=[0],
-            steps=backbone.default_steps,
-            guidance=backbone.default_guidance,
-            scheduler=backbone.schedulers[0],
-            height=backbone.resolution,
-            width=backbone.resolution,
-        )
-        return float(suite.score(case, samples.images[0])["colour_distance"] or 0)
+        (picture,) = draw(backbone, [backbone.encode(case.target_caption)])
+        return float(suite.score(case, picture)["colour_distance"] or 0)
 
     return lambda case: distance(case.subject, case.edit)
 
