@@ -1,8 +1,8 @@
 # make demo   install once, then fit and edit an unseen critter: writes one contact sheet
 # make test   install once, then lint, type-check and run the whole test suite
 # make lint   ruff and mypy alone
-# make docs   install once, draw the documentation's pictures anew, and build the site into build/site
-# make site   the same without the pictures
+# make docs   install once, draw the documentation's pictures and write its tables anew, and build the site into build/site
+# make site   build the site alone
 #
 # PYTHON names the interpreter (3.11 or newer), VENV the folder of the virtual environment.
 
@@ -30,6 +30,7 @@ lint: $(INSTALLED_DEV)
 
 docs: $(INSTALLED_DEV)
 	$(BIN)/python -m benchmarks.critters_pictures
+	$(BIN)/python -m benchmarks.tables
 	$(MAKE) site
 
 site: $(INSTALLED_DEV)

@@ -62,7 +62,7 @@ def sitting(number: int = 0) -> str:
 def draw(
     backbone: Backbone, sentences: Sequence[Conditioning], *, first_seed: int = 0, **changed: Any
 ) -> list[Image.Image]:
-    """Draw a picture per sentence, seeds counted from `first_seed`, by the model's own sampler; changed: other settings."""
+    """Draw a picture per sentence, seeds counted from `first_seed`; changed: settings that are not the model's own."""
     settings = {
         "steps": backbone.default_steps,
         "guidance": backbone.default_guidance,
