@@ -25,7 +25,8 @@ def test_every_test_that_the_page_names_exists() -> None:
 
 
 def test_every_fault_has_a_row_with_a_test_or_a_reason() -> None:
-    rows = [re.split(r"\s*\|\s*", line.strip("| ")) for line in PAGE.splitlines() if re.match(r"\| \d", line)]
+    table = PAGE.partition("## Beyond the table")[0].splitlines()
+    rows = [re.split(r"\s*\|\s*", line.strip("| ")) for line in table if re.match(r"\| \d", line)]
     assert [int(row[0]) for row in rows] == list(range(1, len(rows) + 1))
     assert len(rows) >= 76
     assert all("::test_" in row[3] or row[3] == "cannot arise" for row in rows)
