@@ -140,9 +140,14 @@ def _load_part(folder: Path, entry: Sequence[str], variant: str, dtype: torch.dt
 def load_single_file(
     path: Path, config: Path, pipeline: str, dtype: torch.dtype, **components: Any
 ) -> Loaded:
-    """Load one checkpoint file with the configuration in the folder `config`; nothing is fetched.
+    """Load one checkpoint file with a given configuration; nothing is fetched.
 
-    pipeline: diffusers' name of its class; components: those that are there already.
+    Args:
+        path: The checkpoint.
+        config: The folder of the configuration.
+        pipeline: diffusers' name of its class.
+        dtype: Of the weights.
+        **components: Those that are loaded already.
     """
     with refusals(f"{path} cannot be loaded as a {pipeline}"), quiet():
         try:
@@ -169,9 +174,14 @@ def _tell_unused(path: Path, pipe: Pipeline) -> None:
 
 
 def load_old_clip(path: Path, config: Path, dtype: torch.dtype, *, prefix: str, renamed: str) -> Any:
-    """Load the text encoder of a checkpoint that names it as transformers did before 4.1.
+    """Load the text encoder of a checkpoint that names its tensors as transformers did before 4.1.
 
-    prefix: of its tensors' names; renamed: the prefix that diffusers knows.
+    Args:
+        path: The checkpoint.
+        config: The folder of the encoder's configuration.
+        dtype: Of the weights.
+        prefix: Of its tensors' names.
+        renamed: The prefix that diffusers knows.
     """
     with safe_open(path, framework="pt") as file:
         tensors = {

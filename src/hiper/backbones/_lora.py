@@ -19,9 +19,13 @@ _BESIDE = ("to_k", "to_q", "to_v", "to_out.0")
 
 @contextmanager
 def adapter(denoiser: Any, rank: int) -> Iterator[dict[str, Tensor]]:
-    """Add layers of a rank, scaled by 1, and yield their weights by name, float32; on leaving it has none.
+    """Add low-rank layers, scaled by 1, while the block runs.
 
-    BackboneError for a model that has adapters of its own.
+    Yields:
+        Their weights by name, float32.
+
+    Raises:
+        BackboneError: The model has adapters of its own.
     """
     if getattr(denoiser, "peft_config", None):
         raise BackboneError(

@@ -52,9 +52,12 @@ def vectors_of(pipe: Any, word: str) -> dict[str, Tensor]:
 def encode_with_token_embeddings(
     pipe: Any, tokenizers: Mapping[str, Any], vectors: Mapping[str, Tensor]
 ) -> Iterator[None]:
-    """Let the stand-ins be words of the pipeline; on leaving it has its own tokenizers again.
+    """Let the pipeline's tokenizers know the placeholders while the block runs.
 
-    tokenizers: `extended` ones, by name; vectors: text encoder -> [count, width], to which gradients flow.
+    Args:
+        pipe: The pipeline.
+        tokenizers: `extended` ones, by name.
+        vectors: Text encoder to [count, width], to which gradients flow.
     """
     with ExitStack() as stack:
         for encoder, name in encoders(pipe).items():

@@ -49,14 +49,14 @@ StepCallback = Callable[[int, int], None]
 
 
 def check_scheduler(name: str, names: Sequence[str] = get_args(Scheduler)) -> None:
-    """OptionError, with the nearest name, for a sampler that is none of `names`."""
+    """Raise OptionError, with the nearest name, for a sampler that is none of `names`."""
     if name not in names:
         raise OptionError(f"scheduler is {name!r}; allowed are {', '.join(names)}{suggestion(name, names)}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoisySample:
-    """Latents on their way to noise, and what the model should say of them: [batch, c, h, w], float32."""
+    """Noisy latents and the denoiser's target, both [batch, c, h, w], float32."""
 
     noisy: Tensor
     target: Tensor
@@ -64,10 +64,12 @@ class NoisySample:
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionProbabilities:
-    """How one cross-attention layer, in one call, spreads its attention over the tokens.
+    """The attention of one cross-attention layer in one call.
 
-    layer: the library's name of it; probabilities: [batch, heads, cells, length], float32, rows sum to 1, where
-    cells are those of the layer's own h x w, row by row. Under guidance the batch's first half is the negative's.
+    Attributes:
+        layer: The library's name of it.
+        probabilities: [batch, heads, cells, length], float32; they sum to 1 over the tokens. Cells are those of the
+            layer's own h x w, row by row. Under guidance the batch's first half is the negative prompt's.
     """
 
     layer: str
@@ -79,7 +81,12 @@ AttentionCallback = Callable[[AttentionProbabilities], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
-    """Pictures in the order of their seeds; `flagged[i]`: the model's safety checker blackened picture i."""
+    """Pictures in the order of their seeds.
+
+    Attributes:
+        images: Mode RGB.
+        flagged: For each picture, whether the model's safety checker blackened it.
+    """
 
     images: list[PIL.Image.Image]
     flagged: tuple[bool, ...]
@@ -90,32 +97,35 @@ FAR = 2
 
 
 class Backbone(ABC):
-    """A frozen text-to-image model. Subclasses are final and fill in every attribute below.
+    """A frozen text-to-image model. Subclasses are final and set every attribute below.
 
-    id:               what the user called it: a name, a folder, a file or a Hub id
-    revision:         commit of a Hub model, else ""
-    family:           models that may share artifacts, given equal `embed_dim`
-    max_length, embed_dim: of the text encoder's output; of the longest sentence where the length varies
-    placement:        where a tail goes by default
-    latent_shape:     (channels, h, w) of a picture at the native resolution
-    resolution:       native side of a picture in pixels
-    native_resolution: side that it was trained on where `resize` took another; None: `resolution`
-    objective:        what the denoiser says of noisy latents: "epsilon" (the noise), "v_prediction" or "flow"
-    timesteps:        number of noise levels; 0 is the cleanest, timesteps - 1 all but pure noise
-    default_guidance: guidance scale that suits the model
-    default_steps:    denoising steps that suit the model, with the first of its `schedulers`
-    schedulers:       samplers that can draw with it, the one that suits it first
-    uses_negative_prompt: whether sampling under guidance uses the negative prompt; guidance-distilled models do not
-    uses_guidance:    whether sampling uses the guidance scale
-    size_multiple:    what a picture's sides are multiples of, in pixels
-    quantised:        how the denoiser's weights are packed, "nf4" or "int8"; "" where they are not
-    denoiser_name:    the library's name of the denoiser, by which others load what belongs to it
-    tail_encoder:     guesses a tail from a picture's latents, where the model's folder has one
-    takes_turns:      text encoders and all the rest are never in the device's memory together
-    capabilities:     what a method may ask for in its `requires`:
-                      "rows" (all), "trajectory" (`step` goes up and down between noise levels), "vocabulary"
-                      (`encode_with_token_embeddings`), "weights" (those of `denoiser` may be swapped), "lora" (the
-                      denoiser takes peft's adapters)
+    Attributes:
+        id: The user's name for it: a name, a folder, a file or a Hub id.
+        revision: Commit of a Hub model, else "".
+        family: Models that may share artifacts, given equal `embed_dim`.
+        device: That computes.
+        dtype: Of the weights.
+        max_length: Token embeddings of a prompt; of the longest one where the length varies.
+        embed_dim: Their width.
+        latent_shape: (channels, h, w) of a picture at the native resolution.
+        resolution: Native side of a picture in pixels.
+        native_resolution: Side that it was trained on where `resize` set another; None for `resolution`.
+        objective: What the denoiser predicts: "epsilon" (the noise), "v_prediction" or "flow".
+        timesteps: How many there are; 0 is the cleanest, timesteps - 1 all but pure noise.
+        default_guidance: Guidance scale that suits the model.
+        default_steps: Denoising steps that suit the model, with the first of its `schedulers`.
+        schedulers: Samplers that can draw with it, the one that suits it first.
+        uses_negative_prompt: Whether sampling under guidance uses the negative prompt; guidance-distilled models do
+            not.
+        uses_guidance: Whether sampling uses the guidance scale.
+        size_multiple: A picture's sides are multiples of so many pixels.
+        placement: Where a tail goes by default.
+        quantised: How the denoiser's weights are packed, "nf4" or "int8"; "" where they are not.
+        tail_encoder: Guesses a tail from a picture's latents, where the model's folder has one.
+        denoiser_name: The library's name of the denoiser, by which others load what belongs to it.
+        capabilities: What a method may ask for in its `requires`: "rows" (all), "trajectory" (`step` moves up and down
+            between timesteps), "vocabulary" (`encode_with_token_embeddings`), "weights" (those of `denoiser` may be
+            swapped), "lora" (the denoiser takes peft's adapters).
     """
 
     id: str
@@ -160,6 +170,7 @@ class Backbone(ABC):
 
     @property
     def takes_turns(self) -> bool:
+        """Whether text encoders and all other parts are never in the device's memory together."""
         return False
 
     @property
@@ -169,22 +180,29 @@ class Backbone(ABC):
 
     @abstractmethod
     def resize(self, resolution: int) -> None:
-        """Take another side, in pixels, for native; OptionError unless it is a multiple of `size_multiple`."""
+        """Set another native side, in pixels; OptionError unless it is a multiple of `size_multiple`."""
 
     @abstractmethod
     def encode(self, prompt: str) -> Conditioning:
-        """Encode one sentence, without gradient; one batch entry, float32, on the device."""
+        """Encode one prompt, without gradient; one batch entry, float32, on the device."""
 
     @abstractmethod
     def encode_negative(self, prompt: str) -> Conditioning:
-        """Encode a sentence to keep away from, as the family's pipeline does: some give it no instruction."""
+        """Encode a negative prompt as the family's pipeline does: some add no instruction to it."""
 
     @abstractmethod
     def adapter(self, rank: int) -> AbstractContextManager[dict[str, Tensor]]:
-        """Add low-rank layers beside the denoiser's attention; yield their weights, by name, float32.
+        """Add low-rank layers to the denoiser's attention while the block runs.
 
-        "....lora_A.weight" [rank, in] and "....lora_B.weight" [out, rank]: what is added to a projection is B A.
-        They ask for gradients. On leaving there are none. BackboneError for a model that has others.
+        Args:
+            rank: Of the layers.
+
+        Yields:
+            Their weights by name, float32, which require gradients: "....lora_A.weight" [rank, in] and
+            "....lora_B.weight" [out, rank]; B A is added to a projection.
+
+        Raises:
+            BackboneError: The model has adapters of its own.
         """
 
     @abstractmethod
@@ -195,17 +213,27 @@ class Backbone(ABC):
     def encode_with_token_embeddings(
         self, prompt: str, word: str, vectors: Mapping[str, Tensor]
     ) -> Conditioning:
-        """Encode a sentence in which `word` stands for vectors of one's own, wherever it is.
+        """Encode a prompt in which a word stands for token embeddings of one's own, wherever it occurs.
 
-        vectors: [count, width] for each text encoder; the only input that gradients flow to.
+        Args:
+            prompt: Has the word.
+            word: That is replaced.
+            vectors: [count, width] for each text encoder; the only input that gradients flow to.
         """
 
     @abstractmethod
     def latents(self, image: PIL.Image.Image, generator: torch.Generator) -> Tensor:
-        """Encode an RGB picture whose sides are multiples of `size_multiple` pixels.
+        """Encode a picture.
 
-        Returns [1, c, h, w], float32: one draw from the encoder's posterior, in the model's latent scale.
-        BackboneError when the encoder overflows in half precision.
+        Args:
+            image: Mode RGB; its sides are multiples of `size_multiple` pixels.
+            generator: Draws from the encoder's posterior.
+
+        Returns:
+            [1, c, h, w], float32, in the model's latent scale.
+
+        Raises:
+            BackboneError: The encoder overflows in half precision.
         """
 
     @abstractmethod
@@ -214,33 +242,52 @@ class Backbone(ABC):
 
     @abstractmethod
     def add_noise(self, latents: Tensor, noise: Tensor, t: Tensor) -> NoisySample:
-        """Bring latents [1 or batch, c, h, w] to the noise levels t [batch], each in 0 .. timesteps - 1."""
+        """Add noise to latents [1 or batch, c, h, w] for the timesteps t [batch], each in 0 .. timesteps - 1."""
 
     @abstractmethod
     def step(self, noisy: Tensor, predicted: Tensor, t: int, to: int) -> Tensor:
-        """Go from noise level `t` to `to` (-1: clean), up or down, along what the denoiser predicted.
+        """Move from one timestep to another, up or down, along what the denoiser predicted.
 
-        DDIM without noise (arXiv:2010.02502, eq. 12), Euler's step for a flow; all tensors [batch, c, h, w].
+        DDIM without noise (arXiv:2010.02502, eq. 12), Euler's step for a flow.
+
+        Args:
+            noisy: [batch, c, h, w].
+            predicted: The denoiser's output, likewise.
+            t: Of `noisy`.
+            to: The other timestep; -1 is clean.
+
+        Returns:
+            The latents there, [batch, c, h, w].
         """
 
     @abstractmethod
     def signal_and_sigma(self, t: int) -> tuple[float, float]:
-        """Return the shares of picture and of noise at a noise level: what `add_noise` multiplies them by."""
+        """Return the factors by which `add_noise` multiplies picture and noise at a timestep."""
 
     @abstractmethod
     def predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        """Run the denoiser once; [batch, c, h, w], float32, to be compared with `NoisySample.target`.
+        """Run the denoiser once.
 
-        conditioning: of one sentence for all, or one per batch entry; its token embeddings are the only input that
-        gradients flow to.
+        Args:
+            noisy: [batch, c, h, w].
+            t: [batch], timesteps.
+            conditioning: Of one prompt for all, or one per batch entry; its token embeddings are the only input that
+                gradients flow to.
+
+        Returns:
+            [batch, c, h, w], float32, to be compared with `NoisySample.target`.
         """
 
     @abstractmethod
     def pipeline_kwargs(self, positive: Conditioning, negatives: Sequence[Conditioning]) -> dict[str, Any]:
-        """Return the keyword arguments by which the model's own diffusers pipeline takes these sentences: tensors,
-        or lists of tensors where lengths differ, in the model's dtype and on its device.
+        """Return the keyword arguments by which the model's own diffusers pipeline takes encoded prompts.
 
-        positive: one sentence or a batch; negatives: one for all, or one per batch entry.
+        Args:
+            positive: One prompt, or a batch.
+            negatives: One for all, or one per batch entry.
+
+        Returns:
+            Tensors, or lists of tensors where lengths differ, in the model's dtype and on its device.
         """
 
     @abstractmethod
@@ -259,25 +306,38 @@ class Backbone(ABC):
     ) -> Samples:
         """Draw one picture per seed in one batch, by classifier-free guidance.
 
-        positive: one sentence for all, or one per picture; negatives: one for all, or one per picture;
-        steps: 1 .. timesteps; guidance: 1 switches the negatives off; height, width: pixels, multiples of
-        `size_multiple`. Picture i depends on its own seed only.
+        Args:
+            positive: One prompt for all, or one per picture.
+            negatives: One for all, or one per picture.
+            seeds: Picture i depends on its own seed only.
+            steps: 1 to `timesteps`.
+            guidance: Guidance scale; 1 switches the negative prompts off.
+            scheduler: One of `schedulers`.
+            height: Pixels, a multiple of `size_multiple`.
+            width: The same.
+            callback: Called after each denoising step with (steps done, steps in all).
         """
 
     @abstractmethod
     def training_mode(self, *, texts: bool = False, weights: bool = False) -> AbstractContextManager[None]:
-        """Ready the model for a fit: no weight asks for a gradient, and all but the denoiser leaves memory.
+        """Prepare the model for a fit, and restore it bit for bit on leaving, also by an exception.
 
-        texts: the text encoders stay as well; weights: the denoiser is called with others than its own, which are gone
-        when the gradient comes back, so nothing is left to be computed then, however little memory there is.
+        No weight requires a gradient, and all but the denoiser leaves memory.
 
-        On leaving, also by an exception, everything is again what it was, bit for bit.
+        Args:
+            texts: The text encoders stay as well.
+            weights: The denoiser is called with other weights than its own, which are gone when the gradient is
+                computed, so no activation is recomputed then, however little memory there is.
         """
 
     def capture_attention(self, callback: AttentionCallback) -> AbstractContextManager[None]:
-        """Call `callback` with every cross-attention while the block runs; results stay the same, bit for bit.
+        """Call back with every cross-attention while the block runs; results stay the same, bit for bit.
 
-        OptionError for a model without the capability "cross-attention".
+        Args:
+            callback: Called with the probabilities of each layer and call.
+
+        Raises:
+            OptionError: The model lacks the capability "cross-attention".
         """
         raise OptionError(
             f"{self.id} is of the family {self.family}, which has no cross-attention to capture; allowed are"
@@ -285,11 +345,11 @@ class Backbone(ABC):
         )
 
     def contents(self) -> dict[str, str]:
-        """Hash every component, by its name: all that it holds, weights and configuration. Nothing is moved."""
+        """Return the hash of every component, by its name: of all that it holds, weights and configuration."""
         return {"weights": self.weights_sha256()}
 
     def model_key(self) -> Key:
-        """Return what of this model, where and how it computes decides a result, by name.
+        """Return all that decides a result about this model, where and how it computes, by name.
 
         "backbone" stands for all components, which follow one by one.
         """

@@ -37,10 +37,14 @@ _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat
 class LocalModel:
     """A model on this computer.
 
-    name: what --backbone takes; rows, width: of the text table, None where its files do not say
-    parameters: numbers in its weights, by the dtype they are stored in; bytes: of all
-    denoiser: numbers in the denoiser's weights, all that is in memory during a fit besides what a step computes
-    licence: "" where it is not among the well-known
+    Attributes:
+        name: For --backbone.
+        rows: Token embeddings of a prompt; None where its files do not say.
+        width: Of a token embedding, likewise.
+        parameters: Numbers in its weights, by the dtype they are stored in.
+        bytes: Of all weights.
+        denoiser: Numbers in the denoiser's weights, all that is in memory during a fit besides what a step computes.
+        licence: "" where it is not among the well-known.
     """
 
     name: str

@@ -15,10 +15,15 @@ from hiper.backbones.registry import GROUP, PIPELINES
 
 @dataclass(frozen=True, kw_only=True)
 class Declared:
-    """pipeline: diffusers' name; family: "" where it depends on the checkpoint; denoiser: the component that draws.
+    """What the class of a pipeline declares.
 
-    placement: where a tail goes; tail: the reason, in the words of the class; max_length: in tokens, None where
-    the tokenizer says it.
+    Attributes:
+        pipeline: diffusers' name.
+        family: "" where it depends on the checkpoint.
+        denoiser: The component that draws.
+        placement: Where a tail goes.
+        tail: The reason, in the words of the class.
+        max_length: In tokens; None where the tokenizer says it.
     """
 
     pipeline: str

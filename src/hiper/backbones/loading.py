@@ -20,15 +20,19 @@ LARGE_TEXT_ENCODERS = 4 * 2**30
 
 @dataclass(frozen=True, kw_only=True)
 class Loading:
-    """Where a model computes, in which number format, and what is given for less memory.
+    """Where a model computes, in which number format, and how it saves memory.
 
-    OptionError for a word that is none of those below, and for int8 with low; BackboneError without bitsandbytes.
+    Attributes:
+        quantise: "nf4" (arXiv:2305.14314) or "int8" (arXiv:2208.07339), the denoiser's weights in 4 or 8 bits.
+        memory: "low" offloads the text encoders except while they encode, and all other parts while they do; "auto"
+            does so for large text encoders on an accelerator.
+        prediction_type: What a diffusion model predicts, as the user says; "epsilon" or "v_prediction", or another
+            spelling.
+        recompute: A fit keeps few of the denoiser's activations and recomputes the others in the backward pass.
 
-    quantise: "nf4" (arXiv:2305.14314) or "int8" (arXiv:2208.07339), the denoiser's weights in 4 or 8 bits
-    memory:   "low" parks the text encoders except while they encode, and all else while they do; "auto" does so for
-              large text encoders on an accelerator
-    prediction_type: what a diffusion model predicts, as the user says; "epsilon" or "v_prediction", or another spelling
-    recompute: a fit keeps few of the denoiser's activations and computes the others anew on the way back
+    Raises:
+        OptionError: A word is none of those above, or int8 is asked for with low.
+        BackboneError: bitsandbytes is not installed.
     """
 
     device: torch.device

@@ -50,16 +50,17 @@ CONSTANTS = 16
 
 
 class PipelineBackbone(Backbone):
-    """A pipeline that stays as it was given. Subclasses are final and fill in what is abstract here.
+    """A diffusers pipeline, which is never changed. Subclasses are final and implement what is abstract here.
 
-    pipeline_name:  diffusers' name of the pipeline's class
-    denoiser_name:  the component that is called once per step
-    usual:          steps and guidance that suit most checkpoints of the family
-    layout:         how the components fit together
-    wide_range:     trained in bfloat16, beyond whose range float16 overflows
+    `_constant(make, *arguments)` is `make(*arguments, device=self.device)`, kept for later steps: what is built on an
+    accelerator at every step costs launches, and what is copied there makes the processor wait.
 
-    `_constant(make, *arguments)` is `make(*arguments, device=self.device)`, kept for the steps that follow: what is
-    built on an accelerator at every step costs launches, and what is copied there makes the processor wait.
+    Attributes:
+        pipeline_name: diffusers' name of the pipeline's class.
+        denoiser_name: The component that is called once per step.
+        usual: Steps and guidance that suit most checkpoints of the family.
+        layout: How the components fit together.
+        wide_range: Trained in bfloat16, beyond whose range float16 overflows.
     """
 
     pipeline_name: ClassVar[str]
@@ -107,9 +108,11 @@ class PipelineBackbone(Backbone):
 
     @classmethod
     def for_reading(cls, pipe: _diffusers.Pipeline, *, of: _diffusers.Pipeline) -> Self:
-        """Wrap a pipeline for its text rows alone, whatever dtype and place its other parts are in.
+        """Wrap a pipeline for its token embeddings alone, whatever dtype and place its other parts have.
 
-        pipe: the family's own, made of the components of the user's pipeline `of`.
+        Args:
+            pipe: The family's own, built from the components of the user's.
+            of: The user's pipeline.
         """
         _relatives.check_readers(pipe, cls.layout.optional)
         check_tokenizers(pipe, cls.layout, _name_of(of))

@@ -73,25 +73,29 @@ def load_backbone(
     resolution: int | None = None,
     prediction_type: str | None = None,
 ) -> Backbone:
-    """Load a model: the embedded "critters", a diffusers folder, one .safetensors file, or a Hub id.
+    """Load a model. Remote code is never run, pickles are never read.
 
-    device: cpu, cuda or mps; None takes the fastest there is.
-    dtype: float32, bfloat16 or float16; None takes bfloat16 on cuda (float16 where it is not built in) and on mps
-    (float32 before macOS 14), float32 on the CPU.
-    local_only: True never uses the network, None only for a Hub id, False also for the vocabulary that a
-    single file lacks.
-    revision: branch, tag or commit of a Hub id.
-    quantise: "nf4" or "int8", the denoiser's weights in 4 or 8 bits by bitsandbytes; not for a single file.
-    memory: "low" lets text encoders and denoiser take turns on the device; what waits lies in the CPU's memory,
-    or, where the model computes on the CPU, in an unnamed file. It costs a transfer per fit and per edit. A fit also
-    computes activations twice instead of keeping them. "balanced" keeps all on the device; "auto" lets them take turns
-    where the text encoders are large (see `Loading`). What is learnt and drawn is the same, bit for bit.
-    resolution: side in pixels of the pictures that are fitted and drawn; None is the checkpoint's own.
-    prediction_type: "epsilon" or "v_prediction", what a diffusion model predicts whose files do not say it. Files that
-    say otherwise are refused.
+    Args:
+        name_or_path: The embedded "critters", a diffusers folder, one .safetensors file, or a Hub id.
+        device: cpu, cuda or mps; None takes the fastest there is.
+        dtype: float32, bfloat16 or float16; None takes bfloat16 on cuda (float16 where it is not supported) and on mps
+            (float32 before macOS 14), float32 on the CPU.
+        local_only: True never uses the network, None only for a Hub id, False also for the vocabulary that a single
+            file lacks.
+        revision: Branch, tag or commit of a Hub id.
+        quantise: "nf4" or "int8", the denoiser's weights in 4 or 8 bits by bitsandbytes; not for a single file.
+        memory: "low" lets text encoders and denoiser take turns on the device; what waits is in the CPU's memory, or,
+            where the model computes on the CPU, in an unnamed file. It costs a transfer per fit and per edit, and a fit
+            computes activations twice instead of keeping them. "balanced" keeps all on the device; "auto" lets them
+            take turns where the text encoders are large (see `Loading`). What is learnt and drawn is the same, bit
+            for bit.
+        resolution: Side in pixels of the pictures that are fitted and drawn; None takes the checkpoint's own.
+        prediction_type: "epsilon" or "v_prediction", for a diffusion model whose files do not say it; files that say
+            otherwise are refused.
 
-    BackboneError says in one line why a model cannot be had, MemoryLimitError that there is no memory for it. Remote
-    code is never run, pickles never read.
+    Raises:
+        BackboneError: The model cannot be found or used.
+        MemoryLimitError: There is too little memory for it.
     """
     from hiper.backbones.loading import Loading
 
@@ -218,6 +222,7 @@ def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torc
 
 
 def backbone_class(pipeline: str, what: str) -> Any:
+    """Return the class for a pipeline; BackboneError, which names `what` was loaded, where there is none."""
     if pipeline in PIPELINES:
         module, _, attribute = PIPELINES[pipeline].partition(":")
         return getattr(import_module(module), attribute)

@@ -17,7 +17,10 @@ from hiper.backbones.base import NoisySample
 class Schedule(ABC):
     """Mixtures signal * picture + sigma * noise, and the target a model was trained on.
 
-    signal, sigma: [timesteps], float32, on the model's device; objective: see `Backbone`.
+    Attributes:
+        signal: [timesteps], float32, on the model's device.
+        sigma: The same.
+        objective: See `Backbone`.
     """
 
     objective: str

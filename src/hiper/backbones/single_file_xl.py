@@ -37,9 +37,10 @@ SIZES = 6
 class SdxlLayout:
     """What distinguishes one checkpoint from another.
 
-    depths: transformer layers of each level of the denoiser, 0 for one without attention.
-    zero_terminal: the last noise level is noise alone (arXiv:2305.08891, section 3.1).
-    addition: what the added embedding reads: the pooled vector, and `SIZES` numbers spelled in channels.
+    Attributes:
+        depths: Transformer layers of each level of the denoiser, 0 for one without attention.
+        zero_terminal: The last timestep is noise alone (arXiv:2305.08891, section 3.1).
+        addition: Width of the added embedding's input: the pooled embedding, and `SIZES` numbers.
     """
 
     prediction: Prediction

@@ -44,9 +44,13 @@ class _Block(nn.Module):
 
 @final
 class TailEncoder(nn.Module):
-    """From latents to rows, of which only the directions count.
+    """Predicts a tail from latents; only the directions of its token embeddings count.
 
-    channels, side: of the latents, in the model's scale; side is a multiple of 8. tail, embed: of the rows.
+    Args:
+        channels: Of the latents, in the model's scale.
+        side: Of the latents, a multiple of 8.
+        tail: Number of token embeddings.
+        embed: Their width.
     """
 
     def __init__(self, channels: int, side: int, tail: int, embed: int) -> None:

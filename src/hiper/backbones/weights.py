@@ -20,9 +20,10 @@ _LARGEST_HEADER = 100_000_000
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """Return a safetensors file's table: tensor name -> {dtype, shape, data_offsets}, and "__metadata__".
+    """Read the header of a safetensors file: tensor name to {dtype, shape, data_offsets}, and "__metadata__".
 
-    BackboneError for an empty, truncated or foreign file, and for a git-lfs pointer.
+    Raises:
+        BackboneError: The file is empty, truncated, of another format, or a git-lfs pointer.
     """
     if not path.is_file():  # a pipe is none, and would be waited for
         raise BackboneError(f"{path} is no ordinary file; download the model again")

@@ -45,10 +45,17 @@ def clip_words(tokenizer: Any, prompt: str) -> list[tuple[str, int]]:
 def token_words(
     tokenizer: Any, text: str, prompt: str, *, start: int, max_length: int
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Say for each of a text's first `length` tokens, marks included, to which word of the prompt it belongs.
+    """Assign each token of a text to a word of the prompt.
 
-    text: what the encoder reads, the prompt inside a template; start: where in it the prompt begins.
-    Returns the word of each token, "" for those of the template, and the words that did not fit.
+    Args:
+        tokenizer: Of transformers.
+        text: What the encoder reads, the prompt inside a template.
+        prompt: The prompt.
+        start: Where in the text it begins.
+        max_length: Tokens that are read, marks included.
+
+    Returns:
+        The word of each token, "" for those of the template, and the words that were truncated.
     """
     kept = tokenizer(text, truncation=True, max_length=max_length, return_offsets_mapping=True)
     spans = [(start + found.start(), start + found.end(), found.group()) for found in _WORD.finditer(prompt)]

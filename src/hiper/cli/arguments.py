@@ -64,7 +64,6 @@ def refuse_pictures(texts: Sequence[str]) -> None:
 
 def whole(low: float | None, high: float | None) -> Callable[[str], int]:
     """Return a reader of whole numbers from `low` to `high`."""
-
     within = f" from {low}" if low is not None else ""
     within += f" to {high}" if high is not None else " upwards"
 

@@ -45,6 +45,7 @@ class Lines:
         self._first = 0
 
     def __call__(self, stage: str, done: int, total: int) -> None:
+        """Write a line when a stage begins, when it ends, and every so many seconds."""
         now = self._clock()
         if stage != self._stage:
             self._stage, self._begun, self._reported, self._first = stage, now, now, done
@@ -67,6 +68,7 @@ class Bars:
         self._tasks: dict[str, TaskID] = {}
 
     def __call__(self, stage: str, done: int, total: int) -> None:
+        """Move the bar of a stage; a new stage gets one of its own."""
         stage = visible(stage)  # which may name the model of a stranger's picture
         if stage not in self._tasks:
             self._remove_unmeasured()

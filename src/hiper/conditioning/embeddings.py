@@ -85,7 +85,7 @@ def initial_tail(
     Args:
         conditioning: The encoded caption.
         count: Number of token embeddings.
-        init: "caption": the caption's own last embeddings (the paper). "zeros". "random": random directions with the
+        initial: "caption": the caption's own last embeddings (the paper). "zeros". "random": random directions with the
             norms of those. "padding-mean": the mean of the caption's padding, `count` times. "guess": the directions
             of `guessed` with the norms of those; where it has too few, the caption's own come first.
         random: Source of the random directions.
@@ -226,10 +226,15 @@ def expanded(conditioning: Conditioning, batch: int) -> Conditioning:
 
 
 def padded(conditionings: Sequence[Conditioning], batch: int, length: int = 0) -> tuple[Tensor, Tensor]:
-    """Put sentences of any lengths, one for all or one per batch entry, into one batch padded with zeros.
+    """Put sentences of any lengths into one batch, padded with zeros.
 
-    Returns token embeddings [batch, length, embed_dim] and a mask [batch, length], 1 where one counts; `length` is at
-    least that of the longest sentence.
+    Args:
+        conditionings: One for all, or one per batch entry.
+        batch: Entries of the batch.
+        length: Of the result, at least; that of the longest sentence otherwise.
+
+    Returns:
+        Token embeddings [batch, length, embed_dim], and a mask [batch, length], 1 where one counts.
     """
     sentences = [embeddings for each in conditionings for embeddings in each.token_embeddings]
     length = max(length, *(len(embeddings) for embeddings in sentences))

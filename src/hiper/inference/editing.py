@@ -48,23 +48,38 @@ def edit(
     callback: StepCallback | None = None,
     deterministic: bool = False,
 ) -> EditResult:
-    """Draw one picture per seed of what `prompt` says, with the artifact's subject in it.
+    """Draw one picture per seed of what a prompt says, with the artifact's subject in it.
 
-    artifact: what was learnt, or several that are to appear together, as `combine` puts them.
-    negative: what was learnt of something that the pictures are kept away from; method hiper only.
-    seeds: 0 .. 2**63 - 1, or -1 for a random one; picture i depends on seed i only, not on its batch.
-    strength: factor on what was learnt, 0 none, the paper 0.8, of several one for all or one each;
-    negative_strength: that of `negative`; guidance: 1 .. 100; steps: 1 .. 1000.
-    None takes the artifact's own setting. scheduler: one of the backbone's `schedulers`.
-    height, width: pixels, rounded to the model's `size_multiple`; None is its native side.
-    negative_prompt: one sentence, or one per seed. batch_size: pictures drawn at a time.
-    keep: how much of the source stays where the sentence does not change it, 0 .. 1: 0 draws a new picture, 1 gives the
-    source back (see `KeepingSampler`); the size is then the source's.
-    callback: called after each denoising step with (steps done, steps in all).
-    deterministic: the same bits every time on an accelerator too, slower; see `hiper.options.determinism`.
+    A HiperWarning is issued for truncated words, a rounded size, another checkpoint of the family, and flagged
+    pictures.
 
-    ArtifactError for another family of models, OptionError for a value out of range. Warns (HiperWarning)
-    of lost words, a rounded size, another checkpoint of the family, and flagged pictures.
+    Args:
+        backbone: The model.
+        artifact: What was learnt, or several that are to appear together, as `combine` puts them.
+        prompt: What to draw.
+        seeds: 0 to 2**63 - 1, or -1 for a random one; picture i depends on seed i only, not on its batch.
+        strength: Factor on what was learnt, 0 for none, 0.8 in the paper; of several, one for all or one each. None
+            takes the artifact's own, here and below.
+        negative: What was learnt of something that the pictures are to avoid; method hiper only.
+        negative_strength: Factor on it.
+        guidance: Scale of the classifier-free guidance, 1 to 100.
+        steps: Denoising steps, 1 to 1000.
+        scheduler: One of the backbone's `schedulers`.
+        height: Pixels, rounded to the model's `size_multiple`; None takes its native side.
+        width: The same.
+        negative_prompt: One, or one per seed.
+        keep: How much of the source stays where the prompt does not change it, 0 to 1: 0 draws a new picture, 1
+            returns the source (see `KeepingSampler`); the size is then the source's.
+        batch_size: Pictures drawn at a time.
+        callback: Called after each denoising step with (steps done, steps in all).
+        deterministic: The same bits every time on an accelerator too, slower; see `hiper.options.determinism`.
+
+    Returns:
+        The pictures, and all that is needed to draw them again.
+
+    Raises:
+        ArtifactError: The artifact is of another family of models.
+        OptionError: A value is out of range.
     """
     learnt = _combined(artifact, strength, negative, negative_strength)
     check_compatible(learnt.artifact, backbone)
@@ -120,23 +135,26 @@ def prompt_embeds(
     negative: Artifact | None = None,
     negative_strength: float | None = None,
 ) -> dict[str, Any]:
-    """Return the text rows of an edit for a pipeline call of your own: `pipe(**prompt_embeds(pipe, ...))`.
+    """Return the token embeddings of an edit for a pipeline call of your own: `pipe(**prompt_embeds(pipe, ...))`.
 
     Args:
-        model: A Backbone, or a diffusers pipeline that reads sentences as a supported one does, whatever else it
-            does: ControlNet, img2img, inpainting, a subclass of yours. Offloading, a missing vae and parts of
-            different dtypes are no obstacle.
-        artifact: As in `edit`, like what is not named here.
-        prompt: One sentence, or several, for a picture each.
+        model: A Backbone, or a diffusers pipeline that encodes prompts as a supported one does, whatever else it does:
+            ControlNet, img2img, inpainting, a subclass of yours. It may be offloaded, lack a vae, or have parts of
+            different dtypes.
+        artifact: As in `edit`.
+        prompt: One, or several, for a picture each.
+        strength: As in `edit`.
         negative_prompt: One for all pictures, or one for each.
+        negative: As in `edit`.
+        negative_strength: As in `edit`.
 
     Returns:
-        Tensors for as many pictures as there are sentences, [batch, length, embed], in the denoiser's dtype and on
-        its device, with whatever else its family takes (pooled vectors, masks).
+        Tensors for as many pictures as there are prompts, [batch, length, embed_dim], in the denoiser's dtype and on
+        its device, with whatever else its family takes (pooled embeddings, masks).
 
     Raises:
-        OptionError: The method's edits are more than text rows; otherwise as `edit`, which warns of the same.
-        BackboneError: The pipeline reads sentences in another way, has no text encoder, or takes no rows.
+        OptionError: The method's edits are more than token embeddings; otherwise as `edit`, which warns of the same.
+        BackboneError: The pipeline encodes prompts in another way, has no text encoder, or takes no embeddings.
     """
     backbone = model if isinstance(model, Backbone) else wrap_reader(model)
     learnt = _combined(artifact, strength, negative, negative_strength)
@@ -212,7 +230,19 @@ def prepared_prompt(
     negatives: Sequence[str],
     notes: list[str],
 ) -> Iterator[PreparedPrompt]:
-    """Attach what was learnt and encode both prompts; words that do not fit go to `notes`."""
+    """Attach what was learnt and encode both prompts.
+
+    Args:
+        backbone: The model.
+        artifact: What was learnt.
+        prompt: Cleaned.
+        strength: Factor on what was learnt.
+        negatives: Negative prompts, one for all pictures or one for each.
+        notes: Collects words that do not fit.
+
+    Yields:
+        What to draw, and by what.
+    """
     with get_method(artifact.method).attach(backbone, artifact, strength) as attached:
         positive = attached.encode(prompt)
         encode = attached.encode_negative or backbone.encode_negative
@@ -235,9 +265,14 @@ def unsuitable(
     guidance: float | None,
     steps: int | None,
 ) -> Iterator[str]:
-    """Yield a note for what a drawing does not hear, and for a file's own steps on a model that suits few.
+    """Yield notes on settings that have no effect, and on a file's own steps on a model that suits few.
 
-    guidance, steps: what was given, None where it is the file's own.
+    Args:
+        backbone: The model.
+        prepared: What is drawn.
+        settings: How.
+        guidance: As the user gave it; None where it is the file's own.
+        steps: The same.
     """
     yield from _unheard(backbone, prepared, settings, guidance)
     if steps is None and settings.steps >= MANY_TIMES * backbone.default_steps:

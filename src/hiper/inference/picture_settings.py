@@ -42,12 +42,28 @@ _SAMPLERS = {
 class PictureSettings:
     """How one picture was drawn.
 
-    seed: of this picture; batch: the seeds drawn together with it, on which its last bits depend
-    strength .. negative_prompt: as in `EditSettings`, with one negative prompt or one per seed of the batch
-    backbone, revision, device, dtype, quantised: the model that drew, a path cut down to its last part, and its
-        arithmetic
-    method, family, caption: of the artifact; artifact_sha256: its `content_sha256`
-    versions: of the libraries that drew
+    Attributes:
+        prompt: What was drawn.
+        seed: Of this picture.
+        batch: The seeds drawn together with it, on which its last bits depend.
+        strength: As in `EditSettings`, like the settings that follow.
+        guidance: Guidance scale.
+        steps: Denoising steps.
+        scheduler: Sampler.
+        height: Pixels.
+        width: Pixels.
+        negative_prompt: One, or one per seed of the batch.
+        keep: How much of the source stays.
+        backbone: The model; of a path, its last part.
+        revision: Of a model from the Hub.
+        device: That computed.
+        dtype: Of the weights.
+        quantised: How the weights are packed; "" where they are not.
+        method: Of the artifact.
+        family: Of the artifact.
+        caption: Of the artifact.
+        artifact_sha256: Its `content_sha256`.
+        versions: Of the libraries that drew.
     """
 
     prompt: str
@@ -110,9 +126,10 @@ def text_chunks(settings: PictureSettings, artifact: Artifact | None) -> dict[st
 
 
 def parse_settings(text: str) -> PictureSettings:
-    """Read what stands in the chunk `hiper`; ImageError for anything that hiper did not write.
+    """Read the entry `hiper` of a PNG; `edit` checks the ranges of its values.
 
-    Ranges are not looked at here: `edit` does that.
+    Raises:
+        ImageError: hiper did not write it.
     """
     try:
         record = parse_json(text)

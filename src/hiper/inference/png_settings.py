@@ -55,7 +55,8 @@ def is_png(path: Path) -> bool:
 def read_drawn(path: Path) -> DrawnPicture:
     """Read the settings of a PNG that hiper drew, and the artifact it carries.
 
-    ImageError says in one line why there are none: no picture, none of hiper's, no settings, damaged or changed.
+    Raises:
+        ImageError: It is no picture, none of hiper's, has no settings, or is damaged or changed.
     """
     with _named(path):
         size, texts = _texts(path)

@@ -46,10 +46,17 @@ def fit_with_previews(
     on_preview: Callable[[Preview], None],
     control: FitControl,
 ) -> Artifact:
-    """Fit as method `hiper` does, with a preview after each of the steps `at`; none: a plain fit.
+    """Fit as the method `hiper` does, with previews; errors are those of a fit.
 
-    control: with a checkpoint, where the fit saves itself, also between previews; it is left to the caller to remove.
-    Two previews between two records of a fit, or that a resumed fit has passed, become one. Raises as a fit does.
+    Two previews between two checks of a fit, or that a resumed fit has passed, become one.
+
+    Args:
+        backbone: The model.
+        subject: What is learnt.
+        options: Of the method.
+        at: Steps after which the caption is drawn.
+        on_preview: Called with each preview.
+        control: Its checkpoint is where the fit saves itself, also for previews; the caller removes it.
     """
     assert control.checkpoint is not None
     method, reached = HiPer(), 0

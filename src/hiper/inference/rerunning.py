@@ -22,7 +22,14 @@ LARGEST_BATCH = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Redrawn:
-    """The picture, drawn again with its batch; changed: pixels that differ; most: by how many levels of 255."""
+    """A picture drawn again.
+
+    Attributes:
+        image: The picture.
+        result: All that was drawn with it.
+        changed: Pixels that differ.
+        most: By how many levels of 255, at most.
+    """
 
     image: Image.Image
     result: EditResult
@@ -33,9 +40,10 @@ class Redrawn:
 def rerun(
     drawn: DrawnPicture, backbone: Backbone, artifact: Artifact, *, callback: StepCallback | None = None
 ) -> Redrawn:
-    """Draw it again, together with the pictures that were drawn with it. Raises and warns as `edit` does.
+    """Draw a picture again, together with those that were drawn with it; errors and warnings are those of `edit`.
 
-    ImageError for a damaged picture, and for one that claims a batch or a size that would take any memory.
+    Raises:
+        ImageError: The picture is damaged, or claims a batch or a size that would take any memory.
     """
     settings = drawn.settings
     largest = LARGEST_AREA * backbone.resolution**2

@@ -70,11 +70,21 @@ def search_seeds(
     callback: StepCallback | None = None,
     **sampling: Unpack[Sampling],
 ) -> SearchResult:
-    """Draw seeds first_seed .. first_seed + candidates - 1 in `quick_steps`, and the `best` of them in full.
+    """Draw many seeds quickly, and the best of them in full; errors and warnings are those of `edit`.
 
-    candidates: 1 .. 256; best: 1 .. candidates; sampling: as of `edit`, also for the quick draws but their steps; a
-    negative prompt of its own for each candidate stays with it. callback: called after each denoising step with (steps
-    done, steps in all); the full draws may be longer than was known before. Raises and warns as `edit` does.
+    Args:
+        backbone: The model.
+        artifact: What was learnt.
+        sentence: The prompt.
+        ranker: Scores pictures.
+        first_seed: The seeds follow from this one.
+        candidates: How many are drawn quickly, 1 to 256.
+        quick_steps: Denoising steps of a quick draw.
+        best: How many are drawn in full, 1 to `candidates`.
+        callback: Called after each denoising step with (steps done, steps in all); the full draws may be longer than
+            was known before.
+        **sampling: As of `edit`, also for the quick draws, except their steps; a negative prompt for each candidate
+            stays with it.
     """
     check_whole("candidates", candidates, 1, MAX_CANDIDATES)
     check_whole("best", best, 1, candidates)

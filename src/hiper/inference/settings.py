@@ -36,19 +36,26 @@ def resolve_settings(
     source: Tensor | None = None,
     images: int = 1,
 ) -> EditSettings:
-    """Return what is given, else the artifact's `own`, else the model's; a rounded or unusual size goes to `notes`.
+    """Return what is given, else the artifact's own setting, else the model's.
 
     Args:
         own: An artifact's `edit`.
         backbone: The model.
-        notes: Takes what the user should know.
-        strength: As in `edit`, like all that is not named here.
+        notes: Collects notes, such as of a rounded or unusual size.
+        strength: As in `edit`, like the settings that follow.
+        guidance: Guidance scale.
+        steps: Denoising steps.
+        scheduler: Sampler.
+        height: Pixels.
+        width: Pixels.
+        negative_prompt: One, or one per picture.
+        keep: How much of the source stays.
         source: Latents of the picture that was learnt, [1, c, h, w], or None.
         images: How many pictures are drawn.
 
     Raises:
-        OptionError: A value out of range, an unknown scheduler, negative prompts neither one nor one per image, a size
-            other than the source's where it is kept.
+        OptionError: A value is out of range, the scheduler unknown, the number of negative prompts neither one nor that
+            of the pictures, or the size another than the source's where that is kept.
     """
     kept = check_number("keep", 0.0 if keep is None else keep, 0, 1)
     if kept and source is None:
@@ -117,11 +124,16 @@ def _source_size(
 def resolve_negatives(
     given: NegativePrompt, count: int, notes: list[str], *, of: str = "seed"
 ) -> tuple[str, ...]:
-    """Return one cleaned negative prompt, or one per picture, of which each has an own `of`.
+    """Clean negative prompts, one for all pictures or one for each.
 
-    What was cleaned away goes to `notes`.
+    Args:
+        given: The prompts.
+        count: How many pictures are drawn.
+        notes: Collects what was cleaned away.
+        of: What a picture belongs to, for the message.
 
-    OptionError for another number.
+    Raises:
+        OptionError: There is another number of them.
     """
     texts = (given,) if isinstance(given, str) else tuple(given)
     if len(texts) not in (1, count):

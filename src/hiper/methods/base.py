@@ -47,7 +47,13 @@ class Sampler(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class AttachedModel:
-    """A backbone readied for editing: how it takes a sentence and a negative one (None: as it is), and how it draws."""
+    """A backbone with what was learnt.
+
+    Attributes:
+        encode: Encodes a prompt.
+        sample: Draws.
+        encode_negative: Encodes a negative prompt; None for the backbone's own way.
+    """
 
     encode: PromptEncoder
     sample: Sampler
@@ -57,13 +63,17 @@ class AttachedModel:
 class Method(ABC, Generic[O]):
     """A way to learn one subject. Subclasses are final and hold no state.
 
-    learns, paper: what a fit yields, and where that is described; for the table of methods
-    requires:     capabilities that a backbone must have; an impossible pair is refused before any work
-    presets:      name -> the options in which it differs from their defaults
-    rows_only:    an edit is text rows alone, so that any pipeline of the family can draw it
-    per_sentence: a fit serves one sentence only, that of its option `target`
-    editing:      options that a fit does not depend on: fits that differ in nothing else are the same
-    fits_together: several subjects can share calls of the denoiser, see `fit_together`
+    Attributes:
+        name: By which a user chooses it.
+        learns: What a fit yields, for the table of methods.
+        paper: Where that is described.
+        rows_only: An edit is token embeddings alone, so that any pipeline of the family can draw it.
+        per_sentence: A fit serves one prompt only, that of its option `target`.
+        options_type: The class of its options.
+        presets: Name to the options in which it differs from their defaults.
+        requires: Capabilities that a backbone must have; an impossible pair is refused before any work.
+        editing: Options that a fit does not depend on: fits that differ in nothing else are the same.
+        fits_together: Several subjects can share calls of the denoiser; see `fit_together`.
     """
 
     name: ClassVar[str]
@@ -78,9 +88,14 @@ class Method(ABC, Generic[O]):
     fits_together: ClassVar[bool] = False
 
     def options(self, preset: str = "default", /, **values: object) -> O:
-        """Build this method's options from a preset, of its own or a file's, and the values that differ from it.
+        """Build this method's options from a preset and the values that differ from it.
 
-        OptionError for an unknown name, a value out of range, a damaged file and one of another method.
+        Args:
+            preset: Of its own, or of a file.
+            **values: By the name of the option.
+
+        Raises:
+            OptionError: A name is unknown, a value out of range, or the file damaged or of another method.
         """
         found = None if preset in self.presets else preset_file(preset)
         if found is None:
@@ -91,9 +106,12 @@ class Method(ABC, Generic[O]):
         return resolve(self.options_type, self.presets, untuned(self.presets), {**tuned, **values})
 
     def options_for(self, backbone: str, preset: str = AUTO, /, **values: object) -> O:
-        """Build the options for a model of that name; `auto` is the preset that suits it.
+        """Build the options for a model; a HiperWarning is issued for a preset's file that was tuned on another model.
 
-        Warns (HiperWarning) of a preset's file that was tuned on another model.
+        Args:
+            backbone: The model's name.
+            preset: As in `options`, or "auto" for the one that suits the model.
+            **values: By the name of the option.
         """
         if preset == AUTO:
             preset = suited(backbone, self.presets)
@@ -102,7 +120,7 @@ class Method(ABC, Generic[O]):
         return self.options(preset, **values)
 
     def check(self, backbone: Backbone) -> None:
-        """Refuse a backbone that lacks what the method needs."""
+        """Raise OptionError for a backbone that lacks what the method requires."""
         missing = sorted(self.requires - backbone.capabilities)
         if missing:
             raise OptionError(
@@ -111,8 +129,7 @@ class Method(ABC, Generic[O]):
             )
 
     def sampling_defaults(self, backbone: Backbone) -> Mapping[str, Value]:
-        """Return what an edit has to draw by where its options leave that to the model: `guidance`, `edit_steps`,
-        `scheduler`. What is not there is the model's own."""
+        """Return `guidance`, `edit_steps` and `scheduler` where the method, not the model, decides them."""
         return {}
 
     @abstractmethod
@@ -151,7 +168,17 @@ class Method(ABC, Generic[O]):
         fingerprint: tuple[float, ...] | None = None,
         source: Tensor | None = None,
     ) -> Artifact:
-        """Gather what was learnt and everything needed to use it again; options as `resolve` returned them."""
+        """Build the artifact of a fit.
+
+        Args:
+            backbone: The model.
+            subject: What was learnt.
+            options: As `resolve` returned them.
+            tensors: What was learnt, by name.
+            figures: Seconds and losses.
+            fingerprint: Of the model; None computes it.
+            source: Latents of the picture, [1, c, h, w].
+        """
         values = options.as_mapping()
         return Artifact(
             method=self.name,
@@ -184,9 +211,16 @@ class Method(ABC, Generic[O]):
     def attach(
         self, backbone: Backbone, artifact: Artifact, strength: float
     ) -> AbstractContextManager[AttachedModel]:
-        """Ready the backbone for editing, and restore it bit for bit on leaving.
+        """Prepare the backbone for editing, and restore it bit for bit on leaving.
 
-        OptionError for a strength that means nothing to the method, ArtifactError for one that does not fit the model.
+        Args:
+            backbone: The model.
+            artifact: What was learnt.
+            strength: Factor on it.
+
+        Raises:
+            OptionError: The method has no use for the strength.
+            ArtifactError: The artifact does not fit the model.
         """
 
 

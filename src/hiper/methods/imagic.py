@@ -1,5 +1,6 @@
-"""Imagic: the target sentence's rows are fitted to the picture, then the denoiser to those rows; an edit goes back
-from them towards the sentence. A fit serves its one target sentence.
+"""Imagic fits the target prompt's token embeddings to the picture, then the denoiser to them.
+
+An edit moves back from them towards the prompt. A fit serves its one target prompt.
 
 Kawar et al., "Imagic: Text-Based Real Image Editing with Diffusion Models", arXiv:2210.09276, section 3.2.
 """

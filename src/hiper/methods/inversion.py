@@ -110,11 +110,12 @@ Negative = Callable[[int], Conditioning]
 class InvertedSampler:
     """Draws from a point on the way to noise instead of from pure noise.
 
-    strength: how far up it begins, 0 at the picture itself, 1 at the noisiest level
-    start:    from seeds, a noise level and its number to latents there, [batch, c, h, w], or [1, c, h, w] where the
-              seeds make no difference: then one picture is drawn for all that have the same negative prompt
-    steps:    the only number of steps it can take, None for any
-    negative: takes the place of the negative prompts, which must be empty then
+    Attributes:
+        strength: How far up it begins, 0 at the picture itself, 1 at the noisiest timestep.
+        start: From seeds, a timestep and its number to latents there, [batch, c, h, w], or [1, c, h, w] where the seeds
+            make no difference: then one picture is drawn for all that have the same negative prompt.
+        steps: The only number of steps it can take; None for any.
+        negative: Takes the place of the negative prompts, which must be empty then.
     """
 
     backbone: Backbone

@@ -36,7 +36,14 @@ EVIDENCE = {
 
 @dataclass(frozen=True, kw_only=True)
 class PresetFile:
-    """What was tuned, on the model of which name, the options that were found, and the figures they rest on."""
+    """Settings that were tuned.
+
+    Attributes:
+        method: For which.
+        backbone: The name of the model that they were tuned on.
+        options: Of the method.
+        evidence: The figures behind them.
+    """
 
     method: str
     backbone: str
@@ -66,20 +73,23 @@ class PresetFile:
 
 
 def suited(backbone: str, presets: Collection[str]) -> str:
-    """Return which of a method's presets suits a model of that name: what was tuned on the embedded one goes to no
-    other."""
+    """Return the preset that suits a model of that name; one tuned on the embedded model suits no other."""
     return "default" if backbone in EMBEDDED else untuned(presets)
 
 
 def untuned(presets: Collection[str]) -> str:
-    """Return which of a method's presets is for models that nobody tuned it on."""
+    """Return the preset for models that the method was not tuned on."""
     return next((name for name in UNTUNED if name in presets), "default")
 
 
 def preset_path(name: str) -> Path:
-    """Return where a preset lies: at a path that ends in .json, or by its plain name in hiper's cache folder.
+    """Return the path of a preset: the one that is given, or the file of a plain name in hiper's cache folder.
 
-    OptionError for a name that is neither.
+    Args:
+        name: A path that ends in .json, or a plain name.
+
+    Raises:
+        OptionError: The name is neither.
     """
     if name.endswith(ENDING):
         return Path(name)

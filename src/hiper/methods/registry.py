@@ -70,17 +70,28 @@ def fit(
     deterministic: bool = False,
     **options: object,
 ) -> Artifact:
-    """Learn one subject and return what was learnt.
+    """Learn one subject; the backbone is afterwards what it was.
 
-    method, preset: a way to learn and one of its settings, by name, or a file that `hiper tune` wrote. `auto` is what
-    suits the model at hand: `default` was tuned on the embedded one. `options` are the values that differ from it.
-    callback: called with a `ProgressEvent` every `log_every` steps.
-    checkpoint: where a long fit saves itself, and whether it continues from there.
-    should_stop: asked as often; a signal number stops and saves the fit.
-    deterministic: the same bits every time on an accelerator too, slower; see `hiper.options.determinism`.
+    Args:
+        backbone: The model.
+        subject: The picture and its caption.
+        method: The name of a way to learn.
+        preset: The name of its settings, or a file that `hiper tune` wrote; "auto" takes what suits the model
+            ("default" was tuned on the embedded one).
+        callback: Called with a `ProgressEvent` every `log_every` steps.
+        checkpoint: Where a long fit saves itself, and whether it resumes from there.
+        should_stop: Called as often; a signal number stops and saves the fit.
+        deterministic: The same bits every time on an accelerator too, slower; see `hiper.options.determinism`.
+        **options: Values that differ from the preset.
 
-    OptionError for an unknown or impossible option, FitError when nothing can be learnt, ResumeError for the
-    checkpoint of another job, Interrupted after `should_stop`. The backbone is afterwards what it was.
+    Returns:
+        What was learnt.
+
+    Raises:
+        OptionError: An option is unknown or not allowed.
+        FitError: Nothing can be learnt.
+        ResumeError: The checkpoint belongs to another job.
+        Interrupted: `should_stop` said so.
     """
     from hiper.critters import tell_of_strangers
 

@@ -18,9 +18,12 @@ _AFTER = (
 
 
 def noun_of(caption: str) -> str:
-    """Return the word before the first preposition, or before a comma, behind "a photo of" and the like.
+    """Return the subject's noun: the last word before the first preposition or comma, after "a photo of" and the like.
 
-    "a pencil sketch of a standing dog in a meadow": dog. OptionError where there is none.
+    For "a pencil sketch of a standing dog in a meadow" that is "dog".
+
+    Raises:
+        OptionError: There is none.
     """
     last = ""
     for word in re.findall(r"\w[\w'-]*|[,.;:]", caption.lower()):
@@ -36,9 +39,10 @@ def noun_of(caption: str) -> str:
 
 
 def with_word(sentence: str, noun: str, replacement: str) -> str:
-    """Put `replacement` in the noun's place, wherever it stands; upper and lower case are the same.
+    """Replace the noun of a sentence wherever it occurs, in upper or lower case.
 
-    OptionError for a sentence without the noun.
+    Raises:
+        OptionError: The sentence does not have the noun.
     """
     changed, count = re.subn(
         rf"(?<!\w){re.escape(noun)}(?!\w)", lambda _: replacement, sentence, flags=re.IGNORECASE

@@ -55,9 +55,20 @@ def fit_all(
     slots: int = 1,
     control: FitControl = NO_CONTROL,
 ) -> list[Outcome[Artifact]]:
-    """Fit subjects, up to `slots` in a call of the denoiser where the method allows it, else one by one.
+    """Fit subjects, together where the method allows it, else one by one.
 
-    Interrupted when `control` asks to stop; every other HiperError is the outcome of its subject.
+    Args:
+        method: The way to learn.
+        backbone: The model.
+        requests: The subjects.
+        slots: Subjects in a call of the denoiser, at most.
+        control: What ends the fits.
+
+    Returns:
+        The artifact, or the HiperError, of each subject.
+
+    Raises:
+        Interrupted: `control` asked to stop.
     """
     method.check(backbone)
     if slots > 1 and method.fits_together and isinstance(method, TrainedMethod):

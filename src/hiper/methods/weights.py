@@ -51,9 +51,15 @@ class OverWeights:
 
 @contextmanager
 def swapped_weights(backbone: Backbone, artifact: Artifact, strength: float) -> Iterator[None]:
-    """Let the denoiser have an artifact's weights: own + strength * (theirs - own), 1: theirs, 0: its own.
+    """Let the denoiser have an artifact's weights while the block runs.
 
-    The artifact's tensors are named by the denoiser's name, a dot and the weight's. ArtifactError for other shapes.
+    Args:
+        backbone: The model.
+        artifact: Its tensors are named by the denoiser's name, a dot and the weight's.
+        strength: own + strength * (theirs - own): 1 takes theirs, 0 its own.
+
+    Raises:
+        ArtifactError: Its tensors have other shapes.
     """
     own = dict(backbone.denoiser.named_parameters())
     learnt = of_denoiser(backbone, artifact.tensors)

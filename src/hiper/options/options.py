@@ -33,10 +33,13 @@ class Spec:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Base of the options of all methods; OptionError on construction when a value is not allowed.
+    """Base of the options of all methods, which are checked on construction.
 
     Attributes:
-        earlier: Earlier name -> name; `resolve` reads both.
+        earlier: Earlier name to name; `resolve` reads both.
+
+    Raises:
+        OptionError: A value is not allowed.
     """
 
     earlier: ClassVar[Mapping[str, str]] = {}
@@ -64,8 +67,16 @@ def resolve(
 ) -> O:
     """Build options from a preset and the values that differ from it; text is converted to the field's type.
 
-    OptionError for an unknown preset or name, with the nearest valid one, and for a value out of range. Warns
-    (HiperWarning) of a name that an earlier release used.
+    A HiperWarning is issued for a name that an earlier release used.
+
+    Args:
+        kind: The class of the options.
+        presets: Name to values.
+        preset: Its name.
+        values: By the name of the option.
+
+    Raises:
+        OptionError: A preset or name is unknown (with the nearest one), or a value not allowed.
     """
     if preset not in presets:
         raise OptionError(
