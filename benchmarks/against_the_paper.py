@@ -90,12 +90,10 @@ def preview(job: Job, tail: Tensor) -> None:
     second.sample(
         place_tail(second.encode(job.target), STRENGTH * tail, "replace"),
         [second.encode_negative("")],
+        second.sampling_settings(
+            num_inference_steps=PREVIEW_STEPS, guidance_scale=GUIDANCE, scheduler="ddim"
+        ),
         seeds=range(PREVIEW_PICTURES),
-        steps=PREVIEW_STEPS,
-        guidance=GUIDANCE,
-        scheduler="ddim",
-        height=second.resolution,
-        width=second.resolution,
     )
 
 

@@ -63,17 +63,10 @@ def draw(
     backbone: Backbone, sentences: Sequence[Conditioning], *, first_seed: int = 0, **changed: Any
 ) -> list[Image.Image]:
     """Draw a picture per sentence, seeds counted from `first_seed`; changed: settings that are not the model's own."""
-    settings = {
-        "steps": backbone.default_steps,
-        "guidance": backbone.default_guidance,
-        "scheduler": backbone.schedulers[0],
-        "height": backbone.resolution,
-        "width": backbone.resolution,
-        **changed,
-    }
+    settings = backbone.sampling_settings(**changed)
     negatives, pictures = [backbone.encode_negative("")], []
     for start in range(0, len(sentences), BATCH):
         batch = sentences[start : start + BATCH]
         seeds = range(first_seed + start, first_seed + start + len(batch))
-        pictures += backbone.sample(stacked(batch), negatives, seeds=seeds, **settings).images
+        pictures += backbone.sample(stacked(batch), negatives, settings, seeds=seeds).images
     return pictures

@@ -31,7 +31,7 @@ CELL, LABEL = 128, 34
 def drawn(backbone: Backbone, captions: Sequence[str]) -> list[Image.Image]:
     """One picture per caption in 50 steps of DDIM; seed i for caption i."""
     sentences = [backbone.encode(caption) for caption in captions]
-    return draw(backbone, sentences, steps=50, scheduler="ddim")
+    return draw(backbone, sentences, num_inference_steps=50, scheduler="ddim")
 
 
 def grid(pictures: Sequence[Image.Image], columns: int, labels: Sequence[str] = ()) -> Image.Image:

@@ -68,7 +68,7 @@ def report(name: str, dtype: torch.dtype, memory: str) -> dict[str, Any]:
         texts = sum(size for part, size in weights.items() if part.startswith("text_encoder"))
         how = Loading(device=torch.device("cuda", 0), dtype=dtype, memory=memory, recompute=memory == "low")
         kind = backbone_class(type(pipe).__name__, name)
-        backbone = kind._resolved(pipe, how.resolved(texts), name=name, revision="", guidance=None)
+        backbone = kind._resolved(pipe, how.resolved(texts), name=name, revision="", guidance_scale=None)
         picture = Image.new("RGB", (backbone.resolution,) * 2, "red")
         sentence = backbone.encode(CAPTION)
         found = {
@@ -108,14 +108,7 @@ def edit_step(gpu: Kernels, backbone: Any) -> dict[str, Any]:
     return measured(
         gpu,
         lambda: backbone.sample(
-            positive,
-            [negative],
-            seeds=[0],
-            steps=EDIT_STEPS,
-            guidance=backbone.default_guidance,
-            scheduler=backbone.schedulers[0],
-            height=backbone.resolution,
-            width=backbone.resolution,
+            positive, [negative], backbone.sampling_settings(num_inference_steps=EDIT_STEPS), seeds=[0]
         ),
     )
 

@@ -40,7 +40,7 @@ def one_turn(backbone: Backbone, number: int) -> str:
     artifact = hiper.fit(backbone, subject, steps=2)
     digest = hashlib.sha256(artifact.tensors["tail"].numpy().tobytes())
     for seed in range(EDITS_PER_FIT):
-        (image,) = hiper.edit(backbone, artifact, sitting(number), seeds=[seed], steps=2).images
+        (image,) = hiper.edit(backbone, artifact, sitting(number), seeds=[seed], num_inference_steps=2).images
         digest.update(image.tobytes())
     return digest.hexdigest()
 

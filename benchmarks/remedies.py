@@ -40,7 +40,7 @@ from hiper.methods import FitInput, fit_all, get_method
 from hiper.seeds import generator
 from hiper.training import EVALUATIONS, Outcome
 
-DRAWN = "guidance=none,edit_steps=none,scheduler=none"
+DRAWN = "guidance_scale=none,num_inference_steps=none,scheduler=none"
 """As the model draws by itself, for arms of the paper's preset, which has its own way."""
 PAPER = f"hiper:paper,{DRAWN}"
 SLOTS = 8

@@ -27,12 +27,12 @@ from tests import tiny, tiny_families
 import hiper
 
 METHODS: dict[str, dict[str, Any]] = {
-    "ddim-inversion": {"edit_steps": 4},
+    "ddim-inversion": {"num_inference_steps": 4},
     "dreambooth": {"steps": 2},
     "dreambooth-lora": {"steps": 2},
     "hiper": {"steps": 5},
     "imagic": {"target": "a sitting dog"},
-    "null-text": {"edit_steps": 4},
+    "null-text": {"num_inference_steps": 4},
     "sdedit": {},
     "textual-inversion": {"steps": 3},
 }
@@ -83,7 +83,9 @@ def _fitted(name: str, backbone: Any, subject: hiper.Subject, **options: Any) ->
     artifact = hiper.fit(backbone, subject, seed=3, **options)
     yield f"{name}: artifact", _artifact(artifact)
     sentence = SENTENCE if subject.caption == CAPTION else "a cat"
-    result = hiper.edit(backbone, artifact, sentence, seeds=[1], steps=options.get("edit_steps", 4))
+    result = hiper.edit(
+        backbone, artifact, sentence, seeds=[1], num_inference_steps=options.get("num_inference_steps", 4)
+    )
     yield f"{name}: picture", _sha(result.images[0].tobytes())
 
 

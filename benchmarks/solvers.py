@@ -106,7 +106,7 @@ class Service:
                 case.target_caption,
                 seeds=self.seeds,
                 scheduler=sampler.name,
-                steps=sampler.steps,
+                num_inference_steps=sampler.steps,
             )
             paths[0].parent.mkdir(parents=True, exist_ok=True)
             for path, picture in zip(paths, drawn.images, strict=True):

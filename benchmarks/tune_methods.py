@@ -49,7 +49,7 @@ def one_of(*values: int) -> Draw:
 
 
 SPACES: Mapping[str, Mapping[str, Draw]] = {
-    "ddim-inversion": {"strength": uniform(0.4, 1.0), "guidance": uniform(1.5, 7.5)},
+    "ddim-inversion": {"strength": uniform(0.4, 1.0), "guidance_scale": uniform(1.5, 7.5)},
     "dreambooth": {"learning_rate": log_uniform(1e-5, 1e-3), "steps": one_of(50, 100, 200)},
     "dreambooth-lora": {
         "learning_rate": log_uniform(1e-4, 1e-2),
@@ -66,8 +66,8 @@ SPACES: Mapping[str, Mapping[str, Draw]] = {
         "weight_learning_rate": log_uniform(5e-6, 5e-4),
         "strength": uniform(0.0, 1.0),
     },
-    "null-text": {"strength": uniform(0.4, 1.0), "guidance": uniform(1.5, 7.5)},
-    "sdedit": {"strength": uniform(0.4, 1.0), "guidance": uniform(1.5, 7.5)},
+    "null-text": {"strength": uniform(0.4, 1.0), "guidance_scale": uniform(1.5, 7.5)},
+    "sdedit": {"strength": uniform(0.4, 1.0), "guidance_scale": uniform(1.5, 7.5)},
     "textual-inversion": {
         "learning_rate": log_uniform(2e-3, 2e-1),
         "steps": one_of(100, 200, 400),

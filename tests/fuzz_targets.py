@@ -176,7 +176,17 @@ def _arguments(data: st.DataObject, folder: Path) -> None:
             (["edit", "none.safetensors"], ["show"], ["fit", "none.png"], ["rerun", "none.png"], ["bench"])
         )
     )
-    names = ("--steps", "--seed", "--out", "--guidance", "--images", "-o", "--caption", "--height", "--json")
+    names = (
+        "--num-inference-steps",
+        "--seed",
+        "--out",
+        "--guidance-scale",
+        "--images",
+        "-o",
+        "--caption",
+        "--height",
+        "--json",
+    )
     words = data.draw(st.lists(st.sampled_from(names) | WORDS, max_size=6))
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as printed:
         status = main([*command, "--device", "cpu", *words])

@@ -28,7 +28,7 @@ from hiper.seeds import generator
 from tests import tiny
 
 PROMPT = "a jumping dog on the grass"
-QUICK: dict[str, Any] = {"steps": 4, "guidance": 7.5}
+QUICK: dict[str, Any] = {"num_inference_steps": 4, "guidance_scale": 7.5}
 LAYERS = ["down_blocks.0", "mid_block", "up_blocks.1", "up_blocks.1"]
 
 
@@ -143,9 +143,9 @@ def test_a_family_without_cross_attention_is_refused_in_one_line(
 
 def test_a_method_that_draws_in_its_own_way_is_refused(sd1: SdBackbone) -> None:
     subject = hiper.Subject.from_image(tiny.picture(), caption="a standing dog")
-    made = hiper.fit(sd1, subject, method="sdedit", edit_steps=4)
+    made = hiper.fit(sd1, subject, method="sdedit", num_inference_steps=4)
     with pytest.raises(OptionError, match=r"method sdedit .* cannot be watched"):
-        study_drawing(sd1, made, PROMPT, steps=4)
+        study_drawing(sd1, made, PROMPT, num_inference_steps=4)
 
 
 # running means
@@ -159,15 +159,11 @@ def test_means_are_those_of_all_maps_kept(sd1: SdBackbone, artifact: Artifact, s
         sd1.sample(
             sentence,
             [sd1.encode("")],
+            sd1.sampling_settings(scheduler="ddim", height=32, width=32, **QUICK),
             seeds=[0],
-            scheduler="ddim",
-            height=32,
-            width=32,
-            callback=None,
-            **QUICK,
         )
     assert all(len(each.probabilities) == 2 for each in kept)
-    assert len(kept) == len(LAYERS) * QUICK["steps"]
+    assert len(kept) == len(LAYERS) * QUICK["num_inference_steps"]
     for layer, heads in study.learnt.maps.heads.items():
         own = torch.stack([each.probabilities[1] for each in kept if each.layer == layer]).mean(0)
         side = study.learnt.maps.sides[layer]
@@ -355,7 +351,7 @@ def test_the_record_is_json_with_every_row_layer_head_and_part(study: Study) -> 
         np.ones((SIDE, SIDE)), abs=1e-3
     )
     assert [len(layer["heads"]) for layer in record["layers"]] == [2, 2, 2, 2]
-    assert len(record["phases"]) == QUICK["steps"]
+    assert len(record["phases"]) == QUICK["num_inference_steps"]
     assert record["groups"]["learnt"]["tail"]["mass"] == pytest.approx(record["contrast"]["tail"]["mass"])
     assert "tail" not in record["groups"]["untouched"]
     assert "map" not in study.as_record(maps=False)["rows"][0]  # type: ignore[index]

@@ -26,7 +26,9 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_a_drawing_becomes_a_page_and_a_record(cli: Cli, tail: Path, tmp_path: Path) -> None:
     out = tmp_path / "seen"
-    done = cli("attention", tail, "--prompt", "a dog on the grass", "--steps", "3", "--out", out)
+    done = cli(
+        "attention", tail, "--prompt", "a dog on the grass", "--num-inference-steps", "3", "--out", out
+    )
     assert done.status == 0, done.err
     assert [line.split("  ")[0] for line in done.out.splitlines()[1:6]] == [
         "start mark",
@@ -40,7 +42,7 @@ def test_a_drawing_becomes_a_page_and_a_record(cli: Cli, tail: Path, tmp_path: P
     assert record["settings"]["steps"] == 3
     assert len(record["rows"][0]["map"]) == 16
     assert "a dog on the grass" in (out / "attention.html").read_text()
-    again = cli("attention", tail, "--steps", "3", "--out", out)
+    again = cli("attention", tail, "--num-inference-steps", "3", "--out", out)
     again.refusal("attention.html", "exists")
 
 
@@ -62,6 +64,8 @@ def test_mistakes_are_told_before_a_model_is_loaded(
 ) -> None:
     out = tmp_path / "seen"
     cli("attention", tail, "--mask", picture, "--out", out).refusal("--mask", "--picture")
-    cli("attention", tail, "--picture", picture, "--steps", "3", "--out", out).refusal("--steps", "drawn")
+    cli("attention", tail, "--picture", picture, "--num-inference-steps", "3", "--out", out).refusal(
+        "--num-inference-steps", "drawn"
+    )
     cli("attention", picture, "--out", out).refusal("dog.png")
     assert not out.exists()

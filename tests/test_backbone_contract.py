@@ -114,16 +114,9 @@ def alike(one: PIL.Image.Image, other: PIL.Image.Image) -> bool:
 def draw(
     backbone: Any, positive: Any, negatives: Any, seeds: list[int], **settings: Any
 ) -> list[PIL.Image.Image]:
-    side = backbone.resolution
-    chosen = {
-        "steps": STEPS,
-        "guidance": 3.0,
-        "scheduler": backbone.schedulers[0],
-        "height": side,
-        "width": side,
-    }
+    chosen = {"num_inference_steps": STEPS, "guidance_scale": 3.0, **settings}
     images: list[PIL.Image.Image] = backbone.sample(
-        positive, negatives, seeds=seeds, **{**chosen, **settings}
+        positive, negatives, backbone.sampling_settings(**chosen), seeds=seeds
     ).images
     return images
 
@@ -189,15 +182,11 @@ def test_pictures_are_decoded_one_by_one(backbone: Any) -> None:
     assert [each.tobytes() for each in together] == [each.tobytes() for each in alone]
     sizes.clear()
     positive = backbone.encode("a dog")
-    side = {"height": backbone.resolution, "width": backbone.resolution}
     backbone.sample(
         positive,
         [backbone.encode_negative("")],
+        backbone.sampling_settings(num_inference_steps=1, guidance_scale=2),
         seeds=[0, 1],
-        steps=1,
-        guidance=2,
-        scheduler=backbone.schedulers[0],
-        **side,
     )
     assert sizes == [1, 1]
     assert vae.use_slicing is False
@@ -322,22 +311,22 @@ def test_while_fitting_only_the_denoiser_is_in_memory(backbone: Any) -> None:
 def test_a_short_fit_lowers_the_loss_and_an_edit_restores_every_weight(backbone: Any, fit: Fit) -> None:
     figures = fit.artifact.figures
     assert figures["loss_after"] < 0.9997 * figures["loss_before"]
-    hiper.edit(backbone, fit.artifact, TARGET, steps=1, guidance=3.0)
+    hiper.edit(backbone, fit.artifact, TARGET, num_inference_steps=1, guidance_scale=3.0)
     assert backbone.weights_sha256() == fit.weights
     assert backbone.model_key() == fit.key
 
 
 def test_a_tail_changes_the_picture(backbone: Any, artifact: hiper.Artifact) -> None:
     with_tail, without = (
-        hiper.edit(backbone, artifact, TARGET, steps=STEPS, strength=strength).images[0]
+        hiper.edit(backbone, artifact, TARGET, num_inference_steps=STEPS, strength=strength).images[0]
         for strength in (1.0, 0.0)
     )
     assert levels(with_tail, without).mean() > 0.1
 
 
 def test_a_picture_depends_on_its_own_seed_alone(backbone: Any, artifact: hiper.Artifact) -> None:
-    three, four = hiper.edit(backbone, artifact, TARGET, steps=STEPS, seeds=[3, 4]).images
-    (alone,) = hiper.edit(backbone, artifact, TARGET, steps=STEPS, seeds=[4]).images
+    three, four = hiper.edit(backbone, artifact, TARGET, num_inference_steps=STEPS, seeds=[3, 4]).images
+    (alone,) = hiper.edit(backbone, artifact, TARGET, num_inference_steps=STEPS, seeds=[4]).images
     assert alike(four, alone)
     assert not alike(three, alone)
 
@@ -347,9 +336,9 @@ def test_negative_sentences_of_any_length_are_heard(
 ) -> None:
     if name in UNHEARD:
         with pytest.warns(HiperWarning, match="ignored"):
-            hiper.edit(backbone, artifact, TARGET, steps=1, negative_prompt=SHORT)
+            hiper.edit(backbone, artifact, TARGET, num_inference_steps=1, negative_prompt=SHORT)
         return
-    settings: dict[str, Any] = {"steps": STEPS, "guidance": 3.0}
+    settings: dict[str, Any] = {"num_inference_steps": STEPS, "guidance_scale": 3.0}
     both = hiper.edit(
         backbone, artifact, TARGET, seeds=[1, 1], negative_prompt=[LONG, SHORT], **settings
     ).images
@@ -369,7 +358,9 @@ def test_several_tails_and_a_negative_one_are_heard(
     other = replace(artifact, tensors={"tail": artifact.tensors["tail"].flip(0, 1)})
 
     def drawn(artifacts: list[hiper.Artifact], **negative: Any) -> PIL.Image.Image:
-        return hiper.edit(backbone, artifacts, TARGET, steps=STEPS, guidance=3.0, **negative).images[0]
+        return hiper.edit(
+            backbone, artifacts, TARGET, num_inference_steps=STEPS, guidance_scale=3.0, **negative
+        ).images[0]
 
     alone = drawn([artifact])
     assert levels(alone, drawn([artifact, other])).max() > 0
@@ -387,7 +378,10 @@ def test_an_edit_is_the_plain_pipelines_own(backbone: Any, artifact: hiper.Artif
     with _diffusers.sampling(pipe, backbone.schedulers[0]):
         embeds = hiper.prompt_embeds(pipe, artifact, TARGET)
         expected = pipe(**embeds, latents=backbone._packed(noise_of(backbone)), **settings).images[0]
-    assert alike(hiper.edit(backbone, artifact, TARGET, steps=STEPS, guidance=3.0).images[0], expected)
+    assert alike(
+        hiper.edit(backbone, artifact, TARGET, num_inference_steps=STEPS, guidance_scale=3.0).images[0],
+        expected,
+    )
 
 
 def test_methods_that_need_more_are_refused(backbone: Any, subject: Any) -> None:
@@ -409,7 +403,12 @@ def test_every_method_that_it_offers_to_fits_and_edits(
     for method in sorted(methods):
         if get_method(method).requires <= backbone.capabilities:
             learnt = hiper.fit(backbone, subject, method=method, **tiny.ONE_STEP[method])
-            assert len(hiper.edit(backbone, learnt, TARGET, steps=STEPS, guidance=2.0).images) == 1, method
+            assert (
+                len(
+                    hiper.edit(backbone, learnt, TARGET, num_inference_steps=STEPS, guidance_scale=2.0).images
+                )
+                == 1
+            ), method
             assert backbone.weights_sha256() == fit.weights, method
             assert backbone.model_key() == fit.key, method
 
@@ -419,7 +418,9 @@ def test_an_artifact_is_saved_loaded_and_refused_elsewhere(
 ) -> None:
     loaded = hiper.Artifact.load(artifact.save(tmp_path / "dog.safetensors"))
     assert loaded.family == backbone.family
-    one, other = (hiper.edit(backbone, each, TARGET, steps=1).images[0] for each in (artifact, loaded))
+    one, other = (
+        hiper.edit(backbone, each, TARGET, num_inference_steps=1).images[0] for each in (artifact, loaded)
+    )
     assert one.tobytes() == other.tobytes()
     if backbone.family != sd1.family:
         with pytest.raises(ArtifactError, match=f"fitted on .* \\({backbone.family}, .* use that model"):
@@ -436,7 +437,7 @@ def test_bfloat16_draws_and_lets_gradients_through(name: str) -> None:
         backbone.predict(noise_of(backbone), torch.tensor([500]), placed).square().mean().backward()
     assert tail.grad is not None
     assert bool((tail.grad.abs().amax(dim=1) > 0).all())
-    assert len(draw(backbone, sentence, [backbone.encode_negative("")], [0], steps=1)) == 1
+    assert len(draw(backbone, sentence, [backbone.encode_negative("")], [0], num_inference_steps=1)) == 1
 
 
 def test_a_side_that_does_not_fit_is_refused(backbone: Any) -> None:
@@ -455,12 +456,8 @@ def test_an_autoencoder_that_overflows_in_float16_decodes_in_float32(name: str) 
     sentence = backbone.encode(SHORT)
     (image,) = backbone.sample(
         *(sentence, [sentence]),
+        backbone.sampling_settings(num_inference_steps=1, guidance_scale=1.0),
         seeds=[0],
-        steps=1,
-        guidance=1.0,
-        scheduler=backbone.schedulers[0],
-        height=backbone.resolution,
-        width=backbone.resolution,
     ).images
     assert any(low < high for low, high in image.getextrema())
     assert (vae.dtype, "decode" in vars(vae)) == (torch.float16, False)
@@ -470,4 +467,4 @@ def test_not_a_number_is_an_error_and_no_black_picture(backbone: Any) -> None:
     sentence = backbone.encode(SHORT)
     broken = replace(sentence, token_embeddings=torch.full_like(sentence.token_embeddings, torch.nan))
     with pytest.raises(hiper.HiperError, match="NaN"):
-        draw(backbone, broken, [replace(broken, prompt="")], [0], steps=1)
+        draw(backbone, broken, [replace(broken, prompt="")], [0], num_inference_steps=1)

@@ -202,8 +202,9 @@ def test_parking_keeps_the_memory_format_and_every_dtype() -> None:
 
 def draw(backbone: SdBackbone, seeds: list[int], **settings: Any) -> list[bytes]:
     sentence, nothing = backbone.encode("a sitting dog"), backbone.encode("")
-    chosen = {"steps": STEPS, "guidance": 7.5, "scheduler": "ddim", "height": 32, "width": 32, **settings}
-    return [image.tobytes() for image in backbone.sample(sentence, [nothing], seeds=seeds, **chosen).images]
+    chosen = {"num_inference_steps": STEPS, "guidance_scale": 7.5, "scheduler": "ddim", **settings}
+    drawn = backbone.sample(sentence, [nothing], backbone.sampling_settings(**chosen), seeds=seeds)
+    return [image.tobytes() for image in drawn.images]
 
 
 def test_samples_are_those_of_the_plain_pipeline(backbone: SdBackbone) -> None:
@@ -224,9 +225,9 @@ def test_samples_are_those_of_the_plain_pipeline(backbone: SdBackbone) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", UNET_SCHEDULERS)
 def test_every_scheduler_draws_and_differs(sd2: SdBackbone, name: str) -> None:
-    (image,) = draw(sd2, [0], scheduler=name, steps=5)
+    (image,) = draw(sd2, [0], scheduler=name, num_inference_steps=5)
     assert len(set(image)) > 8
-    assert name == "ddim" or image != draw(sd2, [0], steps=5)[0]
+    assert name == "ddim" or image != draw(sd2, [0], num_inference_steps=5)[0]
 
 
 def test_an_unknown_scheduler_names_the_nearest(sd1: SdBackbone) -> None:
@@ -249,7 +250,14 @@ def test_the_callback_counts_the_steps(sd1: SdBackbone, name: str) -> None:
 def test_not_a_number_is_an_error_and_no_black_picture(sd1: SdBackbone) -> None:
     nan = replace(sd1.encode("a dog"), token_embeddings=torch.full((1, 77, tiny.EMBED), torch.nan))
     with pytest.raises(HiperError, match="NaN"):
-        sd1.sample(nan, [nan], seeds=[0], steps=1, guidance=1.0, scheduler="ddim", height=32, width=32)
+        sd1.sample(
+            nan,
+            [nan],
+            sd1.sampling_settings(
+                num_inference_steps=1, guidance_scale=1.0, scheduler="ddim", height=32, width=32
+            ),
+            seeds=[0],
+        )
 
 
 def strict_checker() -> dict[str, Any]:
@@ -269,7 +277,12 @@ def test_a_flagged_picture_is_reported() -> None:
     backbone = SdBackbone.from_pipeline(tiny.pipeline(**strict_checker()))
     sentence = backbone.encode("a dog")
     samples = backbone.sample(
-        sentence, [sentence], seeds=[1, 2], steps=1, guidance=1.0, scheduler="ddim", height=32, width=32
+        sentence,
+        [sentence],
+        backbone.sampling_settings(
+            num_inference_steps=1, guidance_scale=1.0, scheduler="ddim", height=32, width=32
+        ),
+        seeds=[1, 2],
     )
     assert samples.flagged == (True, True)
     assert samples.images[0].getextrema() == ((0, 0), (0, 0), (0, 0))

@@ -44,7 +44,7 @@ def jobs(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Path:
             "sentences": ["a sitting dog"],
             "seeds": [i, 7],
             "options": {**QUICK, "seed": i},
-            "edit": {"steps": 2},
+            "edit": {"num_inference_steps": 2},
         }
         for i in range(GOOD)
     ]
@@ -108,7 +108,7 @@ def test_a_job_leaves_its_artifact_its_pictures_and_its_record(whole: Path, jobs
     subject = Subject.open(jobs.parent / "3.png", caption="a red dog")
     alone = hiper.fit(backbone, subject, preset="auto", seed=3, **QUICK)
     assert torch.allclose(artifact.tensors["tail"], alone.tensors["tail"], rtol=0, atol=1e-4)
-    drawn = hiper.edit(backbone, artifact, "a sitting dog", seeds=[3, 7], steps=2)
+    drawn = hiper.edit(backbone, artifact, "a sitting dog", seeds=[3, 7], num_inference_steps=2)
     for seed, image in zip((3, 7), drawn.images, strict=True):
         with Image.open(place / f"a-sitting-dog-{seed}.png") as picture:
             assert picture.convert("RGB").tobytes() == image.tobytes()
@@ -159,7 +159,7 @@ def test_what_the_user_should_know_of_a_job_reaches_the_summary(jobs: Path, tmp_
         "backbone": "model",
         "sentences": ["cat.txt"],
         "options": QUICK,
-        "edit": {"steps": 2},
+        "edit": {"num_inference_steps": 2},
     }
     report = do(beside(jobs, job), tmp_path / "out")
     (entry,) = report.entries.values()
@@ -333,7 +333,7 @@ def test_a_job_that_takes_too_long_is_that_jobs_failure(jobs: Path, tmp_path: Pa
 
 def test_a_job_that_needs_too_much_memory_is_that_jobs_failure(jobs: Path, tmp_path: Path) -> None:
     line = json.loads(jobs.read_text().splitlines()[0])
-    large = {**line, "name": "large", "edit": {"steps": 1, "height": 4096, "width": 4096}}
+    large = {**line, "name": "large", "edit": {"num_inference_steps": 1, "height": 4096, "width": 4096}}
     report = do(beside(jobs, large, line), tmp_path, engine=EngineSettings(memory_limit=1.5))
     assert counts(report) == {"done": 1, "failed": 1}
     (entry,) = [entry for entry in report.entries.values() if entry.status == "failed"]

@@ -22,7 +22,7 @@ from hiper.seeds import generator
 from tests import tiny
 from tests.small_suite import SIDE, SmallSuite
 
-QUICK = "steps=2,batch=2,edit_steps=2"
+QUICK = "steps=2,batch=2,num_inference_steps=2"
 VAGUE = f"hiper,{QUICK},source_caption=vague"
 SEEDS = (3, 4)
 
@@ -72,10 +72,10 @@ def same(one: Drawn, other: Drawn) -> bool:
         ("hiper:paper", "hiper:paper"),
         ("hiper,tail=5", "hiper"),
         ("hiper, steps = 0010,learning-rate=5e-3", "hiper,learning_rate=0.005,steps=10"),
-        ("hiper:paper,guidance=none", "hiper:paper,guidance=none"),
+        ("hiper:paper,guidance_scale=none", "hiper:paper,guidance_scale=none"),
         ("none", "none"),
         ("none:paper", "none:paper"),
-        ("none,guidance=3", "none,guidance=3.0"),
+        ("none,guidance_scale=3", "none,guidance_scale=3.0"),
         ("random-tail,steps=9", "random-tail,steps=9"),
         ("truth", "truth"),
     ],
@@ -128,7 +128,7 @@ def test_presets_from_files_share_neither_pictures_nor_fits_of_what_they_said_be
         ("hiper,seed=-1", ["random"]),
         ("truth,steps=3", ["takes no preset and no options"]),
         ("source:paper", ["takes no preset and no options"]),
-        ("none,steps=3", ["'steps'", "guidance, edit_steps, scheduler"]),
+        ("none,steps=3", ["'steps'", "guidance_scale, num_inference_steps, scheduler"]),
         ("spelled-out,scheduler=dimm", ["scheduler is 'dimm'"]),
     ],
 )
@@ -180,11 +180,17 @@ def test_a_suite_that_lacks_what_a_yardstick_needs(suite: Suite, name: str) -> N
 
 
 def test_settings_that_the_model_cannot_have(sd1: Backbone) -> None:
-    assert drawing_settings(parse_arm("none"), sd1).guidance == sd1.default_guidance
-    assert drawing_settings(parse_arm("hiper:paper"), sd1).guidance == 7.5
-    assert drawing_settings(parse_arm("none,edit_steps=3,scheduler=euler"), sd1).steps == 3
+    assert drawing_settings(parse_arm("none"), sd1).guidance_scale == sd1.default_guidance_scale
+    assert drawing_settings(parse_arm("hiper:paper"), sd1).guidance_scale == 7.5
+    assert (
+        drawing_settings(parse_arm("none,num_inference_steps=3,scheduler=euler"), sd1).num_inference_steps
+        == 3
+    )
     sd1_steps = sd1.timesteps
-    assert drawing_settings(parse_arm(f"none,edit_steps={sd1_steps}"), sd1).steps == sd1_steps
+    assert (
+        drawing_settings(parse_arm(f"none,num_inference_steps={sd1_steps}"), sd1).num_inference_steps
+        == sd1_steps
+    )
 
 
 @pytest.mark.slow
@@ -197,17 +203,21 @@ def test_methods_that_walk_draw_by_what_they_walk_by(
 ) -> None:
     model = critters
     assert model.schedulers[0] != walks_by(model)
-    arm = parse_arm(f"{method},edit_steps=3")
+    arm = parse_arm(f"{method},num_inference_steps=3")
     drawn = ArmSampler(model, Fits(tmp_path, suite, model, lambda: None), lambda: None).draw(
         arm, case(suite), SEEDS
     )
     subject = Subject.from_image(case(suite).source, caption=case(suite).source_caption)
-    options = get_method(method).options(edit_steps=3)
+    options = get_method(method).options(num_inference_steps=3)
     artifact = get_method(method).fit(model, subject, options)
     by_hand = edit(model, artifact, case(suite).target_caption, seeds=SEEDS)
     assert [image.tobytes() for image in drawn.images] == [image.tobytes() for image in by_hand.images]
-    assert drawn.settings == {**drawn.settings, "scheduler": "ddim", "steps": 3}
-    assert drawing_settings(parse_arm(method), model).steps == walk_steps(model) != model.default_steps
+    assert drawn.settings == {**drawn.settings, "scheduler": "ddim", "num_inference_steps": 3}
+    assert (
+        drawing_settings(parse_arm(method), model).num_inference_steps
+        == walk_steps(model)
+        != model.default_num_inference_steps
+    )
 
 
 # what they draw
@@ -219,10 +229,15 @@ def test_a_method_is_what_the_package_does(suite: Suite, sampler: ArmSampler, sd
     drawn = sampler.draw(arm, given, SEEDS)
     method = get_method("hiper")
     subject = Subject.from_image(given.source, caption=given.source_caption)
-    artifact = method.fit(sd1, subject, method.options(steps=2, batch=2, edit_steps=2))
+    artifact = method.fit(sd1, subject, method.options(steps=2, batch=2, num_inference_steps=2))
     expected = edit(sd1, artifact, given.target_caption, seeds=SEEDS)
     assert same(drawn, Drawn(images=expected.images, prompt="", settings={}))
-    assert drawn.settings == {"strength": 0.8, "guidance": 7.5, "steps": 2, "scheduler": "ddim"}
+    assert drawn.settings == {
+        "strength": 0.8,
+        "guidance_scale": 7.5,
+        "num_inference_steps": 2,
+        "scheduler": "ddim",
+    }
     assert drawn.fit is not None
     assert torch.equal(drawn.fit.artifact.tensors["tail"], artifact.tensors["tail"])
     assert drawn.seconds is not None
@@ -230,9 +245,9 @@ def test_a_method_is_what_the_package_does(suite: Suite, sampler: ArmSampler, sd
 
 def test_the_floor_is_the_sentence_alone(suite: Suite, sampler: ArmSampler) -> None:
     """Only the sentence counts, not whose picture it is."""
-    drawn = sampler.draw(parse_arm("none,edit_steps=2"), case(suite), SEEDS)
-    other_subject = sampler.draw(parse_arm("none,edit_steps=2"), case(suite, "ben"), SEEDS)
-    other_edit = sampler.draw(parse_arm("none,edit_steps=2"), suite.cases("ann")[1], SEEDS)
+    drawn = sampler.draw(parse_arm("none,num_inference_steps=2"), case(suite), SEEDS)
+    other_subject = sampler.draw(parse_arm("none,num_inference_steps=2"), case(suite, "ben"), SEEDS)
+    other_edit = sampler.draw(parse_arm("none,num_inference_steps=2"), suite.cases("ann")[1], SEEDS)
     assert same(drawn, other_subject)
     assert not same(drawn, other_edit)
     assert drawn.prompt == case(suite).target_caption
@@ -242,8 +257,8 @@ def test_the_floor_is_the_sentence_alone(suite: Suite, sampler: ArmSampler) -> N
 
 
 def test_a_picture_depends_on_its_own_seed_only(suite: Suite, sampler: ArmSampler) -> None:
-    many = sampler.draw(parse_arm("none,edit_steps=2"), case(suite), range(6))
-    last = sampler.draw(parse_arm("none,edit_steps=2"), case(suite), [5])
+    many = sampler.draw(parse_arm("none,num_inference_steps=2"), case(suite), range(6))
+    last = sampler.draw(parse_arm("none,num_inference_steps=2"), case(suite), [5])
     apart = np.abs(arrays(many)[5].astype(int) - arrays(last)[0].astype(int))
     assert len(many.images) == 6
     assert apart.max() <= 1
@@ -252,9 +267,9 @@ def test_a_picture_depends_on_its_own_seed_only(suite: Suite, sampler: ArmSample
 def test_spelled_out_draws_the_sentence_of_the_truth(suite: Suite, sampler: ArmSampler) -> None:
     truth = case(suite).truth
     assert truth is not None
-    drawn = sampler.draw(parse_arm("spelled-out,edit_steps=2"), case(suite), SEEDS)
+    drawn = sampler.draw(parse_arm("spelled-out,num_inference_steps=2"), case(suite), SEEDS)
     assert drawn.prompt == truth.spelled_out
-    assert not same(drawn, sampler.draw(parse_arm("none,edit_steps=2"), case(suite), SEEDS))
+    assert not same(drawn, sampler.draw(parse_arm("none,num_inference_steps=2"), case(suite), SEEDS))
 
 
 def test_the_ceiling_is_the_truth_through_the_vae(suite: Suite, sampler: ArmSampler, sd1: Backbone) -> None:
@@ -282,7 +297,7 @@ def test_the_other_tail_is_that_of_the_next_subject(
 ) -> None:
     drawn = sampler.draw(parse_arm(f"other-tail,{QUICK}"), case(suite, subject), SEEDS)
     theirs = fits.of(parse_arm(f"hiper,{QUICK}"), following).artifact
-    expected = edit(sd1, theirs, case(suite, subject).target_caption, seeds=SEEDS, steps=2)
+    expected = edit(sd1, theirs, case(suite, subject).target_caption, seeds=SEEDS, num_inference_steps=2)
     assert same(drawn, Drawn(images=expected.images, prompt="", settings={}))
     assert not same(drawn, sampler.draw(parse_arm(f"hiper,{QUICK}"), case(suite, subject), SEEDS))
     assert drawn.fit is None
@@ -319,16 +334,16 @@ def test_arms_that_differ_in_editing_alone_share_their_fits(
     """A shared fit remembers the settings of one arm; each draws with its own."""
     sampler = ArmSampler(sd1, Fits(tmp_path, suite, sd1, lambda: None), lambda: None)
     drawn = {}
-    for settings in ("strength=0.8", "strength=0.3", "guidance=2", "guidance=none"):
-        arm = parse_arm(f"hiper:paper,steps=2,batch=20,edit_steps=2,{settings}")
+    for settings in ("strength=0.8", "strength=0.3", "guidance_scale=2", "guidance_scale=none"):
+        arm = parse_arm(f"hiper:paper,steps=2,batch=20,num_inference_steps=2,{settings}")
         drawn[settings] = sampler.draw(arm, case(suite), SEEDS)
         own = HiPer().fit(sd1, subject_of(suite), HiPer().options(arm.preset, **arm.changes))
         expected = edit(sd1, own, case(suite).target_caption, seeds=SEEDS)
         assert same(drawn[settings], Drawn(images=expected.images, prompt="", settings={}))
-        assert drawn[settings].settings["guidance"] == expected.settings.guidance
+        assert drawn[settings].settings["guidance_scale"] == expected.settings.guidance_scale
     assert len(list(tmp_path.rglob("*.safetensors"))) == 1
     assert not same(drawn["strength=0.8"], drawn["strength=0.3"])
-    assert not same(drawn["strength=0.8"], drawn["guidance=2"])
+    assert not same(drawn["strength=0.8"], drawn["guidance_scale=2"])
 
 
 def subject_of(suite: Suite) -> Subject:
@@ -350,7 +365,7 @@ def test_a_source_may_be_learnt_from_another_caption(suite: Suite, sd1: Backbone
         parse_arm("none,source_caption=vague")
 
 
-@pytest.mark.parametrize("arm", [f"hiper,{QUICK}", "none,edit_steps=2"])
+@pytest.mark.parametrize("arm", [f"hiper,{QUICK}", "none,num_inference_steps=2"])
 def test_a_signal_ends_fits_and_drawings(suite: Suite, sd1: Backbone, tmp_path: Path, arm: str) -> None:
     chosen: Arm = parse_arm(arm)
     fits = Fits(tmp_path, suite, sd1, lambda: 15)
@@ -366,7 +381,7 @@ def test_a_signal_ends_fits_and_drawings(suite: Suite, sd1: Backbone, tmp_path: 
 @pytest.mark.slow
 def test_a_method_that_needs_a_fit_per_sentence_gets_one(suite: Suite, sd1: Backbone, tmp_path: Path) -> None:
     fits = Fits(tmp_path, suite, sd1, lambda: None)
-    arm = parse_arm("imagic,steps=1,weight_steps=1,batch=1,edit_steps=2")
+    arm = parse_arm("imagic,steps=1,weight_steps=1,batch=1,num_inference_steps=2")
     drawn = [ArmSampler(sd1, fits, lambda: None).draw(arm, each, [3]) for each in suite.cases("ann")]
     targets = [each.fit.artifact.options["target"] for each in drawn if each.fit]
     assert targets == [each.target_caption for each in suite.cases("ann")]

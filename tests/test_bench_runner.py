@@ -27,10 +27,10 @@ from tests import tiny
 from tests.processes import Running, run, start
 from tests.small_suite import COLOURS, EDITS, NAME, installed
 
-QUICK = "steps=2,batch=1,edit_steps=2"
+QUICK = "steps=2,batch=1,num_inference_steps=2"
 ARMS = (
     f"hiper,{QUICK}",
-    "none,edit_steps=2",
+    "none,num_inference_steps=2",
     "truth",
     f"random-tail,{QUICK}",
     f"other-tail,{QUICK}",
@@ -129,7 +129,12 @@ def test_a_cell_holds_what_a_report_needs(whole: Path, model_folder: Path) -> No
     assert record["prompt"] == case.target_caption
     assert record["suite"] == {"suite": NAME, "split": "test", "seed": 0}
     assert record["options"]["steps"] == 2
-    assert record["settings"] == {"strength": 0.8, "guidance": 7.5, "steps": 2, "scheduler": "ddim"}
+    assert record["settings"] == {
+        "strength": 0.8,
+        "guidance_scale": 7.5,
+        "num_inference_steps": 2,
+        "scheduler": "ddim",
+    }
     assert record["edit_seconds"] > 0
     assert set(record["versions"]) == {"hiper", "torch", "diffusers", "transformers"}
 
@@ -172,12 +177,12 @@ def test_a_run_grows(whole: Path, tmp_path: Path, model_folder: Path) -> None:
 
 def test_a_picture_without_its_record_is_drawn_again(whole: Path, tmp_path: Path, model_folder: Path) -> None:
     folder = tmp_path / "run"
-    run_suite(SPEC, str(model_folder), ["none,edit_steps=2"], folder, limit=1)
-    path = Run.load(folder).paths(folder, "none,edit_steps=2", "ann")["moved", 1]
+    run_suite(SPEC, str(model_folder), ["none,num_inference_steps=2"], folder, limit=1)
+    path = Run.load(folder).paths(folder, "none,num_inference_steps=2", "ann")["moved", 1]
     whole_path = whole / path.relative_to(folder)
     path.unlink()
     path.with_suffix(".png").write_bytes(b"half a pic")
-    assert run_suite(SPEC, str(model_folder), ["none,edit_steps=2"], folder, limit=1).drawn == 1
+    assert run_suite(SPEC, str(model_folder), ["none,num_inference_steps=2"], folder, limit=1).drawn == 1
     assert path.with_suffix(".png").read_bytes() == whole_path.with_suffix(".png").read_bytes()
 
 
@@ -212,11 +217,11 @@ def test_a_folder_of_another_model_is_refused(whole: Path, tmp_path: Path) -> No
 def test_an_arm_that_means_something_else_by_now_is_refused(
     whole: Path, tmp_path: Path, model_folder: Path
 ) -> None:
-    run_suite(SPEC, str(model_folder), ["source", "none,edit_steps=2"], tmp_path, limit=1, seeds=1)
+    run_suite(SPEC, str(model_folder), ["source", "none,num_inference_steps=2"], tmp_path, limit=1, seeds=1)
     path = tmp_path / "run.json"
-    path.write_text(path.read_text().replace('"edit_steps": 2', '"edit_steps": 3'))
-    with pytest.raises(OutputError, match="edit_steps=3 there and edit_steps=2 here"):
-        run_suite(SPEC, str(model_folder), ["none,edit_steps=2"], tmp_path, limit=1, seeds=1)
+    path.write_text(path.read_text().replace('"num_inference_steps": 2', '"num_inference_steps": 3'))
+    with pytest.raises(OutputError, match="num_inference_steps=3 there and num_inference_steps=2 here"):
+        run_suite(SPEC, str(model_folder), ["none,num_inference_steps=2"], tmp_path, limit=1, seeds=1)
 
 
 @pytest.mark.parametrize("change", [{"seeds": 0}, {"limit": 0}, {"arms": []}, {"arms": ["hipr"]}])

@@ -113,7 +113,9 @@ def test_the_distance_is_that_of_the_pictures(sd1: SdBackbone) -> None:
 
     def drawn(tail: str) -> list[Image.Image]:
         learnt = replace(artifact, tensors={"tail": sd1.encode(tail).token_embeddings[0, -5:]})
-        return hiper.edit(sd1, learnt, "a standing dog", seeds=[0, 1], strength=1, steps=20).images
+        return hiper.edit(
+            sd1, learnt, "a standing dog", seeds=[0, 1], strength=1, num_inference_steps=20
+        ).images
 
     before, after = drawn("a standing dog"), drawn("the red grass")
     moved = [picture_distance(one, two) for one, two in zip(before, after, strict=True)]

@@ -173,12 +173,29 @@ def test_listings(cli: Cli) -> None:
 
 @pytest.mark.slow
 def test_edit_draws_what_the_package_draws(cli: Cli, tmp_path: Path, model_folder: Path, tail: Path) -> None:
-    arguments = ("--images", "3", "--seed", "5", "--steps", "2", "--strength", "1.5", "--batch-size", "2")
+    arguments = (
+        "--images",
+        "3",
+        "--seed",
+        "5",
+        "--num-inference-steps",
+        "2",
+        "--strength",
+        "1.5",
+        "--batch-size",
+        "2",
+    )
     done = cli("edit", tail, "a sitting dog", *arguments, "--out", tmp_path / "new" / "edits")
     paths = [Path(line) for line in done.out.splitlines()]
     backbone = hiper.load_backbone(model_folder, device="cpu")
     expected = hiper.edit(
-        backbone, Artifact.load(tail), "a sitting dog", seeds=[5, 6, 7], steps=2, strength=1.5, batch_size=2
+        backbone,
+        Artifact.load(tail),
+        "a sitting dog",
+        seeds=[5, 6, 7],
+        num_inference_steps=2,
+        strength=1.5,
+        batch_size=2,
     )
     assert done.status == 0
     assert [path.name for path in paths] == [f"a-sitting-dog-{seed}.png" for seed in (5, 6, 7)]
@@ -191,7 +208,7 @@ def test_edit_draws_what_the_package_draws(cli: Cli, tmp_path: Path, model_folde
 def test_a_picture_tells_how_to_draw_it_again(
     cli: Cli, tmp_path: Path, model_folder: Path, tail: Path
 ) -> None:
-    arguments = ("--seed", "9", "--steps", "2", "--height", "40", "--negative-prompt", "red")
+    arguments = ("--seed", "9", "--num-inference-steps", "2", "--height", "40", "--negative-prompt", "red")
     record = json.loads(cli("edit", tail, "a blue cat", *arguments, "--out", tmp_path, "--json").out)
     path = Path(record["images"][0]["path"])
     data = path.read_bytes()
@@ -203,9 +220,8 @@ def test_a_picture_tells_how_to_draw_it_again(
     assert str(model_folder.parent).encode() not in data
     assert str(tail).encode() not in data
     again = ("--seed", str(chunk["seed"]), "--negative-prompt", chunk["negative_prompt"][0])
-    settings = [
-        word for key in ("steps", "height", "width", "strength") for word in (f"--{key}", str(chunk[key]))
-    ]
+    keys = ("num_inference_steps", "height", "width", "strength")
+    settings = [word for key in keys for word in (f"--{key.replace('_', '-')}", str(chunk[key]))]
     cli("edit", tail, chunk["prompt"], *again, *settings, "--out", tmp_path / "again", "--no-metadata")
     with Image.open(tmp_path / "again" / path.name) as image:
         assert image.info == {}
@@ -216,7 +232,7 @@ def test_a_picture_tells_how_to_draw_it_again(
 def test_file_names_of_any_sentences(cli: Cli, tmp_path: Path, tail: Path) -> None:
     """They stay in the folder and apart from each other, whatever the sentences are made of."""
     prompts = ["../../a dog", "A  dog!", "a dog", "a dog", "\U0001f415/\U0001f408", "собака"]
-    done = cli("edit", tail, *prompts, "--steps", "1", "--out", tmp_path / "deep" / "edits")
+    done = cli("edit", tail, *prompts, "--num-inference-steps", "1", "--out", tmp_path / "deep" / "edits")
     names = [Path(line).name for line in done.out.splitlines()]
     assert done.status == 0
     assert names[:3] == ["a-dog-0.png", "A-dog-2-0.png", "a-dog-3-0.png"]
@@ -229,7 +245,18 @@ def test_file_names_of_any_sentences(cli: Cli, tmp_path: Path, tail: Path) -> No
 
 @pytest.mark.slow
 def test_sizes_are_rounded_and_random_seeds_told(cli: Cli, tmp_path: Path, tail: Path) -> None:
-    arguments = ("--height", "37", "--width", "24", "--seed", "-1", "--images", "2", "--steps", "1")
+    arguments = (
+        "--height",
+        "37",
+        "--width",
+        "24",
+        "--seed",
+        "-1",
+        "--images",
+        "2",
+        "--num-inference-steps",
+        "1",
+    )
     done = cli("edit", tail, "a dog", *arguments, "--out", tmp_path, "--json")
     record = json.loads(done.out)
     first, second = (image["seed"] for image in record["images"])
@@ -241,7 +268,9 @@ def test_sizes_are_rounded_and_random_seeds_told(cli: Cli, tmp_path: Path, tail:
 
 @pytest.mark.slow
 def test_words_that_do_not_fit_are_told(cli: Cli, tmp_path: Path, tail: Path) -> None:
-    done = cli("edit", tail, " ".join(["dog"] * 73 + ["zebra"]), "--steps", "1", "--out", tmp_path)
+    done = cli(
+        "edit", tail, " ".join(["dog"] * 73 + ["zebra"]), "--num-inference-steps", "1", "--out", tmp_path
+    )
     assert done.status == 0
     assert "hiper: note: " in done.err
     assert "zebra" in done.err
@@ -250,7 +279,17 @@ def test_words_that_do_not_fit_are_told(cli: Cli, tmp_path: Path, tail: Path) ->
 @pytest.mark.slow
 def test_another_checkpoint_of_the_family_is_told(cli: Cli, tmp_path: Path, tail: Path) -> None:
     tiny.pipeline(seed=1).save_pretrained(tmp_path / "other")
-    done = cli("edit", tail, "a dog", "--steps", "1", "--out", tmp_path, "--backbone", tmp_path / "other")
+    done = cli(
+        "edit",
+        tail,
+        "a dog",
+        "--num-inference-steps",
+        "1",
+        "--out",
+        tmp_path,
+        "--backbone",
+        tmp_path / "other",
+    )
     assert done.status == 0
     assert "weights differ" in done.err
 
@@ -263,7 +302,18 @@ def test_run_fits_once_per_question(cli: Cli, tmp_path: Path, model_folder: Path
     def run(name: str, caption: str = CAPTION, **options: str) -> dict[str, Any]:
         given = [word for key, value in {"steps": "3", **options}.items() for word in ("-o", key, value)]
         model = ("--caption", caption, "--backbone", model_folder, *given)
-        done = cli("run", dog, "a dog", "a cat", *model, "--steps", "1", "--out", tmp_path / name, "--json")
+        done = cli(
+            "run",
+            dog,
+            "a dog",
+            "a cat",
+            *model,
+            "--num-inference-steps",
+            "1",
+            "--out",
+            tmp_path / name,
+            "--json",
+        )
         assert done.status == 0, done
         record: dict[str, Any] = json.loads(done.out)
         return record
@@ -297,7 +347,17 @@ def test_run_tells_models_apart_by_every_weight(
     """Also by those of the picture encoder, which the fingerprint leaves out."""
     model = tmp_path / "model"
     shutil.copytree(model_folder, model)
-    arguments = ("--caption", CAPTION, "--backbone", model, "-o", "steps=2", "--steps", "1", "--json")
+    arguments = (
+        "--caption",
+        CAPTION,
+        "--backbone",
+        model,
+        "-o",
+        "steps=2",
+        "--num-inference-steps",
+        "1",
+        "--json",
+    )
     first = json.loads(cli("run", dog, "a dog", *arguments, "--out", tmp_path / "1").out)
     pipe = tiny.pipeline(seed=0, vae=tiny.vae())
     pipe.vae.save_pretrained(model / "vae")
@@ -378,9 +438,9 @@ def test_fit_refuses_learning_rates_that_cannot_be_meant(
         ("--seed", "-2"),
         ("--seed", str(2**64)),
         ("--images", "0"),
-        ("--steps", "0"),
-        ("--guidance", "nan"),
-        ("--guidance", "1e9"),
+        ("--num-inference-steps", "0"),
+        ("--guidance-scale", "nan"),
+        ("--guidance-scale", "1e9"),
         ("--strength", "inf"),
         ("--strength", "0,8"),
         ("--height", "0"),
@@ -411,7 +471,7 @@ def test_run_refuses_a_setting_of_the_edit_before_it_fits(
 def test_existing_outputs_are_kept(cli: Cli, tmp_path: Path, tail: Path, dog: Path) -> None:
     mine = tmp_path / "a-dog-1.png"
     mine.write_bytes(b"mine")
-    arguments = ("--images", "2", "--steps", "1", "--out", tmp_path)
+    arguments = ("--images", "2", "--num-inference-steps", "1", "--out", tmp_path)
     cli("edit", tail, "a dog", *arguments, "--quiet").refusal("a-dog-1.png", "--overwrite")
     assert list(tmp_path.iterdir()) == [mine]
     assert mine.read_bytes() == b"mine"

@@ -21,7 +21,7 @@ from hiper.methods import get_method
 from tests import tiny
 from tests.conftest import Cli
 
-FAST: dict[str, Any] = {"steps": 3}
+FAST: dict[str, Any] = {"num_inference_steps": 3}
 SENTENCE = "a sitting dog"
 
 
@@ -128,7 +128,7 @@ def test_the_average_weighs_and_says_of_what_it_is(standing: Artifact) -> None:
         standing,
         caption="a jumping dog",
         tensors={"tail": -rows_of(standing)},
-        edit={**standing.edit, "steps": 9},
+        edit={**standing.edit, "num_inference_steps": 9},
     )
     mean = hiper.average([standing, other], weights=[3, 1])
     assert torch.allclose(rows_of(mean), rows_of(standing) / 2)
@@ -175,9 +175,9 @@ def test_a_negative_tail_changes_the_picture_and_guidance_1_knows_none(
 ) -> None:
     with_it = hiper.edit(sd1, standing, SENTENCE, negative=red, **FAST)
     assert pixels(with_it) != pixels(hiper.edit(sd1, [standing], SENTENCE, strength=[0.8], **FAST))
-    alone = hiper.edit(sd1, [standing], SENTENCE, strength=[0.8], guidance=1, **FAST)
+    alone = hiper.edit(sd1, [standing], SENTENCE, strength=[0.8], guidance_scale=1, **FAST)
     with pytest.warns(HiperWarning, match="negative sentence is ignored"):
-        unheard = hiper.edit(sd1, standing, SENTENCE, negative=red, guidance=1, **FAST)
+        unheard = hiper.edit(sd1, standing, SENTENCE, negative=red, guidance_scale=1, **FAST)
     assert pixels(unheard) == pixels(alone)
 
 
@@ -254,7 +254,17 @@ def test_edit_with_several_files_and_draw_again(
 ) -> None:
     out = tmp_path / "out"
     words: list[str | Path] = ["edit", tail, SENTENCE, "--with", other_tail, "--with-strength", "0.4"]
-    words += ["--negative", other_tail, "--negative-strength", "0.3", "--out", out, "--steps", "2", "--json"]
+    words += [
+        "--negative",
+        other_tail,
+        "--negative-strength",
+        "0.3",
+        "--out",
+        out,
+        "--num-inference-steps",
+        "2",
+        "--json",
+    ]
     done = cli(*words)
     assert done.status == 0, done.err
     record = json.loads(done.out)
@@ -276,7 +286,7 @@ def test_edit_with_several_files_and_draw_again(
         strength=[None, 0.4],
         negative=loaded[1],
         negative_strength=0.3,
-        steps=2,
+        num_inference_steps=2,
     )
     with Image.open(record["images"][0]["path"]) as drawn:
         assert drawn.convert("RGB").tobytes() == same.images[0].tobytes()

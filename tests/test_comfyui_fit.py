@@ -75,8 +75,8 @@ def test_a_fit_learns_and_hiper_draws_with_it(comfy_pack: Any, comfy: Host, sd1:
     saved = Artifact.load(comfy.models / "hiper" / name)
     assert (saved.caption, saved.seed, saved.options["tail"]) == ("a standing dog", 3, 4)
     with pytest.warns(HiperWarning, match="weights differ"):  # the node does not know the checkpoint
-        result = hiper.edit(sd1, saved, "a sitting dog", steps=1)
-    assert (result.settings.strength, result.settings.guidance) == (0.8, sd1.default_guidance)
+        result = hiper.edit(sd1, saved, "a sitting dog", num_inference_steps=1)
+    assert (result.settings.strength, result.settings.guidance_scale) == (0.8, sd1.default_guidance_scale)
     assert result.settings.scheduler == sd1.schedulers[0]
 
 

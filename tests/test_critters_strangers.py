@@ -133,7 +133,7 @@ def test_python_tells_a_photograph_and_strange_words(critters: Any, photo: Path)
     assert any(STRANGE in text and "--backbone" in text for text in notes)
     assert any("(corgi)" in text for text in notes)
     with pytest.warns(HiperWarning, match=r"the prompt has words .*\(armchair\)"):
-        result = hiper.edit(critters, artifact, "a dog in the armchair", steps=1)
+        result = hiper.edit(critters, artifact, "a dog in the armchair", num_inference_steps=1)
     assert any("armchair" in note for note in result.notes)
 
 

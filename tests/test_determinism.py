@@ -71,12 +71,14 @@ def test_a_fit_and_an_edit_run_with_it_and_come_to_the_same(sd1: SdBackbone, bef
         seen.append(torch.get_deterministic_debug_mode())
 
     artifact = hiper.fit(sd1, subject, steps=2, deterministic=True, callback=look)
-    picture = hiper.edit(sd1, artifact, "a sitting dog", steps=2, deterministic=True, callback=look)
+    picture = hiper.edit(
+        sd1, artifact, "a sitting dog", num_inference_steps=2, deterministic=True, callback=look
+    )
     assert seen == [2] * 4
     assert switches() == before
     plain = hiper.fit(sd1, subject, steps=2)
     assert torch.equal(plain.tensors["tail"], artifact.tensors["tail"])
-    again = hiper.edit(sd1, plain, "a sitting dog", steps=2)
+    again = hiper.edit(sd1, plain, "a sitting dog", num_inference_steps=2)
     assert again.images[0].tobytes() == picture.images[0].tobytes()
 
 
@@ -112,7 +114,7 @@ def test_the_commands_offer_it(
         *model,
         "-o",
         "steps=2",
-        "--steps",
+        "--num-inference-steps",
         "1",
         "--json",
     )
@@ -123,7 +125,17 @@ def test_the_commands_offer_it(
     fit = ("fit", dog, "--caption", "a standing dog", *model, "-o", "steps=2", "--out", tail)
     assert cli(*fit, "--deterministic").status == 0
     assert (
-        cli("edit", tail, "a dog", "--steps", "1", *model, "--deterministic", "--out", tmp_path / "e").status
+        cli(
+            "edit",
+            tail,
+            "a dog",
+            "--num-inference-steps",
+            "1",
+            *model,
+            "--deterministic",
+            "--out",
+            tmp_path / "e",
+        ).status
         == 0
     )
     (picture,) = (tmp_path / "e").glob("*.png")

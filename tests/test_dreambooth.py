@@ -30,7 +30,7 @@ from tests import tiny
 
 CAPTION, SENTENCE = "a standing dog", "a sitting dog on the grass"
 FULL, LORA = "dreambooth", "dreambooth-lora"
-QUICK: dict[str, Any] = {"steps": 3, "batch": 1, "edit_steps": 3, "guidance": 3.0}
+QUICK: dict[str, Any] = {"steps": 3, "batch": 1, "num_inference_steps": 3, "guidance_scale": 3.0}
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:the fit did not lower")]
 
 
@@ -178,12 +178,14 @@ def test_the_class_s_loss_stands_beside_the_subject_s(sd1: SdBackbone, subject: 
     samples = sd1.sample(
         sd1.encode(CAPTION),
         [sd1.encode("")],
+        sd1.sampling_settings(
+            num_inference_steps=3,
+            guidance_scale=3.0,
+            scheduler="ddim",
+            height=tiny.RESOLUTION,
+            width=tiny.RESOLUTION,
+        ),
         seeds=[1, 2, 3],
-        steps=3,
-        guidance=3.0,
-        scheduler="ddim",
-        height=tiny.RESOLUTION,
-        width=tiny.RESOLUTION,
     )
     again = generator(0)
     expected = torch.cat([sd1.latents(image, again) for image in samples.images])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -18,7 +18,7 @@ from hiper.methods import get_method
 from hiper.seeds import generator
 from tests import tiny
 
-FAST: dict[str, Any] = {"steps": 3}
+FAST: dict[str, Any] = {"num_inference_steps": 3}
 SENTENCE = "a sitting dog"
 
 
@@ -55,8 +55,12 @@ def test_a_result_says_how_to_draw_it_again(sd1: SdBackbone, artifact: Artifact)
     result = hiper.edit(sd1, artifact, SENTENCE, seeds=[3, 4], **FAST)
     assert (result.prompt, result.seeds, result.flagged, result.notes) == (SENTENCE, (3, 4), (), ())
     settings = result.settings
-    assert (settings.strength, settings.guidance, settings.scheduler) == (0.8, 7.5, "ddim")
-    assert (settings.steps, settings.height, settings.width) == (3, tiny.RESOLUTION, tiny.RESOLUTION)
+    assert (settings.strength, settings.guidance_scale, settings.scheduler) == (0.8, 7.5, "ddim")
+    assert (settings.num_inference_steps, settings.height, settings.width) == (
+        3,
+        tiny.RESOLUTION,
+        tiny.RESOLUTION,
+    )
     assert [image.size for image in result.images] == [(32, 32)] * 2
     again = hiper.edit(sd1, artifact, result.prompt, seeds=result.seeds, strength=settings.strength, **FAST)
     assert pixels(again) == pixels(result)
@@ -92,12 +96,19 @@ def test_strength_0_draws_the_sentence_alone(sd1: SdBackbone, artifact: Artifact
 
 
 def test_the_artifacts_own_settings_are_the_default(sd1: SdBackbone, artifact: Artifact) -> None:
-    own = replace(artifact, edit={"strength": 0.3, "guidance": 2.0, "steps": 2, "scheduler": "pndm"})
-    settings = hiper.edit(sd1, own, SENTENCE).settings
-    assert (settings.strength, settings.guidance, settings.steps, settings.scheduler) == (0.3, 2.0, 2, "pndm")
-    bare = replace(artifact, edit={"steps": 2})
+    own: dict[str, float | str] = {
+        "strength": 0.3,
+        "guidance_scale": 2.0,
+        "num_inference_steps": 2,
+        "scheduler": "pndm",
+    }
+    earlier: dict[str, float | str] = {"strength": 0.3, "guidance": 2.0, "steps": 2, "scheduler": "pndm"}
+    for each in (own, earlier):
+        settings = hiper.edit(sd1, replace(artifact, edit=each), SENTENCE).settings
+        assert own.items() <= asdict(settings).items()
+    bare = replace(artifact, edit={"num_inference_steps": 2})
     settings = hiper.edit(sd1, bare, SENTENCE).settings
-    assert (settings.strength, settings.guidance, settings.scheduler) == (0.8, 7.5, "ddim")
+    assert (settings.strength, settings.guidance_scale, settings.scheduler) == (0.8, 7.5, "ddim")
 
 
 def test_the_backbone_is_what_it_was_after_an_edit_and_after_a_failure(
@@ -204,12 +215,12 @@ def test_a_size_is_rounded_and_said(sd1: SdBackbone, artifact: Artifact) -> None
     [
         ({"strength": math.nan}, "strength is nan; allowed are numbers from -10 to 10"),
         ({"strength": math.inf}, "strength is inf"),
-        ({"guidance": math.nan}, "guidance is nan; allowed are numbers from 0 to 100"),
-        ({"guidance": -1}, "guidance is -1"),
-        ({"steps": 0}, "steps is 0; allowed are whole numbers from 1 to 1000"),
-        ({"steps": 1001}, "steps is 1001"),
-        ({"steps": 2.5}, "steps is 2.5"),
-        ({"steps": True}, "steps is True"),
+        ({"guidance_scale": math.nan}, "guidance_scale is nan; allowed are numbers from 0 to 100"),
+        ({"guidance_scale": -1}, "guidance_scale is -1"),
+        ({"num_inference_steps": 0}, "num_inference_steps is 0; allowed are whole numbers from 1 to 1000"),
+        ({"num_inference_steps": 1001}, "num_inference_steps is 1001"),
+        ({"num_inference_steps": 2.5}, "num_inference_steps is 2.5"),
+        ({"num_inference_steps": True}, "num_inference_steps is True"),
         ({"height": 0}, "height is 0; allowed are whole numbers from 8 to 8192"),
         ({"width": math.nan}, "width is nan"),
         ({"batch_size": 0}, "batch_size is 0"),

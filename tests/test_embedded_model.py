@@ -27,12 +27,8 @@ def _draw(critters: Backbone, prompt: str, count: int = 4) -> list[Image.Image]:
     return critters.sample(
         critters.encode(prompt),
         [critters.encode("")],
+        critters.sampling_settings(num_inference_steps=12, scheduler="ddim"),
         seeds=range(count),
-        steps=12,
-        guidance=critters.default_guidance,
-        scheduler="ddim",
-        height=critters.resolution,
-        width=critters.resolution,
     ).images
 
 
@@ -54,7 +50,6 @@ def test_plain_diffusers_loads_and_runs_the_folder_and_agrees(critters: Backbone
     picture = pipe(
         "a sitting cat on the beach",
         num_inference_steps=12,
-        guidance_scale=critters.default_guidance,
         generator=torch.Generator().manual_seed(0),
     ).images[0]
     ours = _draw(critters, "a sitting cat on the beach", 1)[0]

@@ -83,16 +83,22 @@ def test_the_memory_of_a_step_is_that_of_a_real_one(sd1: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("guidance", "images"), [(7.5, 3), (1.0, 2)])
+@pytest.mark.parametrize(("guidance_scale", "images"), [(7.5, 3), (1.0, 2)])
 def test_an_edit_computes_what_was_estimated(sd1: Any, guidance: float, images: int) -> None:
-    settings = resolve_settings({}, sd1, [], guidance=guidance, steps=11)
+    settings = resolve_settings({}, sd1, [], guidance_scale=guidance, num_inference_steps=11)
     found = estimate_edit(sd1, settings, images=images, batch_size=4, sentences=2)
     artifact = hiper.fit(sd1, _subject(), steps=1, learning_rate=1e-3)
 
     def flops(steps: int) -> int:
         with counting() as counter:
             hiper.edit(
-                sd1, artifact, "a dog", seeds=range(images), steps=steps, guidance=guidance, scheduler="ddim"
+                sd1,
+                artifact,
+                "a dog",
+                seeds=range(images),
+                num_inference_steps=steps,
+                guidance_scale=guidance,
+                scheduler="ddim",
             )
         return counter.work().flops
 
@@ -117,7 +123,7 @@ def test_an_edit_computes_what_was_estimated(sd1: Any, guidance: float, images: 
 
 
 def test_pictures_in_several_batches_count_as_many_steps_as_they_fill(sd1: Any) -> None:
-    settings = resolve_settings({}, sd1, [], steps=10)
+    settings = resolve_settings({}, sd1, [], num_inference_steps=10)
     found = estimate_edit(sd1, settings, images=6, batch_size=4)
     assert _part(found, "step").times == 15
 
@@ -178,7 +184,17 @@ def test_the_commands(cli: Cli, model_folder: Path) -> None:
     assert found["seconds"] == pytest.approx(sum(part["seconds"] * part["times"] for part in found["parts"]))
     assert found["memory"]["free"] > found["memory"]["needed"] > 0
     done = cli(
-        "estimate", "edit", *words, "--images", "3", "--steps", "5", "--sentences", "2", "--width", "33"
+        "estimate",
+        "edit",
+        *words,
+        "--images",
+        "3",
+        "--num-inference-steps",
+        "5",
+        "--sentences",
+        "2",
+        "--width",
+        "33",
     )
     assert done.status == 0
     assert done.out.splitlines()[0] == "job      edit, 2 x 3 pictures of 5 steps, 3 at a time"

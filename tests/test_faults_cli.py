@@ -115,7 +115,16 @@ def test_a_second_ctrl_c_ends_a_long_step_at_once(tmp_path: Path, fit: Words) ->
 
 def test_ctrl_c_between_batches_keeps_what_is_drawn(tmp_path: Path, undisturbed: Artifact) -> None:
     file = undisturbed.save(tmp_path / "dog.safetensors")
-    arguments = ("--images", "500", "--batch-size", "1", "--steps", "2", "--out", tmp_path / "edits")
+    arguments = (
+        "--images",
+        "500",
+        "--batch-size",
+        "1",
+        "--num-inference-steps",
+        "2",
+        "--out",
+        tmp_path / "edits",
+    )
     running = start(tmp_path, "edit", file, "a dog", *arguments)
     running.wait_until(lambda: len(list(tmp_path.glob("edits/*.png"))) >= 3)
     running.send(signal.SIGINT)
@@ -128,7 +137,16 @@ def test_ctrl_c_between_batches_keeps_what_is_drawn(tmp_path: Path, undisturbed:
 
 def test_run_goes_on_by_itself_after_a_kill(tmp_path: Path, fit: Words, undisturbed: Artifact) -> None:
     words = [str(word) for word in fit[1 : fit.index("--checkpoint-every")]]
-    command: Words = ("run", *words, "a dog", "--steps", "1", "--out", tmp_path / "edits", "--json")
+    command: Words = (
+        "run",
+        *words,
+        "a dog",
+        "--num-inference-steps",
+        "1",
+        "--out",
+        tmp_path / "edits",
+        "--json",
+    )
     stopped = start(tmp_path, *command)
     stopped.wait_for_error("fitting")
     stopped.send(signal.SIGTERM)
@@ -186,7 +204,7 @@ def test_output_to_a_full_device_is_no_success(tmp_path: Path, undisturbed: Arti
 
 def test_a_log_that_cannot_be_written_stops_no_work(tmp_path: Path, undisturbed: Artifact) -> None:
     file = undisturbed.save(tmp_path / "dog.safetensors")
-    command = ("edit", file, "a dog", "--steps", "1", "--out", tmp_path)
+    command = ("edit", file, "a dog", "--num-inference-steps", "1", "--out", tmp_path)
     outcome = start(tmp_path, *command, err=Path("/dev/full")).wait()
     assert outcome == Outcome(status=0, out=f"{tmp_path / 'a-dog-0.png'}\n", err="")
 
@@ -209,10 +227,12 @@ def test_two_processes_do_not_draw_the_same_pictures(tmp_path: Path, undisturbed
     arguments = ("edit", file, "a dog", "--out", tmp_path / "edits")
     first = start(tmp_path, *arguments, "--images", "1000")
     first.wait_for_error("drawing")
-    run(tmp_path, *arguments, "--seed", "5000", "--steps", "1").refusal(f"in use by process {first.pid}")
+    run(tmp_path, *arguments, "--seed", "5000", "--num-inference-steps", "1").refusal(
+        f"in use by process {first.pid}"
+    )
     first.send(signal.SIGTERM)
     assert first.wait().status == 143
-    assert run(tmp_path, *arguments, "--seed", "5000", "--steps", "1").status == 0
+    assert run(tmp_path, *arguments, "--seed", "5000", "--num-inference-steps", "1").status == 0
 
 
 # models that fail

@@ -74,11 +74,11 @@ def files(folder):
 out = disk / "out"
 fit = ["fit", inputs / "dog.png", "--caption", "a dog", "--backbone", model, "-o", "steps=3",
        "--checkpoint-every", "0", "--out", out / "dog.safetensors"]
-edit = ["edit", inputs / "tail.safetensors", "a dog", "a cat", "--steps", "1", "--images", "2",
+edit = ["edit", inputs / "tail.safetensors", "a dog", "a cat", "--num-inference-steps", "1", "--images", "2",
         "--batch-size", "1", "--out", out]
 batch = ["batch", inputs / "jobs.jsonl", "--backbone", model, "--out", out]
 bench = ["bench", "run", inputs / "suite.toml", "--backbone", model, "--seeds", "1",
-         "--methods", "hiper,steps=2,edit_steps=2", "--out", out]
+         "--methods", "hiper,steps=2,num_inference_steps=2", "--out", out]
 for words, again in ((fit, ["--resume"]), (edit, ["--overwrite"]), (batch, ["--retry"]), (bench, [])):
     out.mkdir()
     assert capture(words, 0) == (0, "")
@@ -110,7 +110,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Path
     assert run(folder, *fit_words(folder, model_folder), "--out", folder / "tail.safetensors").status == 0
     (folder / "jobs.jsonl").write_text(
         '{"image": "dog.png", "caption": "a dog", "sentences": ["a cat"],'
-        ' "options": {"steps": 2}, "edit": {"steps": 1}}'
+        ' "options": {"steps": 2}, "edit": {"num_inference_steps": 1}}'
     )
     (folder / "suite.toml").write_text(
         '[[subject]]\nname = "dog"\nimage = "dog.png"\ncaption = "a dog"\n'
@@ -278,7 +278,7 @@ def test_processes_that_find_another_model_than_their_run_stop(
         run_suite(
             SuiteSpec(name=NAME),
             str(folder),
-            ["none,edit_steps=1"],
+            ["none,num_inference_steps=1"],
             out,
             seeds=1,
             engine=EngineSettings(isolated=True),

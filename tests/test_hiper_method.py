@@ -46,7 +46,12 @@ def test_a_fit_lowers_the_loss_and_says_what_it_did(backbone: SdBackbone, subjec
     assert (artifact.family, artifact.backbone) == (backbone.family, backbone.id)
     assert (artifact.image_sha256, artifact.fingerprint) == (subject.sha256, backbone.fingerprint())
     assert artifact.options["steps"] == 12
-    assert artifact.edit == {"strength": 0.8, "guidance": 7.5, "steps": 50, "scheduler": "ddim"}
+    assert artifact.edit == {
+        "strength": 0.8,
+        "guidance_scale": 7.5,
+        "num_inference_steps": 50,
+        "scheduler": "ddim",
+    }
     assert set(artifact.versions) == {"hiper", "torch", "diffusers", "transformers"}
 
 
@@ -137,7 +142,7 @@ def test_a_tail_placed_in_a_way_not_known_here_is_refused(sd1: SdBackbone, subje
     artifact = hiper.fit(sd1, subject, **QUICK)
     later = replace(artifact, options={**artifact.options, "placement": "woven"})
     with pytest.raises(ArtifactError, match="'woven'; allowed are replace, append"):
-        hiper.edit(sd1, later, "a sitting dog", steps=1)
+        hiper.edit(sd1, later, "a sitting dog", num_inference_steps=1)
 
 
 @pytest.mark.slow
@@ -334,7 +339,7 @@ def test_a_method_written_for_an_earlier_release_still_fits(
         learnt = hiper.fit(sd1, subject, method="earlier", should_stop=lambda: None, **QUICK)
     assert torch.equal(learnt.tensors["tail"], hiper.fit(sd1, subject, **QUICK).tensors["tail"])
     with pytest.warns(HiperWarning, match="applied is attach now"):
-        hiper.edit(sd1, replace(learnt, method="earlier"), "a sitting dog", steps=1)
+        hiper.edit(sd1, replace(learnt, method="earlier"), "a sitting dog", num_inference_steps=1)
 
 
 @pytest.mark.slow

@@ -30,7 +30,7 @@ QUICK: dict[str, Any] = {
     "weight_steps": 3,
     "weight_learning_rate": 1e-3,
     "batch": 1,
-    "edit_steps": 3,
+    "num_inference_steps": 3,
 }
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:the fit did not lower")]
 

@@ -48,7 +48,12 @@ def test_a_tail_of_the_reference_script(tmp_path: Path, sd1: SdBackbone, kind: s
     expected = rows.half().float() if kind == "float16" else rows
     assert torch.equal(artifact.tensors["tail"], expected)
     assert not artifact.tensors["tail"].requires_grad
-    assert artifact.edit == {"strength": 0.8, "guidance": 7.5, "steps": 50, "scheduler": "ddim"}
+    assert artifact.edit == {
+        "strength": 0.8,
+        "guidance_scale": 7.5,
+        "num_inference_steps": 50,
+        "scheduler": "ddim",
+    }
     check_compatible(artifact, sd1)
     again = Artifact.load(artifact.save(tmp_path / "dog.safetensors"))
     assert (again.caption, again.method, again.describe()["seed"]) == (CAPTION, "hiper", None)

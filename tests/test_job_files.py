@@ -52,20 +52,20 @@ def test_a_line_says_what_it_wants_and_takes_the_rest_from_the_command(tmp_path:
                 "backbone": "critters",
                 "preset": "paper",
                 "options": {"steps": 9},
-                "edit": {"guidance": 2, "scheduler": "euler"},
+                "edit": {"guidance_scale": 2, "scheduler": "euler"},
                 "negative_prompt": "blurry",
             },
         )
     )
     assert (own.name, own.mask, own.sentences, own.seeds) == ("Rex", "mask.png", ("a cat", "a cow"), (5,))
-    assert own.edit == EditOptions(guidance=2.0, scheduler="euler")
+    assert own.edit == EditOptions(guidance_scale=2.0, scheduler="euler")
     assert (own.resolved_options().steps, own.resolved_options().batch) == (9, 1)
 
 
 def test_a_csv_file_says_the_same(tmp_path: Path) -> None:
     path = tmp_path / "jobs.csv"
     path.write_text(
-        "\ufeffimage,caption,sentences,seeds,options.steps,edit.guidance,name\r\n"
+        "\ufeffimage,caption,sentences,seeds,options.steps,edit.guidance_scale,name\r\n"
         'dog.png,"a dog, standing",a cat | a cow,5|6,9,2.5,Rex\r\n'
         "cat.png,a cat,,,,,\r\n"
     )
@@ -76,7 +76,7 @@ def test_a_csv_file_says_the_same(tmp_path: Path) -> None:
         "sentences": ["a cat", "a cow"],
         "seeds": [5, 6],
         "options": {"steps": "9"},
-        "edit": {"guidance": 2.5},
+        "edit": {"guidance_scale": 2.5},
         "name": "Rex",
     }
     assert first == only_job(jsonl(tmp_path, line))
@@ -254,8 +254,8 @@ def test_a_seed_of_thousands_of_digits_is_told(tmp_path: Path) -> None:
     [
         ('{"image": ', "no JSON"),
         ("[" * 100_000, "no JSON"),
-        ('{"edit": {"guidance": NaN}}', "no JSON (NaN is no finite number)"),
-        ('{"edit": {"guidance": 1e999}}', "no JSON"),
+        ('{"edit": {"guidance_scale": NaN}}', "no JSON (NaN is no finite number)"),
+        ('{"edit": {"guidance_scale": 1e999}}', "no JSON"),
         ("[1]", "no JSON object"),
         ({"caption": "a dog"}, "no image"),
         ({"image": "dog.png"}, "no caption"),
@@ -276,7 +276,10 @@ def test_a_seed_of_thousands_of_digits_is_told(tmp_path: Path) -> None:
         ({**GOOD, "options": {"stepps": 3}}, "no option 'stepps' (did you mean steps?)"),
         ({**GOOD, "options": {"seed": -1}}, "give a seed of 0 or more"),
         ({**GOOD, "options": 3}, "options is 3; allowed is an object"),
-        ({**GOOD, "edit": {"guidance": "much"}}, "guidance is 'much'; allowed are numbers from 0 to 100"),
+        (
+            {**GOOD, "edit": {"guidance_scale": "much"}},
+            "guidance_scale is 'much'; allowed are numbers from 0 to 100",
+        ),
         ({**GOOD, "edit": {"scheduler": "heun"}}, "scheduler is 'heun'; allowed are ddim"),
     ],
 )
@@ -340,7 +343,7 @@ def test_the_key_is_of_all_that_decides_the_result_and_of_nothing_else(tmp_path:
         {"seeds": [1, 0]},
         {"preset": "paper"},
         {"options": {"tail": 4}},
-        {"edit": {"steps": 3}},
+        {"edit": {"num_inference_steps": 3}},
         {"negative_prompt": "blurry"},
         {"facts": ModelFacts(weights_sha256="1", objective="epsilon", device="cpu", dtype="float32")},
     ]

@@ -46,8 +46,8 @@ def test_everything_is_kept_at_one(sd1: SdBackbone, learnt: hiper.Artifact) -> N
 
 
 def test_nothing_is_kept_at_zero(sd1: SdBackbone, learnt: hiper.Artifact) -> None:
-    anew = hiper.edit(sd1, learnt, SENTENCE, steps=3, keep=0.0).images[0]
-    assert anew.tobytes() == hiper.edit(sd1, learnt, SENTENCE, steps=3).images[0].tobytes()
+    anew = hiper.edit(sd1, learnt, SENTENCE, num_inference_steps=3, keep=0.0).images[0]
+    assert anew.tobytes() == hiper.edit(sd1, learnt, SENTENCE, num_inference_steps=3).images[0].tobytes()
 
 
 def flowedit(backbone: SdBackbone, artifact: hiper.Artifact, start: int) -> torch.Tensor:
@@ -88,7 +88,9 @@ def flowedit(backbone: SdBackbone, artifact: hiper.Artifact, start: int) -> torc
 def test_an_edit_is_flowedit_with_the_tail_in_both_branches(
     sd1: SdBackbone, learnt: hiper.Artifact, keep: float, start: int
 ) -> None:
-    ours = hiper.edit(sd1, learnt, SENTENCE, seeds=[3, SEED], steps=STEPS, guidance=GUIDANCE, keep=keep)
+    ours = hiper.edit(
+        sd1, learnt, SENTENCE, seeds=[3, SEED], num_inference_steps=STEPS, guidance_scale=GUIDANCE, keep=keep
+    )
     expected = sd1.decode(flowedit(sd1, learnt, start))[0]
     difference = np.asarray(ours.images[1], np.int16) - np.asarray(expected, np.int16)
     assert np.abs(difference).max() <= 1
@@ -100,7 +102,8 @@ def test_the_dial_goes_from_the_source_to_another_picture(sd1: SdBackbone, learn
     source = np.asarray(sd1.decode(learnt.source.float())[0], float)
     away = [
         np.abs(
-            np.asarray(hiper.edit(sd1, learnt, SENTENCE, steps=6, keep=keep).images[0], float) - source
+            np.asarray(hiper.edit(sd1, learnt, SENTENCE, num_inference_steps=6, keep=keep).images[0], float)
+            - source
         ).mean()
         for keep in (1.0, 0.8, 0.5, 0.2)
     ]
@@ -116,7 +119,10 @@ def test_other_families_keep_as_well(family: str, subject: hiper.Subject, tmp_pa
     backbone = hiper.load_backbone(tmp_path, device="cpu", resolution=tiny_families.SIDE)
     artifact = hiper.fit(backbone, hiper.Subject.from_image(tiny.picture(), caption="a dog"), steps=1)
     assert artifact.source is not None
-    whole, half = (hiper.edit(backbone, artifact, "a cat", steps=2, keep=keep).images[0] for keep in (1, 0.5))
+    whole, half = (
+        hiper.edit(backbone, artifact, "a cat", num_inference_steps=2, keep=keep).images[0]
+        for keep in (1, 0.5)
+    )
     assert whole.tobytes() == backbone.decode(artifact.source.float())[0].tobytes()
     assert half.tobytes() != whole.tobytes()
 
@@ -127,7 +133,13 @@ def test_guidance_and_negatives_are_unheard_where_they_are_said_to_be(
 ) -> None:
     def drawn(guidance: float, negative: str = "") -> hiper.EditResult:
         return hiper.edit(
-            sd1, learnt, SENTENCE, steps=3, keep=keep, guidance=guidance, negative_prompt=negative
+            sd1,
+            learnt,
+            SENTENCE,
+            num_inference_steps=3,
+            keep=keep,
+            guidance_scale=guidance,
+            negative_prompt=negative,
         )
 
     none = drawn(1.0).images[0].tobytes()
@@ -144,9 +156,9 @@ def test_a_scheduler_is_told_to_be_ignored_by_who_asks_for_it_alone(
     sd1: SdBackbone, learnt: hiper.Artifact
 ) -> None:
     with pytest.warns(HiperWarning, match="'euler' is ignored"):
-        result = hiper.edit(sd1, learnt, SENTENCE, steps=1, keep=0.5, scheduler="euler")
+        result = hiper.edit(sd1, learnt, SENTENCE, num_inference_steps=1, keep=0.5, scheduler="euler")
     assert result.settings.scheduler == learnt.edit["scheduler"]
-    assert not hiper.edit(sd1, learnt, SENTENCE, steps=1, keep=0.5, scheduler="ddim").notes
+    assert not hiper.edit(sd1, learnt, SENTENCE, num_inference_steps=1, keep=0.5, scheduler="ddim").notes
 
 
 @pytest.mark.parametrize(("height", "width"), [(5, 8), (8, 7), (33, 32)])
@@ -167,7 +179,7 @@ def test_a_source_that_is_not_finite_in_half_precision_is_refused(
 
 
 def test_steps_of_a_file_that_are_no_number_are_refused(sd1: SdBackbone, learnt: hiper.Artifact) -> None:
-    strange = replace(learnt, edit={**learnt.edit, "steps": "many"})
+    strange = replace(learnt, edit={**learnt.edit, "num_inference_steps": "many"})
     with pytest.raises(OptionError, match="steps is 'many'"):
         hiper.edit(sd1, strange, SENTENCE, keep=0.5)
 
@@ -186,7 +198,7 @@ def test_another_size_than_the_source_s_is_refused(sd1: SdBackbone, learnt: hipe
 def test_a_method_that_starts_from_the_picture_itself_has_no_source_to_keep(
     sd1: SdBackbone, subject: hiper.Subject
 ) -> None:
-    artifact = hiper.fit(sd1, subject, method="sdedit", edit_steps=2)
+    artifact = hiper.fit(sd1, subject, method="sdedit", num_inference_steps=2)
     with pytest.warns(HiperWarning, match="no latents"):
         hiper.edit(sd1, artifact, SENTENCE, keep=0.5)
 
@@ -195,7 +207,7 @@ def test_without_a_source_it_is_drawn_anew_and_said(sd1: SdBackbone, subject: hi
     artifact = hiper.fit(sd1, subject, steps=1, source=False)
     assert artifact.source is None
     with pytest.warns(HiperWarning, match="no latents"):
-        result = hiper.edit(sd1, artifact, SENTENCE, steps=2, keep=0.5)
+        result = hiper.edit(sd1, artifact, SENTENCE, num_inference_steps=2, keep=0.5)
     assert result.settings.keep == 0
 
 
@@ -213,7 +225,9 @@ def test_a_picture_that_keeps_is_drawn_again_from_its_png(
     cli: Cli, tail: Path, model_folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    assert cli("edit", tail, SENTENCE, "--out", out, "--keep", "0.6", "--steps", "3").status == 0
+    assert (
+        cli("edit", tail, SENTENCE, "--out", out, "--keep", "0.6", "--num-inference-steps", "3").status == 0
+    )
     (picture,) = out.glob("*.png")
     again = tmp_path / "again.png"
     assert cli("rerun", picture, "--backbone", model_folder, "--out", again).status == 0

@@ -261,7 +261,17 @@ def test_the_key_of_a_fit_is_the_same_for_a_kept_one_and_a_resumed_one(
 def test_run_does_not_hand_out_a_stale_fit(cli: Cli, tmp_path: Path, model_folder: Path, dog: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(model_folder, model)
-    arguments = ("--caption", CAPTION, "--backbone", model, "-o", "steps=2", "--steps", "1", "--json")
+    arguments = (
+        "--caption",
+        CAPTION,
+        "--backbone",
+        model,
+        "-o",
+        "steps=2",
+        "--num-inference-steps",
+        "1",
+        "--json",
+    )
 
     def reused(number: int) -> bool:
         return bool(
@@ -287,7 +297,7 @@ def test_a_batch_does_again_what_a_changed_model_decides(
         "sentences": ["a dog"],
         "backbone": "model",
     }
-    line |= {"options": {"steps": 2}, "edit": {"steps": 1}}
+    line |= {"options": {"steps": 2}, "edit": {"num_inference_steps": 1}}
 
     def counts(**more: Any) -> tuple[int, int]:
         (tmp_path / "jobs.jsonl").write_text(json.dumps({**line, **more}))
@@ -299,7 +309,7 @@ def test_a_batch_does_again_what_a_changed_model_decides(
     for what in ("noise schedule", "VAE scaling", "tokenizer"):
         CHANGES[what][0](tmp_path / "model")
         assert counts() == (1, 0), what
-    assert counts(edit={"steps": 1, "scheduler": "euler"}) == (1, 0)
+    assert counts(edit={"num_inference_steps": 1, "scheduler": "euler"}) == (1, 0)
     assert counts(negative_prompt="a cat") == (1, 0)
 
 

@@ -111,7 +111,9 @@ def test_a_bare_word_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_an_embedded_model_that_was_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(
-        EMBEDDED, "critters", Embedded(folder="nowhere", guidance=1.0, scheduler="ddim", steps=1)
+        EMBEDDED,
+        "critters",
+        Embedded(folder="nowhere", guidance_scale=1.0, scheduler="ddim", num_inference_steps=1),
     )
     assert "the model critters is not part of this installation" in refused("critters")
 

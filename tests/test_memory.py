@@ -64,7 +64,9 @@ def test_text_encoders_and_denoiser_never_lie_in_memory_together(flux_folder: Pa
     subject = hiper.Subject.from_image(tiny.picture(), caption=CAPTION)
     options: dict[str, Any] = {"steps": 2, "batch": 2, "learning_rate": 0.1}
     fitted, expected = (hiper.fit(each, subject, **options) for each in (backbone, plain))
-    drawn, wanted = (hiper.edit(each, expected, TARGET, steps=1).images[0] for each in (backbone, plain))
+    drawn, wanted = (
+        hiper.edit(each, expected, TARGET, num_inference_steps=1).images[0] for each in (backbone, plain)
+    )
     assert torch.equal(fitted.tensors["tail"], expected.tensors["tail"])
     assert drawn.tobytes() == wanted.tobytes()
     encoding, denoising = {"text_encoder", "text_encoder_2"}, {"transformer", "vae"}
@@ -83,7 +85,7 @@ def fitted(backbone: Any, method: str, **options: Any) -> dict[str, Tensor]:
     return dict(hiper.fit(backbone, subject, method=method, steps=2, batch=2, **options).tensors)
 
 
-_CLASS = {"class_images": 1, "edit_steps": 1}
+_CLASS = {"class_images": 1, "num_inference_steps": 1}
 
 
 @pytest.mark.parametrize(
@@ -203,7 +205,7 @@ def test_a_quantised_denoiser_takes_turns_too(flux_folder: Path) -> None:
     before = backbone.weights_sha256()
     subject = hiper.Subject.from_image(tiny.picture(), caption=CAPTION)
     fitted = hiper.fit(backbone, subject, steps=2, batch=1, learning_rate=0.1)
-    assert len(hiper.edit(backbone, fitted, TARGET, steps=1).images) == 1
+    assert len(hiper.edit(backbone, fitted, TARGET, num_inference_steps=1).images) == 1
     assert backbone.weights_sha256() == before
 
 
@@ -214,7 +216,7 @@ def test_what_learns_weights_is_refused_on_packed_ones(flux_folder: Path) -> Non
         hiper.fit(backbone, subject, method="dreambooth", steps=1)
     before = backbone.weights_sha256()
     learnt = hiper.fit(backbone, subject, method="dreambooth-lora", steps=1, batch=1, learning_rate=0.01)
-    assert len(hiper.edit(backbone, learnt, TARGET, steps=1).images) == 1
+    assert len(hiper.edit(backbone, learnt, TARGET, num_inference_steps=1).images) == 1
     assert backbone.weights_sha256() == before
 
 

@@ -23,14 +23,14 @@ from tests import tiny
 
 CAPTION, SENTENCE = "a standing dog", "a sitting dog"
 QUICK: Mapping[str, Mapping[str, Any]] = {
-    "ddim-inversion": {"edit_steps": 3},
-    "dreambooth": {"steps": 4, "class_images": 2, "edit_steps": 2},
-    "dreambooth-lora": {"steps": 4, "edit_steps": 2},
-    "hiper": {"steps": 4, "edit_steps": 2},
-    "imagic": {"steps": 3, "weight_steps": 2, "edit_steps": 2, "target": SENTENCE},
-    "null-text": {"edit_steps": 3, "inner_steps": 2, "guidance": 2.0},
-    "sdedit": {"edit_steps": 2},
-    "textual-inversion": {"steps": 4, "edit_steps": 2},
+    "ddim-inversion": {"num_inference_steps": 3},
+    "dreambooth": {"steps": 4, "class_images": 2, "num_inference_steps": 2},
+    "dreambooth-lora": {"steps": 4, "num_inference_steps": 2},
+    "hiper": {"steps": 4, "num_inference_steps": 2},
+    "imagic": {"steps": 3, "weight_steps": 2, "num_inference_steps": 2, "target": SENTENCE},
+    "null-text": {"num_inference_steps": 3, "inner_steps": 2, "guidance_scale": 2.0},
+    "sdedit": {"num_inference_steps": 2},
+    "textual-inversion": {"steps": 4, "num_inference_steps": 2},
 }
 RESUMABLE = [name for name in QUICK if name not in ("ddim-inversion", "sdedit")]
 pytestmark = [
@@ -76,7 +76,9 @@ def test_every_method_is_held_to_this_contract(method: str) -> None:
     assert {"default", "paper"} <= set(chosen.presets)
     assert chosen.learns
     assert chosen.paper.startswith("arXiv:")
-    assert {"seed", "strength", "guidance", "edit_steps", "scheduler"} <= set(specs(chosen.options_type))
+    assert {"seed", "strength", "guidance_scale", "num_inference_steps", "scheduler"} <= set(
+        specs(chosen.options_type)
+    )
     for preset in chosen.presets:
         chosen.options(preset)
 
@@ -89,7 +91,7 @@ def test_the_artifact_says_what_it_is_and_survives_the_file(
     assert (artifact.method, artifact.family, artifact.caption) == (method, sd1.family, CAPTION)
     assert (artifact.image_sha256, artifact.fingerprint) == (subject.sha256, sd1.fingerprint())
     assert artifact.figures["seconds"] >= 0
-    assert artifact.edit["steps"] == QUICK[method]["edit_steps"]
+    assert artifact.edit["num_inference_steps"] == QUICK[method]["num_inference_steps"]
     loaded = Artifact.load(artifact.save(tmp_path / "dog.safetensors"))
     assert same(loaded, artifact)
     assert loaded.describe() == artifact.describe()
@@ -109,12 +111,14 @@ def test_what_was_learnt_shows_in_the_picture(backbone: SdBackbone, artifact: Ar
     plain = backbone.sample(
         backbone.encode(SENTENCE),
         [backbone.encode("")],
+        backbone.sampling_settings(
+            num_inference_steps=int(artifact.edit["num_inference_steps"]),
+            guidance_scale=float(artifact.edit["guidance_scale"]),
+            scheduler="ddim",
+            height=tiny.RESOLUTION,
+            width=tiny.RESOLUTION,
+        ),
         seeds=[1],
-        steps=int(artifact.edit["steps"]),
-        guidance=float(artifact.edit["guidance"]),
-        scheduler="ddim",
-        height=tiny.RESOLUTION,
-        width=tiny.RESOLUTION,
     )
     assert pixels(backbone, artifact) != plain.images[0].tobytes()
 
@@ -202,7 +206,7 @@ def test_what_only_an_edit_uses_does_not_change_a_fit(
 ) -> None:
     """The benchmark shares fits by it."""
     chosen = get_method(method)
-    other = {"strength": 0.5, "guidance": 4.0, "edit_steps": 7, "scheduler": "ddim"}
+    other = {"strength": 0.5, "guidance_scale": 4.0, "num_inference_steps": 7, "scheduler": "ddim"}
     changed = {name: value for name, value in other.items() if name in chosen.editing}
     assert "strength" in changed
     assert same(

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:the fit did not lower the loss")
     [
         "hiper,steps=5",
         "imagic,steps=3,weight_steps=4",
-        "null-text,edit_steps=2",
+        "null-text,num_inference_steps=2",
     ],
 )
 def test_short_fits_tell_the_flops_of_a_whole_one(sd1: Backbone, arm: str) -> None:

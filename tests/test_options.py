@@ -33,8 +33,8 @@ def test_the_paper_preset_is_the_paper() -> None:
         "source": True,
         "seed": 0,
         "strength": 0.8,
-        "guidance": 7.5,
-        "edit_steps": 50,
+        "guidance_scale": 7.5,
+        "num_inference_steps": 50,
         "scheduler": "ddim",
     }
 
@@ -52,8 +52,8 @@ def test_values_replace_the_presets() -> None:
         ("learning_rate", 1, 1.0),
         ("mask", "no", False),
         ("mask", "True", True),
-        ("guidance", "none", None),
-        ("guidance", "3.5", 3.5),
+        ("guidance_scale", "none", None),
+        ("guidance_scale", "3.5", 3.5),
         ("sampling", "uniform", "uniform"),
     ],
 )
@@ -80,7 +80,7 @@ def test_text_is_converted(name: str, text: Any, value: object) -> None:
         ("learning_rate", 1000, "numbers from 1e-08 to 10"),
         ("strength", math.inf, "numbers from -10 to 10"),
         ("strength", 10**400, "numbers from -10 to 10"),
-        ("guidance", -1, "numbers from 0 to 100"),
+        ("guidance_scale", -1, "numbers from 0 to 100"),
         ("t_max", 1.1, "numbers from 0 to 1"),
         ("placement", "prepend", "replace, append, after-words, random"),
         ("scheduler", "dimm", "ddim, dpm++, dpm++-karras, unipc, unipc-karras, euler, pndm, lcm, flow-euler"),

@@ -118,7 +118,7 @@ def test_a_run_without_metrics_says_so(
 ) -> None:
     spec = SuiteSpec(name=str(written(folder, REX + TOM)))
     out = folder / "run"
-    assert run(spec, str(model_folder), ["source", "none,edit_steps=2"], out, seeds=1).drawn == 6
+    assert run(spec, str(model_folder), ["source", "none,num_inference_steps=2"], out, seeds=1).drawn == 6
     report = build_report(out)
     assert any("nothing was scored" in note for note in report.notes)
     assert main(["bench", "report", str(out), "--json"]) == 0

@@ -43,7 +43,7 @@ def drawn(sd1: SdBackbone, artifact: Artifact) -> hiper.EditResult:
         artifact,
         PROMPT,
         seeds=range(3, 8),
-        steps=2,
+        num_inference_steps=2,
         height=40,
         batch_size=3,
         negative_prompt=["", "red", "a: blue", 'a "cat"', "grass"],
@@ -197,7 +197,7 @@ def test_settings_of_another_kind_are_refused(tmp_path: Path, text: str, expecte
         {"seed": "6"},
         {"seed": True},
         {"seed": 6.0},
-        {"steps": None},
+        {"num_inference_steps": None},
         {"strength": "0.8"},
         {"strength": 10**400},
         {"batch": []},
@@ -293,7 +293,18 @@ def test_what_is_no_file_is_refused(tmp_path: Path, kind: str) -> None:
 def test_one_picture_is_enough_to_draw_it_again(
     cli: Cli, tmp_path: Path, model_folder: Path, tail: Path
 ) -> None:
-    arguments = ("--images", "5", "--seed", "4", "--steps", "2", "--batch-size", "3", "--strength", "1.5")
+    arguments = (
+        "--images",
+        "5",
+        "--seed",
+        "4",
+        "--num-inference-steps",
+        "2",
+        "--batch-size",
+        "3",
+        "--strength",
+        "1.5",
+    )
     done = cli("edit", tail, PROMPT, *arguments, "--out", tmp_path, "--dtype", "bfloat16")
     picture = tmp_path / "a-sitting-dog-6.png"
     assert str(picture) in done.out.splitlines()
@@ -316,7 +327,9 @@ def test_one_picture_is_enough_to_draw_it_again(
 def test_a_picture_without_its_artifact_asks_for_it(
     cli: Cli, tmp_path: Path, model_folder: Path, tail: Path
 ) -> None:
-    done = cli("edit", tail, PROMPT, "--steps", "1", "--out", tmp_path, "--no-artifact", "--json")
+    done = cli(
+        "edit", tail, PROMPT, "--num-inference-steps", "1", "--out", tmp_path, "--no-artifact", "--json"
+    )
     picture = Path(json.loads(done.out)["images"][0]["path"])
     with Image.open(picture) as image:
         assert set(image.info) == {SETTINGS, PARAMETERS}
@@ -331,7 +344,7 @@ def test_a_picture_without_its_artifact_asks_for_it(
 
 @pytest.mark.slow
 def test_another_arithmetic_is_told(cli: Cli, tmp_path: Path, model_folder: Path, tail: Path) -> None:
-    cli("edit", tail, PROMPT, "--steps", "2", "--out", tmp_path)
+    cli("edit", tail, PROMPT, "--num-inference-steps", "2", "--out", tmp_path)
     picture = tmp_path / "a-sitting-dog-0.png"
     done = cli("rerun", picture, "--backbone", model_folder, "--dtype", "bfloat16", "--json")
     record = json.loads(done.out)
@@ -342,7 +355,7 @@ def test_another_arithmetic_is_told(cli: Cli, tmp_path: Path, model_folder: Path
 
 @pytest.mark.slow
 def test_packed_weights_are_packed_again(cli: Cli, tmp_path: Path, model_folder: Path, tail: Path) -> None:
-    cli("edit", tail, PROMPT, "--steps", "2", "--out", tmp_path, "--quantise", "int8")
+    cli("edit", tail, PROMPT, "--num-inference-steps", "2", "--out", tmp_path, "--quantise", "int8")
     picture = tmp_path / "a-sitting-dog-0.png"
     assert json.loads(cli("show", picture, "--json").out)["quantised"] == "int8"
     assert json.loads(cli("rerun", picture, "--backbone", model_folder, "--json").out)["identical"]
@@ -350,7 +363,7 @@ def test_packed_weights_are_packed_again(cli: Cli, tmp_path: Path, model_folder:
 
 @pytest.mark.slow
 def test_no_metadata_leaves_nothing(cli: Cli, tmp_path: Path, tail: Path) -> None:
-    cli("edit", tail, PROMPT, "--steps", "1", "--out", tmp_path, "--no-metadata")
+    cli("edit", tail, PROMPT, "--num-inference-steps", "1", "--out", tmp_path, "--no-metadata")
     picture = tmp_path / "a-sitting-dog-0.png"
     with Image.open(picture) as image:
         assert image.info == {}
@@ -369,7 +382,7 @@ def test_a_model_that_only_the_picture_names_is_not_downloaded(
 def test_values_out_of_range_are_refused_before_drawing(
     cli: Cli, tmp_path: Path, chunks: Mapping[str, str], model_folder: Path
 ) -> None:
-    hostile = changed(chunks, steps=10**9)
+    hostile = changed(chunks, num_inference_steps=10**9)
     cli("rerun", write(tmp_path / "a.png", hostile), "--backbone", model_folder, "--quiet").refusal(
         "steps is"
     )

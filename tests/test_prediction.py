@@ -230,12 +230,10 @@ def test_a_stated_prediction_is_drawn_by_as_well(silent: Path) -> None:
             backbone.sample(
                 sentence,
                 [sentence],
+                backbone.sampling_settings(
+                    num_inference_steps=2, guidance_scale=1, scheduler=name, height=32, width=32
+                ),
                 seeds=[0],
-                steps=2,
-                guidance=1,
-                scheduler=name,
-                height=32,
-                width=32,
             )
             .images[0]
             .tobytes()
@@ -326,7 +324,7 @@ def test_the_artifact_remembers(cli: Cli, silent: Path, dog: Path, tmp_path: Pat
     )
     assert fitted.status == 0, fitted.err
     assert Artifact.load(out).prediction_type == "v_prediction"
-    drawing = ("edit", out, "a cat", "--steps", "1", *how)
+    drawing = ("edit", out, "a cat", "--num-inference-steps", "1", *how)
     drawn = cli(*drawing, "--out", tmp_path / "own")
     assert drawn.status == 0, drawn.err
     other = cli(*drawing, "--out", tmp_path / "other", "--backbone", silent)
@@ -340,13 +338,13 @@ def test_the_same_weights_under_another_prediction_are_refused(silent: Path, dog
     subject = hiper.Subject.open(dog, caption="a dog")
     artifact = hiper.fit(load_backbone(silent, device="cpu", prediction_type="v"), subject, steps=1)
     with pytest.raises(ArtifactError, match="--prediction"):
-        hiper.edit(load_backbone(silent, device="cpu"), artifact, "a cat", steps=1)
+        hiper.edit(load_backbone(silent, device="cpu"), artifact, "a cat", num_inference_steps=1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("by", ["the command line", "the job"])
 def test_a_batch_is_told(by: str, cli: Cli, silent: Path, dog: Path, tmp_path: Path) -> None:
-    job = {"image": str(dog), "caption": "a dog", "sentences": ["a cat"], "edit": {"steps": 1}}
+    job = {"image": str(dog), "caption": "a dog", "sentences": ["a cat"], "edit": {"num_inference_steps": 1}}
     job |= {"backbone": str(silent), "options": {"steps": 1}}
     option: tuple[str | Path, ...] = ("--backbone", silent, "--prediction", "v_prediction")
     if by == "the job":

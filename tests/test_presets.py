@@ -35,8 +35,8 @@ def test_what_was_tuned_on_the_embedded_model_goes_to_no_other() -> None:
     assert elsewhere == method.options("published")
     assert {
         **elsewhere.as_mapping(),
-        "guidance": 7.5,
-        "edit_steps": 50,
+        "guidance_scale": 7.5,
+        "num_inference_steps": 50,
         "scheduler": "ddim",
     } == paper.as_mapping()
 

@@ -33,7 +33,12 @@ def jobs(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Path:
     folder = tmp_path_factory.mktemp("jobs")
     shutil.copytree(model_folder, folder / "model")
     tiny.picture().save(folder / "dog.png")
-    line = {"image": "dog.png", "caption": "a red dog", "sentences": ["a cat"], "edit": {"steps": 2}}
+    line = {
+        "image": "dog.png",
+        "caption": "a red dog",
+        "sentences": ["a cat"],
+        "edit": {"num_inference_steps": 2},
+    }
     lines = [
         {**line, "backbone": "model", "options": {"steps": 2, "batch": 2, "seed": i}} for i in range(JOBS)
     ]

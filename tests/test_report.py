@@ -34,7 +34,7 @@ def artifact(sd1: SdBackbone) -> Artifact:
 
 @pytest.fixture(scope="module")
 def hostile(sd1: SdBackbone, artifact: Artifact) -> RunReport:
-    result = hiper.edit(sd1, artifact, "a dog", seeds=[1], steps=1)
+    result = hiper.edit(sd1, artifact, "a dog", seeds=[1], num_inference_steps=1)
     evil = replace(result, prompt=EVIL, settings=replace(result.settings, scheduler=EVIL))
     return RunReport(
         artifact=replace(
@@ -150,7 +150,16 @@ def test_a_run_is_read_without_network_and_script(
     cli: Cli, tmp_path: Path, model_folder: Path, dog: Path, chromium: Browser
 ) -> None:
     report = tmp_path / "page.html"
-    arguments = ("--caption", "a standing dog", "--backbone", model_folder, "-o", "steps=30", "--steps", "2")
+    arguments = (
+        "--caption",
+        "a standing dog",
+        "--backbone",
+        model_folder,
+        "-o",
+        "steps=30",
+        "--num-inference-steps",
+        "2",
+    )
     prompts = ("a sitting dog", "a <b>blue</b> cat")
     command = ("run", dog, *prompts, *arguments, "--images", "4", "--out", tmp_path / "o", "--report", report)
     done = cli(*command, "--json")
@@ -176,7 +185,17 @@ def test_a_run_is_read_without_network_and_script(
 def test_edits_have_a_page_as_well(cli: Cli, tmp_path: Path, tail: Path, model_folder: Path) -> None:
     report = tmp_path / "page.html"
     done = cli(
-        "edit", tail, "a dog", "--steps", "1", "--out", tmp_path, "--report", report, "--strength", "0.3"
+        "edit",
+        tail,
+        "a dog",
+        "--num-inference-steps",
+        "1",
+        "--out",
+        tmp_path,
+        "--report",
+        report,
+        "--strength",
+        "0.3",
     )
     assert done.status == 0, done
     text = report.read_text()

@@ -104,12 +104,14 @@ def drawn(backbone: SdBackbone, prompt: str, steps: int) -> list[bytes]:
     samples = backbone.sample(
         backbone.encode(prompt),
         [backbone.encode("")],
+        backbone.sampling_settings(
+            num_inference_steps=steps,
+            guidance_scale=7.5,
+            scheduler="ddim",
+            height=tiny.RESOLUTION,
+            width=tiny.RESOLUTION,
+        ),
         seeds=[1, 2],
-        steps=steps,
-        guidance=7.5,
-        scheduler="ddim",
-        height=tiny.RESOLUTION,
-        width=tiny.RESOLUTION,
     )
     return [image.tobytes() for image in samples.images]
 
@@ -142,7 +144,10 @@ def test_low_memory_keeps_nothing_and_draws_the_same(model_folder: Path) -> None
 
 def test_the_embedded_model_has_a_sampler_of_its_own(critters: Any) -> None:
     own = EMBEDDED["critters"]
-    assert (critters.schedulers[0], critters.default_steps) == (own.scheduler, own.steps)
+    assert (critters.schedulers[0], critters.default_num_inference_steps) == (
+        own.scheduler,
+        own.num_inference_steps,
+    )
     assert sorted(critters.schedulers) == sorted(UNET_SCHEDULERS)
 
 
@@ -151,8 +156,8 @@ def test_who_walks_takes_ddim_whatever_suits_the_model(
 ) -> None:
     subject = Subject.from_image(tiny.picture(), caption="a standing dog")
     monkeypatch.setattr(sd1, "schedulers", ("unipc-karras", "ddim"))
-    monkeypatch.setattr(sd1, "default_steps", 15)
+    monkeypatch.setattr(sd1, "default_num_inference_steps", 15)
     artifact = hiper.fit(sd1, subject, method="sdedit")
-    assert (artifact.edit["scheduler"], artifact.edit["steps"]) == ("ddim", 50)
+    assert (artifact.edit["scheduler"], artifact.edit["num_inference_steps"]) == ("ddim", 50)
     with pytest.raises(OptionError, match="walks by ddim alone"):
         hiper.edit(sd1, artifact, "a sitting dog", scheduler="unipc-karras")

@@ -97,21 +97,25 @@ SUITED: dict[str, tuple[Callable[[], Any], tuple[float, int]]] = {
 def test_steps_and_guidance_are_those_of_the_model_s_configuration(model: str) -> None:
     make, suited = SUITED[model]
     backbone = wrap(make())
-    assert (backbone.default_guidance, backbone.default_steps) == suited
+    assert (backbone.default_guidance_scale, backbone.default_num_inference_steps) == suited
 
 
 def test_a_turbo_of_35_is_known_by_its_name_with_a_note() -> None:
     with pytest.warns(HiperWarning, match="few steps"):
         backbone = wrap(named(sd3(**LARGE), "stabilityai/stable-diffusion-3.5-large-turbo"))
-    assert (backbone.default_guidance, backbone.default_steps) == (1, 4)
+    assert (backbone.default_guidance_scale, backbone.default_num_inference_steps) == (1, 4)
 
 
 @pytest.mark.parametrize(("name", "scheduler"), [("sdxl-lightning", "ddim"), ("dream-LCM", "lcm")])
 def test_a_folder_that_is_distilled_by_name_alone_is_noted(name: str, scheduler: str, tmp_path: Path) -> None:
     tiny.pipeline().save_pretrained(tmp_path / name)
-    with pytest.warns(HiperWarning, match="--steps"):
+    with pytest.warns(HiperWarning, match="--num-inference-steps"):
         backbone = load_backbone(tmp_path / name, device="cpu")
-    assert (backbone.default_guidance, backbone.default_steps, backbone.schedulers[0]) == (1, 4, scheduler)
+    assert (
+        backbone.default_guidance_scale,
+        backbone.default_num_inference_steps,
+        backbone.schedulers[0],
+    ) == (1, 4, scheduler)
 
 
 def test_qwen_image_draws_1328_pixels_and_reads_a_blank_for_no_negative() -> None:
@@ -139,9 +143,9 @@ def test_an_lcm_draws_by_its_own_sampler_from_each_picture_s_seed(consistency: B
     sentence, none = consistency.encode(SENTENCE), consistency.encode("")
 
     def drawn(seeds: list[int], guidance: float = 8) -> list[bytes]:
-        size = {"height": tiny.RESOLUTION, "width": tiny.RESOLUTION}
-        how = {"steps": 3, "guidance": guidance, "scheduler": consistency.schedulers[0], **size}
-        return [image.tobytes() for image in consistency.sample(sentence, [none], seeds=seeds, **how).images]  # type: ignore[arg-type]
+        settings = consistency.sampling_settings(num_inference_steps=3, guidance_scale=guidance)
+        samples = consistency.sample(sentence, [none], settings, seeds=seeds)
+        return [image.tobytes() for image in samples.images]
 
     assert consistency.schedulers[0] == "lcm"
     assert drawn([3]) == drawn([3])
@@ -169,16 +173,20 @@ def artifact_of(backbone: Backbone, picture: Path) -> Artifact:
 def notes_of(backbone: Backbone, artifact: Artifact, **settings: Any) -> tuple[str, ...]:
     size = {} if backbone.resolution < 100 else {"height": tiny_families.SIDE, "width": tiny_families.SIDE}
     with collected_warnings():
-        return hiper.edit(backbone, artifact, SENTENCE, steps=1, **{**size, **settings}).notes
+        return hiper.edit(backbone, artifact, SENTENCE, num_inference_steps=1, **{**size, **settings}).notes
 
 
 @pytest.mark.slow
 def test_a_negative_sentence_without_guidance_is_noted(sd1: Backbone, dog: Path) -> None:
     artifact = artifact_of(sd1, dog)
-    assert any("negative" in note for note in notes_of(sd1, artifact, negative_prompt="red", guidance=1))
-    assert any("negative" in note for note in notes_of(sd1, artifact, negative_prompt="red", guidance=0))
-    assert notes_of(sd1, artifact, negative_prompt="red", guidance=3) == ()
-    assert notes_of(sd1, artifact, guidance=1) == ()
+    assert any(
+        "negative" in note for note in notes_of(sd1, artifact, negative_prompt="red", guidance_scale=1)
+    )
+    assert any(
+        "negative" in note for note in notes_of(sd1, artifact, negative_prompt="red", guidance_scale=0)
+    )
+    assert notes_of(sd1, artifact, negative_prompt="red", guidance_scale=3) == ()
+    assert notes_of(sd1, artifact, guidance_scale=1) == ()
 
 
 @pytest.mark.slow
@@ -191,7 +199,7 @@ def test_a_negative_sentence_that_a_distilled_model_ignores_is_noted(model: str,
     assert any("negative" in note for note in notes_of(backbone, artifact, negative_prompt="red"))
     assert not any("negative" in note for note in notes_of(backbone, artifact))
     if backbone.uses_negative_prompt:
-        collected_warnings = notes_of(backbone, artifact, negative_prompt="red", guidance=3)
+        collected_warnings = notes_of(backbone, artifact, negative_prompt="red", guidance_scale=3)
         assert not any("negative" in note for note in collected_warnings)
     else:
         with pytest.warns(HiperWarning, match="negative"):
@@ -203,7 +211,7 @@ def test_a_guidance_that_a_distilled_model_ignores_is_noted(dog: Path) -> None:
     backbone = wrap(tiny_families.klein())
     backbone.resize(tiny_families.SIDE)
     artifact = artifact_of(backbone, dog)
-    assert any("scale 3" in note for note in notes_of(backbone, artifact, guidance=3))
+    assert any("scale 3" in note for note in notes_of(backbone, artifact, guidance_scale=3))
 
 
 @pytest.mark.slow
@@ -213,14 +221,16 @@ def test_a_file_of_an_ordinary_model_on_a_distilled_one_is_noted(
     artifact = artifact_of(sd1, dog)
     with collected_warnings():
         notes = hiper.edit(consistency, artifact, SENTENCE).notes
-        given = hiper.edit(consistency, artifact, SENTENCE, steps=2, guidance=8, scheduler="lcm").notes
+        given = hiper.edit(
+            consistency, artifact, SENTENCE, num_inference_steps=2, guidance_scale=8, scheduler="lcm"
+        ).notes
     assert any("suits 4 steps at guidance 8 by lcm" in note for note in notes)
     assert given == ()
 
 
 def test_an_lcm_takes_no_more_steps_than_it_chooses_among(consistency: Backbone, dog: Path) -> None:
     with pytest.raises(OptionError, match="from 1 to 50"):
-        hiper.edit(consistency, artifact_of(consistency, dog), SENTENCE, steps=51)
+        hiper.edit(consistency, artifact_of(consistency, dog), SENTENCE, num_inference_steps=51)
 
 
 @pytest.mark.slow
@@ -307,8 +317,8 @@ def test_every_way_in_tells_of_it(cli: Cli, model_folder: Path, dog: Path, tmp_p
     tail = tmp_path / "dog.safetensors"
     fitted = cli("fit", dog, "--caption", "a (red:1.2) dog", "--out", tail, "-o", "steps=1", "--json", *model)
     assert any("(red:1.2)" in note for note in json.loads(fitted.out)["notes"])
-    edit = {"height": 64, "width": 64, "guidance": 1, "steps": 1}
-    words = [word for name, value in edit.items() for word in (f"--{name}", value)]
+    edit = {"height": 64, "width": 64, "guidance_scale": 1, "num_inference_steps": 1}
+    words = [word for name, value in edit.items() for word in (f"--{name.replace('_', '-')}", value)]
     negative = ("--negative-prompt", "[blue|red]")
     drawn = cli("edit", tail, "a ((blue)) dog", *negative, *words, "--out", tmp_path / "d", "--json", *model)
     job = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from hiper.artifacts import Artifact, Library
 from hiper.backbones.sd import SdBackbone
 from hiper.batch import BatchSettings, Defaults, read_jobs
 from hiper.batch import run as run_batch
+from hiper.errors import HiperWarning, OptionError
 from hiper.images import Subject
 from hiper.inference import Score, read_drawn, rerun, search_seeds
-from hiper.options import EditSettings, Sampling
+from hiper.methods import HiPer
+from hiper.options import SamplingKwargs, SamplingSettings
 from hiper.web import Similarity
 from hiper.web.service import DrawRequest, Service
 from hiper.web.sessions import Sessions
@@ -28,8 +31,8 @@ from tests.conftest import Cli
 SENTENCE = "a sitting dog"
 SETTINGS: Mapping[str, Any] = {
     "strength": 0.5,
-    "guidance": 3.0,
-    "steps": 2,
+    "guidance_scale": 3.0,
+    "num_inference_steps": 2,
     "scheduler": "euler",
     "height": 48,
     "width": 40,
@@ -47,20 +50,19 @@ def drawings(monkeypatch: pytest.MonkeyPatch) -> Drawings:
     seen: Drawings = []
     sample = SdBackbone.sample
 
-    def noted(self: SdBackbone, positive: Any, negatives: Any, **settings: Any) -> Any:
-        seen.append({**settings, "negative_prompt": negatives[0].prompt})
-        return sample(self, positive, negatives, **settings)
+    def noted(self: SdBackbone, positive: Any, negatives: Any, settings: Any, **others: Any) -> Any:
+        seen.append({**asdict(settings), "negative_prompt": negatives[0].prompt})
+        return sample(self, positive, negatives, settings, **others)
 
     monkeypatch.setattr(SdBackbone, "sample", noted)
     return seen
 
 
 def check(drawings: Drawings, *, but: tuple[str, ...] = ()) -> None:
-    """Strength is no setting of the sampler, and is looked at where a caller can."""
     assert drawings
     for drawing in drawings:
         for name, value in SETTINGS.items():
-            if name not in (*but, "strength"):
+            if name not in but:
                 assert drawing[name] == value, (name, drawing[name])
 
 
@@ -80,19 +82,23 @@ class Bright:
 
 
 def test_the_settings_are_those_that_an_edit_resolves() -> None:
-    assert {*SETTINGS, "keep"} == set(Sampling.__annotations__) == set(EditSettings.__dataclass_fields__)
+    assert (
+        {*SETTINGS, "keep"}
+        == set(SamplingKwargs.__annotations__)
+        == set(SamplingSettings.__dataclass_fields__)
+    )
 
 
 def test_an_edit(sd1: SdBackbone, artifact: Artifact, drawings: Drawings) -> None:
     result = hiper.edit(sd1, artifact, SENTENCE, **SETTINGS)
     check(drawings)
-    assert result.settings == EditSettings(**{**SETTINGS, "negative_prompt": ("a red cat",)})
+    assert result.settings == SamplingSettings(**{**SETTINGS, "negative_prompt": ("a red cat",)})
 
 
 def test_a_seed_search(sd1: SdBackbone, artifact: Artifact, drawings: Drawings) -> None:
     found = search_seeds(sd1, artifact, SENTENCE, Bright(), candidates=2, best=1, quick_steps=1, **SETTINGS)
-    check(drawings, but=("steps",))
-    assert [drawing["steps"] for drawing in drawings] == [1, SETTINGS["steps"]]
+    check(drawings, but=("num_inference_steps",))
+    assert [drawing["num_inference_steps"] for drawing in drawings] == [1, SETTINGS["num_inference_steps"]]
     assert found.drawn.settings.strength == SETTINGS["strength"]
 
 
@@ -101,7 +107,7 @@ def test_a_seed_search_keeps_each_seed_s_negative_prompt(
 ) -> None:
     texts = ["a cat", "a blue cat", "a red cat"]
     found = search_seeds(
-        sd1, artifact, SENTENCE, Bright(), first_seed=5, candidates=3, best=2, quick_steps=1, steps=1,
+        sd1, artifact, SENTENCE, Bright(), first_seed=5, candidates=3, best=2, quick_steps=1, num_inference_steps=1,
         negative_prompt=texts,
     )  # fmt: skip
     assert found.drawn.settings.negative_prompt == tuple(texts[seed - 5] for seed in found.drawn.seeds)
@@ -137,7 +143,7 @@ def test_the_page(
     job.result()
     assert len(watch.pictures) == 1
     check(drawings[-1:], but=("height", "width"))
-    check(drawings[:1], but=("height", "width", "steps"))
+    check(drawings[:1], but=("height", "width", "num_inference_steps"))
 
 
 @pytest.mark.slow
@@ -192,10 +198,9 @@ def test_a_subject_s_own_settings_reach_a_preview(
 ) -> None:
     """A preview is quick, so sampler and steps are its own."""
     from hiper.inference import fit_with_previews
-    from hiper.methods import HiPer
     from hiper.training import CheckpointFile, FitControl
 
-    options = HiPer().options("default", steps=4, guidance=SETTINGS["guidance"])
+    options = HiPer().options("default", steps=4, guidance_scale=SETTINGS["guidance_scale"])
     fit_with_previews(
         sd1,
         Subject.from_image(tiny.picture(), caption="a standing dog"),
@@ -204,4 +209,21 @@ def test_a_subject_s_own_settings_reach_a_preview(
         on_preview=lambda preview: None,
         control=FitControl(checkpoint=CheckpointFile(path=tmp_path / "fit.checkpoint")),
     )
-    assert [drawing["guidance"] for drawing in drawings] == [SETTINGS["guidance"]]
+    assert [drawing["guidance_scale"] for drawing in drawings] == [SETTINGS["guidance_scale"]]
+
+
+def test_earlier_names_are_read_with_a_note(sd1: SdBackbone, artifact: Artifact, drawings: Drawings) -> None:
+    with pytest.warns(HiperWarning, match="guidance is now called guidance_scale"):
+        result = hiper.edit(sd1, artifact, SENTENCE, guidance=3.0, num_inference_steps=1)
+    assert [drawing["guidance_scale"] for drawing in drawings] == [3.0]
+    assert result.settings.guidance == result.settings.guidance_scale
+    with pytest.raises(OptionError, match="twice"):
+        hiper.edit(sd1, artifact, SENTENCE, steps=1, num_inference_steps=1)
+    with pytest.raises(TypeError, match="guidence"):
+        hiper.edit(sd1, artifact, SENTENCE, guidence=3.0)  # type: ignore[call-arg]
+
+
+def test_earlier_names_of_options_are_read_with_a_note() -> None:
+    with pytest.warns(HiperWarning, match="edit_steps is now called num_inference_steps"):
+        options = HiPer().options("default", edit_steps=7, guidance_scale=2)
+    assert (options.num_inference_steps, options.guidance_scale) == (7, 2.0)

@@ -34,7 +34,7 @@ def artifact(sd1: SdBackbone) -> Artifact:
 
 @pytest.fixture(scope="module")
 def drawn(sd1: SdBackbone, artifact: Artifact) -> hiper.EditResult:
-    return hiper.edit(sd1, artifact, PROMPT, seeds=[4, 9], steps=2)
+    return hiper.edit(sd1, artifact, PROMPT, seeds=[4, 9], num_inference_steps=2)
 
 
 @pytest.fixture

@@ -156,12 +156,10 @@ def test_it_draws_what_the_model_it_was_written_from_draws(
         drawn = backbone.sample(
             backbone.encode("a red dog"),
             [backbone.encode("")],
+            backbone.sampling_settings(
+                num_inference_steps=2, guidance_scale=3.0, scheduler=scheduler, height=64, width=64
+            ),
             seeds=[3],
-            steps=2,
-            guidance=3.0,
-            scheduler=scheduler,
-            height=64,
-            width=64,
         )
         pictures.append(np.asarray(drawn.images[0], dtype=float))
     assert np.abs(pictures[0] - pictures[1]).max() <= 1

@@ -22,7 +22,7 @@ from tests import tiny
 from tests.conftest import Cli
 from tests.small_suite import COLOURS, EDITS, METRICS, NAME, installed
 
-BASE = "hiper,steps=2,batch=1,edit_steps=2"
+BASE = "hiper,steps=2,batch=1,num_inference_steps=2"
 OVER = ("tail=1,5,8", "source_caption=right,vague")
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -40,14 +40,14 @@ def test_each_value_is_the_base_with_one_option_changed() -> None:
 
 
 def test_a_run_has_every_arm_once_and_draws_the_floor_as_the_base_does() -> None:
-    sweeps = parse_sweeps(["tail=3,5", "guidance=2,4"], "hiper:paper,edit_steps=9")
-    assert sweep_arms(sweeps, "hiper:paper,edit_steps=9", ceiling=True) == [
-        "none:paper,edit_steps=9",
+    sweeps = parse_sweeps(["tail=3,5", "guidance_scale=2,4"], "hiper:paper,num_inference_steps=9")
+    assert sweep_arms(sweeps, "hiper:paper,num_inference_steps=9", ceiling=True) == [
+        "none:paper,num_inference_steps=9",
         "truth",
-        "hiper:paper,edit_steps=9",
-        "hiper:paper,edit_steps=9,tail=3",
-        "hiper:paper,edit_steps=9,guidance=2.0",
-        "hiper:paper,edit_steps=9,guidance=4.0",
+        "hiper:paper,num_inference_steps=9",
+        "hiper:paper,num_inference_steps=9,tail=3",
+        "hiper:paper,num_inference_steps=9,guidance_scale=2.0",
+        "hiper:paper,num_inference_steps=9,guidance_scale=4.0",
     ]
     assert "truth" not in sweep_arms(sweeps, "hiper", ceiling=False)
 
@@ -68,7 +68,7 @@ def test_the_papers_ablation_can_be_drawn() -> None:
         (["tail=1", "tail=2"], "hiper", "--over tail is given twice"),
         (["tial=1"], "hiper", "did you mean tail?"),
         (["tail=0"], "hiper", "tail is '0'; allowed are whole numbers from 1 to 64"),
-        (["guidance=1"], "none", "base is 'none', which is no method"),
+        (["guidance_scale=1"], "none", "base is 'none', which is no method"),
     ],
 )
 def test_what_cannot_be_swept_is_refused(over: list[str], base: str, words: str) -> None:

@@ -91,7 +91,7 @@ def test_a_plain_pipeline_loads_what_is_exported(
 def test_sdxl_learns_a_word_of_both_encoders(subject: Subject) -> None:
     backbone = SdxlBackbone.from_pipeline(tiny_families.pipeline("sdxl"))
     before = backbone.weights_sha256()
-    artifact = hiper.fit(backbone, subject, method=METHOD, steps=2, batch=1, edit_steps=2)
+    artifact = hiper.fit(backbone, subject, method=METHOD, steps=2, batch=1, num_inference_steps=2)
     assert backbone.weights_sha256() == before
     exported = get_method(METHOD).exported(artifact)
     assert sorted(exported) == ["clip_g", "clip_l"]

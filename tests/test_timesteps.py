@@ -85,12 +85,10 @@ def test_the_time_is_that_of_the_pipeline(pipe: Any, family: str) -> None:
     backbone.sample(
         sentence,
         [backbone.encode_negative("")],
+        backbone.sampling_settings(
+            num_inference_steps=STEPS, guidance_scale=1.0, height=tiny_families.SIDE, width=tiny_families.SIDE
+        ),
         seeds=[0],
-        steps=STEPS,
-        guidance=1.0,
-        scheduler=backbone.schedulers[0],
-        height=tiny_families.SIDE,
-        width=tiny_families.SIDE,
     )
     handle.remove()
     other.remove()

@@ -33,7 +33,7 @@ def through_the_vae(backbone: SdBackbone, latents: Tensor) -> bytes:
 
 @pytest.mark.parametrize("method", ["sdedit", "ddim-inversion"])
 def test_strength_0_is_the_picture_through_the_vae(sd1: SdBackbone, subject: Subject, method: str) -> None:
-    artifact = hiper.fit(sd1, subject, method=method, edit_steps=2)
+    artifact = hiper.fit(sd1, subject, method=method, num_inference_steps=2)
     latents = next(iter(artifact.tensors.values()))[:1]
     (image,) = hiper.edit(sd1, artifact, SENTENCE, strength=0.0).images
     assert image.tobytes() == through_the_vae(sd1, latents)
@@ -43,7 +43,7 @@ def test_strength_0_is_the_picture_through_the_vae(sd1: SdBackbone, subject: Sub
 @pytest.mark.parametrize("kind", ["sd1", "sd2"])
 def test_sdedit_is_the_library_s_img2img(kind: tiny.Kind, subject: Subject) -> None:
     backbone = SdBackbone.from_pipeline(tiny.pipeline(kind))
-    artifact = hiper.fit(backbone, subject, method="sdedit", edit_steps=10, guidance=3.0)
+    artifact = hiper.fit(backbone, subject, method="sdedit", num_inference_steps=10, guidance_scale=3.0)
     result = hiper.edit(backbone, artifact, SENTENCE, seeds=[5, 6], strength=0.6)
     parts = {**tiny.pipeline(kind).components, "image_encoder": None}
     img2img = StableDiffusionImg2ImgPipeline(**parts, requires_safety_checker=False)
@@ -69,7 +69,7 @@ def test_sdedit_is_the_library_s_img2img(kind: tiny.Kind, subject: Subject) -> N
 def test_inversion_is_the_library_s(kind: tiny.Kind, subject: Subject) -> None:
     pipe = tiny.pipeline(kind)
     backbone = SdBackbone.from_pipeline(pipe)
-    path = hiper.fit(backbone, subject, method="ddim-inversion", edit_steps=10).tensors[TRAJECTORY]
+    path = hiper.fit(backbone, subject, method="ddim-inversion", num_inference_steps=10).tensors[TRAJECTORY]
     scheduler = DDIMInverseScheduler.from_config(
         pipe.scheduler.config, clip_sample=False, set_alpha_to_one=False
     )
@@ -123,7 +123,9 @@ def null_text(backbone: Any, path: Tensor, guidance: float, inner: int) -> tuple
 
 @pytest.mark.slow
 def test_null_text_is_the_published_algorithm(sd1: SdBackbone, subject: Subject) -> None:
-    artifact = hiper.fit(sd1, subject, method="null-text", edit_steps=4, inner_steps=3, guidance=2.0)
+    artifact = hiper.fit(
+        sd1, subject, method="null-text", num_inference_steps=4, inner_steps=3, guidance_scale=2.0
+    )
     rows, latents = null_text(sd1, artifact.tensors[TRAJECTORY], 2.0, 3)
     assert (artifact.tensors[NULLS] - sd1.encode("").token_embeddings).abs().max() > 0.01
     assert torch.allclose(artifact.tensors[NULLS], rows, atol=1e-4)
@@ -135,7 +137,7 @@ def test_null_text_is_the_published_algorithm(sd1: SdBackbone, subject: Subject)
 def test_null_text_comes_nearer_to_the_picture_than_plain_inversion(
     sd2: SdBackbone, subject: Subject
 ) -> None:
-    options: dict[str, Any] = {"edit_steps": 5, "guidance": 2.0, "strength": 1.0}
+    options: dict[str, Any] = {"num_inference_steps": 5, "guidance_scale": 2.0, "strength": 1.0}
     plain = hiper.fit(sd2, subject, method="ddim-inversion", **options)
     fitted = hiper.fit(sd2, subject, method="null-text", inner_steps=10, **options)
     source = np.asarray(sd2.decode(plain.tensors[TRAJECTORY][:1])[0], float)
@@ -147,10 +149,10 @@ def test_null_text_comes_nearer_to_the_picture_than_plain_inversion(
 
 
 def test_the_seed_decides_the_noise_of_sdedit_alone(sd1: SdBackbone, subject: Subject) -> None:
-    artifact = hiper.fit(sd1, subject, method="sdedit", edit_steps=2)
+    artifact = hiper.fit(sd1, subject, method="sdedit", num_inference_steps=2)
     first, second = hiper.edit(sd1, artifact, SENTENCE, seeds=[1, 2]).images
     assert first.tobytes() != second.tobytes()
-    inverted = hiper.fit(sd1, subject, method="ddim-inversion", edit_steps=2)
+    inverted = hiper.fit(sd1, subject, method="ddim-inversion", num_inference_steps=2)
     with pytest.warns(HiperWarning, match="draws the same picture for every seed"):
         first, second = hiper.edit(sd1, inverted, SENTENCE, seeds=[1, 2]).images
     assert first.tobytes() == second.tobytes()
@@ -160,7 +162,7 @@ def test_the_seed_decides_the_noise_of_sdedit_alone(sd1: SdBackbone, subject: Su
 def test_one_picture_is_drawn_where_the_seed_decides_nothing(
     sd1: SdBackbone, subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inverted = hiper.fit(sd1, subject, method="ddim-inversion", edit_steps=2, guidance=2.0)
+    inverted = hiper.fit(sd1, subject, method="ddim-inversion", num_inference_steps=2, guidance_scale=2.0)
     batches: list[int] = []
     predict = sd1.predict
 
@@ -182,7 +184,7 @@ def test_one_picture_is_drawn_where_the_seed_decides_nothing(
 @pytest.mark.slow
 def test_the_whole_way_is_the_pipeline_s_own_sampling(sd2: SdBackbone, subject: Subject) -> None:
     """From pure noise the walk draws what DDIM draws."""
-    artifact = hiper.fit(sd2, subject, method="ddim-inversion", edit_steps=5, guidance=2.0)
+    artifact = hiper.fit(sd2, subject, method="ddim-inversion", num_inference_steps=5, guidance_scale=2.0)
     noise = torch.randn(1, *sd2.latent_shape, generator=generator(3))
     path = artifact.tensors[TRAJECTORY].clone()
     path[-1] = noise[0]
@@ -191,12 +193,14 @@ def test_the_whole_way_is_the_pipeline_s_own_sampling(sd2: SdBackbone, subject: 
     expected = sd2.sample(
         sd2.encode(SENTENCE),
         [sd2.encode("a cat")],
+        sd2.sampling_settings(
+            num_inference_steps=5,
+            guidance_scale=2.0,
+            scheduler="ddim",
+            height=tiny.RESOLUTION,
+            width=tiny.RESOLUTION,
+        ),
         seeds=[3],
-        steps=5,
-        guidance=2.0,
-        scheduler="ddim",
-        height=tiny.RESOLUTION,
-        width=tiny.RESOLUTION,
     ).images[0]
     assert np.abs(np.asarray(image, int) - np.asarray(expected, int)).max() <= 1
 
@@ -207,7 +211,7 @@ def test_the_whole_way_is_the_pipeline_s_own_sampling(sd2: SdBackbone, subject: 
         ("sdedit", {"strength": 1.5}, "strength is 1.5; for method sdedit"),
         ("sdedit", {"scheduler": "euler"}, "walks by ddim alone"),
         ("sdedit", {"height": 64}, "draws at the size of its fit, 32 x 32"),
-        ("ddim-inversion", {"steps": 3}, "draws with the 2 steps of its fit"),
+        ("ddim-inversion", {"num_inference_steps": 3}, "draws with the 2 steps of its fit"),
         ("null-text", {"negative_prompt": "a cat"}, "learnt what stands in for a negative prompt"),
     ],
 )
@@ -215,13 +219,13 @@ def test_what_cannot_be_drawn_is_refused(
     sd1: SdBackbone, subject: Subject, method: str, settings: dict[str, Any], words: str
 ) -> None:
     few: dict[str, Any] = {"inner_steps": 1} if method == "null-text" else {}
-    artifact = hiper.fit(sd1, subject, method=method, edit_steps=2, **few)
+    artifact = hiper.fit(sd1, subject, method=method, num_inference_steps=2, **few)
     with pytest.raises(OptionError, match=words):
         hiper.edit(sd1, artifact, SENTENCE, **settings)
 
 
 def test_latents_of_another_shape_are_refused(sd1: SdBackbone, subject: Subject) -> None:
-    artifact = hiper.fit(sd1, subject, method="sdedit", edit_steps=2)
+    artifact = hiper.fit(sd1, subject, method="sdedit", num_inference_steps=2)
     other = replace(artifact, tensors={LATENTS: torch.zeros(1, 4, 16, 16)})
     with pytest.raises(ArtifactError, match=r"latents are \[1, 4, 16, 16\], those of .* \[any, 4, 8, 8\]"):
         hiper.edit(sd1, other, SENTENCE)

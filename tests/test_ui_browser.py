@@ -126,7 +126,7 @@ def test_from_a_picture_to_downloaded_files(
         names = bundle.namelist()
         drawn = [Image.open(io.BytesIO(bundle.read(name))) for name in names]
     assert names[2:] == ["03-a-sleeping-cat-0.png", "04-a-sleeping-cat-1.png"]
-    again = hiper.edit(critters, artifact, "a sleeping cat", seeds=[0, 1], steps=4)
+    again = hiper.edit(critters, artifact, "a sleeping cat", seeds=[0, 1], num_inference_steps=4)
     assert [image.tobytes() for image in drawn[2:]] == [image.tobytes() for image in again.images]
     assert all("hiper" in image.info for image in drawn)
 

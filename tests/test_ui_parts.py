@@ -112,14 +112,22 @@ class Redness:
 @pytest.mark.slow
 def test_search_draws_the_best_of_the_quick_draws(sd1: Any, tail: Artifact) -> None:
     found = search_seeds(
-        sd1, tail, "a sitting dog", Redness(), first_seed=5, candidates=6, quick_steps=2, best=2, steps=4
+        sd1,
+        tail,
+        "a sitting dog",
+        Redness(),
+        first_seed=5,
+        candidates=6,
+        quick_steps=2,
+        best=2,
+        num_inference_steps=4,
     )
-    quick = hiper.edit(sd1, tail, "a sitting dog", seeds=range(5, 11), steps=2)
+    quick = hiper.edit(sd1, tail, "a sitting dog", seeds=range(5, 11), num_inference_steps=2)
     scores = [Redness().score(image, "").identity for image in quick.images]
     expected = sorted(range(6), key=lambda i: -scores[i])
     assert [each.seed for each in found.candidates] == [5 + i for i in expected]
     assert found.drawn.seeds == tuple(5 + i for i in expected[:2])
-    full = hiper.edit(sd1, tail, "a sitting dog", seeds=found.drawn.seeds, steps=4)
+    full = hiper.edit(sd1, tail, "a sitting dog", seeds=found.drawn.seeds, num_inference_steps=4)
     assert [each.tobytes() for each in found.drawn.images] == [each.tobytes() for each in full.images]
 
 
@@ -657,8 +665,8 @@ def test_studio_works_with_any_model_and_says_what_its_search_needs(
         images=2,
         first_seed=3,
         strength=0.8,
-        guidance=3.0,
-        steps=2,
+        guidance_scale=3.0,
+        num_inference_steps=2,
         scheduler="ddim",
         negative_prompt="",
     )

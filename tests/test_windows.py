@@ -123,7 +123,7 @@ def test_commands_run_without_what_windows_lacks(
     edits, results = tmp_path / "edits", tmp_path / "results"
     commands = (
         ["fit", picture, "--caption", "a dog", "-o", "steps=2", "--out", fit],
-        ["edit", fit, "con", "--steps", "1", "--out", edits],
+        ["edit", fit, "con", "--num-inference-steps", "1", "--out", edits],
         ["batch", jobs, "--sentence", "a dog", "--workers", "2", "--out", results],
     )
     process = windows(COMMANDS, json.dumps([list(map(str, command)) for command in commands]))

@@ -40,7 +40,7 @@ def load(family: str, memory: str = "low", dtype: torch.dtype = torch.bfloat16) 
     pipe: Any = tiny.pipeline(family) if family in ("sd1", "sd2") else tiny_families.pipeline(family)  # type: ignore[arg-type]
     how = Loading(device=GPU, dtype=dtype, memory=memory, recompute=memory == "low")
     kind = backbone_class(type(pipe).__name__, family)
-    backbone = kind._resolved(as_loaded(pipe, dtype), how, name=family, revision="", guidance=None)
+    backbone = kind._resolved(as_loaded(pipe, dtype), how, name=family, revision="", guidance_scale=None)
     backbone.resize(tiny_families.SIDE)
     return backbone
 

@@ -63,9 +63,7 @@ class Offset(TrainedMethod[OffsetOptions]):
     @contextmanager
     def attach(self, backbone: Backbone, artifact: Artifact, strength: float) -> Iterator[AttachedModel]:
         vector = artifact.tensors[VECTOR].to(backbone.device) * strength
-        yield AttachedModel(
-            encode=lambda prompt: shifted(backbone.encode(prompt), vector), sample=backbone.sample
-        )
+        yield AttachedModel(encode=lambda prompt: shifted(backbone.encode(prompt), vector))
 
 
 def shifted(sentence: Conditioning, vector: Tensor) -> Conditioning:

@@ -112,12 +112,8 @@ def _edit_row(
     plain = backbone.sample(
         backbone.encode(prompt),
         [backbone.encode_negative("")],
+        result.settings,
         seeds=seeds,
-        steps=result.settings.steps,
-        guidance=result.settings.guidance,
-        scheduler=result.settings.scheduler,
-        height=backbone.resolution,
-        width=backbone.resolution,
     ).images
     ceiling = backbone.decode(backbone.latents(answer, generator(0)))
 

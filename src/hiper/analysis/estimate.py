@@ -24,7 +24,7 @@ from hiper.backbones import Backbone
 from hiper.conditioning import Conditioning, expanded
 from hiper.images import MIN_SIDE, Subject, fit_square
 from hiper.methods import HiPer, HiPerOptions, get_method
-from hiper.options import EditSettings
+from hiper.options import SamplingSettings
 from hiper.seeds import generator
 from hiper.training import EVALUATIONS, EVALUATIONS_FOR_BEST, TrainingTask, looked_at_once
 
@@ -159,7 +159,7 @@ def estimate_fit(backbone: Backbone, options: HiPerOptions) -> Estimate:
 
 
 def estimate_edit(
-    backbone: Backbone, settings: EditSettings, *, images: int, batch_size: int, sentences: int = 1
+    backbone: Backbone, settings: SamplingSettings, *, images: int, batch_size: int, sentences: int = 1
 ) -> Estimate:
     """Estimate an edit.
 
@@ -177,7 +177,7 @@ def estimate_edit(
     takes_negatives = any(
         name.startswith("negative") for name in backbone.pipeline_kwargs(positive, [negative])
     )
-    guided = settings.guidance > 1 and backbone.uses_negative_prompt and takes_negatives
+    guided = takes_negatives and backbone.uses_negative_prompt_at(settings.guidance_scale)
     drawing = _Call(
         one=_prediction(backbone, settings, positive, 2 if guided else 1),
         all=_prediction(backbone, settings, positive, at_once * (2 if guided else 1)),
@@ -191,11 +191,13 @@ def estimate_edit(
             work=None,
             seconds=_seconds(partial(backbone.encode, CAPTION), backbone.device),
         ),
-        drawing.part("step", calls * settings.steps, backbone.device),
+        drawing.part("step", calls * settings.num_inference_steps, backbone.device),
         _decoding(backbone, _noise(backbone, settings, 1), sentences * images, at_once),
     )
     plural = "picture" if images == 1 else "pictures"
-    job = f"edit, {sentences} x {images} {plural} of {settings.steps} steps, {at_once} at a time"
+    job = (
+        f"edit, {sentences} x {images} {plural} of {settings.num_inference_steps} steps, {at_once} at a time"
+    )
     side = max(settings.height, settings.width)
     return _estimate(backbone, job, side, parts, _weights(backbone))
 
@@ -328,7 +330,7 @@ def _evaluate(task: TrainingTask) -> None:
 
 
 def _prediction(
-    backbone: Backbone, settings: EditSettings, sentence: Conditioning, batch: int
+    backbone: Backbone, settings: SamplingSettings, sentence: Conditioning, batch: int
 ) -> Callable[[], None]:
     def predict() -> None:
         t, conditioning = torch.full((batch,), backbone.timesteps // 2), expanded(sentence, batch)
@@ -338,7 +340,7 @@ def _prediction(
     return predict
 
 
-def _noise(backbone: Backbone, settings: EditSettings, batch: int) -> Tensor:
+def _noise(backbone: Backbone, settings: SamplingSettings, batch: int) -> Tensor:
     """Return latents of that many pictures of the size of the settings."""
     channels, native, _ = backbone.latent_shape
     factor = backbone.resolution // native

@@ -83,7 +83,8 @@ def _drawn(sentence: Sentence) -> Iterator[str]:
     yield f"<h2>{escape(first.prompt)}</h2>"
     settings = first.settings
     yield (
-        f"<p>Strength {settings.strength:zg}, guidance {settings.guidance:zg}, {settings.steps} steps of"
+        f"<p>Strength {settings.strength:zg}, guidance scale {settings.guidance_scale:zg},"
+        f" {settings.num_inference_steps} steps of"
         f" {escape(settings.scheduler)}, {settings.width} x {settings.height} pixels.</p>"
     )
     for result in sentence.results:

@@ -119,7 +119,7 @@ def selfcheck(
         sensitivity=found,
         seconds_per_step=artifact.figures["seconds"] / steps,
         seconds_per_picture=drawing / (2 * pictures),
-        picture_steps=min(backbone.default_steps, DRAWING_STEPS),
+        picture_steps=min(backbone.default_num_inference_steps, DRAWING_STEPS),
         peak_memory_bytes=peak_memory(backbone.device),
         versions=dict(artifact.versions),
     )

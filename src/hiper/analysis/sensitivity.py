@@ -69,16 +69,7 @@ def sensitivity(
 def _drawn(backbone: Backbone, conditioning: Conditioning, seeds: Sequence[int]) -> list[Image.Image]:
     """Draw one picture at a time, so that a model that fills the memory can."""
     negative = backbone.encode_negative("")
-    return [
-        backbone.sample(
-            conditioning,
-            [negative],
-            seeds=[seed],
-            steps=min(backbone.default_steps, STEPS),
-            guidance=backbone.default_guidance,
-            scheduler=backbone.schedulers[0],
-            height=backbone.resolution,
-            width=backbone.resolution,
-        ).images[0]
-        for seed in seeds
-    ]
+    settings = backbone.sampling_settings(
+        num_inference_steps=min(backbone.default_num_inference_steps, STEPS)
+    )
+    return [backbone.sample(conditioning, [negative], settings, seeds=[seed]).images[0] for seed in seeds]

@@ -52,7 +52,8 @@ class ArtifactHeader:
         image_sha256: Of the picture; "" when not known.
         seed: Of the fit; UNKNOWN_SEED (-1) when not known.
         options: Of the method, resolved.
-        edit: Defaults for editing: strength, guidance, steps, scheduler.
+        edit: Defaults for editing: strength, guidance_scale, num_inference_steps, scheduler; of a file of an earlier
+            release under the names of `options.EARLIER_SAMPLING`.
         figures: Seconds and losses.
         versions: Of the libraries.
         created: UTC, ISO 8601.

@@ -101,7 +101,7 @@ def _artifact(tail: Tensor, backbone: Backbone, caption: str, source: str) -> Ar
         image_sha256="",
         seed=UNKNOWN_SEED,
         options={"tail": len(tail), "placement": "replace"},
-        edit={"strength": 0.8, "guidance": 7.5, "steps": 50, "scheduler": "ddim"},
+        edit={"strength": 0.8, "guidance_scale": 7.5, "num_inference_steps": 50, "scheduler": "ddim"},
         tensors={"tail": tail},
         figures={},
         versions={},

@@ -133,7 +133,7 @@ def _pictures(files: Mapping[str, tuple[EditResult, int]]) -> list[str]:
         drawn = result.settings
         rows.append(
             f"| ![]({path}) | {_plain(result.prompt)} | {result.seeds[number]} | {drawn.strength:zg}"
-            f" | {drawn.guidance:zg} | {drawn.steps}, {drawn.scheduler} |"
+            f" | {drawn.guidance_scale:zg} | {drawn.num_inference_steps}, {drawn.scheduler} |"
         )
     return ["\n".join(rows)]
 

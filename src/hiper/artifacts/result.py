@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import PIL.Image
 
-from hiper.options import EditSettings
+from hiper.options import SamplingSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class EditResult:
     images: list[PIL.Image.Image]
     prompt: str
     seeds: tuple[int, ...]
-    settings: EditSettings
+    settings: SamplingSettings
     batch_size: int
     flagged: tuple[int, ...]
     notes: tuple[str, ...]

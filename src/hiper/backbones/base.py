@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, get_args
 
 import PIL.Image
@@ -22,7 +22,7 @@ from hiper.backbones.contents import hashes
 from hiper.backbones.tail_encoder import TailEncoder
 from hiper.conditioning import Conditioning, Placement
 from hiper.errors import OptionError
-from hiper.options import Key, digest, is_deterministic, suggestion, versions
+from hiper.options import Key, SamplingSettings, digest, is_deterministic, suggestion, versions
 
 Scheduler = Literal[
     "ddim", "dpm++", "dpm++-karras", "unipc", "unipc-karras", "euler", "pndm", "lcm", "flow-euler"
@@ -40,7 +40,7 @@ FLOW_SCHEDULERS: tuple[Scheduler, ...] = ("flow-euler",)
 
 _DECIDING = (
     *("family", "objective", "timesteps", "latent_shape", "resolution", "placement", "dtype", "quantised"),
-    *("default_guidance", "default_steps", "schedulers"),
+    *("default_guidance_scale", "default_num_inference_steps", "schedulers"),
 )
 """Attributes of a backbone that are part of its key; the defaults count where a job leaves them to the model."""
 
@@ -112,8 +112,8 @@ class Backbone(ABC):
         native_resolution: Side that it was trained on where `resize` set another; None for `resolution`.
         objective: What the denoiser predicts: "epsilon" (the noise), "v_prediction" or "flow".
         timesteps: How many there are; 0 is the cleanest, timesteps - 1 all but pure noise.
-        default_guidance: Guidance scale that suits the model.
-        default_steps: Denoising steps that suit the model, with the first of its `schedulers`.
+        default_guidance_scale: Guidance scale that suits the model.
+        default_num_inference_steps: Denoising steps that suit the model, with the first of its `schedulers`.
         schedulers: Samplers that can draw with it, the one that suits it first.
         uses_negative_prompt: Whether sampling under guidance uses the negative prompt; guidance-distilled models do
             not.
@@ -140,8 +140,8 @@ class Backbone(ABC):
     native_resolution: int | None = None
     objective: str
     timesteps: int
-    default_guidance: float
-    default_steps: int = 50
+    default_guidance_scale: float
+    default_num_inference_steps: int = 50
     schedulers: tuple[Scheduler, ...]
     uses_negative_prompt: bool = True
     uses_guidance: bool = True
@@ -295,28 +295,36 @@ class Backbone(ABC):
         self,
         positive: Conditioning,
         negatives: Sequence[Conditioning],
+        settings: SamplingSettings,
         *,
         seeds: Sequence[int],
-        steps: int,
-        guidance: float,
-        scheduler: str,
-        height: int,
-        width: int,
         callback: StepCallback | None = None,
     ) -> Samples:
         """Draw one picture per seed in one batch, by classifier-free guidance.
 
         Args:
-            positive: One prompt for all, or one per picture.
-            negatives: One for all, or one per picture.
-            seeds: Picture i depends on its own seed only.
-            steps: 1 to `timesteps`.
-            guidance: Guidance scale; 1 switches the negative prompts off.
-            scheduler: One of `schedulers`.
-            height: Pixels, a multiple of `size_multiple`.
-            width: The same.
-            callback: Called after each denoising step with (steps done, steps in all).
+            positive: One sentence for all, or one per picture.
+            negatives: One for all, or one per picture, encoded; `settings.negative_prompt` is not read.
+            settings: At most `timesteps` steps, and a size in multiples of `size_multiple` pixels. A guidance scale of
+                1 switches the negatives off.
+            seeds: Picture i depends on seed i only.
+            callback: Called after each denoising step.
         """
+
+    def sampling_settings(self, **changes: Any) -> SamplingSettings:
+        """Return the settings that suit the model, with `changes` to them."""
+        own = SamplingSettings(
+            guidance_scale=self.default_guidance_scale,
+            num_inference_steps=self.default_num_inference_steps,
+            scheduler=self.schedulers[0],
+            height=self.resolution,
+            width=self.resolution,
+        )
+        return replace(own, **changes)
+
+    def uses_negative_prompt_at(self, guidance_scale: float) -> bool:
+        """Whether drawing at that guidance scale reads the negative sentence."""
+        return self.uses_negative_prompt and guidance_scale > 1
 
     @abstractmethod
     def training_mode(self, *, texts: bool = False, weights: bool = False) -> AbstractContextManager[None]:

@@ -40,11 +40,11 @@ class FluxBackbone(FlowBackbone):
         *,
         name: str,
         revision: str = "",
-        default_guidance: float | None = None,
+        default_guidance_scale: float | None = None,
     ) -> None:
         self._is_guidance_distilled = bool(pipe.transformer.config.guidance_embeds)
         self.uses_negative_prompt = not self._is_guidance_distilled
-        super().__init__(pipe, name=name, revision=revision, default_guidance=default_guidance)
+        super().__init__(pipe, name=name, revision=revision, default_guidance_scale=default_guidance_scale)
         self.family = "flux1"
         self.max_length = 512 if self._is_guidance_distilled else 256
         config = pipe.transformer.config
@@ -96,5 +96,5 @@ class FluxBackbone(FlowBackbone):
     def _packed(self, latents: Tensor) -> Tensor:
         return packed(latents).to(self.dtype)
 
-    def _guided(self, guidance: float) -> Mapping[str, float]:
-        return {"guidance_scale" if self._is_guidance_distilled else "true_cfg_scale": guidance}
+    def _guided(self, guidance_scale: float) -> Mapping[str, float]:
+        return {"guidance_scale" if self._is_guidance_distilled else "true_cfg_scale": guidance_scale}

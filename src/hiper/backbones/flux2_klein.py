@@ -40,11 +40,11 @@ class KleinBackbone(FlowBackbone):
         *,
         name: str,
         revision: str = "",
-        default_guidance: float | None = None,
+        default_guidance_scale: float | None = None,
     ) -> None:
         self._distilled = bool(pipe.config.is_distilled)
         self.uses_negative_prompt = self.uses_guidance = not self._distilled
-        super().__init__(pipe, name=name, revision=revision, default_guidance=default_guidance)
+        super().__init__(pipe, name=name, revision=revision, default_guidance_scale=default_guidance_scale)
         config = pipe.transformer.config
         self.family = "flux2-klein"
         self.placement: Placement = "replace" if pipe.tokenizer.padding_side == "right" else "append"

@@ -41,7 +41,7 @@ from hiper.backbones.schedules import Schedule
 from hiper.backbones.weights import check_weights, read_index, text_encoder_bytes
 from hiper.conditioning import Conditioning, expanded
 from hiper.errors import BackboneError, HiperError, HiperWarning, OptionError
-from hiper.options import digest
+from hiper.options import SamplingSettings, digest
 from hiper.seeds import generator
 
 FINGERPRINT = 256
@@ -76,7 +76,7 @@ class PipelineBackbone(Backbone):
         *,
         name: str,
         revision: str = "",
-        default_guidance: float | None = None,
+        default_guidance_scale: float | None = None,
     ) -> None:
         self._pipe = pipe
         self._turns: ModelOffloader | None = None
@@ -86,8 +86,10 @@ class PipelineBackbone(Backbone):
         )
         self.id, self.revision = name, revision
         suited = self._sampling_defaults()
-        self.default_guidance = suited.guidance if default_guidance is None else default_guidance
-        self.default_steps = suited.steps
+        self.default_guidance_scale = (
+            suited.guidance_scale if default_guidance_scale is None else default_guidance_scale
+        )
+        self.default_num_inference_steps = suited.num_inference_steps
         self.device, self.dtype = _diffusers.device_of(pipe), _diffusers.dtype_of(self.denoiser)
         self._constant = lru_cache(CONSTANTS)(partial(_built, self.device))
         self._tokenizers: dict[
@@ -125,17 +127,23 @@ class PipelineBackbone(Backbone):
         *,
         name: str,
         revision: str,
-        guidance: float | None,
+        guidance_scale: float | None,
         how: Loading,
     ) -> Self:
         """Load a diffusers folder; BackboneError names the file that is missing or damaged."""
         how = how.resolved(text_encoder_bytes(folder))
         loaded = _diffusers.load_folder(folder, read_index(folder), check_weights(folder), how.dtype)
-        return cls._from_loaded(loaded, how, name=name, revision=revision, guidance=guidance)
+        return cls._from_loaded(loaded, how, name=name, revision=revision, guidance_scale=guidance_scale)
 
     @classmethod
     def _from_loaded(
-        cls, loaded: _diffusers.Loaded, how: Loading, *, name: str, revision: str, guidance: float | None
+        cls,
+        loaded: _diffusers.Loaded,
+        how: Loading,
+        *,
+        name: str,
+        revision: str,
+        guidance_scale: float | None,
     ) -> Self:
         """Check a pipeline that was just loaded, quantise it where asked to, and bring it to where it computes."""
         pipe = loaded.pipe
@@ -153,7 +161,7 @@ class PipelineBackbone(Backbone):
 
             home = torch.device("cpu") if how.memory == "low" else how.device
             quantise(getattr(pipe, cls.denoiser_name), how.quantise, how.device, how.dtype, home)
-        backbone = cls._resolved(pipe, how, name=name, revision=revision, guidance=guidance)
+        backbone = cls._resolved(pipe, how, name=name, revision=revision, guidance_scale=guidance_scale)
         if how.quantise is not None:
             backbone.quantised = how.quantise
             backbone.capabilities = backbone.capabilities - {"weights"}  # packed weights cannot be learnt
@@ -171,12 +179,20 @@ class PipelineBackbone(Backbone):
 
     @classmethod
     def _resolved(
-        cls, pipe: _diffusers.Pipeline, how: Loading, *, name: str, revision: str, guidance: float | None
+        cls,
+        pipe: _diffusers.Pipeline,
+        how: Loading,
+        *,
+        name: str,
+        revision: str,
+        guidance_scale: float | None,
     ) -> Self:
         """Bring a pipeline that was just loaded to where it computes."""
         cls._adopt_named_kind(pipe, name)
         if how.memory != "low":
-            backbone = cls(_placed(pipe, how.device), name=name, revision=revision, default_guidance=guidance)
+            backbone = cls(
+                _placed(pipe, how.device), name=name, revision=revision, default_guidance_scale=guidance_scale
+            )
             backbone._known = _Read(pipe, cls.denoiser_name)
             return backbone
         parts = _modules(_placed(pipe, torch.device("cpu")))
@@ -187,7 +203,7 @@ class PipelineBackbone(Backbone):
             _ = read.contents, read.fingerprint
         turns = ModelOffloader(parts, how.device)
         turns.load_only([part for part in parts if not _encodes(part)])
-        backbone = cls(pipe, name=name, revision=revision, default_guidance=guidance)
+        backbone = cls(pipe, name=name, revision=revision, default_guidance_scale=guidance_scale)
         backbone._turns, backbone._gradient_checkpointing, backbone._known = turns, how.recompute, read
         return backbone
 
@@ -351,29 +367,25 @@ class PipelineBackbone(Backbone):
         self,
         positive: Conditioning,
         negatives: Sequence[Conditioning],
+        settings: SamplingSettings,
         *,
         seeds: Sequence[int],
-        steps: int,
-        guidance: float,
-        scheduler: str,
-        height: int,
-        width: int,
         callback: StepCallback | None = None,
     ) -> Samples:
-        check_scheduler(scheduler, self.schedulers)
+        check_scheduler(settings.scheduler, self.schedulers)
         self._load_only(encoders=False)
-        noise = self._initial_noise(seeds, height, width).to(self.device)
-        with _diffusers.sampling(self._pipe, scheduler), torch.no_grad(), self._kv_cached():
+        noise = self._initial_noise(seeds, settings.height, settings.width).to(self.device)
+        with _diffusers.sampling(self._pipe, settings.scheduler), torch.no_grad(), self._kv_cached():
             output = self._pipe(
                 **self.pipeline_kwargs(expanded(positive, len(seeds)), negatives),
-                **self._guided(guidance),
+                **self._guided(settings.guidance_scale),
                 latents=self._packed(noise),
-                num_inference_steps=steps,
-                height=height,
-                width=width,
+                num_inference_steps=settings.num_inference_steps,
+                height=settings.height,
+                width=settings.width,
                 output_type="pt",
-                **self._randomness(scheduler, seeds),
-                **self._reporting(callback, steps),
+                **self._randomness(settings.scheduler, seeds),
+                **self._reporting(callback, settings.num_inference_steps),
             )
         if not bool(output.images.isfinite().all()):
             raise HiperError(f"{self.id} drew NaN or infinity in {self.dtype}; use dtype=bfloat16 or float32")
@@ -411,9 +423,9 @@ class PipelineBackbone(Backbone):
         """Return what a sampler that adds noise at every step draws it from: one generator per picture."""
         return {"generator": [generator(seed) for seed in seeds]} if scheduler == "lcm" else {}
 
-    def _guided(self, guidance: float) -> Mapping[str, float]:
+    def _guided(self, guidance_scale: float) -> Mapping[str, float]:
         """Return the pipeline's own words for a guidance scale."""
-        return {"guidance_scale": guidance}
+        return {"guidance_scale": guidance_scale}
 
     def _reporting(self, callback: StepCallback | None, steps: int) -> dict[str, object]:
         """Return the pipeline's own words for a function that is called after every step."""

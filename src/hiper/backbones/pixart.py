@@ -35,9 +35,9 @@ class PixArtBackbone(PipelineBackbone):
         *,
         name: str,
         revision: str = "",
-        default_guidance: float | None = None,
+        default_guidance_scale: float | None = None,
     ) -> None:
-        super().__init__(pipe, name=name, revision=revision, default_guidance=default_guidance)
+        super().__init__(pipe, name=name, revision=revision, default_guidance_scale=default_guidance_scale)
         config = pipe.transformer.config
         self.family = "pixart-sigma"
         self.embed_dim = int(config.caption_channels)

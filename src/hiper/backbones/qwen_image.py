@@ -46,9 +46,9 @@ class QwenImageBackbone(FlowBackbone):
         *,
         name: str,
         revision: str = "",
-        default_guidance: float | None = None,
+        default_guidance_scale: float | None = None,
     ) -> None:
-        super().__init__(pipe, name=name, revision=revision, default_guidance=default_guidance)
+        super().__init__(pipe, name=name, revision=revision, default_guidance_scale=default_guidance_scale)
         config = pipe.transformer.config
         if config.guidance_embeds:
             raise BackboneError(f"{name} is a distilled Qwen-Image; only the undistilled kind is supported")
@@ -121,5 +121,5 @@ class QwenImageBackbone(FlowBackbone):
     def _packed(self, latents: Tensor) -> Tensor:
         return packed(latents).to(self.dtype)
 
-    def _guided(self, guidance: float) -> Mapping[str, float]:
-        return {"true_cfg_scale": guidance}
+    def _guided(self, guidance_scale: float) -> Mapping[str, float]:
+        return {"true_cfg_scale": guidance_scale}

@@ -48,12 +48,16 @@ class Embedded:
     """A model that the package carries: its folder inside the package, and what suits it when drawing."""
 
     folder: str
-    guidance: float
+    guidance_scale: float
     scheduler: Scheduler
-    steps: int
+    num_inference_steps: int
 
 
-EMBEDDED = {"critters": Embedded(folder="critters/weights", guidance=3.5, scheduler="unipc-karras", steps=15)}
+EMBEDDED = {
+    "critters": Embedded(
+        folder="critters/weights", guidance_scale=3.5, scheduler="unipc-karras", num_inference_steps=15
+    )
+}
 
 
 def embedded_folder(name: str) -> Path:
@@ -122,9 +126,12 @@ def _found(name: str, how: Loading, revision: str | None, local_only: bool | Non
     path = Path(name).expanduser()
     if name in EMBEDDED:
         own = EMBEDDED[name]
-        backbone = _from_folder(embedded_folder(name), name, "", own.guidance, how)
+        backbone = _from_folder(embedded_folder(name), name, "", own.guidance_scale, how)
         others = (each for each in backbone.schedulers if each != own.scheduler)
-        backbone.schedulers, backbone.default_steps = (own.scheduler, *others), own.steps
+        backbone.schedulers, backbone.default_num_inference_steps = (
+            (own.scheduler, *others),
+            own.num_inference_steps,
+        )
         return backbone
     if path.is_dir():
         return _from_folder(path, name, "", None, how)
@@ -231,7 +238,9 @@ def backbone_class(pipeline: str, what: str) -> Any:
     raise BackboneError(f"{what} is a {pipeline}; supported are {', '.join(pipeline_names())}")
 
 
-def _from_folder(folder: Path, name: str, revision: str, guidance: float | None, how: Loading) -> Backbone:
+def _from_folder(
+    folder: Path, name: str, revision: str, guidance_scale: float | None, how: Loading
+) -> Backbone:
     from hiper.backbones.tail_encoder import FILE, TailEncoder
     from hiper.backbones.weights import check_components, read_index
 
@@ -248,7 +257,9 @@ def _from_folder(folder: Path, name: str, revision: str, guidance: float | None,
             HiperWarning,
             stacklevel=4,
         )
-    backbone: Backbone = kind.from_folder(folder, name=name, revision=revision, guidance=guidance, how=how)
+    backbone: Backbone = kind.from_folder(
+        folder, name=name, revision=revision, guidance_scale=guidance_scale, how=how
+    )
     if (folder / FILE).is_file():
         backbone.tail_encoder = TailEncoder.load(folder / FILE, backbone.latent_shape, backbone.embed_dim)
     return backbone

@@ -19,47 +19,47 @@ from hiper.errors import HiperWarning
 class SamplingDefaults:
     """What suits a model when it draws: the guidance scale, 1 for none, and the number of denoising steps."""
 
-    guidance: float
-    steps: int
+    guidance_scale: float
+    num_inference_steps: int
 
 
-SD = SamplingDefaults(guidance=7.5, steps=50)
+SD = SamplingDefaults(guidance_scale=7.5, num_inference_steps=50)
 """`StableDiffusionPipeline` of diffusers, and the card of CompVis/stable-diffusion-v1-4."""
-SDXL = SamplingDefaults(guidance=5.0, steps=50)
+SDXL = SamplingDefaults(guidance_scale=5.0, num_inference_steps=50)
 """`StableDiffusionXLPipeline` of diffusers."""
-LCM = SamplingDefaults(guidance=8.0, steps=4)
+LCM = SamplingDefaults(guidance_scale=8.0, num_inference_steps=4)
 """The card of SimianLuo/LCM_Dreamshaper_v7 (arXiv:2310.04378): the denoiser takes the scale as an input."""
-FEW_STEPS = SamplingDefaults(guidance=1.0, steps=4)
+FEW_STEPS = SamplingDefaults(guidance_scale=1.0, num_inference_steps=4)
 """The cards of stabilityai/sdxl-turbo and sd-turbo (1 to 4 steps, guidance 0), ByteDance/SDXL-Lightning (4 steps,
 guidance 0) and latent-consistency/lcm-lora-sdxl (4 steps, guidance 0)."""
-SD3_MEDIUM = SamplingDefaults(guidance=7.0, steps=28)
+SD3_MEDIUM = SamplingDefaults(guidance_scale=7.0, num_inference_steps=28)
 """The card of stabilityai/stable-diffusion-3-medium-diffusers."""
-SD35_MEDIUM = SamplingDefaults(guidance=4.5, steps=40)
+SD35_MEDIUM = SamplingDefaults(guidance_scale=4.5, num_inference_steps=40)
 """The card of stabilityai/stable-diffusion-3.5-medium."""
-SD35_LARGE = SamplingDefaults(guidance=3.5, steps=28)
+SD35_LARGE = SamplingDefaults(guidance_scale=3.5, num_inference_steps=28)
 """The card of stabilityai/stable-diffusion-3.5-large."""
-SD35_TURBO = SamplingDefaults(guidance=1.0, steps=4)
+SD35_TURBO = SamplingDefaults(guidance_scale=1.0, num_inference_steps=4)
 """The card of stabilityai/stable-diffusion-3.5-large-turbo (guidance 0)."""
-FLUX_DEV = SamplingDefaults(guidance=3.5, steps=28)
+FLUX_DEV = SamplingDefaults(guidance_scale=3.5, num_inference_steps=28)
 """`FluxPipeline` of diffusers; the card of black-forest-labs/FLUX.1-dev has guidance 3.5 and 50 steps."""
-FLUX_SCHNELL = SamplingDefaults(guidance=1.0, steps=4)
+FLUX_SCHNELL = SamplingDefaults(guidance_scale=1.0, num_inference_steps=4)
 """The card of black-forest-labs/FLUX.1-schnell (guidance 0)."""
-KLEIN = SamplingDefaults(guidance=1.0, steps=4)
+KLEIN = SamplingDefaults(guidance_scale=1.0, num_inference_steps=4)
 """The card of black-forest-labs/FLUX.2-klein-4B."""
-KLEIN_BASE = SamplingDefaults(guidance=4.0, steps=50)
+KLEIN_BASE = SamplingDefaults(guidance_scale=4.0, num_inference_steps=50)
 """The card of black-forest-labs/FLUX.2-klein-base-4B."""
-Z_IMAGE_TURBO = SamplingDefaults(guidance=1.0, steps=8)
+Z_IMAGE_TURBO = SamplingDefaults(guidance_scale=1.0, num_inference_steps=8)
 """The card of Tongyi-MAI/Z-Image-Turbo (guidance 0; its 9 steps make 8 calls of the denoiser)."""
-Z_IMAGE = SamplingDefaults(guidance=5.0, steps=50)
+Z_IMAGE = SamplingDefaults(guidance_scale=5.0, num_inference_steps=50)
 """The card of Tongyi-MAI/Z-Image has 50 steps at guidance 4, which diffusers adds to the sentence's own prediction: on
 the scale of the other families, where 1 is none, 5."""
-QWEN_IMAGE = SamplingDefaults(guidance=4.0, steps=50)
+QWEN_IMAGE = SamplingDefaults(guidance_scale=4.0, num_inference_steps=50)
 """The card of Qwen/Qwen-Image (`true_cfg_scale`)."""
-PIXART = SamplingDefaults(guidance=4.5, steps=20)
+PIXART = SamplingDefaults(guidance_scale=4.5, num_inference_steps=20)
 """`PixArtSigmaPipeline` of diffusers, and the card of PixArt-alpha/PixArt-Sigma-XL-2-1024-MS."""
-SANA = SamplingDefaults(guidance=4.5, steps=20)
+SANA = SamplingDefaults(guidance_scale=4.5, num_inference_steps=20)
 """The card of Efficient-Large-Model/Sana_1600M_1024px_diffusers, and `SanaPipeline` of diffusers."""
-LUMINA2 = SamplingDefaults(guidance=4.0, steps=30)
+LUMINA2 = SamplingDefaults(guidance_scale=4.0, num_inference_steps=30)
 """`Lumina2Pipeline` of diffusers, and the demo of Alpha-VLLM/Lumina-Image-2.0."""
 
 LCM_STEPS = 50
@@ -116,7 +116,8 @@ def note_few_step(name: str) -> None:
     """Warn that a name decided: nothing in the files did."""
     warnings.warn(
         f"{name} is called a model distilled to few steps, which its files do not say: it is drawn in"
-        f" {FEW_STEPS.steps} steps without guidance unless --steps and --guidance say otherwise",
+        f" {FEW_STEPS.num_inference_steps} steps without guidance unless --num-inference-steps and --guidance-scale say"
+        " otherwise",
         HiperWarning,
         stacklevel=3,
     )

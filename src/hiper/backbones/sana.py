@@ -39,9 +39,9 @@ class SanaBackbone(FlowBackbone):
         *,
         name: str,
         revision: str = "",
-        default_guidance: float | None = None,
+        default_guidance_scale: float | None = None,
     ) -> None:
-        super().__init__(pipe, name=name, revision=revision, default_guidance=default_guidance)
+        super().__init__(pipe, name=name, revision=revision, default_guidance_scale=default_guidance_scale)
         config = pipe.transformer.config
         if config.get("guidance_embeds"):
             raise BackboneError(

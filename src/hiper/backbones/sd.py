@@ -38,9 +38,9 @@ class SdBackbone(UNetBackbone):
         *,
         name: str,
         revision: str = "",
-        default_guidance: float | None = None,
+        default_guidance_scale: float | None = None,
     ) -> None:
-        super().__init__(pipe, name=name, revision=revision, default_guidance=default_guidance)
+        super().__init__(pipe, name=name, revision=revision, default_guidance_scale=default_guidance_scale)
         self.max_length = int(pipe.tokenizer.model_max_length)
         self.family = _FAMILIES.get(self.embed_dim, "sd")
 
@@ -62,7 +62,7 @@ class SdBackbone(UNetBackbone):
                     renamed=single_file.CLIP_V1,
                 )
             loaded = _diffusers.load_single_file(path, config, cls.pipeline_name, how.dtype, **components)
-        return cls._from_loaded(loaded, how, name=str(path), revision="", guidance=None)
+        return cls._from_loaded(loaded, how, name=str(path), revision="", guidance_scale=None)
 
     @classmethod
     def _state_prediction(cls, pipe: _diffusers.Pipeline, name: str, stated: str | None) -> None:

@@ -39,9 +39,9 @@ class Sd3Backbone(FlowBackbone):
         *,
         name: str,
         revision: str = "",
-        default_guidance: float | None = None,
+        default_guidance_scale: float | None = None,
     ) -> None:
-        super().__init__(pipe, name=name, revision=revision, default_guidance=default_guidance)
+        super().__init__(pipe, name=name, revision=revision, default_guidance_scale=default_guidance_scale)
         config = pipe.transformer.config
         self.family = "sd3"
         self._clip_rows = int(pipe.tokenizer_max_length)

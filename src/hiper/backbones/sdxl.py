@@ -37,9 +37,9 @@ class SdxlBackbone(UNetBackbone):
         *,
         name: str,
         revision: str = "",
-        default_guidance: float | None = None,
+        default_guidance_scale: float | None = None,
     ) -> None:
-        super().__init__(pipe, name=name, revision=revision, default_guidance=default_guidance)
+        super().__init__(pipe, name=name, revision=revision, default_guidance_scale=default_guidance_scale)
         self.family = "sdxl"
         self.max_length = int(pipe.tokenizer_2.model_max_length)
 
@@ -53,7 +53,7 @@ class SdxlBackbone(UNetBackbone):
             for tokenizer in ("tokenizer", "tokenizer_2"):
                 copy_vocabulary(config / tokenizer, network=network)
             loaded = _diffusers.load_single_file(path, config, cls.pipeline_name, how.dtype)
-        return cls._from_loaded(loaded, how, name=str(path), revision="", guidance=None)
+        return cls._from_loaded(loaded, how, name=str(path), revision="", guidance_scale=None)
 
     def _encode(self, prompt: str) -> Conditioning:
         rows, _, pooled, _ = self._pipe.encode_prompt(

@@ -33,9 +33,9 @@ class UNetBackbone(PipelineBackbone):
         *,
         name: str,
         revision: str = "",
-        default_guidance: float | None = None,
+        default_guidance_scale: float | None = None,
     ) -> None:
-        super().__init__(pipe, name=name, revision=revision, default_guidance=default_guidance)
+        super().__init__(pipe, name=name, revision=revision, default_guidance_scale=default_guidance_scale)
         config = pipe.unet.config
         self._guidance_width = config.get("time_cond_proj_dim")
         self.uses_negative_prompt = self._guidance_width is None

@@ -38,9 +38,9 @@ class ZImageBackbone(FlowBackbone):
         *,
         name: str,
         revision: str = "",
-        default_guidance: float | None = None,
+        default_guidance_scale: float | None = None,
     ) -> None:
-        super().__init__(pipe, name=name, revision=revision, default_guidance=default_guidance)
+        super().__init__(pipe, name=name, revision=revision, default_guidance_scale=default_guidance_scale)
         config = pipe.transformer.config
         self.family = "z-image"
         self.embed_dim = int(config.cap_feat_dim)
@@ -91,5 +91,7 @@ class ZImageBackbone(FlowBackbone):
     def _packed(self, latents: Tensor) -> Tensor:
         return latents  # the pipeline keeps them in float32
 
-    def _guided(self, guidance: float) -> Mapping[str, float]:
-        return {"guidance_scale": guidance - 1}  # its scale counts from the sentence, not from the negative
+    def _guided(self, guidance_scale: float) -> Mapping[str, float]:
+        return {
+            "guidance_scale": guidance_scale - 1
+        }  # its scale counts from the sentence, not from the negative

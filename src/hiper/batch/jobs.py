@@ -27,8 +27,8 @@ class EditOptions(Options):
     earlier: ClassVar[Mapping[str, str]] = EARLIER_SAMPLING
 
     strength: Annotated[float | None, Spec("factor on what was learnt", low=-10, high=10)] = None
-    guidance: Annotated[float | None, Spec("weight of the sentence", low=0, high=100)] = None
-    steps: Annotated[int | None, Spec("denoising steps", low=1, high=1000)] = None
+    guidance_scale: Annotated[float | None, Spec("weight of the sentence", low=0, high=100)] = None
+    num_inference_steps: Annotated[int | None, Spec("denoising steps", low=1, high=1000)] = None
     scheduler: Annotated[Scheduler | None, Spec("sampler")] = None
     height: Annotated[int | None, Spec("pixels", low=8, high=8192)] = None
     width: Annotated[int | None, Spec("pixels", low=8, high=8192)] = None

@@ -17,7 +17,7 @@ from hiper.batch.store import Store
 from hiper.images import fit_square, png_bytes
 from hiper.inference import edit, settings_of, text_chunks
 from hiper.methods import FitInput
-from hiper.options import Sampling, sampling_of, versions
+from hiper.options import SamplingKwargs, sampling_of, versions
 
 BATCH = 4
 """Pictures drawn at a time; their last bits depend on it."""
@@ -95,7 +95,7 @@ def _timeless(artifact: Artifact) -> Artifact:
 
 def _drawn(backbone: Backbone, fit: Fit, sentence: str, on_step: StepCallback) -> EditResult:
     job = fit.planned.job
-    sampling: Sampling = {**sampling_of(job.edit), **sampling_of(job)}
+    sampling: SamplingKwargs = {**sampling_of(job.edit), **sampling_of(job)}
     return edit(
         backbone, fit.artifact, sentence, seeds=job.seeds, batch_size=BATCH, callback=on_step, **sampling
     )

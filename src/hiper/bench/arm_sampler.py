@@ -13,22 +13,19 @@ from torch import Tensor
 
 from hiper.artifacts import Artifact
 from hiper.backbones import Backbone
-from hiper.bench.arms import Arm
+from hiper.bench.arms import DRAWING, Arm
 from hiper.bench.base import Case
 from hiper.bench.kept_fits import Fits, KeptFit
 from hiper.conditioning import TAIL, random_tail
 from hiper.images import fit_square
 from hiper.inference import edit, resolve_settings
-from hiper.methods import get_method
-from hiper.options import EditSettings, Value
+from hiper.methods import EDITING, get_method
+from hiper.options import SamplingSettings, Value
 from hiper.seeds import generator
 from hiper.training import FitControl, StopRequest
 
 BATCH = 4
 """Pictures drawn at a time."""
-
-_SETTINGS = {"strength": "strength", "guidance": "guidance", "steps": "edit_steps", "scheduler": "scheduler"}
-"""Name in `Artifact.edit` -> name of a method's option."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +35,7 @@ class Drawn:
     Attributes:
         images: In the order of the seeds, mode RGB.
         prompt: Of all pictures.
-        settings: Strength, guidance, steps and scheduler, as far as they matter.
+        settings: strength, guidance_scale, num_inference_steps and scheduler, as far as they matter.
         fit: What the arm learnt for this; None for a baseline.
         flagged: Seeds whose picture the model's safety checker blackened.
         seconds: Per picture; None where nothing was sampled.
@@ -126,12 +123,8 @@ class ArmSampler:
             samples = self._backbone.sample(
                 positive,
                 [negative],
+                settings,
                 seeds=some,
-                steps=settings.steps,
-                guidance=settings.guidance,
-                scheduler=settings.scheduler,
-                height=settings.height,
-                width=settings.width,
                 callback=self._on_step,
             )
             images += samples.images
@@ -155,7 +148,7 @@ class ArmSampler:
         return Drawn(images=[source] * len(seeds), prompt=case.target_caption, settings={})
 
 
-def drawing_settings(arm: Arm, backbone: Backbone) -> EditSettings:
+def drawing_settings(arm: Arm, backbone: Backbone) -> SamplingSettings:
     """Return what the arm draws with on this model; OptionError where the model cannot."""
     return resolve_settings(_own_settings(arm, backbone), backbone, [])
 
@@ -166,13 +159,13 @@ def _own_settings(arm: Arm, backbone: Backbone) -> dict[str, Value]:
     What both leave to the model is missing.
     """
     said = {**get_method(arm.method).sampling_defaults(backbone), **arm.options}
-    return {name: said[option] for name, option in _SETTINGS.items() if option in said}
+    return {name: said[name] for name in EDITING if name in said}
 
 
 def _own_edit(arm: Arm, artifact: Artifact, backbone: Backbone) -> dict[str, Value]:
     """Return the artifact's settings, but the arm's own where fits are shared among arms of other settings."""
     shared = get_method(arm.method).editing
-    kept = {name: value for name, value in artifact.edit.items() if _SETTINGS.get(name) not in shared}
+    kept = {name: value for name, value in artifact.edit.items() if name not in shared}
     return {**kept, **_own_settings(arm, backbone)}
 
 
@@ -182,5 +175,5 @@ def strange_rows(rows: Tensor, subject: str) -> Tensor:
     return random_tail(rows, generator(seed))
 
 
-def _sampling(settings: EditSettings) -> dict[str, Value]:
-    return {"guidance": settings.guidance, "steps": settings.steps, "scheduler": settings.scheduler}
+def _sampling(settings: SamplingSettings) -> dict[str, Value]:
+    return {name: getattr(settings, name) for name in DRAWING}

@@ -14,7 +14,7 @@ from hiper.bench.base import Suite
 from hiper.errors import OptionError
 from hiper.files import safe_slug
 from hiper.methods import get_method
-from hiper.options import Value, digest, method_names, suggestion
+from hiper.options import EARLIER_FIT, Value, current_names, digest, method_names, suggestion
 from hiper.seeds import RANDOM
 
 REFERENCE = "hiper"
@@ -23,7 +23,7 @@ REFERENCE = "hiper"
 SOURCE_CAPTION = "source_caption"
 """Option of an arm that is the suite's, not the method's: another caption to learn the source from."""
 
-DRAWING = ("guidance", "edit_steps", "scheduler")
+DRAWING = ("guidance_scale", "num_inference_steps", "scheduler")
 """Options of the reference that also mean something where nothing is fitted."""
 
 
@@ -189,7 +189,8 @@ def _check_taken(
         raise OptionError(f"arm {text!r} fits nothing, so no caption matters; leave {SOURCE_CAPTION} away")
     if baseline.takes == "none" and (given or preset != "default"):
         raise OptionError(f"arm {text!r} takes no preset and no options; leave them away")
-    strangers = [name for name in given if baseline.takes == "drawing" and name not in DRAWING]
+    named = current_names(given, EARLIER_FIT)
+    strangers = [name for name in named if baseline.takes == "drawing" and name not in DRAWING]
     if strangers:
         raise OptionError(
             f"arm {text!r} fits nothing and takes no option {strangers[0]!r}; allowed are {', '.join(DRAWING)}"

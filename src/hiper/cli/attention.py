@@ -78,7 +78,7 @@ def _subject(request: AttentionRequest) -> Subject | None:
         if request.mask is not None:
             raise OptionError("--mask says where the subject of a picture is; give that picture by --picture")
         return None
-    for name in ("guidance", "steps", "scheduler", "height", "width", "negative_prompt"):
+    for name in ("guidance_scale", "num_inference_steps", "scheduler", "height", "width", "negative_prompt"):
         if getattr(request, name) not in (None, ""):
             option = name.replace("_", "-")
             raise OptionError(

@@ -55,7 +55,7 @@ def fit(
 def edit(
     session: Talking,
     hardware: Hardware,
-    sampling: Annotated[SamplingOptions, Only("guidance", "steps", "height", "width")],
+    sampling: Annotated[SamplingOptions, Only("guidance_scale", "num_inference_steps", "height", "width")],
     backbone: BackboneName = "critters",
     sentences: Annotated[int, typer.Option(min=1, max=10_000, help="How many prompts there will be.")] = 1,
     images: Images = 1,

@@ -85,8 +85,13 @@ class SamplingOptions:
     """How a picture is drawn; None takes the artifact's own setting."""
 
     strength: Annotated[float | None, typer.Option(help="Of what was learnt; 0: none.")] = None
-    guidance: Annotated[float | None, typer.Option(help="Weight of the sentence.")] = None
-    steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Denoising steps.")] = None
+    guidance_scale: Annotated[
+        float | None, typer.Option("--guidance-scale", "--guidance", help="Weight of the sentence.")
+    ] = None
+    num_inference_steps: Annotated[
+        int | None,
+        typer.Option("--num-inference-steps", "--steps", min=1, max=1000, help="Denoising steps."),
+    ] = None
     scheduler: Annotated[
         str | None,
         typer.Option(

@@ -64,7 +64,7 @@ def _sentence(
 ) -> Sentence:
     from hiper.analysis import Sentence
     from hiper.inference import edit
-    from hiper.options import Sampling, sampling_of
+    from hiper.options import SamplingKwargs, sampling_of
 
     first = results[0]
     drawn = dict(pair for result in results for pair in zip(result.seeds, result.images, strict=True))
@@ -73,7 +73,7 @@ def _sentence(
     missing = [strength for strength in STRENGTHS if strength != settings.strength]
     for number, strength in enumerate(missing):
         report("drawing the report's grid", number, len(missing))
-        sampling: Sampling = {**sampling_of(settings), "strength": strength}
+        sampling: SamplingKwargs = {**sampling_of(settings), "strength": strength}
         grid[strength] = edit(
             backbone,
             artifact,

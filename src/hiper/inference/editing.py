@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Unpack, cast
 
 import PIL.Image
 import torch
@@ -21,7 +21,18 @@ from hiper.images import clean_text
 from hiper.inference.keeping import KeepingSampler
 from hiper.inference.settings import resolve_negatives, resolve_settings
 from hiper.methods import PromptEncoder, Sampler, get_method
-from hiper.options import EditSettings, NegativePrompt, check_whole, determinism, resolve_strength
+from hiper.options import (
+    EARLIER_SAMPLING,
+    AnySamplingKwargs,
+    EarlierSamplingKwargs,
+    NegativePrompt,
+    SamplingKwargs,
+    SamplingSettings,
+    check_whole,
+    current_names,
+    determinism,
+    resolve_strength,
+)
 from hiper.seeds import resolve_seed
 
 MANY_TIMES = 4
@@ -37,8 +48,8 @@ def edit(
     strength: float | Sequence[float | None] | None = None,
     negative: Artifact | None = None,
     negative_strength: float | None = None,
-    guidance: float | None = None,
-    steps: int | None = None,
+    guidance_scale: float | None = None,
+    num_inference_steps: int | None = None,
     scheduler: str | None = None,
     height: int | None = None,
     width: int | None = None,
@@ -47,11 +58,13 @@ def edit(
     batch_size: int = 4,
     callback: StepCallback | None = None,
     deterministic: bool = False,
+    **earlier: Unpack[EarlierSamplingKwargs],
 ) -> EditResult:
     """Draw one picture per seed of what a prompt says, with the artifact's subject in it.
 
-    A HiperWarning is issued for truncated words, a rounded size, another checkpoint of the family, and flagged
-    pictures.
+    A HiperWarning is issued for truncated words, a rounded size, another checkpoint of the family, flagged pictures, and
+    a setting given under its earlier name.
+
 
     Args:
         backbone: The model.
@@ -62,8 +75,8 @@ def edit(
             takes the artifact's own, here and below.
         negative: What was learnt of something that the pictures are to avoid; method hiper only.
         negative_strength: Factor on it.
-        guidance: Scale of the classifier-free guidance, 1 to 100.
-        steps: Denoising steps, 1 to 1000.
+        guidance_scale: Scale of the classifier-free guidance, 1 to 100.
+        num_inference_steps: Denoising steps, 1 to 1000.
         scheduler: One of the backbone's `schedulers`.
         height: Pixels, rounded to the model's `size_multiple`; None takes its native side.
         width: The same.
@@ -87,26 +100,26 @@ def edit(
     check_whole("number of seeds", len(chosen), 1, 100_000)
     check_whole("batch_size", batch_size, 1, 100_000)
     notes: list[str] = []
-    settings = resolve_settings(
-        learnt.artifact.edit,
-        backbone,
+    given = given_settings(
         notes,
         strength=learnt.strength,
-        guidance=guidance,
-        steps=steps,
+        guidance_scale=guidance_scale,
+        num_inference_steps=num_inference_steps,
         scheduler=scheduler,
         height=height,
         width=width,
         negative_prompt=negative_prompt,
         keep=keep,
-        source=learnt.artifact.source,
-        images=len(chosen),
+        **earlier,
+    )
+    settings = resolve_settings(
+        learnt.artifact.edit, backbone, notes, source=learnt.artifact.source, images=len(chosen), **given
     )
     cleaned = cleaned_prompt(prompt, backbone, notes)
     asked = backbone, learnt.artifact, cleaned, settings.strength, settings.negative_prompt, notes
     with determinism.deterministic(deterministic), prepared_prompt(*asked) as encoded:
         prepared = _keeping(backbone, learnt.artifact, encoded, settings)
-        notes += unsuitable(backbone, prepared, settings, guidance=guidance, steps=steps)
+        notes += unsuitable(backbone, prepared, settings, given)
         images, flags = _draw(prepared, chosen, settings, batch_size, callback)
     flagged = tuple(seed for seed, flag in zip(chosen, flags, strict=True) if flag)
     notes += [
@@ -183,6 +196,12 @@ def prompt_embeds(
     return for_call(model, arguments, is_negative_heard=any(negatives) or negative is not None)
 
 
+def given_settings(notes: list[str], **asked: Unpack[AnySamplingKwargs]) -> SamplingKwargs:
+    """Return the settings that were asked for, under their present names; a note goes to `notes` for earlier ones."""
+    given = {name: value for name, value in asked.items() if value is not None}
+    return cast(SamplingKwargs, current_names(given, EARLIER_SAMPLING, notes))
+
+
 def cleaned_prompt(prompt: str, backbone: Backbone, notes: list[str]) -> str:
     """Return the sentence to encode; what was cleaned away, and words unknown to the model, go to `notes`."""
     cleaned = clean_text(prompt, what="prompt", notes=notes)
@@ -217,7 +236,7 @@ class PreparedPrompt:
 
     positive: Conditioning
     negatives: Sequence[Conditioning]
-    sample: Sampler
+    sampler: Sampler
     encode: PromptEncoder
 
 
@@ -252,7 +271,7 @@ def prepared_prompt(
         yield PreparedPrompt(
             positive=positive,
             negatives=[others[text] for text in negatives],
-            sample=attached.sample,
+            sampler=attached.sampler or backbone,
             encode=attached.encode,
         )
 
@@ -260,10 +279,8 @@ def prepared_prompt(
 def unsuitable(
     backbone: Backbone,
     prepared: PreparedPrompt,
-    settings: EditSettings,
-    *,
-    guidance: float | None,
-    steps: int | None,
+    settings: SamplingSettings,
+    given: SamplingKwargs,
 ) -> Iterator[str]:
     """Yield notes on settings that have no effect, and on a file's own steps on a model that suits few.
 
@@ -271,84 +288,70 @@ def unsuitable(
         backbone: The model.
         prepared: What is drawn.
         settings: How.
-        guidance: As the user gave it; None where it is the file's own.
-        steps: The same.
+        given: What was asked for; the rest is the file's own.
     """
-    yield from _unheard(backbone, prepared, settings, guidance)
-    if steps is None and settings.steps >= MANY_TIMES * backbone.default_steps:
+    yield from _unheard(backbone, prepared, settings, given.get("guidance_scale"))
+    own, suited = settings.num_inference_steps, backbone.default_num_inference_steps
+    if given.get("num_inference_steps") is None and own >= MANY_TIMES * suited:
         yield (
-            f"{backbone.id} suits {backbone.default_steps} steps at guidance {backbone.default_guidance:g} by"
-            f" {backbone.schedulers[0]}; the file's own {settings.steps} at {settings.guidance:g} by"
-            f" {settings.scheduler} are used: give steps, guidance and scheduler"
+            f"{backbone.id} suits {suited} steps at guidance {backbone.default_guidance_scale:g} by"
+            f" {backbone.schedulers[0]}; the file's own {own} at {settings.guidance_scale:g} by"
+            f" {settings.scheduler} are used: give num_inference_steps, guidance_scale and scheduler"
         )
 
 
 def _keeping(
-    backbone: Backbone, artifact: Artifact, prepared: PreparedPrompt, settings: EditSettings
+    backbone: Backbone, artifact: Artifact, prepared: PreparedPrompt, settings: SamplingSettings
 ) -> PreparedPrompt:
     """Draw from the source's latents where the settings keep of it."""
     if not settings.keep or artifact.source is None:
         return prepared
-    if prepared.sample != backbone.sample or "trajectory" not in backbone.capabilities:
-        what = f"method {artifact.method}" if prepared.sample != backbone.sample else backbone.id
+    if prepared.sampler is not backbone or "trajectory" not in backbone.capabilities:
+        what = f"method {artifact.method}" if prepared.sampler is not backbone else backbone.id
         raise OptionError(f"keep is {settings.keep:g}, which {what} cannot do; draw by keep=0")
     sampler = KeepingSampler(
         backbone=backbone,
         source=artifact.source.to(backbone.device, torch.float32),
         caption=prepared.encode(artifact.caption),
-        keep=settings.keep,
     )
-    return replace(prepared, sample=sampler)
+    return replace(prepared, sampler=sampler)
 
 
 def _unheard(
-    backbone: Backbone, prepared: PreparedPrompt, settings: EditSettings | None, asked: float | None
+    backbone: Backbone, prepared: PreparedPrompt, settings: SamplingSettings | None, asked: float | None
 ) -> Iterator[str]:
     """Yield a note for what was given and has no effect on the pictures.
 
     settings: None where nothing is drawn; asked: the guidance scale that was given.
     """
-    if prepared.sample != backbone.sample and not isinstance(
-        prepared.sample, KeepingSampler
-    ):  # it guides by calls of its own, which use the negative prompt with every model
-        silent = settings is not None and settings.guidance == 1
-        uses_negative_prompt = uses_guidance = True
-    else:
-        silent = settings is not None and settings.guidance <= 1
-        uses_negative_prompt, uses_guidance = backbone.uses_negative_prompt, backbone.uses_guidance
-        if isinstance(prepared.sample, KeepingSampler):  # which guides by the negative sentence alone
-            uses_guidance = uses_negative_prompt
+    sampler = prepared.sampler
     if any(each.prompt or each.tail for each in prepared.negatives):
-        if not uses_negative_prompt:
+        if not sampler.uses_negative_prompt:
             yield f"{backbone.id} is distilled to be guided without a negative sentence; yours is ignored"
-        elif silent:
+        elif settings is not None and not sampler.uses_negative_prompt_at(settings.guidance_scale):
             yield "a guidance of 1 or less is none, so that the negative sentence is ignored; raise the guidance"
-    if asked is not None and asked > 1 and not uses_guidance:
+    if asked is not None and asked > 1 and not sampler.uses_guidance:
         yield f"{backbone.id} is distilled to draw without guidance; the scale {asked:g} is ignored"
 
 
 def _draw(
     prepared: PreparedPrompt,
     seeds: Sequence[int],
-    settings: EditSettings,
+    settings: SamplingSettings,
     batch_size: int,
     callback: StepCallback | None,
 ) -> tuple[list[PIL.Image.Image], list[bool]]:
     images: list[PIL.Image.Image] = []
     flags: list[bool] = []
     negatives = prepared.negatives
-    total = math.ceil(len(seeds) / batch_size) * settings.steps
+    total = math.ceil(len(seeds) / batch_size) * settings.num_inference_steps
     for batch, start in enumerate(range(0, len(seeds), batch_size)):
-        samples = prepared.sample(
+        samples = prepared.sampler.sample(
             prepared.positive,
             negatives if len(negatives) == 1 else negatives[start : start + batch_size],
+            settings,
             seeds=seeds[start : start + batch_size],
-            steps=settings.steps,
-            guidance=settings.guidance,
-            scheduler=settings.scheduler,
-            height=settings.height,
-            width=settings.width,
-            callback=_shifted(callback, batch * settings.steps, total),
+            callback=_shifted(callback, batch * settings.num_inference_steps, total),
         )
         images += samples.images
         flags += samples.flagged

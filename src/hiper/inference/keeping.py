@@ -17,6 +17,7 @@ from torch import Tensor
 from hiper.backbones import Backbone, Samples, StepCallback
 from hiper.conditioning import Conditioning, expanded, stacked
 from hiper.methods import guided, levels
+from hiper.options import SamplingSettings
 from hiper.seeds import generator
 
 TARGET_SHARE, SOURCE_SHARE = 0.6, 0.2
@@ -28,39 +29,48 @@ TARGET_SHARE, SOURCE_SHARE = 0.6, 0.2
 class KeepingSampler:
     """Draws from the source's latents instead of from noise; see `methods.Sampler`.
 
+    `keep` of the settings: 1 gives the source back; down to 0.5 the latents are moved from a noisier and noisier level
+    on, at 0.5 from pure noise; below, a growing share of the last steps follows the new sentence alone, at 0 all of
+    them.
+
     Attributes:
         backbone: Draws.
         source: Latents of the source, [1, c, h, w], on the backbone's device.
         caption: The source's sentence, with what was learnt.
-        keep: 1 gives the source back; down to 0.5 the latents are moved from a noisier and noisier level on, at 0.5
-            from pure noise; below, a growing share of the last steps follows the new sentence alone, at 0 all of them.
     """
 
     backbone: Backbone
     source: Tensor
     caption: Conditioning
-    keep: float
 
-    def __call__(
+    @property
+    def uses_negative_prompt(self) -> bool:
+        """Whether the model reads a negative sentence, by which alone this guides."""
+        return self.backbone.uses_negative_prompt
+
+    uses_guidance = uses_negative_prompt
+
+    def uses_negative_prompt_at(self, guidance_scale: float) -> bool:
+        """See `Sampler`."""
+        return self.backbone.uses_negative_prompt_at(guidance_scale)
+
+    def sample(
         self,
         positive: Conditioning,
         negatives: Sequence[Conditioning],
+        settings: SamplingSettings,
         *,
         seeds: Sequence[int],
-        steps: int,
-        guidance: float,
-        scheduler: str,
-        height: int,
-        width: int,
         callback: StepCallback | None = None,
     ) -> Samples:
         """See `Backbone.sample`; the scheduler is Euler's, along the straight path, whatever is asked for."""
         count = len(seeds)
         target, source = expanded(positive, count), expanded(self.caption, count)
         negative = expanded(stacked(negatives), count)
-        guidance = max(1.0, guidance) if self.backbone.uses_negative_prompt else 1.0
+        guidance_scale = max(1.0, settings.guidance_scale) if self.uses_negative_prompt else 1.0
+        steps = settings.num_inference_steps
         path = levels(self.backbone.timesteps, steps)
-        first, last = _share(steps, self.keep)
+        first, last = _share(steps, settings.keep)
         random = [generator(seed) for seed in seeds]
         x = self.source.expand(count, -1, -1, -1)
         z = x
@@ -70,15 +80,15 @@ class KeepingSampler:
                 noisy = (1 - now) * x + now * self._noise(random)
             if number > last:
                 edit = self._velocity(
-                    z + noisy - x, path[number], target, negative, 1 + TARGET_SHARE * (guidance - 1)
+                    z + noisy - x, path[number], target, negative, 1 + TARGET_SHARE * (guidance_scale - 1)
                 )
                 same = self._velocity(
-                    noisy, path[number], source, negative, 1 + SOURCE_SHARE * (guidance - 1)
+                    noisy, path[number], source, negative, 1 + SOURCE_SHARE * (guidance_scale - 1)
                 )
                 z = z + (after - now) * (edit - same)
             else:
                 z = z + noisy - x if number == last else z  # from here on the noisy latents themselves
-                z = z + (after - now) * self._velocity(z, path[number], target, negative, guidance)
+                z = z + (after - now) * self._velocity(z, path[number], target, negative, guidance_scale)
             if callback is not None:
                 callback(done, steps)
         return Samples(images=self.backbone.decode(z), flagged=(False,) * count)
@@ -95,13 +105,13 @@ class KeepingSampler:
         return sigma / (signal + sigma)
 
     def _velocity(
-        self, z: Tensor, t: int, positive: Conditioning, negative: Conditioning, guidance: float
+        self, z: Tensor, t: int, positive: Conditioning, negative: Conditioning, guidance_scale: float
     ) -> Tensor:
         """Return noise - picture, as the model sees them in z [batch, c, h, w] on the straight path."""
         signal, sigma = self.backbone.signal_and_sigma(t)
         noisy = z * (signal + sigma)
         with torch.no_grad():
-            predicted = guided(self.backbone, noisy, t, positive, negative, guidance)
+            predicted = guided(self.backbone, noisy, t, positive, negative, guidance_scale)
             picture = self.backbone.step(noisy, predicted, t, -1)
         return (noisy - signal * picture) / sigma - picture
 

@@ -16,7 +16,7 @@ from hiper.artifacts import Artifact, EditResult, content_sha256, public_name
 from hiper.backbones import Backbone
 from hiper.errors import ImageError
 from hiper.files import parse_json
-from hiper.options import EditSettings, versions
+from hiper.options import EARLIER_SAMPLING, SamplingSettings, current_names, versions
 
 SCHEMA = 1
 SETTINGS, PARAMETERS, ARTIFACT, DEMO = "hiper", "parameters", "hiper.artifact", "hiper.demo"
@@ -39,16 +39,16 @@ _SAMPLERS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class PictureSettings:
-    """How one picture was drawn.
+class PictureSettings(SamplingSettings):
+    """How one picture was drawn: `SamplingSettings`, with one negative prompt or one per seed of the batch, and more.
 
     Attributes:
         prompt: What was drawn.
         seed: Of this picture.
         batch: The seeds drawn together with it, on which its last bits depend.
-        strength: As in `EditSettings`, like the settings that follow.
-        guidance: Guidance scale.
-        steps: Denoising steps.
+        strength: As in `SamplingSettings`, like the settings that follow.
+        guidance_scale: Guidance scale.
+        num_inference_steps: Denoising steps.
         scheduler: Sampler.
         height: Pixels.
         width: Pixels.
@@ -69,14 +69,6 @@ class PictureSettings:
     prompt: str
     seed: int
     batch: tuple[int, ...]
-    strength: float
-    guidance: float
-    steps: int
-    scheduler: str
-    height: int
-    width: int
-    negative_prompt: tuple[str, ...]
-    keep: float
     backbone: str
     revision: str
     device: str
@@ -140,7 +132,10 @@ def parse_settings(text: str) -> PictureSettings:
     schema = record.pop("schema")
     if schema != SCHEMA:
         raise _foreign(f"their schema is {str(schema)[:20]}, this hiper reads {SCHEMA}")
-    record.setdefault("keep", 0.0)  # pictures of earlier releases were all drawn anew
+    record = {
+        "keep": 0.0,
+        **current_names(record, EARLIER_SAMPLING),
+    }  # pictures of earlier releases were all drawn anew
     hints = get_type_hints(PictureSettings)
     if record.keys() != hints.keys():
         strange = sorted(record.keys() ^ hints.keys())
@@ -154,7 +149,7 @@ def parse_settings(text: str) -> PictureSettings:
 
 def edit_arguments(settings: PictureSettings) -> dict[str, Any]:
     """Return the arguments of `edit`, but model and artifact, that draw the picture's batch again."""
-    names = {each.name for each in fields(EditSettings)}
+    names = {each.name for each in fields(SamplingSettings)}
     drawn = {name: value for name, value in vars(settings).items() if name in names}
     return {**drawn, "prompt": settings.prompt, "seeds": settings.batch, "batch_size": len(settings.batch)}
 
@@ -187,9 +182,9 @@ def _parameters(settings: PictureSettings) -> str:
     """The settings in the form that the galleries of other tools show: prompt, negative prompt, one line of names."""
     negative = settings.negative_prompt[settings.batch.index(settings.seed) % len(settings.negative_prompt)]
     values = {
-        "Steps": settings.steps,
+        "Steps": settings.num_inference_steps,
         "Sampler": _SAMPLERS.get(settings.scheduler, settings.scheduler),
-        "CFG scale": settings.guidance,
+        "CFG scale": settings.guidance_scale,
         "Seed": settings.seed,
         "Size": f"{settings.width}x{settings.height}",
         "Model": settings.backbone,

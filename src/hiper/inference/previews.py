@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from PIL import Image
 
@@ -17,6 +16,7 @@ from hiper.errors import Interrupted
 from hiper.images import Subject
 from hiper.inference.editing import edit
 from hiper.methods import HiPer, HiPerOptions
+from hiper.options import SamplingKwargs
 from hiper.training import FitControl, FitPaused, ProgressEvent, TrainingState
 
 QUICK, QUICK_STEPS, OTHER_STEPS = "dpm++", 4, 8
@@ -83,7 +83,7 @@ def _drawn(backbone: Backbone, so_far: Artifact, caption: str, control: FitContr
         if signal_number := control.stop_signal():
             raise Interrupted(f"stopped by signal {signal_number} while a preview was drawn", signal_number)
 
-    quick: dict[str, Any] = {"steps": OTHER_STEPS}
+    quick = SamplingKwargs(num_inference_steps=OTHER_STEPS)
     if QUICK in backbone.schedulers:
-        quick = {"steps": QUICK_STEPS, "scheduler": QUICK}
+        quick = SamplingKwargs(num_inference_steps=QUICK_STEPS, scheduler=QUICK)
     return edit(backbone, so_far, caption, callback=on_step, **quick).images[0]

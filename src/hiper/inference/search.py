@@ -16,7 +16,7 @@ from PIL import Image
 from hiper.artifacts import Artifact, EditResult
 from hiper.backbones import Backbone, StepCallback
 from hiper.inference.editing import edit
-from hiper.options import Sampling, check_whole
+from hiper.options import SamplingKwargs, check_whole
 
 MAX_CANDIDATES = 256
 
@@ -68,7 +68,7 @@ def search_seeds(
     quick_steps: int = 8,
     best: int = 4,
     callback: StepCallback | None = None,
-    **sampling: Unpack[Sampling],
+    **sampling: Unpack[SamplingKwargs],
 ) -> SearchResult:
     """Draw many seeds quickly, and the best of them in full; errors and warnings are those of `edit`.
 
@@ -88,7 +88,7 @@ def search_seeds(
     """
     check_whole("candidates", candidates, 1, MAX_CANDIDATES)
     check_whole("best", best, 1, candidates)
-    quickly: Sampling = {**sampling, "steps": quick_steps}
+    quickly: SamplingKwargs = {**sampling, "num_inference_steps": quick_steps}
     seeds = range(first_seed, first_seed + candidates)
     quick = edit(backbone, artifact, sentence, seeds=seeds, callback=callback, **quickly)
     ranked = _ranked(ranker, quick)

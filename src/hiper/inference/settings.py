@@ -11,7 +11,15 @@ from torch import Tensor
 from hiper.backbones import LCM_STEPS, Backbone, check_scheduler
 from hiper.errors import OptionError
 from hiper.images import clean_text
-from hiper.options import EditSettings, NegativePrompt, check_number, check_whole, resolve_strength
+from hiper.options import (
+    EARLIER_SAMPLING,
+    NegativePrompt,
+    SamplingSettings,
+    check_number,
+    check_whole,
+    current_names,
+    resolve_strength,
+)
 
 LARGEST_SIDE = 8192
 LARGEST_AREA = 16
@@ -26,8 +34,8 @@ def resolve_settings(
     notes: list[str],
     *,
     strength: float | None = None,
-    guidance: float | None = None,
-    steps: int | None = None,
+    guidance_scale: float | None = None,
+    num_inference_steps: int | None = None,
     scheduler: str | None = None,
     height: int | None = None,
     width: int | None = None,
@@ -35,16 +43,16 @@ def resolve_settings(
     keep: float | None = None,
     source: Tensor | None = None,
     images: int = 1,
-) -> EditSettings:
+) -> SamplingSettings:
     """Return what is given, else the artifact's own setting, else the model's.
 
     Args:
-        own: An artifact's `edit`.
+        own: An artifact's `edit`, in the words of this release or of an earlier one.
         backbone: The model.
         notes: Collects notes, such as of a rounded or unusual size.
         strength: As in `edit`, like the settings that follow.
-        guidance: Guidance scale.
-        steps: Denoising steps.
+        guidance_scale: Guidance scale.
+        num_inference_steps: Denoising steps.
         scheduler: Sampler.
         height: Pixels.
         width: Pixels.
@@ -57,6 +65,7 @@ def resolve_settings(
         OptionError: A value is out of range, the scheduler unknown, the number of negative prompts neither one nor that
             of the pictures, or the size another than the source's where that is kept.
     """
+    own = current_names(own, EARLIER_SAMPLING)
     kept = check_number("keep", 0.0 if keep is None else keep, 0, 1)
     if kept and source is None:
         notes.append(
@@ -65,9 +74,11 @@ def resolve_settings(
         kept = 0.0
     if kept and source is not None:
         height, width = _source_size(source, backbone, height, width)
-        if steps is None:
-            usual = own.get("steps", backbone.default_steps)
-            steps = min(KEEP_STEPS, check_whole("steps", usual, 1, backbone.timesteps))
+        if num_inference_steps is None:
+            usual = own.get("num_inference_steps", backbone.default_num_inference_steps)
+            num_inference_steps = min(
+                KEEP_STEPS, check_whole("num_inference_steps", usual, 1, backbone.timesteps)
+            )
         if scheduler not in (None, own.get("scheduler", backbone.schedulers[0])):
             check_scheduler(str(scheduler), backbone.schedulers)
             notes.append(f"keep moves the source by steps of its own; the scheduler {scheduler!r} is ignored")
@@ -82,10 +93,20 @@ def resolve_settings(
     sides = _side("height", height, backbone, notes), _side("width", width, backbone, notes)
     if (height, width) != (None, None):
         notes += filter(None, [backbone.size_note(*sides)])
-    return EditSettings(
+    return SamplingSettings(
         strength=resolve_strength(own, strength),
-        guidance=check_number("guidance", chosen("guidance", guidance, backbone.default_guidance), 0, 100),
-        steps=check_whole("steps", chosen("steps", steps, backbone.default_steps), 1, most),
+        guidance_scale=check_number(
+            "guidance_scale",
+            chosen("guidance_scale", guidance_scale, backbone.default_guidance_scale),
+            0,
+            100,
+        ),
+        num_inference_steps=check_whole(
+            "num_inference_steps",
+            chosen("num_inference_steps", num_inference_steps, backbone.default_num_inference_steps),
+            1,
+            most,
+        ),
         scheduler=name,
         height=sides[0],
         width=sides[1],

@@ -19,7 +19,17 @@ from hiper.errors import OptionError
 from hiper.images import Subject, thumbnail_data_url
 from hiper.methods.fit_options import EDITING, resolve_options
 from hiper.methods.presets import AUTO, preset_file, suited, tell_of_other_model, untuned
-from hiper.options import Key, Options, Value, current_names, earlier_names, fit_key, resolve, versions
+from hiper.options import (
+    Key,
+    Options,
+    SamplingSettings,
+    Value,
+    current_names,
+    earlier_names,
+    fit_key,
+    resolve,
+    versions,
+)
 from hiper.training import NO_CONTROL, FitControl, FitResult, TrainingState, TrainingTask, optimise
 
 O = TypeVar("O", bound=Options)  # noqa: E741
@@ -28,35 +38,46 @@ PromptEncoder = Callable[[str], Conditioning]
 
 
 class Sampler(Protocol):
-    """Draws pictures: `Backbone.sample`, or what a method puts in its place."""
+    """Draws pictures: a backbone, or what a method puts in its place.
 
-    def __call__(
+    Attributes:
+        uses_negative_prompt: Whether drawing under guidance reads the negative sentence.
+        uses_guidance: Whether drawing heeds the guidance scale.
+    """
+
+    @property
+    def uses_negative_prompt(self) -> bool: ...
+
+    @property
+    def uses_guidance(self) -> bool: ...
+
+    def uses_negative_prompt_at(self, guidance_scale: float) -> bool:
+        """Whether drawing at that guidance scale reads the negative sentence."""
+
+    def sample(
         self,
         positive: Conditioning,
         negatives: Sequence[Conditioning],
+        settings: SamplingSettings,
         *,
         seeds: Sequence[int],
-        steps: int,
-        guidance: float,
-        scheduler: str,
-        height: int,
-        width: int,
         callback: StepCallback | None = None,
-    ) -> Samples: ...
+    ) -> Samples:
+        """See `Backbone.sample`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttachedModel:
-    """A backbone with what was learnt.
+    """A backbone readied for editing.
 
     Attributes:
-        encode: Encodes a prompt.
-        sample: Draws.
-        encode_negative: Encodes a negative prompt; None for the backbone's own way.
+        encode: Encodes a sentence with what was learnt.
+        sampler: Draws; None: the backbone itself.
+        encode_negative: Encodes a negative sentence; None: the backbone itself.
     """
 
     encode: PromptEncoder
-    sample: Sampler
+    sampler: Sampler | None = None
     encode_negative: PromptEncoder | None = None
 
 
@@ -129,7 +150,7 @@ class Method(ABC, Generic[O]):
             )
 
     def sampling_defaults(self, backbone: Backbone) -> Mapping[str, Value]:
-        """Return `guidance`, `edit_steps` and `scheduler` where the method, not the model, decides them."""
+        """Return guidance scale, number of steps and scheduler where the method, not the model, decides them."""
         return {}
 
     @abstractmethod
@@ -190,7 +211,7 @@ class Method(ABC, Generic[O]):
             image_sha256=subject.sha256,
             seed=int(values["seed"]),
             options={name: value for name, value in values.items() if name not in (*EDITING, "source")},
-            edit={"steps" if name == "edit_steps" else name: values[name] for name in EDITING},
+            edit={name: values[name] for name in EDITING},
             tensors=dict(tensors),
             figures=dict(figures),
             versions=versions(),

@@ -42,7 +42,7 @@ TRAJECTORY = "trajectory"
 @final
 @dataclass(frozen=True, kw_only=True)
 class DdimInversionOptions(FitOptions):
-    """How an edit draws; the inversion takes as many steps (`edit_steps`) as it will."""
+    """How an edit draws; the inversion takes as many steps (`num_inference_steps`) as it will."""
 
     strength: Annotated[
         float, Spec("where on the path to noise an edit begins, 0 picture, 1 noise", low=0, high=1)
@@ -56,11 +56,11 @@ class DdimInversion(InversionMethod[DdimInversionOptions]):
     name: ClassVar[str] = "ddim-inversion"
     learns: ClassVar[str] = "the picture's path to noise"
     paper: ClassVar[str] = "arXiv:2010.02502"
-    editing: ClassVar[frozenset[str]] = frozenset({"strength", "guidance", "scheduler"})
+    editing: ClassVar[frozenset[str]] = frozenset({"strength", "guidance_scale", "scheduler"})
     options_type = DdimInversionOptions
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "default": {"strength": 0.8},
-        "paper": {"strength": 1.0, "edit_steps": 50, "guidance": 7.5},
+        "paper": {"strength": 1.0, "num_inference_steps": 50, "guidance_scale": 7.5},
     }
 
     def fit(
@@ -79,14 +79,14 @@ class DdimInversion(InversionMethod[DdimInversionOptions]):
     @contextmanager
     def attach(self, backbone: Backbone, artifact: Artifact, strength: float) -> Iterator[AttachedModel]:
         descent = descent_from(backbone, artifact, strength)
-        yield AttachedModel(encode=plain_encoder(backbone), sample=descent)
+        yield AttachedModel(encode=plain_encoder(backbone), sampler=descent)
 
 
 def inverted(
     backbone: Backbone, subject: Subject, options: FitOptions, begun: float, control: FitControl
 ) -> Tensor:
     """Return the picture's path [steps + 1, c, h, w] to noise; `begun`: when the fit did, by the monotonic clock."""
-    steps = options.edit_steps
+    steps = options.num_inference_steps
     assert steps is not None
     path = [picture_latents(backbone, subject, options, generator(options.seed))]
     conditioning = backbone.encode(subject.caption)
@@ -103,6 +103,7 @@ def descent_from(
     backbone: Backbone, artifact: Artifact, strength: float, negative: Negative | None = None
 ) -> InvertedSampler:
     """Draw from the path that the artifact holds; whatever the seed, the picture is the same."""
+    check_strength(artifact.method, strength)
     path = check_latents(artifact, TRAJECTORY, backbone)
 
     def start(seeds: Sequence[int], level: int, number: int) -> Tensor:
@@ -117,8 +118,7 @@ def descent_from(
     return InvertedSampler(
         backbone=backbone,
         method=artifact.method,
-        strength=check_strength(artifact.method, strength),
         start=start,
-        steps=len(path) - 1,
+        num_inference_steps=len(path) - 1,
         negative=negative,
     )

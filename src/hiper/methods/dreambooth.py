@@ -54,16 +54,16 @@ class Dreambooth(IdentifierMethod[DreamboothOptions]):
             "batch": 1,
             "learning_rate": 5e-6,
             "class_images": 200,
-            "guidance": 7.5,
-            "edit_steps": 50,
+            "guidance_scale": 7.5,
+            "num_inference_steps": 50,
         },
         # DreamBench++
         "one-image": {
             "steps": 250,
             "batch": 1,
             "learning_rate": 2.5e-6,
-            "guidance": 7.5,
-            "edit_steps": 100,
+            "guidance_scale": 7.5,
+            "num_inference_steps": 100,
         },
     }
 
@@ -79,7 +79,7 @@ class Dreambooth(IdentifierMethod[DreamboothOptions]):
     @contextmanager
     def attach(self, backbone: Backbone, artifact: Artifact, strength: float) -> Iterator[AttachedModel]:
         with swapped_weights(backbone, artifact, strength):
-            yield AttachedModel(encode=identifying(backbone, artifact.options), sample=backbone.sample)
+            yield AttachedModel(encode=identifying(backbone, artifact.options))
 
     def exported(self, artifact: Artifact) -> Mapping[str, Tensor]:
         """Return the denoiser's state, for `load_state_dict` or in the place of a model folder's weights."""

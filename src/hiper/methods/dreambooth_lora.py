@@ -52,14 +52,20 @@ class DreamboothLora(IdentifierMethod[DreamboothLoraOptions]):
             "sampling": "stratified",
         },
         # diffusers' example
-        "paper": {"steps": 500, "batch": 1, "learning_rate": 1e-4, "guidance": 7.5, "edit_steps": 50},
+        "paper": {
+            "steps": 500,
+            "batch": 1,
+            "learning_rate": 1e-4,
+            "guidance_scale": 7.5,
+            "num_inference_steps": 50,
+        },
         # DreamBench++
         "one-image": {
             "steps": 100,
             "batch": 1,
             "learning_rate": 1e-4,
-            "guidance": 7.5,
-            "edit_steps": 100,
+            "guidance_scale": 7.5,
+            "num_inference_steps": 100,
         },
     }
 
@@ -79,7 +85,7 @@ class DreamboothLora(IdentifierMethod[DreamboothLoraOptions]):
             _check_shapes(learnt, layers, backbone)
             for name, layer in layers.items():
                 layer.data.copy_(learnt[name] * (strength if "lora_B" in name else 1.0))
-            yield AttachedModel(encode=identifying(backbone, artifact.options), sample=backbone.sample)
+            yield AttachedModel(encode=identifying(backbone, artifact.options))
 
     def exported(self, artifact: Artifact) -> Mapping[str, Tensor]:
         """Return what `load_lora_weights` takes."""

@@ -20,7 +20,7 @@ O = TypeVar("O", bound=Options)  # noqa: E741
 FP16_LOSS_SCALE = 1024.0
 LOG_EVERY = 10
 """Steps between two checks of the loss on an accelerator, which has to be waited for."""
-EDITING = ("strength", "guidance", "edit_steps", "scheduler")
+EDITING = ("strength", "guidance_scale", "num_inference_steps", "scheduler")
 """Options that only an edit uses."""
 
 
@@ -38,10 +38,10 @@ class FitOptions(Options):
             "keep the picture's latents in the file: edits can keep what they do not change, and others can see it"
         ),
     ] = True
-    guidance: Annotated[
-        float | None, Spec("guidance when editing; none: the model's own", low=0, high=100)
+    guidance_scale: Annotated[
+        float | None, Spec("guidance scale when editing; none: the model's own", low=0, high=100)
     ] = None
-    edit_steps: Annotated[
+    num_inference_steps: Annotated[
         int | None, Spec("denoising steps when editing; none: the model's own", low=1, high=1000)
     ] = None
     scheduler: Annotated[Scheduler | None, Spec("sampler when editing; none: the model's own")] = None
@@ -63,8 +63,8 @@ def resolve_options(options: O, backbone: Backbone) -> O:
     own: dict[str, Any] = {
         "placement": backbone.placement,
         "initial": "guess" if backbone.tail_encoder is not None else "caption",
-        "guidance": backbone.default_guidance,
-        "edit_steps": backbone.default_steps,
+        "guidance_scale": backbone.default_guidance_scale,
+        "num_inference_steps": backbone.default_num_inference_steps,
         "scheduler": backbone.schedulers[0],
     }
     left = {name: value for name, value in own.items() if getattr(options, name, value) is None}

@@ -70,10 +70,10 @@ PRESETS: Mapping[str, Mapping[str, object]] = {
         "sampling": "stratified",
         "t_min": 0.3,
         "initial": None,
-        "guidance": None,
+        "guidance_scale": None,
     },
-    "published": {**_PUBLISHED, "guidance": None},
-    "paper": {**_PUBLISHED, "guidance": 7.5, "edit_steps": 50, "scheduler": "ddim"},
+    "published": {**_PUBLISHED, "guidance_scale": None},
+    "paper": {**_PUBLISHED, "guidance_scale": 7.5, "num_inference_steps": 50, "scheduler": "ddim"},
 }
 
 
@@ -163,7 +163,7 @@ class HiPer(TrainedMethod[HiPerOptions]):
             return plain if strength == 0 else _with_tail(plain, tail, placement, artifact.seed)
 
         negative = _negative_encoder(backbone, artifact, added) if NEGATIVE in artifact.tensors else None
-        yield AttachedModel(encode=encode, sample=backbone.sample, encode_negative=negative)
+        yield AttachedModel(encode=encode, encode_negative=negative)
 
 
 def _negative_encoder(backbone: Backbone, artifact: Artifact, added: int) -> PromptEncoder:

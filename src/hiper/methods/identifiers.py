@@ -108,22 +108,21 @@ def objective(
 
 def class_latents(backbone: Backbone, prompt: str, options: IdentifierOptions, control: FitControl) -> Tensor:
     """Draw the class's pictures, of seeds that follow the fit's, and return their latents [class_images, c, h, w]."""
-    assert options.guidance is not None
-    assert options.edit_steps is not None
     random = torch.Generator("cpu").manual_seed(options.seed)
     seeds = range(options.seed + 1, options.seed + 1 + options.class_images)
     positive, negative = backbone.encode(prompt), backbone.encode_negative("")
+    settings = backbone.sampling_settings(
+        guidance_scale=options.guidance_scale,
+        num_inference_steps=options.num_inference_steps,
+        scheduler=options.scheduler or backbone.schedulers[0],
+    )
     latents = []
     for start in range(0, len(seeds), _BATCH):
         samples = backbone.sample(
             positive,
             [negative],
+            settings,
             seeds=seeds[start : start + _BATCH],
-            steps=options.edit_steps,
-            guidance=options.guidance,
-            scheduler=options.scheduler or backbone.schedulers[0],
-            height=backbone.resolution,
-            width=backbone.resolution,
             callback=lambda done, total: control.raise_if_stopped(),
         )
         latents += [

@@ -74,8 +74,8 @@ class Imagic(Method[ImagicOptions]):
             "weight_steps": 1500,
             "weight_learning_rate": 5e-7,
             "strength": 0.3,
-            "guidance": 7.5,
-            "edit_steps": 50,
+            "guidance_scale": 7.5,
+            "num_inference_steps": 50,
         },
         # the pipeline among diffusers' community examples; its alpha of 1.2
         "community": {
@@ -85,8 +85,8 @@ class Imagic(Method[ImagicOptions]):
             "weight_steps": 1000,
             "weight_learning_rate": 2e-6,
             "strength": -0.2,
-            "guidance": 7.5,
-            "edit_steps": 50,
+            "guidance_scale": 7.5,
+            "num_inference_steps": 50,
         },
     }
 
@@ -146,7 +146,7 @@ class Imagic(Method[ImagicOptions]):
             )
 
         with swapped_weights(backbone, artifact, 1.0):
-            yield AttachedModel(encode=encode, sample=backbone.sample)
+            yield AttachedModel(encode=encode)
 
 
 def _target(options: ImagicOptions) -> str:

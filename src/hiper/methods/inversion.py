@@ -20,7 +20,7 @@ from hiper.errors import ArtifactError, OptionError
 from hiper.images import Subject
 from hiper.methods.base import Method, PromptEncoder
 from hiper.methods.fit_options import FitOptions
-from hiper.options import Value
+from hiper.options import SamplingSettings, Value
 
 W = TypeVar("W", bound=FitOptions)
 
@@ -47,7 +47,9 @@ def walks_by(backbone: Backbone) -> Scheduler:
 
 def walk_steps(backbone: Backbone) -> int:
     """Return how many steps a walk takes by default."""
-    return backbone.default_steps if walks_by(backbone) == backbone.schedulers[0] else WALK_STEPS
+    return (
+        backbone.default_num_inference_steps if walks_by(backbone) == backbone.schedulers[0] else WALK_STEPS
+    )
 
 
 class InversionMethod(Method[W]):
@@ -57,7 +59,7 @@ class InversionMethod(Method[W]):
 
     def sampling_defaults(self, backbone: Backbone) -> Mapping[str, Value]:
         """See `Method`."""
-        return {"scheduler": walks_by(backbone), "edit_steps": walk_steps(backbone)}
+        return {"scheduler": walks_by(backbone), "num_inference_steps": walk_steps(backbone)}
 
     def resolve(self, options: W, backbone: Backbone, subject: Subject) -> W:
         """Fill in what the options leave to the model by what `sampling_defaults` says."""
@@ -86,19 +88,19 @@ def guided(
     t: int,
     positive: Conditioning,
     negative: Conditioning,
-    guidance: float,
+    guidance_scale: float,
 ) -> Tensor:
     """Predict under guidance: [batch, c, h, w]."""
     level = torch.full((len(noisy),), t)
     conditional = backbone.predict(noisy, level, positive)
-    if guidance == 1:
+    if guidance_scale == 1:
         return conditional
-    return mixed(conditional, backbone.predict(noisy, level, negative), guidance)
+    return mixed(conditional, backbone.predict(noisy, level, negative), guidance_scale)
 
 
-def mixed(conditional: Tensor, unconditional: Tensor, guidance: float) -> Tensor:
+def mixed(conditional: Tensor, unconditional: Tensor, guidance_scale: float) -> Tensor:
     """Classifier-free guidance (arXiv:2207.12598, eq. 6, in the form of diffusers: 1 is none)."""
-    return unconditional + guidance * (conditional - unconditional)
+    return unconditional + guidance_scale * (conditional - unconditional)
 
 
 Negative = Callable[[int], Conditioning]
@@ -110,38 +112,44 @@ Negative = Callable[[int], Conditioning]
 class InvertedSampler:
     """Draws from a point on the way to noise instead of from pure noise.
 
+    It guides by calls of its own, which every model hears. The strength of the settings says how far up it begins: 0
+    at the picture itself, 1 at the noisiest level.
+
     Attributes:
-        strength: How far up it begins, 0 at the picture itself, 1 at the noisiest timestep.
-        start: From seeds, a timestep and its number to latents there, [batch, c, h, w], or [1, c, h, w] where the seeds
-            make no difference: then one picture is drawn for all that have the same negative prompt.
-        steps: The only number of steps it can take; None for any.
+        backbone: Predicts and decodes.
+        method: Named in errors.
+        start: From seeds, a noise level and its number to latents there, [batch, c, h, w], or [1, c, h, w] where the
+            seeds make no difference: then one picture is drawn for all that have the same negative prompt.
+        num_inference_steps: The only number of steps it can take, None for any.
         negative: Takes the place of the negative prompts, which must be empty then.
     """
 
     backbone: Backbone
     method: str
-    strength: float
     start: Callable[[Sequence[int], int, int], Tensor]
-    steps: int | None = None
+    num_inference_steps: int | None = None
     negative: Negative | None = None
+    uses_negative_prompt: ClassVar[bool] = True
+    uses_guidance: ClassVar[bool] = True
 
-    def __call__(
+    def uses_negative_prompt_at(self, guidance_scale: float) -> bool:
+        """See `Sampler`."""
+        return guidance_scale != 1
+
+    def sample(
         self,
         positive: Conditioning,
         negatives: Sequence[Conditioning],
+        settings: SamplingSettings,
         *,
         seeds: Sequence[int],
-        steps: int,
-        guidance: float,
-        scheduler: str,
-        height: int,
-        width: int,
         callback: StepCallback | None = None,
     ) -> Samples:
         """See `Backbone.sample`."""
-        self._check(negatives, steps, scheduler, (height, width))
+        self._check(negatives, settings)
+        steps = settings.num_inference_steps
         path = levels(self.backbone.timesteps, steps)
-        top = round(self.strength * steps)
+        top = round(settings.strength * steps)
         latents = self.start(seeds, path[top], top)
         count = max(len(latents), len(negatives))
         latents = latents.expand(count, -1, -1, -1)
@@ -149,7 +157,9 @@ class InvertedSampler:
         for done, number in enumerate(range(top, 0, -1), start=1):
             unconditional = plain if self.negative is None else expanded(self.negative(number), count)
             with torch.no_grad():
-                predicted = guided(self.backbone, latents, path[number], conditional, unconditional, guidance)
+                predicted = guided(
+                    self.backbone, latents, path[number], conditional, unconditional, settings.guidance_scale
+                )
                 latents = self.backbone.step(latents, predicted, path[number], path[number - 1])
             if callback is not None:
                 callback(steps - top + done, steps)
@@ -158,22 +168,21 @@ class InvertedSampler:
             images = [images[0].copy() for _ in seeds]
         return Samples(images=images, flagged=(False,) * len(seeds))
 
-    def _check(
-        self, negatives: Sequence[Conditioning], steps: int, scheduler: str, size: tuple[int, int]
-    ) -> None:
-        backbone = self.backbone
-        if scheduler != walks_by(backbone):
+    def _check(self, negatives: Sequence[Conditioning], settings: SamplingSettings) -> None:
+        backbone, steps = self.backbone, settings.num_inference_steps
+        if settings.scheduler != walks_by(backbone):
             raise OptionError(
-                f"scheduler is {scheduler!r}; method {self.method} walks by {walks_by(backbone)} alone"
+                f"scheduler is {settings.scheduler!r}; method {self.method} walks by {walks_by(backbone)} alone"
             )
-        if self.steps not in (None, steps):
+        if self.num_inference_steps not in (None, steps):
             raise OptionError(
-                f"steps is {steps}; method {self.method} draws with the {self.steps} steps of its fit"
+                f"num_inference_steps is {steps}; method {self.method} draws with the {self.num_inference_steps} steps"
+                " of its fit"
             )
-        if size != (backbone.resolution, backbone.resolution):
+        if (settings.height, settings.width) != (backbone.resolution, backbone.resolution):
             raise OptionError(
-                f"height is {size[0]} and width {size[1]}; method {self.method} draws at the size of its fit,"
-                f" {backbone.resolution} x {backbone.resolution}"
+                f"height is {settings.height} and width {settings.width}; method {self.method} draws at the size of its"
+                f" fit, {backbone.resolution} x {backbone.resolution}"
             )
         if self.negative is not None and any(negative.prompt for negative in negatives):
             raise OptionError(
@@ -181,14 +190,13 @@ class InvertedSampler:
             )
 
 
-def check_strength(method: str, strength: float) -> float:
+def check_strength(method: str, strength: float) -> None:
     """OptionError for a strength that is no share of the way to noise."""
-    if 0 <= strength <= 1:
-        return strength
-    raise OptionError(
-        f"strength is {strength}; for method {method} it is how far the picture is taken to noise: allowed are"
-        " numbers from 0 to 1"
-    )
+    if not 0 <= strength <= 1:
+        raise OptionError(
+            f"strength is {strength}; for method {method} it is how far the picture is taken to noise: allowed are"
+            " numbers from 0 to 1"
+        )
 
 
 def check_latents(artifact: Artifact, name: str, backbone: Backbone) -> Tensor:

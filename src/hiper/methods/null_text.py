@@ -44,7 +44,7 @@ NULLS = "nulls"
 @final
 @dataclass(frozen=True, kw_only=True)
 class NullTextOptions(FitOptions):
-    """How the empty sentences are fitted, and how an edit draws; `guidance` and `edit_steps` are those of both."""
+    """How the empty prompts are fitted, and how an edit draws, with the same guidance scale and number of steps."""
 
     inner_steps: Annotated[int, Spec("optimisation steps per denoising step", low=1, high=1000)] = 10
     learning_rate: Annotated[
@@ -68,8 +68,8 @@ class NullText(InversionMethod[NullTextOptions]):
     editing: ClassVar[frozenset[str]] = frozenset({"strength", "scheduler"})
     options_type = NullTextOptions
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
-        "default": {"strength": 0.78, "guidance": 3.51},
-        "paper": {"strength": 1.0, "edit_steps": 50, "guidance": 7.5},
+        "default": {"strength": 0.78, "guidance_scale": 3.51},
+        "paper": {"strength": 1.0, "num_inference_steps": 50, "guidance_scale": 7.5},
     }
 
     def fit(
@@ -108,7 +108,7 @@ class NullText(InversionMethod[NullTextOptions]):
             return replace(empty, token_embeddings=rows[len(rows) - number][None])
 
         descent = descent_from(backbone, artifact, strength, negative)
-        yield AttachedModel(encode=plain_encoder(backbone), sample=descent)
+        yield AttachedModel(encode=plain_encoder(backbone), sampler=descent)
 
 
 def _stop_if_asked(pursuit: _NullTextOptimisation, control: FitControl) -> None:
@@ -197,9 +197,9 @@ class _NullTextOptimisation:
 
     def _next(self, number: int, conditional: Tensor, rows: Tensor) -> Tensor:
         """Go down one step from the latents reached, with `rows` for the empty sentence."""
-        assert self._options.guidance is not None
+        assert self._options.guidance_scale is not None
         unconditional = self._predict(number, replace(self._empty, token_embeddings=rows))
-        predicted = mixed(conditional, unconditional, self._options.guidance)
+        predicted = mixed(conditional, unconditional, self._options.guidance_scale)
         return self._backbone.step(self._latents, predicted, self._levels[number], self._levels[number - 1])
 
     def _predict(self, number: int, conditioning: Conditioning) -> Tensor:

@@ -55,8 +55,8 @@ class Sdedit(InversionMethod[SdeditOptions]):
     editing: ClassVar[frozenset[str]] = frozenset(EDITING)
     options_type = SdeditOptions
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
-        "default": {"strength": 0.75, "guidance": 3.46},
-        "paper": {"strength": 0.6, "edit_steps": 50, "guidance": 7.5},
+        "default": {"strength": 0.75, "guidance_scale": 3.46},
+        "paper": {"strength": 0.6, "num_inference_steps": 50, "guidance_scale": 7.5},
     }
 
     def fit(
@@ -76,6 +76,7 @@ class Sdedit(InversionMethod[SdeditOptions]):
 
     @contextmanager
     def attach(self, backbone: Backbone, artifact: Artifact, strength: float) -> Iterator[AttachedModel]:
+        check_strength(self.name, strength)
         latents = check_latents(artifact, LATENTS, backbone)
 
         def start(seeds: Sequence[int], level: int, number: int) -> Tensor:
@@ -84,7 +85,5 @@ class Sdedit(InversionMethod[SdeditOptions]):
             noise = torch.cat([torch.randn(latents.shape, generator=generator(seed)) for seed in seeds])
             return backbone.add_noise(latents, noise, torch.full((len(seeds),), level)).noisy
 
-        descent = InvertedSampler(
-            backbone=backbone, method=self.name, strength=check_strength(self.name, strength), start=start
-        )
-        yield AttachedModel(encode=plain_encoder(backbone), sample=descent)
+        sampler = InvertedSampler(backbone=backbone, method=self.name, start=start)
+        yield AttachedModel(encode=plain_encoder(backbone), sampler=sampler)

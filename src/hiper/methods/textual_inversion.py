@@ -61,9 +61,21 @@ class TextualInversion(TrainedMethod[TextualInversionOptions]):
             "sampling": "stratified",
         },
         # diffusers' example: 5e-4 scaled by 4 accumulated pictures
-        "paper": {"steps": 3000, "batch": 4, "learning_rate": 2e-3, "guidance": 7.5, "edit_steps": 50},
+        "paper": {
+            "steps": 3000,
+            "batch": 4,
+            "learning_rate": 2e-3,
+            "guidance_scale": 7.5,
+            "num_inference_steps": 50,
+        },
         # DreamBench++
-        "one-image": {"steps": 3000, "batch": 1, "learning_rate": 5e-4, "guidance": 7.5, "edit_steps": 100},
+        "one-image": {
+            "steps": 3000,
+            "batch": 1,
+            "learning_rate": 5e-4,
+            "guidance_scale": 7.5,
+            "num_inference_steps": 100,
+        },
     }
 
     def resolve(
@@ -124,7 +136,7 @@ class TextualInversion(TrainedMethod[TextualInversionOptions]):
                 )
             return replace(conditioning, prompt=prompt, notes=truncation_notes(conditioning))
 
-        yield AttachedModel(encode=encode, sample=backbone.sample)
+        yield AttachedModel(encode=encode)
 
     def exported(self, artifact: Artifact) -> Mapping[str, Tensor]:
         """Return what `load_textual_inversion` takes: one tensor named as the word, of SDXL clip_l and clip_g."""

@@ -22,8 +22,10 @@ from .options import earlier_names as earlier_names
 from .options import resolve as resolve
 from .options import specs as specs
 from .prompt_syntax import prompt_syntax as prompt_syntax
-from .sampling import EditSettings as EditSettings
+from .sampling import AnySamplingKwargs as AnySamplingKwargs
+from .sampling import EarlierSamplingKwargs as EarlierSamplingKwargs
 from .sampling import NegativePrompt as NegativePrompt
-from .sampling import Sampling as Sampling
+from .sampling import SamplingKwargs as SamplingKwargs
+from .sampling import SamplingSettings as SamplingSettings
 from .sampling import resolve_strength as resolve_strength
 from .sampling import sampling_of as sampling_of

@@ -14,15 +14,12 @@ STRENGTH = 0.8
 NegativePrompt = str | Sequence[str]
 
 
-class Sampling(TypedDict, total=False):
-    """The settings of a drawing, as `edit` takes them; what is not there is left to the artifact and the model.
-
-    Whoever draws passes them on as a whole, `**sampling`, so that none can be left behind.
-    """
+class SamplingKwargs(TypedDict, total=False):
+    """The settings of a drawing, as `edit` takes them; what is not there is left to the artifact and the model."""
 
     strength: float | None
-    guidance: float | None
-    steps: int | None
+    guidance_scale: float | None
+    num_inference_steps: int | None
     scheduler: str | None
     height: int | None
     width: int | None
@@ -30,24 +27,56 @@ class Sampling(TypedDict, total=False):
     keep: float | None
 
 
-def sampling_of(request: object) -> Sampling:
+class EarlierSamplingKwargs(TypedDict, total=False):
+    """Names that earlier releases gave to settings of a drawing; see `EARLIER_SAMPLING`."""
+
+    guidance: float | None
+    steps: int | None
+
+
+class AnySamplingKwargs(SamplingKwargs, EarlierSamplingKwargs, total=False):
+    """Settings of a drawing under present and earlier names."""
+
+
+def sampling_of(request: object) -> SamplingKwargs:
     """Return the sampling settings among the fields of a request, or of settings that were drawn with."""
-    names = (name for name in Sampling.__annotations__ if hasattr(request, name))
-    return cast(Sampling, {name: getattr(request, name) for name in names})
+    names = (name for name in SamplingKwargs.__annotations__ if hasattr(request, name))
+    return cast(SamplingKwargs, {name: getattr(request, name) for name in names})
 
 
 @dataclass(frozen=True, kw_only=True)
-class EditSettings:
-    """Height and width in pixels; one negative prompt, or one per seed; how much of the source is kept, 0 to 1."""
+class SamplingSettings:
+    """The settings that pictures are drawn with.
 
-    strength: float
-    guidance: float
-    steps: int
+    Attributes:
+        strength: Factor on what was learnt; samplers leave it to what attaches that.
+        guidance_scale: 1 is none.
+        num_inference_steps: Denoising steps.
+        scheduler: One of the backbone's `schedulers`.
+        height: Pixels, a multiple of the backbone's `size_multiple`.
+        width: Likewise.
+        negative_prompt: One, or one per seed.
+        keep: How much of the source is kept, 0 to 1.
+    """
+
+    strength: float = STRENGTH
+    guidance_scale: float
+    num_inference_steps: int
     scheduler: str
     height: int
     width: int
-    negative_prompt: tuple[str, ...]
+    negative_prompt: tuple[str, ...] = ("",)
     keep: float = 0.0
+
+    @property
+    def guidance(self) -> float:
+        """Earlier name of `guidance_scale`."""
+        return self.guidance_scale
+
+    @property
+    def steps(self) -> int:
+        """Earlier name of `num_inference_steps`."""
+        return self.num_inference_steps
 
 
 def resolve_strength(own: Mapping[str, Any], given: float | None) -> float:

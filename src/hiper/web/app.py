@@ -39,8 +39,8 @@ def build(service: Service, uploads: Uploads) -> gr.Blocks:
             with gr.Tab("Draw", id="draw"):
                 draw = DrawPage(
                     service.backbone.schedulers,
-                    guidance_scale=service.backbone.default_guidance,
-                    drawing_steps=service.backbone.default_steps,
+                    guidance_scale=service.backbone.default_guidance_scale,
+                    num_inference_steps=service.backbone.default_num_inference_steps,
                 )
             with gr.Tab("Library", id="library"):
                 library = LibraryPage()

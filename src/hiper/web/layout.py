@@ -98,7 +98,7 @@ class DrawPage:
     The model's own guidance and steps are set until a subject is chosen.
     """
 
-    def __init__(self, schedulers: Sequence[str], *, guidance_scale: float, drawing_steps: int) -> None:
+    def __init__(self, schedulers: Sequence[str], *, guidance_scale: float, num_inference_steps: int) -> None:
         with gr.Row():
             with gr.Column(scale=4, min_width=300):
                 _heading("Your subject")
@@ -145,7 +145,7 @@ class DrawPage:
                         label="Seeds to search",
                         info="That many quick draws per sentence; the best are drawn in full.",
                     )
-                    self.guidance = gr.Slider(
+                    self.guidance_scale = gr.Slider(
                         1,
                         15,
                         value=guidance_scale,
@@ -153,7 +153,9 @@ class DrawPage:
                         label="Guidance",
                         info="Weight of the sentence.",
                     )
-                    self.steps = gr.Slider(1, 100, value=drawing_steps, step=1, label="Drawing steps")
+                    self.num_inference_steps = gr.Slider(
+                        1, 100, value=num_inference_steps, step=1, label="Drawing steps"
+                    )
                     self.scheduler = gr.Dropdown(list(schedulers), value=schedulers[0], label="Sampler")
                     self.negative = gr.Textbox("", label="What to keep away from", lines=1)
             with gr.Column(scale=6, min_width=300):

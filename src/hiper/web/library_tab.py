@@ -71,8 +71,8 @@ class LibraryTab:
             self._choice: entry.name,
             self._draw.subject: markup.subject(entry),
             self._draw.strength: min(own.strength, MAX_STRENGTH),
-            self._draw.guidance: own.guidance,
-            self._draw.steps: own.steps,
+            self._draw.guidance_scale: own.guidance_scale,
+            self._draw.num_inference_steps: own.num_inference_steps,
             self._draw.scheduler: own.scheduler,
             self._draw.tail: gr.update(value=str(self._studio.tail_file(who, entry)), interactive=True),
         }

@@ -49,8 +49,8 @@ class DrawRequest:
     images: int
     first_seed: int
     strength: float
-    guidance: float
-    steps: int
+    guidance_scale: float
+    num_inference_steps: int
     scheduler: str | None
     negative_prompt: str
     keep: float = 0.0

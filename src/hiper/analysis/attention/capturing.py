@@ -22,8 +22,15 @@ from hiper.conditioning import Conditioning, lengthened
 from hiper.critters import picture_notes
 from hiper.errors import HiperWarning, ImageError, OptionError
 from hiper.images import fit_square
-from hiper.inference import PreparedPrompt, cleaned_prompt, prepared_prompt, resolve_settings, unsuitable
-from hiper.options import EditSettings, Sampling, Value, check_whole, resolve_strength
+from hiper.inference import (
+    PreparedPrompt,
+    cleaned_prompt,
+    given_settings,
+    prepared_prompt,
+    resolve_settings,
+    unsuitable,
+)
+from hiper.options import SamplingKwargs, SamplingSettings, Value, check_whole, resolve_strength
 from hiper.seeds import generator, resolve_seed
 from hiper.training import spread_levels
 
@@ -38,7 +45,7 @@ def study_drawing(
     *,
     seed: int = 0,
     callback: StepCallback | None = None,
-    **sampling: Unpack[Sampling],
+    **sampling: Unpack[SamplingKwargs],
 ) -> Study:
     """Draw a prompt with and without what was learnt, and capture the attention of both.
 
@@ -58,13 +65,12 @@ def study_drawing(
     check_compatible(artifact, backbone)
     seed = resolve_seed(seed)
     notes: list[str] = []
-    settings = resolve_settings(artifact.edit, backbone, notes, **sampling)
-    progress = _Progress(callback, 2 * settings.steps)
-
-    guidance, steps = sampling.get("guidance"), sampling.get("steps")
+    given = given_settings(notes, **sampling)
+    settings = resolve_settings(artifact.edit, backbone, notes, **given)
+    progress = _Progress(callback, 2 * settings.num_inference_steps)
 
     def draw(prepared: PreparedPrompt) -> AttentionRun:
-        notes.extend(unsuitable(backbone, prepared, settings, guidance=guidance, steps=steps))
+        notes.extend(unsuitable(backbone, prepared, settings, given))
         return _draw(backbone, prepared, settings, seed, progress)
 
     shown: dict[str, Value] = {
@@ -141,7 +147,7 @@ def _study(
     prompt, strength, negatives = asked
     cleaned = cleaned_prompt(artifact.caption if prompt is None else prompt, backbone, notes)
     with prepared_prompt(backbone, artifact, cleaned, strength, negatives, notes) as prepared:
-        if prepared.sample != backbone.sample:
+        if prepared.sampler is not backbone:
             raise OptionError(
                 f"method {artifact.method} draws in a way of its own, which cannot be captured; allowed are methods"
                 " that the model itself draws with, such as hiper"
@@ -150,7 +156,7 @@ def _study(
     plain = lengthened(backbone.encode(cleaned), prepared.positive.sequence_length)
     others = [backbone.encode_negative(each) for each in negatives]
     untouched = run(
-        PreparedPrompt(positive=plain, negatives=others, sample=backbone.sample, encode=backbone.encode)
+        PreparedPrompt(positive=plain, negatives=others, sampler=backbone, encode=backbone.encode)
     )
     for note in dict.fromkeys(notes):
         warnings.warn(note, HiperWarning, stacklevel=3)
@@ -168,9 +174,11 @@ def _study(
 
 
 def _draw(
-    backbone: Backbone, prepared: PreparedPrompt, settings: EditSettings, seed: int, progress: _Progress
+    backbone: Backbone, prepared: PreparedPrompt, settings: SamplingSettings, seed: int, progress: _Progress
 ) -> AttentionRun:
-    recorder = Recorder(pictures=1, steps=settings.steps, aspect=settings.height / settings.width)
+    recorder = Recorder(
+        pictures=1, steps=settings.num_inference_steps, aspect=settings.height / settings.width
+    )
 
     def after_step(done: int, total: int) -> None:
         recorder.after_step(done, total)
@@ -178,15 +186,7 @@ def _draw(
 
     with backbone.capture_attention(recorder.record):
         samples = backbone.sample(
-            prepared.positive,
-            prepared.negatives,
-            seeds=[seed],
-            steps=settings.steps,
-            guidance=settings.guidance,
-            scheduler=settings.scheduler,
-            height=settings.height,
-            width=settings.width,
-            callback=after_step,
+            prepared.positive, prepared.negatives, settings, seeds=[seed], callback=after_step
         )
     return AttentionRun(
         picture=samples.images[0], tokens=label_tokens(prepared.positive), maps=recorder.maps()
