@@ -62,8 +62,8 @@ def edit(
 ) -> EditResult:
     """Draw one picture per seed of what a prompt says, with the artifact's subject in it.
 
-    A HiperWarning is issued for truncated words, a rounded size, another checkpoint of the family, flagged pictures, and
-    a setting given under its earlier name.
+    A HiperWarning is issued for truncated words, a rounded size, another checkpoint of the family, flagged pictures,
+    and a setting given under its earlier name.
 
 
     Args:
