@@ -128,10 +128,8 @@ def _found(name: str, how: Loading, revision: str | None, local_only: bool | Non
         own = EMBEDDED[name]
         backbone = _from_folder(embedded_folder(name), name, "", own.guidance_scale, how)
         others = (each for each in backbone.schedulers if each != own.scheduler)
-        backbone.schedulers, backbone.default_num_inference_steps = (
-            (own.scheduler, *others),
-            own.num_inference_steps,
-        )
+        backbone.schedulers = (own.scheduler, *others)
+        backbone.default_num_inference_steps = own.num_inference_steps
         return backbone
     if path.is_dir():
         return _from_folder(path, name, "", None, how)

@@ -92,6 +92,5 @@ class ZImageBackbone(FlowBackbone):
         return latents  # the pipeline keeps them in float32
 
     def _guided(self, guidance_scale: float) -> Mapping[str, float]:
-        return {
-            "guidance_scale": guidance_scale - 1
-        }  # its scale counts from the sentence, not from the negative
+        # its scale counts from the sentence, not from the negative
+        return {"guidance_scale": guidance_scale - 1}

@@ -20,7 +20,7 @@ from hiper.conditioning import TAIL, random_tail
 from hiper.images import fit_square
 from hiper.inference import edit, resolve_settings
 from hiper.methods import EDITING, get_method
-from hiper.options import SamplingSettings, Value
+from hiper.options import EARLIER_SAMPLING, SamplingSettings, Value, current_names
 from hiper.seeds import generator
 from hiper.training import FitControl, StopRequest
 
@@ -165,7 +165,11 @@ def _own_settings(arm: Arm, backbone: Backbone) -> dict[str, Value]:
 def _own_edit(arm: Arm, artifact: Artifact, backbone: Backbone) -> dict[str, Value]:
     """Return the artifact's settings, but the arm's own where fits are shared among arms of other settings."""
     shared = get_method(arm.method).editing
-    kept = {name: value for name, value in artifact.edit.items() if name not in shared}
+    kept = {
+        name: value
+        for name, value in current_names(artifact.edit, EARLIER_SAMPLING).items()
+        if name not in shared
+    }
     return {**kept, **_own_settings(arm, backbone)}
 
 

@@ -14,7 +14,7 @@ from typing import Any, get_type_hints
 
 from hiper.artifacts import Artifact, EditResult, content_sha256, public_name
 from hiper.backbones import Backbone
-from hiper.errors import ImageError
+from hiper.errors import ImageError, OptionError
 from hiper.files import parse_json
 from hiper.options import EARLIER_SAMPLING, SamplingSettings, current_names, versions
 
@@ -132,10 +132,11 @@ def parse_settings(text: str) -> PictureSettings:
     schema = record.pop("schema")
     if schema != SCHEMA:
         raise _foreign(f"their schema is {str(schema)[:20]}, this hiper reads {SCHEMA}")
-    record = {
-        "keep": 0.0,
-        **current_names(record, EARLIER_SAMPLING),
-    }  # pictures of earlier releases were all drawn anew
+    record.setdefault("keep", 0.0)  # pictures of earlier releases were all drawn anew
+    try:
+        record = current_names(record, EARLIER_SAMPLING)
+    except OptionError as error:
+        raise _foreign(str(error)) from error
     hints = get_type_hints(PictureSettings)
     if record.keys() != hints.keys():
         strange = sorted(record.keys() ^ hints.keys())
