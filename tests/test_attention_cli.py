@@ -39,7 +39,7 @@ def test_a_drawing_becomes_a_page_and_a_record(cli: Cli, tail: Path, tmp_path: P
     ]
     record = json.loads((out / "attention.json").read_text())
     assert record["prompt"] == "a dog on the grass"
-    assert record["settings"]["steps"] == 3
+    assert record["settings"]["num_inference_steps"] == 3
     assert len(record["rows"][0]["map"]) == 16
     assert "a dog on the grass" in (out / "attention.html").read_text()
     again = cli("attention", tail, "--num-inference-steps", "3", "--out", out)
