@@ -738,57 +738,37 @@ def attention_contrasts() -> str:
 # Several tails.
 
 
-def _several(experiment: str, arms: Mapping[str, str], columns: Columns) -> str:
-    """Distances to two animals, and what they gain over the first line, before other columns."""
+def _several(experiment: str, share: str, metric: str) -> str:
+    """Distances to two animals, what they gain over the first line, and how often a metric holds."""
     found = read("several_tails")[experiment]
     first = next(iter(found.values()))
-    distances: Columns = {
+
+    def change(metric: str) -> Callable[[Any], object]:
+        return lambda arm: "" if arm is first else gain(arm[metric]["difference"], metric, ".1f")
+
+    columns: Columns = {
         "to the first": lambda arm: number(arm["to_first"]["mean"], ".1f"),
-        "nearer to it by": lambda arm: (
-            "" if arm is first else gain(arm["to_first"]["difference"], "to_first", ".1f")
-        ),
+        "nearer to it by": change("to_first"),
         "to the second": lambda arm: number(arm["to_second"]["mean"], ".1f"),
-        "further from it by": lambda arm: (
-            "" if arm is first else interval(arm["to_second"]["difference"], ".1f", plus="+")
-        ),
+        "further from it by": change("to_second"),
+        share: lambda arm: number(arm[metric]["mean"]),
     }
-    return by_columns({label: found[arm] for arm, label in arms.items()}, {**distances, **columns})
+    return by_columns(found, columns)
 
 
 @table
 def several_blend() -> str:
-    arms = {
-        "first alone": "first alone",
-        "second alone": "second alone",
-        "both, appended": "both, appended",
-        "both, replacing": "both, replacing the last ten",
-        "both, second at 0.4": "both, the second at strength 0.4",
-    }
-    columns: Columns = {"the first is nearer": lambda arm: number(arm["nearer_first"]["mean"])}
-    return _several("two_animals", arms, columns)
+    return _several("two_animals", "the first is nearer", "nearer_first")
 
 
 @table
 def several_style() -> str:
-    arms = {
-        "subject alone": "subject alone",
-        "style alone": "style alone: the tail of another animal's watercolor",
-        "both, appended": "both, appended",
-        "both, its animal negative": "both, the other animal's tail negative",
-        "subject, style named": 'subject alone, and the sentence says "a watercolor of"',
-    }
-    return _several("subject_and_style", arms, {"watercolor found": lambda arm: number(arm["style"]["mean"])})
+    return _several("subject_and_style", "watercolor found", "style")
 
 
 @table
 def several_negative() -> str:
-    arms = {
-        "no negative": "none",
-        "negative": "behind the empty sentence",
-        "negative at 0.4": "the same at strength 0.4",
-        "negative, sentence too": "behind the sentence itself",
-    }
-    return _several("negative", arms, {"species right": lambda arm: number(arm["species"]["mean"])})
+    return _several("negative", "species right", "species")
 
 
 @table
