@@ -109,24 +109,15 @@ def run(
         report(0)
         subjects = list(wanted.subjects)
         if elsewhere is None:
-            drawn = _run_here(BenchWorker(job, whole, opened, model, should_stop), subjects, report)
+            worker, drawn = BenchWorker(job, whole, opened, model, should_stop), 0
+            counts = (count for subject in subjects for count in worker.draw(subject))
+            for number, count in enumerate(counts, start=1):
+                drawn += count
+                report(number * seeds)
         else:
             del model
             drawn = _run_elsewhere(elsewhere, job, whole, subjects, report, should_stop)
     return Done(cells=cells, drawn=drawn)
-
-
-def _run_here(workshop: BenchWorker, subjects: Sequence[str], report: Callable[[int], None]) -> int:
-    finished = drawn = 0
-
-    def on_cells(count: int) -> None:
-        nonlocal finished
-        finished += count
-        report(finished)
-
-    for subject in subjects:
-        drawn += workshop.draw(subject, on_cells)
-    return drawn
 
 
 def _run_elsewhere(
@@ -151,11 +142,11 @@ def _run_elsewhere(
 
 def _drawer(job: BenchJob, whole: Run, should_stop: StopRequest) -> Callable[[str], int]:
     """Return a worker's work: draw one subject, by a model that is loaded when the first one comes."""
-    workshop = cache(partial(BenchWorker.load, job, whole, should_stop))
+    worker = cache(partial(BenchWorker.load, job, whole, should_stop))
 
     def draw(subject: str) -> int:
         with deterministic(job.deterministic):
-            return workshop().draw(subject, lambda cells: None)
+            return sum(worker().draw(subject))
 
     return draw
 

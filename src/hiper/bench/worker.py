@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -22,9 +22,6 @@ from hiper.images import fit_square, png_bytes
 from hiper.methods import get_method
 from hiper.options import differences, versions
 from hiper.training import FitControl, StopRequest
-
-OnCells = Callable[[int], None]
-"""Called with the number of cells that have just been finished."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,17 +91,14 @@ class BenchWorker:
             )
         return cls(job, run, suite, backbone, should_stop)
 
-    def draw(self, subject: str, on_cells: OnCells) -> int:
-        """Draw and score the cells of one subject that are not there, and return their number."""
-        drawn = 0
+    def draw(self, subject: str) -> Iterator[int]:
+        """Draw and score what is missing of one subject; yield how many cells that was, of each arm and edit."""
         cases = self._suite.cases(subject)
         save_pictures(self._job.folder, cases, self._backbone.resolution)
         for arm in self._arms:
             for case in cases:
-                drawn += self._draw(arm, case)
-                on_cells(self._job.seeds)
+                yield self._draw(arm, case)
                 self._control.raise_if_stopped()
-        return drawn
 
     def _draw(self, arm: Arm, case: Case) -> int:
         """Draw all seeds together, though some may be there: a batch of another size may differ in the last bits."""

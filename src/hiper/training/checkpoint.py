@@ -25,7 +25,6 @@ FORMAT = 2
 Part = Literal["weights"]
 """What a fit learns after its first stage, with a checkpoint of its own."""
 _STATE = ("parameters", "first_moments", "second_moments", "best")
-_GROUPS = (*_STATE, *(f"good_{name}" for name in _STATE))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +64,6 @@ class TrainingProgress:
 class TrainingState:
     """A fit between two log intervals. All tensors are float32 on the CPU, `random` is uint8 [state].
 
-    The fields good_... are the last good state; they are empty where nothing is ever rolled back.
-
     Attributes:
         progress: Where the fit stands.
         parameters: What is learnt, by name.
@@ -75,6 +72,7 @@ class TrainingState:
         best: The best parameters so far, or their mean.
         random: The state of the generator.
         identity: The key of the fit, which must be the same on resuming.
+        good: The same four groups of tensors in the last good state; empty where nothing is ever rolled back.
     """
 
     progress: TrainingProgress
@@ -84,17 +82,16 @@ class TrainingState:
     best: Mapping[str, Tensor]
     random: Tensor
     identity: Key = field(default_factory=dict)
-    good_parameters: Mapping[str, Tensor] = field(default_factory=dict)
-    good_first_moments: Mapping[str, Tensor] = field(default_factory=dict)
-    good_second_moments: Mapping[str, Tensor] = field(default_factory=dict)
-    good_best: Mapping[str, Tensor] = field(default_factory=dict)
+    good: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
         """Serialise to one safetensors blob."""
+        groups = {name: getattr(self, name) for name in _STATE}
+        groups |= {f"good_{name}": group for name, group in self.good.items()}
         tensors = {
-            f"{group}.{name}": tensor.contiguous()
-            for group in _GROUPS
-            for name, tensor in getattr(self, group).items()
+            f"{prefix}.{name}": tensor.contiguous()
+            for prefix, group in groups.items()
+            for name, tensor in group.items()
         }
         header = {
             "hiper.checkpoint": str(FORMAT),
@@ -130,7 +127,8 @@ class TrainingState:
                 progress=TrainingProgress(**json.loads(header["hiper.progress"])),
                 random=tensors["random"],
                 identity=dict(json.loads(header["hiper.identity"])),
-                **{each: group(each) for each in _GROUPS},
+                good={each: group(f"good_{each}") for each in _STATE},
+                **{each: group(each) for each in _STATE},
             )
         except (KeyError, ValueError, TypeError, RecursionError) as error:
             raise ResumeError(f"{path} is damaged; remove it to start anew") from error

@@ -258,9 +258,9 @@ class _Trainer:
             Snapshot(state.parameters, state.first_moments, state.second_moments, updates=progress.updates)
         )
         self._best, self._averaged = state.best, progress.averaged
-        moments = state.good_first_moments, state.good_second_moments
-        good = Snapshot(state.good_parameters, *moments, updates=progress.good_updates)
-        self._good = _Point(good, state.good_best, averaged=progress.good_averaged)
+        first, second = state.good["first_moments"], state.good["second_moments"]
+        good = Snapshot(state.good["parameters"], first, second, updates=progress.good_updates)
+        self._good = _Point(good, state.good["best"], averaged=progress.good_averaged)
         self.loss_scale = progress.loss_scale or self.config.loss_scale
         self.step, self._halvings, self._earlier = progress.step, progress.halvings, progress.seconds
         self._failures, self._rolled_back = progress.failures, progress.undone
@@ -409,14 +409,8 @@ class _Trainer:
         self._checkpoint.save(
             TrainingState(
                 progress=progress,
-                parameters=on_cpu(now.parameters),
-                first_moments=on_cpu(now.first_moments),
-                second_moments=on_cpu(now.second_moments),
-                best=on_cpu(self._best),
-                good_parameters=on_cpu(good.parameters),
-                good_first_moments=on_cpu(good.first_moments),
-                good_second_moments=on_cpu(good.second_moments),
-                good_best=on_cpu(self._good.mean),
+                **_groups(now, self._best),
+                good=_groups(good, self._good.mean),
                 random=self._generator.get_state(),
                 identity=self._key,
             )
@@ -456,6 +450,17 @@ class _Trainer:
                 parameter.copy_(self._best[name])
         if self.config.constraint is not None:
             self.config.constraint(self._parameters)
+
+
+def _groups(adam: Snapshot, best: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Return copies of the tensors of a `TrainingState`, on the CPU."""
+    groups = {
+        "parameters": adam.parameters,
+        "first_moments": adam.first_moments,
+        "second_moments": adam.second_moments,
+        "best": best,
+    }
+    return {name: on_cpu(group) for name, group in groups.items()}
 
 
 def _decay(schedule: Schedule, done: float) -> float:
