@@ -163,29 +163,6 @@ def test_the_range_of_noise_levels_is_kept(subject: Subject) -> None:
 
 
 @pytest.mark.slow
-def test_no_gradient_of_a_weight_is_computed_or_stored(subject: Subject) -> None:
-    pipe = tiny.pipeline()
-    touched: list[str] = []
-    for name, weight in pipe.unet.named_parameters():
-        weight.register_hook(lambda _, name=name: touched.append(name))
-    hiper.fit(SdBackbone.from_pipeline(pipe), subject, **QUICK)
-    assert touched == []
-    assert all(w.grad is None for part in (pipe.unet, pipe.vae, pipe.text_encoder) for w in part.parameters())
-
-
-@pytest.mark.slow
-def test_the_text_encoder_and_the_vae_are_gone_while_it_fits(sd1: SdBackbone, subject: Subject) -> None:
-    sizes: list[int] = []
-    idle = (sd1._pipe.text_encoder, sd1._pipe.vae)
-
-    def look(_: ProgressEvent) -> None:
-        sizes.append(sum(w.untyped_storage().nbytes() for part in idle for w in part.parameters()))
-
-    hiper.fit(sd1, subject, callback=look, **QUICK)
-    assert set(sizes) == {0}
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_learns_nearly_the_same_float32_tail(subject: Subject, dtype: torch.dtype) -> None:
     full, half = (
