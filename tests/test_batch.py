@@ -20,6 +20,7 @@ from hiper.engines import EngineSettings
 from hiper.errors import BackboneError, Interrupted
 from hiper.images import Subject
 from tests import tiny
+from tests.conftest import Cli
 from tests.processes import Running, start
 from tests.processes import run as command
 
@@ -340,13 +341,9 @@ def test_a_job_that_needs_too_much_memory_is_that_jobs_failure(jobs: Path, tmp_p
     assert (entry.name, entry.kind) == ("large", "MemoryLimitError")
 
 
-def test_mistakes_about_the_whole_command_are_told_in_one_line(jobs: Path, tmp_path: Path) -> None:
-    command(tmp_path, "batch", tmp_path / "none.jsonl", "--out", tmp_path / "out").refusal("cannot be read")
-    command(tmp_path, "batch", jobs, "--out", tmp_path / "out", "--engine", "rey").refusal(
-        "did you mean ray?"
-    )
-    command(tmp_path, "batch", jobs, "--out", tmp_path / "out", "--timeout", "0").refusal("--timeout is 0")
+def test_mistakes_about_the_whole_command_are_told_in_one_line(cli: Cli, jobs: Path, tmp_path: Path) -> None:
+    cli("batch", tmp_path / "none.jsonl", "--out", tmp_path / "out").refusal("cannot be read")
+    cli("batch", jobs, "--out", tmp_path / "out", "--engine", "rey").refusal("did you mean ray?")
+    cli("batch", jobs, "--out", tmp_path / "out", "--timeout", "0").refusal("--timeout is 0")
     (tmp_path / "file").write_text("")
-    command(tmp_path, "batch", jobs, "--out", tmp_path / "file", "--quiet").refusal(
-        "cannot create the folder"
-    )
+    cli("batch", jobs, "--out", tmp_path / "file", "--quiet").refusal("cannot create the folder")

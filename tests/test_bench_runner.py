@@ -24,6 +24,7 @@ from hiper.engines import EngineSettings
 from hiper.errors import HiperError, Interrupted, OptionError, OutputError
 from hiper.options import deterministic
 from tests import tiny
+from tests.conftest import Cli
 from tests.processes import Running, run, start
 from tests.small_suite import COLOURS, EDITS, NAME, installed
 
@@ -232,12 +233,10 @@ def test_mistakes_leave_nothing_behind(tmp_path: Path, model_folder: Path, chang
     assert not list(tmp_path.iterdir())
 
 
-def test_the_command_line_refuses_in_one_line(tmp_path: Path, words: Words) -> None:
-    run(tmp_path, *words, "--out", tmp_path / "run", "--methods", "nonee", "--quiet").refusal(
-        "did you mean none?"
-    )
+def test_the_command_line_refuses_in_one_line(cli: Cli, tmp_path: Path, words: Words) -> None:
+    cli(*words, "--out", tmp_path / "run", "--methods", "nonee", "--quiet").refusal("did you mean none?")
     (tmp_path / "file").write_text("")
-    run(tmp_path, *words, "--out", tmp_path / "file", "--quiet").refusal("cannot create the folder")
+    cli(*words, "--out", tmp_path / "file", "--quiet").refusal("cannot create the folder")
     assert not (tmp_path / "run").exists()
 
 

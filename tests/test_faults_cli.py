@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from hiper.artifacts import Artifact
+from tests.conftest import Cli
 from tests.processes import Outcome, Running, run, start, terminal
 
 pytestmark = pytest.mark.slow
@@ -62,7 +63,7 @@ def reach(running: Running, checkpoint: Path, step: int) -> None:
 
 
 def test_a_fit_survives_kill_sigterm_and_ctrl_c_to_the_same_bits(
-    tmp_path: Path, fit: Words, undisturbed: Artifact
+    cli: Cli, tmp_path: Path, fit: Words, undisturbed: Artifact
 ) -> None:
     out, checkpoint = tmp_path / "dog.safetensors", tmp_path / "dog.safetensors.checkpoint"
     killed = start(tmp_path, *fit, "--out", out)
@@ -70,7 +71,7 @@ def test_a_fit_survives_kill_sigterm_and_ctrl_c_to_the_same_bits(
     killed.send(signal.SIGKILL)
     assert killed.wait().status == -signal.SIGKILL
     assert 5 <= step_of(checkpoint) < STEPS
-    run(tmp_path, *fit, "--out", out).refusal(checkpoint.name, "--resume", "--force")
+    cli(*fit, "--out", out).refusal(checkpoint.name, "--resume", "--force")
 
     for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
         step = step_of(checkpoint)
@@ -84,7 +85,7 @@ def test_a_fit_survives_kill_sigterm_and_ctrl_c_to_the_same_bits(
         assert "Traceback" not in outcome.err
         assert not out.exists()
 
-    assert run(tmp_path, *fit, "--out", out, "--resume").status == 0
+    assert cli(*fit, "--out", out, "--resume").status == 0
     assert torch.equal(tail(out), undisturbed.tensors["tail"])
     assert sorted(path.name for path in tmp_path.glob("*dog*")) == [out.name]
 
@@ -135,7 +136,9 @@ def test_ctrl_c_between_batches_keeps_what_is_drawn(tmp_path: Path, undisturbed:
     assert sorted(path.suffix for path in (tmp_path / "edits").iterdir()) == [".png"] * len(drawn)
 
 
-def test_run_goes_on_by_itself_after_a_kill(tmp_path: Path, fit: Words, undisturbed: Artifact) -> None:
+def test_run_goes_on_by_itself_after_a_kill(
+    cli: Cli, tmp_path: Path, fit: Words, undisturbed: Artifact
+) -> None:
     words = [str(word) for word in fit[1 : fit.index("--checkpoint-every")]]
     command: Words = (
         "run",
@@ -156,13 +159,13 @@ def test_run_goes_on_by_itself_after_a_kill(tmp_path: Path, fit: Words, undistur
     (checkpoint,) = (tmp_path / "cache" / "fits").glob("*.checkpoint")
     step = step_of(checkpoint)
     assert 0 < step < STEPS
-    record = json.loads(run(tmp_path, *command).out)
+    record = json.loads(cli(*command).out)
     assert torch.equal(tail(Path(record["artifact"])), undisturbed.tensors["tail"])
     assert [path.name for path in (tmp_path / "cache" / "fits").iterdir()] == [Path(record["artifact"]).name]
 
 
 def test_a_changed_job_is_not_mixed_with_the_old_one(
-    tmp_path: Path, fit: Words, undisturbed: Artifact
+    cli: Cli, tmp_path: Path, fit: Words, undisturbed: Artifact
 ) -> None:
     out, checkpoint = tmp_path / "dog.safetensors", tmp_path / "dog.safetensors.checkpoint"
     changed = ("--seed", "3", "-o", "tail=4")
@@ -170,9 +173,9 @@ def test_a_changed_job_is_not_mixed_with_the_old_one(
     reach(stopped, checkpoint, 3)
     stopped.send(signal.SIGTERM)
     stopped.wait()
-    outcome = run(tmp_path, *fit, "--out", out, "--resume", "--quiet")
+    outcome = cli(*fit, "--out", out, "--resume", "--quiet")
     outcome.refusal("seed was 3 and is 0", "tail was 4 and is 5", "--force")
-    assert run(tmp_path, *fit, "--out", out, "--force").status == 0
+    assert cli(*fit, "--out", out, "--force").status == 0
     assert torch.equal(tail(out), undisturbed.tensors["tail"])
     assert not checkpoint.exists()
 
@@ -182,7 +185,7 @@ def test_a_changed_job_is_not_mixed_with_the_old_one(
 
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="this system cannot limit a running process")
 def test_a_disk_that_fills_up_leaves_what_was_saved(
-    tmp_path: Path, fit: Words, undisturbed: Artifact
+    cli: Cli, tmp_path: Path, fit: Words, undisturbed: Artifact
 ) -> None:
     """From some step on the system refuses to let any file of the process grow past 1000 bytes."""
     out, checkpoint = tmp_path / "dog.safetensors", tmp_path / "dog.safetensors.checkpoint"
@@ -192,7 +195,7 @@ def test_a_disk_that_fills_up_leaves_what_was_saved(
     running.wait().refusal(checkpoint.name, f"{checkpoint.stat().st_size} bytes")
     assert not list(tmp_path.glob(".hiper-*"))
     assert 5 <= step_of(checkpoint) < STEPS
-    assert run(tmp_path, *fit, "--out", out, "--resume").status == 0
+    assert cli(*fit, "--out", out, "--resume").status == 0
     assert torch.equal(tail(out), undisturbed.tensors["tail"])
 
 
@@ -209,12 +212,12 @@ def test_a_log_that_cannot_be_written_stops_no_work(tmp_path: Path, undisturbed:
     assert outcome == Outcome(status=0, out=f"{tmp_path / 'a-dog-0.png'}\n", err="")
 
 
-def test_two_processes_do_not_share_an_output(tmp_path: Path, fit: Words) -> None:
+def test_two_processes_do_not_share_an_output(cli: Cli, tmp_path: Path, fit: Words) -> None:
     out = tmp_path / "dog.safetensors"
     endless = [word if word != str(STEPS) else "100000" for word in fit]
     first = start(tmp_path, *endless, "--out", out)
     first.wait_for_error("fitting")
-    run(tmp_path, *fit, "--out", out, "--resume").refusal(f"in use by process {first.pid}")
+    cli(*fit, "--out", out, "--resume").refusal(f"in use by process {first.pid}")
     first.send(signal.SIGKILL)
     first.wait()
     assert (tmp_path / ".hiper-dog.safetensors.lock").exists()
@@ -222,24 +225,22 @@ def test_two_processes_do_not_share_an_output(tmp_path: Path, fit: Words) -> Non
     assert second.wait().status == 0
 
 
-def test_two_processes_do_not_draw_the_same_pictures(tmp_path: Path, undisturbed: Artifact) -> None:
+def test_two_processes_do_not_draw_the_same_pictures(cli: Cli, tmp_path: Path, undisturbed: Artifact) -> None:
     file = undisturbed.save(tmp_path / "dog.safetensors")
     arguments = ("edit", file, "a dog", "--out", tmp_path / "edits")
     first = start(tmp_path, *arguments, "--images", "1000")
     first.wait_for_error("drawing")
-    run(tmp_path, *arguments, "--seed", "5000", "--num-inference-steps", "1").refusal(
-        f"in use by process {first.pid}"
-    )
+    cli(*arguments, "--seed", "5000", "--num-inference-steps", "1").refusal(f"in use by process {first.pid}")
     first.send(signal.SIGTERM)
     assert first.wait().status == 143
-    assert run(tmp_path, *arguments, "--seed", "5000", "--num-inference-steps", "1").status == 0
+    assert cli(*arguments, "--seed", "5000", "--num-inference-steps", "1").status == 0
 
 
 # models that fail
 
 
 def test_a_loss_that_is_not_finite_fails_without_a_traceback(
-    tmp_path: Path, model_folder: Path, dog: Path
+    cli: Cli, tmp_path: Path, model_folder: Path, dog: Path
 ) -> None:
     model = tmp_path / "model"
     shutil.copytree(model_folder, model)
@@ -249,7 +250,7 @@ def test_a_loss_that_is_not_finite_fails_without_a_traceback(
     safetensors.torch.save_file(tensors, weights, metadata={"format": "pt"})
     out = tmp_path / "dog.safetensors"
     arguments = ("--caption", CAPTION, "--backbone", model, "--out", out, "-o", "steps=9", "--quiet")
-    outcome = run(tmp_path, "fit", dog, *arguments)
+    outcome = cli("fit", dog, *arguments)
     assert outcome.status == 1
     assert "finite" in outcome.err
     assert outcome.err.count("\n") == 1

@@ -24,7 +24,7 @@ from tests import tiny
 from tests.processes import Running, run, start
 from tests.small_suite import NAME, installed
 
-KILLS = int(os.environ.get("HIPER_KILLS", "12"))
+KILLS = int(os.environ.get("HIPER_KILLS", "8"))
 SEED = int(os.environ.get("HIPER_KILLS_SEED", "0"))
 CLOCK_READINGS = (
     "fit_seconds",
