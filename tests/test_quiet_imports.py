@@ -47,22 +47,3 @@ def test_loading_a_model_in_python_prints_nothing(python: list[str]) -> None:
     assert "gemm_4bit_forward" in printed.stderr
     done = subprocess.run([*python, "-c", _LOAD], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-
-
-def test_importing_hiper_imports_no_library() -> None:
-    code = "import sys, hiper, hiper.cli; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    heavy = {
-        "torch",
-        "numpy",
-        "PIL",
-        "diffusers",
-        "transformers",
-        "accelerate",
-        "peft",
-        "bitsandbytes",
-        "ray",
-        "gradio",
-    }
-    assert not heavy & set(done.stdout.split())
-    assert done.stderr == ""
