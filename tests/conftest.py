@@ -104,6 +104,14 @@ def subject() -> Any:
 
 
 @pytest.fixture(scope="session")
+def artifact(sd1: Any, subject: Any) -> Any:
+    """What a short fit of the dog on `sd1` has learnt."""
+    import hiper
+
+    return hiper.fit(sd1, subject, steps=12, learning_rate=0.05)
+
+
+@pytest.fixture(scope="session")
 def critters() -> Iterator[Any]:
     """The embedded model, whose weights are what they were when the last test has run."""
     import hiper

@@ -26,12 +26,6 @@ SENTENCE = "a sitting dog"
 
 
 @pytest.fixture(scope="module")
-def standing(sd1: SdBackbone) -> Artifact:
-    subject = hiper.Subject.from_image(tiny.picture(), caption="a standing dog")
-    return hiper.fit(sd1, subject, steps=12, learning_rate=0.05)
-
-
-@pytest.fixture(scope="module")
 def red(sd1: SdBackbone) -> Artifact:
     turned = ImageOps.flip(tiny.picture())
     subject = hiper.Subject.from_image(turned, caption="a red cat")
@@ -57,60 +51,60 @@ def test_side_by_side_is_linear_in_every_strength() -> None:
 
 @pytest.mark.parametrize("placement", ["append", "replace"])
 def test_both_tails_stand_behind_the_sentence(
-    sd1: SdBackbone, standing: Artifact, red: Artifact, placement: Any
+    sd1: SdBackbone, artifact: Artifact, red: Artifact, placement: Any
 ) -> None:
-    both = hiper.combine([standing, red], strength=[0.5, None], placement=placement)
+    both = hiper.combine([artifact, red], strength=[0.5, None], placement=placement)
     with get_method("hiper").attach(sd1, both, 1.0) as attached:
         rows = attached.encode(SENTENCE).token_embeddings[0]
     plain = sd1.encode(SENTENCE).token_embeddings[0]
     kept = 77 if placement == "append" else 77 - 8
     assert torch.equal(rows[:kept], plain[:kept])
-    assert torch.equal(rows[kept:], torch.cat([0.5 * rows_of(standing), 0.6 * rows_of(red)]))
+    assert torch.equal(rows[kept:], torch.cat([0.5 * rows_of(artifact), 0.6 * rows_of(red)]))
 
 
 @pytest.mark.slow
 def test_an_edit_with_several_is_the_edit_with_the_combined_artifact(
-    sd1: SdBackbone, standing: Artifact, red: Artifact
+    sd1: SdBackbone, artifact: Artifact, red: Artifact
 ) -> None:
-    several = hiper.edit(sd1, [standing, red], SENTENCE, strength=[0.8, 0.4], **FAST)
-    both = hiper.combine([standing, red], strength=[0.8, 0.4])
+    several = hiper.edit(sd1, [artifact, red], SENTENCE, strength=[0.8, 0.4], **FAST)
+    both = hiper.combine([artifact, red], strength=[0.8, 0.4])
     combined = hiper.edit(sd1, both, SENTENCE, **FAST)
     assert pixels(several) == pixels(combined)
     assert several.settings == combined.settings
     assert several.settings.strength == 1
-    one, single = (hiper.edit(sd1, each, SENTENCE, **FAST) for each in ([standing], standing))
+    one, single = (hiper.edit(sd1, each, SENTENCE, **FAST) for each in ([artifact], artifact))
     assert pixels(one) == pixels(single)
-    embeds = hiper.prompt_embeds(sd1, [standing, red], SENTENCE, strength=[0.8, 0.4])
+    embeds = hiper.prompt_embeds(sd1, [artifact, red], SENTENCE, strength=[0.8, 0.4])
     assert torch.equal(embeds["prompt_embeds"], hiper.prompt_embeds(sd1, both, SENTENCE)["prompt_embeds"])
 
 
-def test_a_tail_of_strength_0_is_left_out(sd1: SdBackbone, standing: Artifact, red: Artifact) -> None:
+def test_a_tail_of_strength_0_is_left_out(sd1: SdBackbone, artifact: Artifact, red: Artifact) -> None:
     """Rows of zeros would take their share of attention."""
-    one = hiper.combine([standing, red], strength=[0.8, 0], negative=red, negative_strength=0)
-    assert torch.equal(one.tensors["tail"], standing.tensors["tail"] * 0.8)
+    one = hiper.combine([artifact, red], strength=[0.8, 0], negative=red, negative_strength=0)
+    assert torch.equal(one.tensors["tail"], artifact.tensors["tail"] * 0.8)
     assert one.tensors.keys() == {"tail"}
-    none = hiper.edit(sd1, [standing, red], SENTENCE, strength=0, **FAST)
+    none = hiper.edit(sd1, [artifact, red], SENTENCE, strength=0, **FAST)
     assert none.settings.strength == 0
-    assert pixels(none) == pixels(hiper.edit(sd1, standing, SENTENCE, strength=0, **FAST))
+    assert pixels(none) == pixels(hiper.edit(sd1, artifact, SENTENCE, strength=0, **FAST))
 
 
-def test_each_tail_and_its_strength_count(sd1: SdBackbone, standing: Artifact, red: Artifact) -> None:
+def test_each_tail_and_its_strength_count(sd1: SdBackbone, artifact: Artifact, red: Artifact) -> None:
     drawn = [
-        pixels(hiper.edit(sd1, [standing, red], SENTENCE, strength=strengths, **FAST))[0]
+        pixels(hiper.edit(sd1, [artifact, red], SENTENCE, strength=strengths, **FAST))[0]
         for strengths in ([0.8, 0.8], [0.8, 0], [0, 0.8])
     ]
     assert len(set(drawn)) == 3
 
 
 def test_a_denoiser_without_positions_sees_no_order(
-    sd1: SdBackbone, standing: Artifact, red: Artifact
+    sd1: SdBackbone, artifact: Artifact, red: Artifact
 ) -> None:
     t = torch.tensor([500])
     noise = torch.randn(1, *sd1.latent_shape, generator=torch.Generator().manual_seed(0))
     plain = sd1.encode(SENTENCE)
     one, other = (
         sd1.predict(noise, t, place_tail(plain, rows_of(hiper.combine(order)), "append"))
-        for order in ([standing, red], [red, standing])
+        for order in ([artifact, red], [red, artifact])
     )
     assert torch.allclose(one, other, atol=1e-5)
 
@@ -118,30 +112,30 @@ def test_a_denoiser_without_positions_sees_no_order(
 # the average
 
 
-def test_the_average_of_a_tail_with_itself_is_that_tail(standing: Artifact) -> None:
-    assert torch.allclose(rows_of(hiper.average([standing, standing])), rows_of(standing))
-    assert torch.equal(rows_of(hiper.average([standing, standing], weights=[1, 0])), rows_of(standing))
+def test_the_average_of_a_tail_with_itself_is_that_tail(artifact: Artifact) -> None:
+    assert torch.allclose(rows_of(hiper.average([artifact, artifact])), rows_of(artifact))
+    assert torch.equal(rows_of(hiper.average([artifact, artifact], weights=[1, 0])), rows_of(artifact))
 
 
-def test_the_average_weighs_and_says_of_what_it_is(standing: Artifact) -> None:
+def test_the_average_weighs_and_says_of_what_it_is(artifact: Artifact) -> None:
     other = replace(
-        standing,
+        artifact,
         caption="a jumping dog",
-        tensors={"tail": -rows_of(standing)},
-        edit={**standing.edit, "num_inference_steps": 9},
+        tensors={"tail": -rows_of(artifact)},
+        edit={**artifact.edit, "num_inference_steps": 9},
     )
-    mean = hiper.average([standing, other], weights=[3, 1])
-    assert torch.allclose(rows_of(mean), rows_of(standing) / 2)
-    assert (mean.caption, mean.image_sha256) == ("a standing dog + a jumping dog", standing.image_sha256)
-    assert mean.edit == standing.edit
+    mean = hiper.average([artifact, other], weights=[3, 1])
+    assert torch.allclose(rows_of(mean), rows_of(artifact) / 2)
+    assert (mean.caption, mean.image_sha256) == ("a standing dog + a jumping dog", artifact.image_sha256)
+    assert mean.edit == artifact.edit
     assert mean.options["tail"] == 5
     assert [part["weight"] for part in json.loads(mean.extra[PARTS])] == [0.75, 0.25]
 
 
 def test_a_combined_artifact_is_a_file_like_any_other(
-    sd1: SdBackbone, standing: Artifact, red: Artifact, tmp_path: Path
+    sd1: SdBackbone, artifact: Artifact, red: Artifact, tmp_path: Path
 ) -> None:
-    both = hiper.combine([standing, red], negative=red)
+    both = hiper.combine([artifact, red], negative=red)
     loaded = Artifact.load(both.save(tmp_path / "both.safetensors"))
     assert loaded.describe() == both.describe()
     parts = json.loads(loaded.extra[PARTS])
@@ -149,7 +143,7 @@ def test_a_combined_artifact_is_a_file_like_any_other(
     assert [part["strength"] for part in parts] == [0.8, 0.6, 0.6]
     assert [part.get("negative", False) for part in parts] == [False, False, True]
     again = hiper.edit(sd1, loaded, SENTENCE, **FAST)
-    assert pixels(again) == pixels(hiper.edit(sd1, [standing, red], SENTENCE, negative=red, **FAST))
+    assert pixels(again) == pixels(hiper.edit(sd1, [artifact, red], SENTENCE, negative=red, **FAST))
 
 
 # the negative branch
@@ -157,9 +151,9 @@ def test_a_combined_artifact_is_a_file_like_any_other(
 
 @pytest.mark.parametrize("placement", ["append", "replace"])
 def test_the_negative_tail_stands_once_behind_the_negative_prompt(
-    sd1: SdBackbone, standing: Artifact, red: Artifact, placement: Any
+    sd1: SdBackbone, artifact: Artifact, red: Artifact, placement: Any
 ) -> None:
-    away = hiper.combine([standing], negative=red, negative_strength=0.5, placement=placement)
+    away = hiper.combine([artifact], negative=red, negative_strength=0.5, placement=placement)
     embeds = hiper.prompt_embeds(sd1, away, SENTENCE, negative_prompt="a red")
     positive, negative = embeds["prompt_embeds"][0], embeds["negative_prompt_embeds"][0]
     assert positive.shape == negative.shape
@@ -171,71 +165,71 @@ def test_the_negative_tail_stands_once_behind_the_negative_prompt(
 
 
 def test_a_negative_tail_changes_the_picture_and_guidance_1_knows_none(
-    sd1: SdBackbone, standing: Artifact, red: Artifact
+    sd1: SdBackbone, artifact: Artifact, red: Artifact
 ) -> None:
-    with_it = hiper.edit(sd1, standing, SENTENCE, negative=red, **FAST)
-    assert pixels(with_it) != pixels(hiper.edit(sd1, [standing], SENTENCE, strength=[0.8], **FAST))
-    alone = hiper.edit(sd1, [standing], SENTENCE, strength=[0.8], guidance_scale=1, **FAST)
+    with_it = hiper.edit(sd1, artifact, SENTENCE, negative=red, **FAST)
+    assert pixels(with_it) != pixels(hiper.edit(sd1, [artifact], SENTENCE, strength=[0.8], **FAST))
+    alone = hiper.edit(sd1, [artifact], SENTENCE, strength=[0.8], guidance_scale=1, **FAST)
     with pytest.warns(HiperWarning, match="negative sentence is ignored"):
-        unheard = hiper.edit(sd1, standing, SENTENCE, negative=red, guidance_scale=1, **FAST)
+        unheard = hiper.edit(sd1, artifact, SENTENCE, negative=red, guidance_scale=1, **FAST)
     assert pixels(unheard) == pixels(alone)
 
 
 # refusals
 
 
-def test_what_cannot_be_put_together(standing: Artifact, red: Artifact) -> None:
-    of_v = {**standing.extra, "modelspec.prediction_type": "v"}
-    wide = replace(standing, tensors={"tail": torch.zeros(5, 48)}, caption="a wide dog")
+def test_what_cannot_be_put_together(artifact: Artifact, red: Artifact) -> None:
+    of_v = {**artifact.extra, "modelspec.prediction_type": "v"}
+    wide = replace(artifact, tensors={"tail": torch.zeros(5, 48)}, caption="a wide dog")
     for changed, words in (
-        (replace(standing, method="imagic"), "learnt by imagic; allowed are tails of method hiper"),
-        (replace(standing, family="sdxl"), "of sdxl with rows of 32; fit both on one model"),
+        (replace(artifact, method="imagic"), "learnt by imagic; allowed are tails of method hiper"),
+        (replace(artifact, family="sdxl"), "of sdxl with rows of 32; fit both on one model"),
         (wide, "'a wide dog' of sd with rows of 48"),
-        (replace(standing, extra=of_v), "predicts epsilon, .* as predicting v_prediction"),
-        (hiper.combine([standing], negative=red), "already holds a negative tail"),
+        (replace(artifact, extra=of_v), "predicts epsilon, .* as predicting v_prediction"),
+        (hiper.combine([artifact], negative=red), "already holds a negative tail"),
     ):
         for put_together in (hiper.combine, hiper.average):
             with pytest.raises(ArtifactError, match=words):
-                put_together([standing, changed])
+                put_together([artifact, changed])
     with pytest.raises(ArtifactError, match="no artifact is given"):
         hiper.combine([])
     with pytest.raises(ArtifactError, match="65 rows in all; allowed are 64"):
-        hiper.combine([standing] * 13)
+        hiper.combine([artifact] * 13)
 
 
-def test_an_average_needs_fits_alike(standing: Artifact, red: Artifact) -> None:
-    appended = replace(standing, options={**standing.options, "placement": "append"})
+def test_an_average_needs_fits_alike(artifact: Artifact, red: Artifact) -> None:
+    appended = replace(artifact, options={**artifact.options, "placement": "append"})
     scattered = [
-        replace(standing, options={**standing.options, "placement": "random"}, seed=i) for i in (1, 2)
+        replace(artifact, options={**artifact.options, "placement": "random"}, seed=i) for i in (1, 2)
     ]
     with pytest.raises(
         ArtifactError, match="placement random by seed 1 and 'a standing dog' random by seed 2"
     ):
         hiper.average(scattered)
     assert hiper.average([scattered[0]] * 2).seed == 1
-    elsewhere = replace(standing, fingerprint=tuple(2 * value for value in standing.fingerprint))
+    elsewhere = replace(artifact, fingerprint=tuple(2 * value for value in artifact.fingerprint))
     for other, words in (
         (red, "has rows 5 and 'a red cat' 3"),
         (appended, "has placement replace and 'a standing dog' append"),
         (elsewhere, "whose weights differ"),
     ):
         with pytest.raises(ArtifactError, match=words):
-            hiper.average([standing, other])
+            hiper.average([artifact, other])
     with pytest.warns(HiperWarning, match="different checkpoints"):
-        hiper.combine([standing, elsewhere])
+        hiper.combine([artifact, elsewhere])
 
 
-def test_numbers_that_cannot_be_meant(sd1: SdBackbone, standing: Artifact, red: Artifact) -> None:
+def test_numbers_that_cannot_be_meant(sd1: SdBackbone, artifact: Artifact, red: Artifact) -> None:
     with pytest.raises(OptionError, match="3 strengths for 2 artifacts"):
-        hiper.edit(sd1, [standing, red], SENTENCE, strength=[1, 2, 3])
+        hiper.edit(sd1, [artifact, red], SENTENCE, strength=[1, 2, 3])
     with pytest.raises(OptionError, match="strength is 11"):
-        hiper.combine([standing, red], strength=[1, 11])
+        hiper.combine([artifact, red], strength=[1, 11])
     with pytest.raises(OptionError, match="1 weights for 2"):
-        hiper.average([standing, standing], weights=[1])
+        hiper.average([artifact, artifact], weights=[1])
     with pytest.raises(OptionError, match="weight is -1"):
-        hiper.average([standing, standing], weights=[1, -1])
+        hiper.average([artifact, artifact], weights=[1, -1])
     with pytest.raises(OptionError, match="all weights are 0"):
-        hiper.average([standing, standing], weights=[0, 0])
+        hiper.average([artifact, artifact], weights=[0, 0])
 
 
 # the command line

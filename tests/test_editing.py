@@ -23,14 +23,7 @@ SENTENCE = "a sitting dog"
 
 
 @pytest.fixture(scope="module")
-def artifact(sd1: SdBackbone) -> Artifact:
-    subject = hiper.Subject.from_image(tiny.picture(), caption="a standing dog")
-    return hiper.fit(sd1, subject, steps=12, learning_rate=0.05)
-
-
-@pytest.fixture(scope="module")
-def appended(sd1: SdBackbone) -> Artifact:
-    subject = hiper.Subject.from_image(tiny.picture(), caption="a standing dog")
+def appended(sd1: SdBackbone, subject: hiper.Subject) -> Artifact:
     return hiper.fit(sd1, subject, steps=12, learning_rate=0.05, placement="append")
 
 

@@ -24,16 +24,9 @@ from hiper.errors import ImageError
 from hiper.images import png_bytes
 from hiper.inference import read_drawn, rerun, settings_of, text_chunks
 from hiper.inference.picture_settings import ARTIFACT, LARGEST_ARTIFACT, PARAMETERS, SETTINGS
-from tests import tiny
 from tests.conftest import Cli
 
 PROMPT = "a sitting dog"
-
-
-@pytest.fixture(scope="module")
-def artifact(sd1: SdBackbone) -> Artifact:
-    subject = hiper.Subject.from_image(tiny.picture(), caption="a standing dog")
-    return hiper.fit(sd1, subject, steps=5, learning_rate=0.05)
 
 
 @pytest.fixture(scope="module")

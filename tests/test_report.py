@@ -27,12 +27,6 @@ EVIL = '"><script>document.title="owned"</script><img src=http://e.vil/x onerror
 
 
 @pytest.fixture(scope="module")
-def artifact(sd1: SdBackbone) -> Artifact:
-    subject = hiper.Subject.from_image(tiny.picture(), caption="a standing dog")
-    return hiper.fit(sd1, subject, steps=3, learning_rate=0.05)
-
-
-@pytest.fixture(scope="module")
 def hostile(sd1: SdBackbone, artifact: Artifact) -> RunReport:
     result = hiper.edit(sd1, artifact, "a dog", seeds=[1], num_inference_steps=1)
     evil = replace(result, prompt=EVIL, settings=replace(result.settings, scheduler=EVIL))

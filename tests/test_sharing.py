@@ -27,12 +27,6 @@ PROMPT = "a sitting dog"
 
 
 @pytest.fixture(scope="module")
-def artifact(sd1: SdBackbone) -> Artifact:
-    subject = hiper.Subject.from_image(tiny.picture(), caption="a standing dog")
-    return hiper.fit(sd1, subject, steps=3, learning_rate=0.05)
-
-
-@pytest.fixture(scope="module")
 def drawn(sd1: SdBackbone, artifact: Artifact) -> hiper.EditResult:
     return hiper.edit(sd1, artifact, PROMPT, seeds=[4, 9], num_inference_steps=2)
 
