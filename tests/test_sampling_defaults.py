@@ -177,14 +177,9 @@ def notes_of(backbone: Backbone, artifact: Artifact, **settings: Any) -> tuple[s
 
 
 @pytest.mark.slow
-def test_a_negative_sentence_without_guidance_is_noted(sd1: Backbone, dog: Path) -> None:
-    artifact = artifact_of(sd1, dog)
-    assert any(
-        "negative" in note for note in notes_of(sd1, artifact, negative_prompt="red", guidance_scale=1)
-    )
-    assert any(
-        "negative" in note for note in notes_of(sd1, artifact, negative_prompt="red", guidance_scale=0)
-    )
+def test_a_negative_sentence_without_guidance_is_noted(sd1: Backbone, artifact: Artifact) -> None:
+    assert any("negative" in note for note in notes_of(sd1, artifact, negative_prompt="red", guidance_scale=1))
+    assert any("negative" in note for note in notes_of(sd1, artifact, negative_prompt="red", guidance_scale=0))
     assert notes_of(sd1, artifact, negative_prompt="red", guidance_scale=3) == ()
     assert notes_of(sd1, artifact, guidance_scale=1) == ()
 
@@ -216,9 +211,8 @@ def test_a_guidance_that_a_distilled_model_ignores_is_noted(dog: Path) -> None:
 
 @pytest.mark.slow
 def test_a_file_of_an_ordinary_model_on_a_distilled_one_is_noted(
-    consistency: Backbone, sd1: Backbone, dog: Path
+    consistency: Backbone, artifact: Artifact
 ) -> None:
-    artifact = artifact_of(sd1, dog)
     with collected_warnings():
         notes = hiper.edit(consistency, artifact, SENTENCE).notes
         given = hiper.edit(
@@ -249,9 +243,9 @@ def test_an_lcm_takes_no_more_steps_than_it_chooses_among(consistency: Backbone,
     ],
 )
 def test_sizes_far_from_the_native_one_are_noted(
-    height: int, width: int | None, where: str | None, sd1: Backbone, dog: Path
+    height: int, width: int | None, where: str | None, sd1: Backbone, artifact: Artifact
 ) -> None:
-    found = notes_of(sd1, artifact_of(sd1, dog), height=height, width=width)
+    found = notes_of(sd1, artifact, height=height, width=width)
     assert [f"far {where}" in note for note in found] == ([True] if where else [])
 
 

@@ -50,12 +50,11 @@ def test_it_prints_lines_worth_pasting(cli: Cli, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", tiny_families.FAMILIES)
-def test_a_folder_of_every_family_loads_and_passes(name: str, tmp_path: Path) -> None:
+def test_a_folder_of_every_family_loads_and_passes(name: str, subject: hiper.Subject, tmp_path: Path) -> None:
     pipe = tiny_families.pipeline(name)
     pipe.save_pretrained(tmp_path)
     backbone = load_backbone(tmp_path, device="cpu", resolution=tiny_families.SIDE)
-    subject = hiper.Subject.from_image(tiny.picture(), caption="a standing dog")
-    found = selfcheck(backbone, subject, steps=4)
+    found = selfcheck(backbone, subject, steps=1)
     assert found.family == backbone.family
     assert found.sensitivity.tail > 0
     assert found.sensitivity.seed > 0

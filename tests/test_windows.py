@@ -124,7 +124,7 @@ def test_commands_run_without_what_windows_lacks(
     commands = (
         ["fit", picture, "--caption", "a dog", "-o", "steps=2", "--out", fit],
         ["edit", fit, "con", "--num-inference-steps", "1", "--out", edits],
-        ["batch", jobs, "--sentence", "a dog", "--workers", "2", "--out", results],
+        ["batch", jobs, "--sentence", "a dog", "--timeout", "600", "--out", results],
     )
     process = windows(COMMANDS, json.dumps([list(map(str, command)) for command in commands]))
     _, err = process.communicate()
