@@ -178,8 +178,12 @@ def notes_of(backbone: Backbone, artifact: Artifact, **settings: Any) -> tuple[s
 
 @pytest.mark.slow
 def test_a_negative_sentence_without_guidance_is_noted(sd1: Backbone, artifact: Artifact) -> None:
-    assert any("negative" in note for note in notes_of(sd1, artifact, negative_prompt="red", guidance_scale=1))
-    assert any("negative" in note for note in notes_of(sd1, artifact, negative_prompt="red", guidance_scale=0))
+    assert any(
+        "negative" in note for note in notes_of(sd1, artifact, negative_prompt="red", guidance_scale=1)
+    )
+    assert any(
+        "negative" in note for note in notes_of(sd1, artifact, negative_prompt="red", guidance_scale=0)
+    )
     assert notes_of(sd1, artifact, negative_prompt="red", guidance_scale=3) == ()
     assert notes_of(sd1, artifact, guidance_scale=1) == ()
 
