@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +14,9 @@ from PIL import Image
 import hiper
 from hiper.backbones import Backbone
 from hiper.backbones.sd import SdBackbone
-from hiper.errors import ArtifactError, HiperWarning, OptionError
+from hiper.errors import ArtifactError, HiperWarning, ImageError, OptionError
 from hiper.images import fit_square
-from hiper.inference.keeping import SOURCE_SHARE, TARGET_SHARE
+from hiper.inference.keeping import CHANGED, SOURCE_SHARE, TARGET_SHARE, UNCHANGED
 from hiper.methods import levels
 from hiper.seeds import generator
 from tests import tiny, tiny_families
@@ -45,9 +46,28 @@ def test_everything_is_kept_at_one(sd1: SdBackbone, learnt: hiper.Artifact) -> N
     assert [image.tobytes() for image in kept] == [source.tobytes()] * 2
 
 
-def test_nothing_is_kept_at_zero(sd1: SdBackbone, learnt: hiper.Artifact) -> None:
-    anew = hiper.edit(sd1, learnt, SENTENCE, num_inference_steps=3, keep=0.0).images[0]
-    assert anew.tobytes() == hiper.edit(sd1, learnt, SENTENCE, num_inference_steps=3).images[0].tobytes()
+def test_nothing_is_kept_at_zero_and_half_by_default(sd1: SdBackbone, learnt: hiper.Artifact) -> None:
+    def drawn(artifact: hiper.Artifact, **keep: Any) -> hiper.EditResult:
+        return hiper.edit(sd1, artifact, SENTENCE, num_inference_steps=3, **keep)
+
+    with pytest.warns(HiperWarning, match="no latents"):
+        anew = drawn(replace(learnt, source=None))
+    assert drawn(learnt, keep=0.0).images[0].tobytes() == anew.images[0].tobytes()
+    default = drawn(learnt)
+    assert default.settings.keep == learnt.edit["keep_source"] == 0.5
+    assert default.images[0].tobytes() == drawn(learnt, keep=0.5).images[0].tobytes()
+    assert not default.notes
+
+
+@pytest.mark.filterwarnings("ignore:pictures of 64 x 32")
+def test_the_default_stands_in_nobody_s_way(sd1: SdBackbone, learnt: hiper.Artifact) -> None:
+    with pytest.warns(HiperWarning, match="drawn anew"):
+        wide = hiper.edit(sd1, learnt, SENTENCE, num_inference_steps=1, width=2 * sd1.resolution)
+    assert wide.settings.keep == 0
+    assert (
+        hiper.edit(sd1, replace(learnt, edit={**learnt.edit, "keep_source": 0.0}), SENTENCE).settings.keep
+        == 0
+    )
 
 
 def flowedit(backbone: SdBackbone, artifact: hiper.Artifact, start: int) -> torch.Tensor:
@@ -74,13 +94,16 @@ def flowedit(backbone: SdBackbone, artifact: hiper.Artifact, start: int) -> torc
     ]
     assert artifact.source is not None
     x = artifact.source.float()
-    z, random = x.clone(), generator(SEED)
+    z, random, moved = x.clone(), generator(SEED), torch.zeros_like(x[:, :1])
     for i in range(start, 0, -1):
         noisy = (1 - times[i]) * x + times[i] * torch.randn(x.shape, generator=random)
         edit = velocity(z + noisy - x, path[i], with_tail[1], 1 + TARGET_SHARE * (GUIDANCE - 1))
         same = velocity(noisy, path[i], with_tail[0], 1 + SOURCE_SHARE * (GUIDANCE - 1))
+        moved += (edit - same).square().sum(1, keepdim=True).sqrt()
         z = z + (times[i - 1] - times[i]) * (edit - same)
-    return z
+    blurred = torch.nn.functional.avg_pool2d(torch.nn.functional.pad(moved, (1, 1, 1, 1), "replicate"), 3, 1)
+    share = blurred / blurred.quantile(0.95)
+    return x + ((share - UNCHANGED) / (CHANGED - UNCHANGED)).clamp(0, 1) * (z - x)
 
 
 @pytest.mark.slow
@@ -232,3 +255,113 @@ def test_a_picture_that_keeps_is_drawn_again_from_its_png(
     again = tmp_path / "again.png"
     assert cli("rerun", picture, "--backbone", model_folder, "--out", again).status == 0
     assert Image.open(again).tobytes() == Image.open(picture).tobytes()
+
+
+@pytest.fixture(scope="module")
+def room() -> Image.Image:
+    """A picture of another shape and size than the model's, every pixel different from its neighbours."""
+    values = np.random.default_rng(1).integers(0, 256, (90, 150, 3), dtype=np.uint8)
+    return Image.fromarray(values)
+
+
+def edited(backbone: SdBackbone, artifact: hiper.Artifact, **asked: Any) -> hiper.EditResult:
+    return hiper.edit(backbone, artifact, SENTENCE, num_inference_steps=2, **asked)
+
+
+@pytest.mark.parametrize("as_mask", [True, False])
+@pytest.mark.parametrize("keep", [0.5, 0.2])
+def test_pixels_outside_a_region_are_the_picture_s_own(
+    sd1: SdBackbone, learnt: hiper.Artifact, room: Image.Image, as_mask: bool, keep: float
+) -> None:
+    box = (100, 20, 130, 60)
+    mask = Image.new("L", room.size)
+    mask.paste(255, box)
+    result = edited(sd1, learnt, into=room, into_caption="a room", region=mask if as_mask else box, keep=keep)
+    before, after = np.asarray(room), np.asarray(result.images[0])
+    outside = np.asarray(mask) == 0
+    assert after.shape == before.shape
+    assert (after[outside] == before[outside]).all()
+    assert (after[~outside] != before[~outside]).any()
+    assert not np.asarray(result.masks[0])[outside].any()
+
+
+def test_a_subject_enters_a_picture_by_the_target_s_branch_alone(
+    sd1: SdBackbone, learnt: hiper.Artifact, room: Image.Image
+) -> None:
+    """Without a tail, the same sentence on both sides moves nothing: what enters is the tail's."""
+    box = (0, 0, 90, 90)
+    same = {
+        "into": room.crop(box),
+        "region": box,
+        "into_caption": SENTENCE,
+        "guidance_scale": 1.0,
+        "keep": 0.5,
+    }
+    nothing = edited(sd1, learnt, strength=0.0, **same).images[0]
+    subject = edited(sd1, learnt, strength=1.0, **same).images[0]
+    square = room.crop(box).resize((sd1.resolution,) * 2, Image.Resampling.LANCZOS)
+    plain = sd1.decode(sd1.latents(square, generator(0)))[0].resize((90, 90), Image.Resampling.LANCZOS)
+    difference = np.abs(np.asarray(nothing.crop(box), float) - np.asarray(plain, float))[20:70, 20:70]
+    assert difference.max() <= 1
+    assert nothing.tobytes() != subject.tobytes()
+
+
+def test_a_region_of_the_picture_that_the_file_holds(sd1: SdBackbone, learnt: hiper.Artifact) -> None:
+    side = sd1.resolution
+    assert learnt.source is not None
+    result = edited(sd1, learnt, region=(0, 0, side // 2, side))
+    held = sd1.decode(learnt.source.float())[0]
+    right = (side // 2, 0, side, side)
+    assert result.images[0].crop(right).tobytes() == held.crop(right).tobytes()
+    assert result.images[0].tobytes() != held.tobytes()
+
+
+def test_a_given_source_is_kept_where_the_file_holds_none(
+    sd1: SdBackbone, learnt: hiper.Artifact, subject: hiper.Subject, room: Image.Image
+) -> None:
+    bare = replace(learnt, source=None)
+    result = edited(sd1, bare, source=subject.image)
+    assert result.settings.keep == 0.5
+    assert not result.notes
+    with pytest.warns(HiperWarning, match="another picture"):
+        other = edited(sd1, bare, source=room)
+    width, height = other.images[0].size  # all of it, in the model's area
+    assert width * height == pytest.approx(sd1.resolution**2, rel=0.3)
+    assert width / height == pytest.approx(150 / 90, rel=0.2)
+
+
+def test_masks_say_where_a_picture_was_free_to_change(sd1: SdBackbone, learnt: hiper.Artifact) -> None:
+    result = hiper.edit(sd1, learnt, SENTENCE, seeds=[1, 2, 3], num_inference_steps=2, batch_size=2)
+    assert [(mask.mode, mask.size) for mask in result.masks] == [("L", result.images[0].size)] * 3
+    assert edited(sd1, learnt, keep=0.0).masks == ()
+    kept = edited(sd1, learnt, keep=1.0)
+    assert kept.masks[0].getextrema() == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "match"),
+    [
+        ({"region": (0, 0, 999, 9)}, "region is the box"),
+        ({"region": (9, 9, 9, 20)}, "region is the box"),
+        ({"region": Image.new("L", (70, 90), 255)}, "same size"),
+        ({"region": (0, 0, 9, 9), "keep": 0.0}, "keep is 0"),
+        ({"into": Image.new("RGB", (64, 64))}, "without a region"),
+        ({"into": Image.new("RGB", (64, 64)), "source": Image.new("RGB", (64, 64))}, "both given"),
+        ({"source": Image.new("RGB", (64, 64)), "keep": 0.0}, "keep is 0"),
+    ],
+)
+def test_regions_that_mean_nothing_are_refused(
+    sd1: SdBackbone, learnt: hiper.Artifact, asked: dict[str, Any], match: str
+) -> None:
+    with pytest.raises(OptionError, match=match):
+        edited(sd1, learnt, **asked)
+
+
+def test_an_empty_region_is_refused(sd1: SdBackbone, learnt: hiper.Artifact, room: Image.Image) -> None:
+    with pytest.raises(ImageError, match="selects nothing"):
+        edited(sd1, learnt, into=room, region=Image.new("L", room.size))
+
+
+def test_a_region_without_any_picture_is_refused(sd1: SdBackbone, learnt: hiper.Artifact) -> None:
+    with pytest.raises(OptionError, match="no latents"):
+        edited(sd1, replace(learnt, source=None), region=(0, 0, 9, 9))

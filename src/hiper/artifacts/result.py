@@ -21,6 +21,7 @@ class EditResult:
         batch_size: Pictures drawn at a time; the last bits of a picture depend on its batch.
         flagged: Seeds whose picture the model's safety checker blackened.
         notes: For the user.
+        masks: Mode L, one per picture, white where it was free to change; none where nothing of the source was kept.
     """
 
     images: list[PIL.Image.Image]
@@ -30,3 +31,4 @@ class EditResult:
     batch_size: int
     flagged: tuple[int, ...]
     notes: tuple[str, ...]
+    masks: tuple[PIL.Image.Image, ...] = ()

@@ -86,10 +86,12 @@ class Samples:
     Attributes:
         images: Mode RGB.
         flagged: For each picture, whether the model's safety checker blackened it.
+        masks: [batch, 1, h, w] in 0 to 1: how free each latent was to change; None where nothing of a source was kept.
     """
 
     images: list[PIL.Image.Image]
     flagged: tuple[bool, ...]
+    masks: Tensor | None = None
 
 
 FAR = 2

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from hiper.artifacts import Artifact
 from hiper.backbones import Backbone
-from hiper.bench.arms import DRAWING, Arm
+from hiper.bench.arms import Arm
 from hiper.bench.base import Case
 from hiper.bench.kept_fits import Fits, KeptFit
 from hiper.conditioning import TAIL, random_tail
 from hiper.images import fit_square
-from hiper.inference import edit, resolve_settings
-from hiper.methods import EDITING, get_method
+from hiper.inference import KeepingSampler, edit, resolve_settings
+from hiper.methods import EDITING, KEEP_SOURCE, Sampler, get_method
 from hiper.options import EARLIER_SAMPLING, SamplingSettings, Value, current_names
 from hiper.seeds import generator
 from hiper.training import FitControl, StopRequest
@@ -105,22 +105,31 @@ class ArmSampler:
         )
 
     def _target_alone(self, arm: Arm, case: Case, seeds: Sequence[int]) -> Drawn:
-        return self._sampled(arm, case.target_caption, seeds)
+        return self._sampled(arm, case.target_caption, case, seeds)
 
     def _spelled_out(self, arm: Arm, case: Case, seeds: Sequence[int]) -> Drawn:
         assert case.truth is not None
-        return self._sampled(arm, case.truth.spelled_out, seeds)
+        return self._sampled(arm, case.truth.spelled_out, case, seeds)
 
-    def _sampled(self, arm: Arm, prompt: str, seeds: Sequence[int]) -> Drawn:
-        settings = drawing_settings(arm, self._backbone)
+    def _sampled(self, arm: Arm, prompt: str, case: Case, seeds: Sequence[int]) -> Drawn:
         begun = time.perf_counter()
+        own = _own_settings(arm, self._backbone)
+        source: Tensor | None = None
+        sampler: Sampler = self._backbone
+        if own.get(KEEP_SOURCE):
+            square = fit_square(case.source, self._backbone.resolution)
+            source = self._backbone.latents(square, generator(0))
+        settings = resolve_settings(own, self._backbone, [], source=source)
+        if source is not None:
+            caption = self._backbone.encode(case.source_caption)
+            sampler = KeepingSampler(backbone=self._backbone, source=source, caption=caption)
         positive = self._backbone.encode(prompt)
         negative = self._backbone.encode_negative(settings.negative_prompt[0])
         images: list[Image.Image] = []
         flagged: list[int] = []
         for start in range(0, len(seeds), BATCH):
             some = seeds[start : start + BATCH]
-            samples = self._backbone.sample(
+            samples = sampler.sample(
                 positive,
                 [negative],
                 settings,
@@ -159,7 +168,7 @@ def _own_settings(arm: Arm, backbone: Backbone) -> dict[str, Value]:
     What both leave to the model is missing.
     """
     said = {**get_method(arm.method).sampling_defaults(backbone), **arm.options}
-    return {name: said[name] for name in EDITING if name in said}
+    return {name: said[name] for name in (*EDITING, KEEP_SOURCE) if name in said}
 
 
 def _own_edit(arm: Arm, artifact: Artifact, backbone: Backbone) -> dict[str, Value]:
@@ -180,4 +189,5 @@ def strange_rows(rows: Tensor, subject: str) -> Tensor:
 
 
 def _sampling(settings: SamplingSettings) -> dict[str, Value]:
-    return {name: getattr(settings, name) for name in DRAWING}
+    names = ("guidance_scale", "num_inference_steps", "scheduler", "keep")
+    return {name: getattr(settings, name) for name in names}

@@ -13,7 +13,7 @@ from typing import Literal
 from hiper.bench.base import Suite
 from hiper.errors import OptionError
 from hiper.files import safe_slug
-from hiper.methods import get_method
+from hiper.methods import KEEP_SOURCE, get_method
 from hiper.options import EARLIER_FIT, Value, current_names, digest, method_names, suggestion
 from hiper.seeds import RANDOM
 
@@ -23,7 +23,7 @@ REFERENCE = "hiper"
 SOURCE_CAPTION = "source_caption"
 """Option of an arm that is the suite's, not the method's: another caption to learn the source from."""
 
-DRAWING = ("guidance_scale", "num_inference_steps", "scheduler")
+DRAWING = ("guidance_scale", "num_inference_steps", "scheduler", KEEP_SOURCE)
 """Options of the reference that also mean something where nothing is fitted."""
 
 
@@ -135,7 +135,10 @@ def parse_arm(text: str) -> Arm:
             return Arm(name=name, preset="default", changes={}, options={})
     arm = _resolved(name, REFERENCE if baseline else name, preset, given)
     if baseline is not None and baseline.takes == "drawing":
-        return replace(arm, options={key: arm.options[key] for key in DRAWING if key in arm.options})
+        drawing = {key: arm.options[key] for key in DRAWING if key in arm.options}
+        if KEEP_SOURCE not in given:  # the floor is a new picture
+            drawing[KEEP_SOURCE] = 0.0
+        return replace(arm, options=drawing)
     return replace(arm, source_caption=source_caption)
 
 

@@ -2,6 +2,7 @@ from .convert import check_rgb as check_rgb
 from .convert import fit_square as fit_square
 from .convert import jpeg_data_url as jpeg_data_url
 from .convert import open_image as open_image
+from .convert import open_mask as open_mask
 from .convert import png_bytes as png_bytes
 from .convert import thumbnail_data_url as thumbnail_data_url
 from .convert import to_images as to_images

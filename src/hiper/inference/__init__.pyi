@@ -5,6 +5,7 @@ from .editing import given_settings as given_settings
 from .editing import prepared_prompt as prepared_prompt
 from .editing import prompt_embeds as prompt_embeds
 from .editing import unsuitable as unsuitable
+from .keeping import KeepingSampler as KeepingSampler
 from .picture_settings import DEMO as DEMO
 from .picture_settings import PictureSettings as PictureSettings
 from .picture_settings import settings_of as settings_of

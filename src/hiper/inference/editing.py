@@ -9,20 +9,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Unpack, cast
 
-import PIL.Image
 import torch
 
 from hiper.artifacts import Artifact, EditResult, check_compatible, combine
-from hiper.backbones import Backbone, StepCallback, batched, for_call, wrap_reader
+from hiper.backbones import Backbone, Samples, StepCallback, batched, for_call, wrap_reader
 from hiper.conditioning import Conditioning
 from hiper.critters import word_notes
 from hiper.errors import HiperWarning, OptionError
 from hiper.images import clean_text
+from hiper.inference.edited_picture import EditedPicture, Picture, Region, given_picture, held_picture
 from hiper.inference.keeping import KeepingSampler
 from hiper.inference.settings import resolve_negatives, resolve_settings
-from hiper.methods import PromptEncoder, Sampler, get_method
+from hiper.methods import KEEP_SOURCE, PromptEncoder, Sampler, get_method
 from hiper.options import (
     EARLIER_SAMPLING,
+    KEEP,
     AnySamplingKwargs,
     EarlierSamplingKwargs,
     NegativePrompt,
@@ -55,6 +56,10 @@ def edit(
     width: int | None = None,
     negative_prompt: NegativePrompt = "",
     keep: float | None = None,
+    source: Picture | None = None,
+    region: Region | None = None,
+    into: Picture | None = None,
+    into_caption: str = "",
     batch_size: int = 4,
     callback: StepCallback | None = None,
     deterministic: bool = False,
@@ -64,7 +69,6 @@ def edit(
 
     A HiperWarning is issued for truncated words, a rounded size, another checkpoint of the family, flagged pictures,
     and a setting given under its earlier name.
-
 
     Args:
         backbone: The model.
@@ -82,7 +86,13 @@ def edit(
         width: The same.
         negative_prompt: One, or one per seed.
         keep: How much of the source stays where the prompt does not change it, 0 to 1: 0 draws a new picture, 1
-            returns the source (see `KeepingSampler`); the size is then the source's.
+            returns the source (see `KeepingSampler`); the size is then the source's. None takes the artifact's own,
+            0.5 by default; an artifact without its source draws a new picture.
+        source: The subject's picture, in place of the latents that the artifact holds of it.
+        region: Where the picture may change: a mask of its size, white, or a box (left, top, right, bottom) in pixels.
+            A crop around it is drawn and put back; pixels outside keep their values.
+        into: Another picture, into whose region the subject is drawn.
+        into_caption: What that picture shows.
         batch_size: Pictures drawn at a time.
         callback: Called after each denoising step with (steps done, steps in all).
         deterministic: The same bits every time on an accelerator too, slower; see `hiper.options.determinism`.
@@ -92,7 +102,8 @@ def edit(
 
     Raises:
         ArtifactError: The artifact is of another family of models.
-        OptionError: A value is out of range.
+        ImageError: A picture or a region cannot be read.
+        OptionError: A value is out of range, or a region or picture has no effect.
     """
     learnt = _combined(artifact, strength, negative, negative_strength)
     check_compatible(learnt.artifact, backbone)
@@ -112,16 +123,27 @@ def edit(
         keep=keep,
         **earlier,
     )
-    settings = resolve_settings(
-        learnt.artifact.edit, backbone, notes, source=learnt.artifact.source, images=len(chosen), **given
-    )
     cleaned = cleaned_prompt(prompt, backbone, notes)
-    asked = backbone, learnt.artifact, cleaned, settings.strength, settings.negative_prompt, notes
-    with determinism.deterministic(deterministic), prepared_prompt(*asked) as encoded:
-        prepared = _keeping(backbone, learnt.artifact, encoded, settings)
-        notes += unsuitable(backbone, prepared, settings, given)
-        images, flags = _draw(prepared, chosen, settings, batch_size, callback)
-    flagged = tuple(seed for seed, flag in zip(chosen, flags, strict=True) if flag)
+    with determinism.deterministic(deterministic):
+        start = _given_picture(backbone, learnt.artifact, notes, source, region, into)
+        held = learnt.artifact.source if start is None else start.latents
+        settings = resolve_settings(
+            learnt.artifact.edit, backbone, notes, source=held, images=len(chosen), **given
+        )
+        if settings.keep and start is None and held is not None:
+            start = held_picture(backbone, held, region)
+        if not settings.keep:
+            _check_drawn_anew(backbone, learnt.artifact, notes, keep, start, region)
+        asked = backbone, learnt.artifact, cleaned, settings.strength, settings.negative_prompt, notes
+        with prepared_prompt(*asked) as encoded:
+            prepared = encoded
+            if start is not None and settings.keep:
+                caption = None if into is None else backbone.encode(_cleaned_caption(into_caption, notes))
+                prepared = _keeping(backbone, learnt.artifact, encoded, settings, start, caption)
+            notes += unsuitable(backbone, prepared, settings, given)
+            drawn = _draw(prepared, chosen, settings, batch_size, callback)
+    images = start.put_back(drawn.images) if start is not None and settings.keep else drawn.images
+    flagged = tuple(seed for seed, flag in zip(chosen, drawn.flagged, strict=True) if flag)
     notes += [
         f"the safety checker blackened the picture of seed {seed}; try another seed" for seed in flagged
     ]
@@ -135,6 +157,9 @@ def edit(
         batch_size=batch_size,
         flagged=flagged,
         notes=tuple(notes),
+        masks=()
+        if start is None or drawn.masks is None
+        else start.put_back_masks(drawn.masks, drawn.images[0].size),
     )
 
 
@@ -300,19 +325,79 @@ def unsuitable(
         )
 
 
+def _given_picture(
+    backbone: Backbone,
+    artifact: Artifact,
+    notes: list[str],
+    source: Picture | None,
+    region: Region | None,
+    into: Picture | None,
+) -> EditedPicture | None:
+    """Return the picture to start from if one is given; else it is what the artifact holds."""
+    if into is not None and source is not None:
+        raise OptionError(
+            "source and into are both given; source is the subject's own picture, into another one"
+        )
+    if into is not None and region is None:
+        raise OptionError("into is given without a region; say by a mask or a box where the subject goes")
+    if into is not None:
+        return given_picture(backbone, into, artifact.caption, region)
+    if source is None:
+        return None
+    start = given_picture(backbone, source, artifact.caption, region)
+    if artifact.image_sha256 not in ("", start.sha256):
+        notes.append("the source is another picture than the one that was learnt, or had a mask then")
+    return start
+
+
+def _check_drawn_anew(
+    backbone: Backbone,
+    artifact: Artifact,
+    notes: list[str],
+    keep: float | None,
+    start: EditedPicture | None,
+    region: Region | None,
+) -> None:
+    """Refuse a picture or region without effect; note it where a user would expect the source to be kept."""
+    if start is not None or region is not None:
+        if "trajectory" not in backbone.capabilities:
+            raise OptionError(f"{backbone.id} cannot keep a picture; leave out source, region and into")
+        if keep == 0 or start is not None:
+            raise OptionError("keep is 0, which draws a new picture; leave out source, region and into")
+        raise OptionError(
+            "a region is given, and the file holds no latents of its picture; name it as source"
+        )
+    keeps = KEEP_SOURCE in get_method(artifact.method).editing and artifact.edit.get(KEEP_SOURCE, KEEP)
+    if keep is None and keeps and artifact.source is None and artifact.image_sha256:
+        notes.append(
+            "the file holds no latents of its picture, so that it is drawn anew; fit again to keep it"
+        )
+
+
+def _cleaned_caption(caption: str, notes: list[str]) -> str:
+    return clean_text(caption, what="caption of into", may_be_empty=True, notes=notes)
+
+
 def _keeping(
-    backbone: Backbone, artifact: Artifact, prepared: PreparedPrompt, settings: SamplingSettings
+    backbone: Backbone,
+    artifact: Artifact,
+    prepared: PreparedPrompt,
+    settings: SamplingSettings,
+    start: EditedPicture,
+    caption: Conditioning | None,
 ) -> PreparedPrompt:
-    """Draw from the source's latents where the settings keep of it."""
-    if not settings.keep or artifact.source is None:
-        return prepared
+    """Draw from the source's latents instead of from noise.
+
+    caption: Of another picture than the subject's own.
+    """
     if prepared.sampler is not backbone or "trajectory" not in backbone.capabilities:
         what = f"method {artifact.method}" if prepared.sampler is not backbone else backbone.id
         raise OptionError(f"keep is {settings.keep:g}, which {what} cannot do; draw by keep=0")
     sampler = KeepingSampler(
         backbone=backbone,
-        source=artifact.source.to(backbone.device, torch.float32),
-        caption=prepared.encode(artifact.caption),
+        source=start.latents,
+        caption=prepared.encode(artifact.caption) if caption is None else caption,
+        region=None if start.placement is None else start.placement.latent_mask(start.latents),
     )
     return replace(prepared, sampler=sampler)
 
@@ -340,22 +425,26 @@ def _draw(
     settings: SamplingSettings,
     batch_size: int,
     callback: StepCallback | None,
-) -> tuple[list[PIL.Image.Image], list[bool]]:
-    images: list[PIL.Image.Image] = []
-    flags: list[bool] = []
+) -> Samples:
+    parts: list[Samples] = []
     negatives = prepared.negatives
     total = math.ceil(len(seeds) / batch_size) * settings.num_inference_steps
     for batch, start in enumerate(range(0, len(seeds), batch_size)):
-        samples = prepared.sampler.sample(
-            prepared.positive,
-            negatives if len(negatives) == 1 else negatives[start : start + batch_size],
-            settings,
-            seeds=seeds[start : start + batch_size],
-            callback=_shifted(callback, batch * settings.num_inference_steps, total),
+        parts.append(
+            prepared.sampler.sample(
+                prepared.positive,
+                negatives if len(negatives) == 1 else negatives[start : start + batch_size],
+                settings,
+                seeds=seeds[start : start + batch_size],
+                callback=_shifted(callback, batch * settings.num_inference_steps, total),
+            )
         )
-        images += samples.images
-        flags += samples.flagged
-    return images, flags
+    masks = [part.masks for part in parts if part.masks is not None]
+    return Samples(
+        images=[image for part in parts for image in part.images],
+        flagged=tuple(flag for part in parts for flag in part.flagged),
+        masks=torch.cat(masks) if masks else None,
+    )
 
 
 def _shifted(callback: StepCallback | None, offset: int, total: int) -> StepCallback | None:

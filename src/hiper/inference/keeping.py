@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from hiper.backbones import Backbone, Samples, StepCallback
@@ -22,6 +23,8 @@ from hiper.seeds import generator
 
 TARGET_SHARE, SOURCE_SHARE = 0.6, 0.2
 """Of a guidance scale's excess over 1: what guides the two branches; tuned on critters' tuning split."""
+UNCHANGED, CHANGED = 0.25, 0.35
+"""Of the difference of velocities, in its .95 quantile over the picture: what counts as none, and as a whole one."""
 
 
 @final
@@ -37,11 +40,13 @@ class KeepingSampler:
         backbone: Draws.
         source: Latents of the source, [1, c, h, w], on the backbone's device.
         caption: The source's sentence, with what was learnt.
+        region: [1, 1, h, w], 1 where the latents may change and 0 where they are kept; None for everywhere.
     """
 
     backbone: Backbone
     source: Tensor
     caption: Conditioning
+    region: Tensor | None = None
 
     @property
     def uses_negative_prompt(self) -> bool:
@@ -73,25 +78,33 @@ class KeepingSampler:
         first, last = _share(steps, settings.keep)
         random = [generator(seed) for seed in seeds]
         x = self.source.expand(count, -1, -1, -1)
-        z = x
+        free = torch.ones_like(x[:, :1]) if self.region is None else self.region.expand(count, -1, -1, -1)
+        z, moved = x, torch.zeros_like(free)
         for done, number in enumerate(range(first, 0, -1), start=steps - first + 1):
             now, after = self._noise_share(path, number), self._noise_share(path, number - 1)
-            if number >= last:
-                noisy = (1 - now) * x + now * self._noise(random)
+            noise = self._noise(random)
             if number > last:
+                noisy = (1 - now) * x + now * noise
                 edit = self._velocity(
                     z + noisy - x, path[number], target, negative, 1 + TARGET_SHARE * (guidance_scale - 1)
                 )
                 same = self._velocity(
                     noisy, path[number], source, negative, 1 + SOURCE_SHARE * (guidance_scale - 1)
                 )
-                z = z + (after - now) * (edit - same)
+                moved = moved + torch.linalg.vector_norm(edit - same, dim=1, keepdim=True)
+                z = z + (after - now) * free * (edit - same)
             else:
-                z = z + noisy - x if number == last else z  # from here on the noisy latents themselves
+                if number == last:  # from here on the noisy latents themselves
+                    z = z + (1 - now) * x + now * noise - x
                 z = z + (after - now) * self._velocity(z, path[number], target, negative, guidance_scale)
+                if self.region is not None:
+                    z = free * z + (1 - free) * ((1 - after) * x + after * noise)
             if callback is not None:
                 callback(done, steps)
-        return Samples(images=self.backbone.decode(z), flagged=(False,) * count)
+        if not last:
+            free = free * changed(moved)
+            z = x + free * (z - x)
+        return Samples(images=self.backbone.decode(z), flagged=(False,) * count, masks=free)
 
     def _noise(self, random: Sequence[torch.Generator]) -> Tensor:
         noise = torch.cat([torch.randn(self.source.shape, generator=each) for each in random])
@@ -114,6 +127,17 @@ class KeepingSampler:
             predicted = guided(self.backbone, noisy, t, positive, negative, guidance_scale)
             picture = self.backbone.step(noisy, predicted, t, -1)
         return (noisy - signal * picture) / sigma - picture
+
+
+def changed(moved: Tensor) -> Tensor:
+    """Return how much of the change counts, in 0..1, where the latents were moved by `moved` [batch, 1, h, w].
+
+    What moved hardly is noise of the two branches rather than an effect of the sentence; it is put back.
+    """
+    blurred = F.avg_pool2d(F.pad(moved, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    largest = torch.quantile(blurred.flatten(1), 0.95, dim=1)[:, None, None, None]
+    share = blurred / largest.clamp(min=torch.finfo(largest.dtype).tiny)
+    return ((share - UNCHANGED) / (CHANGED - UNCHANGED)).clamp(0, 1)
 
 
 def _share(steps: int, keep: float) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from hiper.errors import OptionError
 from hiper.images import clean_text
 from hiper.options import (
     EARLIER_SAMPLING,
+    KEEP,
     NegativePrompt,
     SamplingSettings,
     check_number,
@@ -66,12 +67,7 @@ def resolve_settings(
             of the pictures, or the size another than the source's where that is kept.
     """
     own = current_names(own, EARLIER_SAMPLING)
-    kept = check_number("keep", 0.0 if keep is None else keep, 0, 1)
-    if kept and source is None:
-        notes.append(
-            "the file holds no latents of its picture, so that it is drawn anew; fit again to use keep"
-        )
-        kept = 0.0
+    kept = _kept(keep, own, backbone, notes, source, (height, width))
     if kept and source is not None:
         height, width = _source_size(source, backbone, height, width)
         if num_inference_steps is None:
@@ -115,17 +111,48 @@ def resolve_settings(
     )
 
 
+def _kept(
+    asked: float | None,
+    own: Mapping[str, Any],
+    backbone: Backbone,
+    notes: list[str],
+    source: Tensor | None,
+    size: tuple[int | None, int | None],
+) -> float:
+    """Return how much of the source is kept: what is asked for, else the file's own, as far as that is possible."""
+    kept = check_number("keep", own.get("keep_source", KEEP) if asked is None else asked, 0, 1)
+    if not kept or source is None:
+        if asked:
+            notes.append(
+                "the file holds no latents of its picture, so that it is drawn anew; fit again, or name the picture as"
+                " source, to use keep"
+            )
+        return 0.0
+    if asked is None:  # a default stands in nobody's way
+        if "trajectory" not in backbone.capabilities:
+            return 0.0
+        if size != (None, None) and size != _pixels(source, backbone):
+            notes.append("another size than the source's is asked for, so that the picture is drawn anew")
+            return 0.0
+    return kept
+
+
+def _pixels(source: Tensor, backbone: Backbone) -> tuple[int, int]:
+    """Return height and width of the picture that latents [1, c, h, w] decode to."""
+    factor = backbone.resolution // backbone.latent_shape[1]
+    return source.shape[2] * factor, source.shape[3] * factor
+
+
 def _source_size(
     source: Tensor, backbone: Backbone, height: int | None, width: int | None
 ) -> tuple[int, int]:
     """Return the size in pixels of what the latents [1, c, h, w] decode to; OptionError if another is asked for."""
-    channels, side, _ = backbone.latent_shape
+    channels = backbone.latent_shape[0]
     if source.shape[1] != channels:
         raise OptionError(
             f"the file's source has {source.shape[1]} channels, {backbone.id} takes {channels}; draw anew by keep=0"
         )
-    factor = backbone.resolution // side
-    own = (source.shape[2] * factor, source.shape[3] * factor)
+    own = _pixels(source, backbone)
     if (
         any(side % backbone.size_multiple for side in own)
         or math.prod(own) > LARGEST_AREA * backbone.resolution**2

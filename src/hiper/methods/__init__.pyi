@@ -4,6 +4,7 @@ from .base import PromptEncoder as PromptEncoder
 from .base import Sampler as Sampler
 from .base import TrainedMethod as TrainedMethod
 from .fit_options import EDITING as EDITING
+from .fit_options import KEEP_SOURCE as KEEP_SOURCE
 from .fit_options import TrainingOptions as TrainingOptions
 from .fit_options import picture_latents as picture_latents
 from .fit_options import training_config as training_config

@@ -17,7 +17,7 @@ from hiper.backbones import Backbone, Samples, StepCallback, prediction_entry
 from hiper.conditioning import Conditioning
 from hiper.errors import OptionError
 from hiper.images import Subject, thumbnail_data_url
-from hiper.methods.fit_options import EDITING, resolve_options
+from hiper.methods.fit_options import EDITING, KEEP_SOURCE, resolve_options
 from hiper.methods.presets import AUTO, preset_file, suited, tell_of_other_model, untuned
 from hiper.options import (
     Key,
@@ -201,6 +201,7 @@ class Method(ABC, Generic[O]):
             source: Latents of the picture, [1, c, h, w].
         """
         values = options.as_mapping()
+        editing = (*EDITING, KEEP_SOURCE)
         return Artifact(
             method=self.name,
             family=backbone.family,
@@ -210,8 +211,8 @@ class Method(ABC, Generic[O]):
             caption=subject.caption,
             image_sha256=subject.sha256,
             seed=int(values["seed"]),
-            options={name: value for name, value in values.items() if name not in (*EDITING, "source")},
-            edit={name: values[name] for name in EDITING},
+            options={name: value for name, value in values.items() if name not in (*editing, "source")},
+            edit={name: values[name] for name in editing if name in values},
             tensors=dict(tensors),
             figures=dict(figures),
             versions=versions(),
@@ -248,7 +249,7 @@ class Method(ABC, Generic[O]):
 class TrainedMethod(Method[O]):
     """A method that minimises a loss: a subclass says what and over which parameters, `prepare`; the rest is here."""
 
-    editing: ClassVar[frozenset[str]] = frozenset(EDITING)
+    editing: ClassVar[frozenset[str]] = frozenset({*EDITING, KEEP_SOURCE})
 
     @abstractmethod
     def prepare(

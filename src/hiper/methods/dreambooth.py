@@ -50,6 +50,7 @@ class Dreambooth(IdentifierMethod[DreamboothOptions]):
         },
         # diffusers' example, with prior preservation
         "paper": {
+            "keep_source": 0.0,
             "steps": 800,
             "batch": 1,
             "learning_rate": 5e-6,

@@ -53,6 +53,7 @@ class DreamboothLora(IdentifierMethod[DreamboothLoraOptions]):
         },
         # diffusers' example
         "paper": {
+            "keep_source": 0.0,
             "steps": 500,
             "batch": 1,
             "learning_rate": 1e-4,

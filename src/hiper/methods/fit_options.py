@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hiper.backbones import Backbone, Scheduler
 from hiper.images import Subject, fit_square
-from hiper.options import EARLIER_FIT, Options, Spec
+from hiper.options import EARLIER_FIT, KEEP, Options, Spec
 from hiper.seeds import resolve_seed
 from hiper.training import Sampling, Schedule, TrainingConfig
 
@@ -22,6 +22,8 @@ LOG_EVERY = 10
 """Steps between two checks of the loss on an accelerator, which has to be waited for."""
 EDITING = ("strength", "guidance_scale", "num_inference_steps", "scheduler")
 """Options that only an edit uses."""
+KEEP_SOURCE = "keep_source"
+"""Likewise, of methods whose edits can keep the source."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +58,16 @@ class TrainingOptions(FitOptions):
     learning_rate: Annotated[float, Spec("Adam's step size", low=1e-8, high=10)]
     schedule: Annotated[Schedule, Spec("learning-rate schedule: constant, or cosine down to 0")] = "constant"
     sampling: Annotated[Sampling, Spec("noise levels: uniform, or stratified over the batch")] = "uniform"
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeepingOptions(TrainingOptions):
+    """What the options of every method have whose edits can keep what the sentence does not change."""
+
+    keep_source: Annotated[
+        float,
+        Spec("how much of the source an edit keeps: 0 draws a new picture, 1 gives it back", low=0, high=1),
+    ] = KEEP
 
 
 def resolve_options(options: O, backbone: Backbone) -> O:

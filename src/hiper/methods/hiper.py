@@ -34,7 +34,7 @@ from hiper.conditioning import (
 from hiper.errors import ArtifactError, HiperWarning, OptionError
 from hiper.images import Subject
 from hiper.methods.base import AttachedModel, PromptEncoder, TrainedMethod
-from hiper.methods.fit_options import TrainingOptions, picture_latents, training_config
+from hiper.methods.fit_options import KeepingOptions, picture_latents, training_config
 from hiper.options import Spec
 from hiper.seeds import generator
 from hiper.training import (
@@ -73,13 +73,19 @@ PRESETS: Mapping[str, Mapping[str, object]] = {
         "guidance_scale": None,
     },
     "published": {**_PUBLISHED, "guidance_scale": None},
-    "paper": {**_PUBLISHED, "guidance_scale": 7.5, "num_inference_steps": 50, "scheduler": "ddim"},
+    "paper": {
+        **_PUBLISHED,
+        "guidance_scale": 7.5,
+        "num_inference_steps": 50,
+        "scheduler": "ddim",
+        "keep_source": 0.0,
+    },
 }
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class HiPerOptions(TrainingOptions):
+class HiPerOptions(KeepingOptions):
     """How a tail is fitted, and what an edit does with it by default."""
 
     learning_rate: Annotated[float, Spec("Adam's step size, in `unit`", low=1e-8, high=10)]

@@ -17,7 +17,7 @@ from hiper.backbones import Backbone
 from hiper.conditioning import Conditioning, truncation_notes
 from hiper.images import Subject, fit_square
 from hiper.methods.base import PromptEncoder, TrainedMethod
-from hiper.methods.fit_options import TrainingOptions, picture_latents, training_config
+from hiper.methods.fit_options import KeepingOptions, picture_latents, training_config
 from hiper.methods.subject_noun import noun_of, with_word
 from hiper.methods.weights import named
 from hiper.options import Spec
@@ -30,7 +30,7 @@ _BATCH = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class IdentifierOptions(TrainingOptions):
+class IdentifierOptions(KeepingOptions):
     """How a subject is bound to its identifier."""
 
     identifier: Annotated[str, Spec("the rare word that the subject's noun gets")] = "sks"

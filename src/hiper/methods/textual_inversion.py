@@ -20,7 +20,7 @@ from hiper.conditioning import Conditioning, truncation_notes
 from hiper.errors import ArtifactError
 from hiper.images import Subject
 from hiper.methods.base import AttachedModel, TrainedMethod
-from hiper.methods.fit_options import TrainingOptions, picture_latents, training_config
+from hiper.methods.fit_options import KeepingOptions, picture_latents, training_config
 from hiper.methods.subject_noun import noun_of, with_word
 from hiper.options import Spec
 from hiper.seeds import generator
@@ -31,7 +31,7 @@ _WORD = "<subject>"
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class TextualInversionOptions(TrainingOptions):
+class TextualInversionOptions(KeepingOptions):
     """How a word is learnt, and what an edit does with it by default."""
 
     vectors: Annotated[int, Spec("tokens that the new word takes", low=1, high=32)] = 1
@@ -62,6 +62,7 @@ class TextualInversion(TrainedMethod[TextualInversionOptions]):
         },
         # diffusers' example: 5e-4 scaled by 4 accumulated pictures
         "paper": {
+            "keep_source": 0.0,
             "steps": 3000,
             "batch": 4,
             "learning_rate": 2e-3,

@@ -22,6 +22,7 @@ from .options import earlier_names as earlier_names
 from .options import resolve as resolve
 from .options import specs as specs
 from .prompt_syntax import prompt_syntax as prompt_syntax
+from .sampling import KEEP as KEEP
 from .sampling import AnySamplingKwargs as AnySamplingKwargs
 from .sampling import EarlierSamplingKwargs as EarlierSamplingKwargs
 from .sampling import NegativePrompt as NegativePrompt

@@ -8,7 +8,8 @@ from typing import Any, TypedDict, cast
 
 from hiper.options.checks import check_number
 
-STRENGTH = 0.8
+STRENGTH, KEEP = 0.8, 0.5
+"""The paper's factor on what was learnt, and how much of the source an edit keeps."""
 
 
 NegativePrompt = str | Sequence[str]

@@ -1,0 +1,175 @@
+"""The picture that an edit starts from: its latents, and the region outside which no pixel changes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageChops, ImageFilter
+from torch import Tensor
+
+from hiper.backbones import Backbone
+from hiper.errors import OptionError
+from hiper.images import Subject, open_image, open_mask
+from hiper.seeds import generator
+
+Box = tuple[int, int, int, int]
+"""left, top, right, bottom in pixels."""
+Picture = Image.Image | str | Path
+Region = Image.Image | str | Path | Box
+
+SURROUNDINGS = 1.5
+"""Sides of the crop that the model draws, in those of the region's bounding box."""
+FEATHER = 1 / 64
+"""Standard deviation of the seam's blur, in the longer side of the crop."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where in a picture a drawing belongs.
+
+    Attributes:
+        picture: The whole picture, RGB.
+        mask: Mode L, of the picture's size, 0 where no pixel changes.
+        box: The part of the picture that is drawn.
+    """
+
+    picture: Image.Image
+    mask: Image.Image
+    box: Box
+
+    def latent_mask(self, latents: Tensor) -> Tensor:
+        """[1, 1, h, w] for latents [1, c, h, w]: 1 where any pixel of a latent may change, else 0."""
+        marked = torch.from_numpy(np.asarray(self.mask.crop(self.box)) > 0)[None, None].float()
+        return F.adaptive_max_pool2d(marked, latents.shape[2:]).to(latents.device)
+
+    def put_back(self, drawing: Image.Image) -> Image.Image:
+        """Return the whole picture; what lies outside the mask is the picture's own, and the seam is blurred."""
+        left, top, right, bottom = self.box
+        blurred = self.mask.filter(ImageFilter.GaussianBlur(FEATHER * max(right - left, bottom - top)))
+        seam = ImageChops.darker(self.mask, blurred)
+        return Image.composite(self._pasted(drawing, self.picture), self.picture, seam)
+
+    def put_back_mask(self, free: Image.Image) -> Image.Image:
+        """Return, for the whole picture, how free the drawing was to change: mode L, 0 outside the mask."""
+        return ImageChops.darker(self.mask, self._pasted(free, Image.new("L", self.picture.size)))
+
+    def _pasted(self, drawing: Image.Image, whole: Image.Image) -> Image.Image:
+        left, top, right, bottom = self.box
+        pasted = whole.copy()
+        pasted.paste(drawing.resize((right - left, bottom - top), Image.Resampling.LANCZOS), (left, top))
+        return pasted
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class EditedPicture:
+    """What an edit starts from.
+
+    Attributes:
+        latents: [1, c, h, w], float32, on the model's device.
+        placement: Where the drawing belongs; None where it is the whole result.
+        sha256: Of the picture that was given, as `Subject.sha256`; "" for the one that a file holds.
+    """
+
+    latents: Tensor
+    placement: Placement | None = None
+    sha256: str = ""
+
+    def put_back(self, images: Sequence[Image.Image]) -> list[Image.Image]:
+        """Return the result for each of the images that the model drew."""
+        return [image if self.placement is None else self.placement.put_back(image) for image in images]
+
+    def put_back_masks(self, masks: Tensor, size: tuple[int, int]) -> tuple[Image.Image, ...]:
+        """Return how free each picture was to change: mode L, of the size of the results.
+
+        Args:
+            masks: [batch, 1, h, w] in 0..1.
+            size: Of the images that the model drew.
+        """
+        levels = (masks[:, 0] * 255).round().to("cpu", torch.uint8).numpy()
+        free = [Image.fromarray(level).resize(size, Image.Resampling.BILINEAR) for level in levels]
+        return tuple(mask if self.placement is None else self.placement.put_back_mask(mask) for mask in free)
+
+
+def held_picture(backbone: Backbone, latents: Tensor, region: Region | None) -> EditedPicture:
+    """Edit the picture that a file holds as latents [1, c, h, w]; a region has the size in which they decode."""
+    latents = latents.to(backbone.device, torch.float32)
+    if region is None:
+        return EditedPicture(latents=latents)
+    picture = backbone.decode(latents)[0]
+    placement = Placement(picture=picture, mask=_mask(region, picture.size), box=(0, 0, *picture.size))
+    return EditedPicture(latents=latents, placement=placement)
+
+
+def given_picture(backbone: Backbone, picture: Picture, caption: str, region: Region | None) -> EditedPicture:
+    """Edit a picture of any size: all of it, at the model's native area, or a crop around a region.
+
+    Raises:
+        ImageError: The picture or the region cannot be read, or the region is empty.
+        OptionError: The region has another size, or is a box that is not inside.
+    """
+    subject = Subject.from_image(open_image(picture).image, caption=caption)
+    whole = subject.image
+    placement, box = None, (0, 0, *whole.size)
+    if region is not None:
+        mask = _mask(region, whole.size)
+        box = _surroundings(mask, backbone.resolution)
+        placement = Placement(picture=whole, mask=mask, box=box)
+    pixels = whole.resize(_drawn_size(box, backbone), Image.Resampling.LANCZOS, box=box)
+    latents = backbone.latents(pixels, generator(0))
+    return EditedPicture(latents=latents, placement=placement, sha256=subject.sha256)
+
+
+def _mask(region: Region, size: tuple[int, int]) -> Image.Image:
+    if isinstance(region, tuple):
+        left, top, right, bottom = region
+        if not (0 <= left < right <= size[0] and 0 <= top < bottom <= size[1]):
+            raise OptionError(
+                f"region is the box {left},{top},{right},{bottom}; allowed are left < right and top < bottom within"
+                f" the picture's {size[0]} x {size[1]} pixels"
+            )
+        mask = Image.new("L", size)
+        mask.paste(255, region)
+        return mask
+    mask = open_mask(region).image
+    if mask.size != size:
+        raise OptionError(
+            f"the region has {mask.width} x {mask.height} pixels, the picture {size[0]} x {size[1]}; give both the"
+            " same size"
+        )
+    return mask
+
+
+def _surroundings(mask: Image.Image, least: int) -> Box:
+    """Return a square around the mask with some of its surroundings, at least `least` pixels a side.
+
+    Where the picture has no room for it, its edges end it.
+    """
+    left, top, right, bottom = mask.getbbox() or (0, 0, *mask.size)
+    side = max(least, math.ceil(SURROUNDINGS * max(right - left, bottom - top)))
+    low_x, high_x = _interval((left + right) // 2, side, mask.width)
+    low_y, high_y = _interval((top + bottom) // 2, side, mask.height)
+    return low_x, low_y, high_x, high_y
+
+
+def _interval(centre: int, side: int, whole: int) -> tuple[int, int]:
+    side = min(side, whole)
+    low = min(max(0, centre - side // 2), whole - side)
+    return low, low + side
+
+
+def _drawn_size(box: Box, backbone: Backbone) -> tuple[int, int]:
+    """Return width and height of the box's shape in the model's native area, in multiples of what it draws."""
+    width, height = box[2] - box[0], box[3] - box[1]
+    scale = backbone.resolution / math.sqrt(width * height)
+    multiple = backbone.size_multiple
+    drawn = [max(multiple, round(side * scale / multiple) * multiple) for side in (width, height)]
+    return drawn[0], drawn[1]
