@@ -207,10 +207,7 @@ def make_cell(arm: str, subject: str, edit: str, seed: int) -> CellResult:
         seed=seed,
         caption="a standing dog",
         prompt=HOSTILE,
-        scores={
-            "distance": score(arm, subject, edit, seed),
-            "colour": 0.5 if edit == "moved" else None,
-        },
+        scores={"distance": score(arm, subject, edit, seed), "colour": 0.5 if edit == "moved" else None},
         flagged=False,
         fit_seconds=1.0 + SUBJECTS.index(subject) if fitted else None,
         edit_seconds=None if arm == "truth" else 0.5,

@@ -175,16 +175,8 @@ def test_listings(cli: Cli) -> None:
 @pytest.mark.slow
 def test_edit_draws_what_the_package_draws(cli: Cli, tmp_path: Path, model_folder: Path, tail: Path) -> None:
     arguments = (
-        "--images",
-        "3",
-        "--seed",
-        "5",
-        "--num-inference-steps",
-        "2",
-        "--strength",
-        "1.5",
-        "--batch-size",
-        "2",
+        *("--images", "3", "--seed", "5", "--num-inference-steps", "2", "--strength", "1.5"),
+        *("--batch-size", "2"),
     )
     done = cli("edit", tail, "a sitting dog", *arguments, "--out", tmp_path / "new" / "edits")
     paths = [Path(line) for line in done.out.splitlines()]
@@ -247,16 +239,8 @@ def test_file_names_of_any_sentences(cli: Cli, tmp_path: Path, tail: Path) -> No
 @pytest.mark.slow
 def test_sizes_are_rounded_and_random_seeds_told(cli: Cli, tmp_path: Path, tail: Path) -> None:
     arguments = (
-        "--height",
-        "37",
-        "--width",
-        "24",
-        "--seed",
-        "-1",
-        "--images",
-        "2",
-        "--num-inference-steps",
-        "1",
+        *("--height", "37", "--width", "24", "--seed", "-1", "--images", "2"),
+        *("--num-inference-steps", "1"),
     )
     done = cli("edit", tail, "a dog", *arguments, "--out", tmp_path, "--json")
     record = json.loads(done.out)
@@ -349,15 +333,8 @@ def test_run_tells_models_apart_by_every_weight(
     model = tmp_path / "model"
     shutil.copytree(model_folder, model)
     arguments = (
-        "--caption",
-        CAPTION,
-        "--backbone",
-        model,
-        "-o",
-        "steps=2",
-        "--num-inference-steps",
-        "1",
-        "--json",
+        *("--caption", CAPTION, "--backbone", model, "-o", "steps=2"),
+        *("--num-inference-steps", "1", "--json"),
     )
     first = json.loads(cli("run", dog, "a dog", *arguments, "--out", tmp_path / "1").out)
     pipe = tiny.pipeline(seed=0, vae=tiny.vae())

@@ -249,15 +249,8 @@ def test_edit_with_several_files_and_draw_again(
     out = tmp_path / "out"
     words: list[str | Path] = ["edit", tail, SENTENCE, "--with", other_tail, "--with-strength", "0.4"]
     words += [
-        "--negative",
-        other_tail,
-        "--negative-strength",
-        "0.3",
-        "--out",
-        out,
-        "--num-inference-steps",
-        "2",
-        "--json",
+        *("--negative", other_tail, "--negative-strength", "0.3", "--out", out),
+        *("--num-inference-steps", "2", "--json"),
     ]
     done = cli(*words)
     assert done.status == 0, done.err

@@ -106,17 +106,8 @@ def test_the_commands_offer_it(
 ) -> None:
     model = ("--backbone", model_folder, "--device", "cpu")
     words = (
-        "run",
-        dog,
-        "a dog",
-        "--caption",
-        "a standing dog",
-        *model,
-        "-o",
-        "steps=2",
-        "--num-inference-steps",
-        "1",
-        "--json",
+        *("run", dog, "a dog", "--caption", "a standing dog", *model, "-o", "steps=2"),
+        *("--num-inference-steps", "1", "--json"),
     )
     plain = json.loads(cli(*words, "--out", tmp_path / "plain").out)
     strict = json.loads(cli(*words, "--deterministic", "--out", tmp_path / "strict").out)

@@ -223,13 +223,7 @@ def test_a_library_that_breaks_diffusers_ends_a_command_in_one_line(
 ) -> None:
     site = install("xformers", "0.0.30", f"raise RuntimeError({VISION_FAULT!r})")
     words: list[str | Path] = [
-        "fit",
-        dog,
-        "--caption",
-        "a dog",
-        "--out",
-        tmp_path / "dog.safetensors",
-        "--quiet",
+        *("fit", dog, "--caption", "a dog", "--out", tmp_path / "dog.safetensors", "--quiet"),
     ]
     done = subprocess.run(
         [sys.executable, "-m", "hiper", *words],

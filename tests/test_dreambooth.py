@@ -120,10 +120,7 @@ def drawn(pipe: Any, prompt: str) -> Image.Image:
     """What a plain pipeline draws."""
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
     picture: Image.Image = pipe(
-        prompt,
-        generator=torch.Generator().manual_seed(7),
-        num_inference_steps=3,
-        guidance_scale=3.0,
+        prompt, generator=torch.Generator().manual_seed(7), num_inference_steps=3, guidance_scale=3.0
     ).images[0]
     return picture
 

@@ -117,14 +117,8 @@ def test_a_second_ctrl_c_ends_a_long_step_at_once(tmp_path: Path, fit: Words) ->
 def test_ctrl_c_between_batches_keeps_what_is_drawn(tmp_path: Path, undisturbed: Artifact) -> None:
     file = undisturbed.save(tmp_path / "dog.safetensors")
     arguments = (
-        "--images",
-        "500",
-        "--batch-size",
-        "1",
-        "--num-inference-steps",
-        "2",
-        "--out",
-        tmp_path / "edits",
+        *("--images", "500", "--batch-size", "1", "--num-inference-steps", "2"),
+        *("--out", tmp_path / "edits"),
     )
     running = start(tmp_path, "edit", file, "a dog", *arguments)
     running.wait_until(lambda: len(list(tmp_path.glob("edits/*.png"))) >= 3)
@@ -140,16 +134,8 @@ def test_run_goes_on_by_itself_after_a_kill(
     cli: Cli, tmp_path: Path, fit: Words, undisturbed: Artifact
 ) -> None:
     words = [str(word) for word in fit[1 : fit.index("--checkpoint-every")]]
-    command: Words = (
-        "run",
-        *words,
-        "a dog",
-        "--num-inference-steps",
-        "1",
-        "--out",
-        tmp_path / "edits",
-        "--json",
-    )
+    command: Words = ("run", *words, "a dog", "--out", tmp_path / "edits", "--json")
+    command += ("--num-inference-steps", "1")
     stopped = start(tmp_path, *command)
     stopped.wait_for_error("fitting")
     stopped.send(signal.SIGTERM)

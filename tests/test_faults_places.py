@@ -204,15 +204,8 @@ def test_too_little_memory_to_load_is_told_in_one_line(
         "fit": [*fit_words(inputs, model)[:-1], "--out", out],
         "batch": ["batch", inputs / "jobs.jsonl", "--out", out, "--backbone", model],
         "bench": [
-            "bench",
-            "run",
-            inputs / "suite.toml",
-            "--methods",
-            "hiper",
-            "--out",
-            out,
-            "--backbone",
-            model,
+            *("bench", "run", inputs / "suite.toml", "--methods", "hiper", "--out", out),
+            *("--backbone", model),
         ],
         "estimate": ["estimate", "fit", "--backbone", model],
     }

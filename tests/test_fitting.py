@@ -333,10 +333,7 @@ def test_another_job_is_refused_with_the_differing_fields(tmp_path: Path) -> Non
     path = tmp_path / "fit.checkpoint"
     run(checkpoint=CheckpointFile(path=path), key={"caption": "a dog", "tail": 5, "seed": 0})
     with pytest.raises(ResumeError) as refusal:
-        run(
-            checkpoint=CheckpointFile(path=path, resume=True),
-            key={"caption": "a cat", "tail": 5, "seed": 1},
-        )
+        run(checkpoint=CheckpointFile(path=path, resume=True), key={"caption": "a cat", "tail": 5, "seed": 1})
     assert "caption was 'a dog' and is 'a cat', seed was 0 and is 1;" in str(refusal.value)
     assert "tail" not in str(refusal.value)
 

@@ -17,14 +17,7 @@ from hiper.backbones import Backbone
 from hiper.backbones.sd import SdBackbone
 from hiper.conditioning import Placement, take_tail
 from hiper.conditioning.embeddings import tail_places
-from hiper.errors import (
-    ArtifactError,
-    FitError,
-    HiperWarning,
-    ImageError,
-    OptionError,
-    ResumeError,
-)
+from hiper.errors import ArtifactError, FitError, HiperWarning, ImageError, OptionError, ResumeError
 from hiper.images import Subject
 from hiper.methods import HiPer, get_method
 from hiper.options import method_names

@@ -75,14 +75,8 @@ def installs(tmp_path: Path, wheels: Path) -> Any:
                 (info / "INSTALLER").write_text("pip")
         report = tmp_path / "report.json"
         command: list[str | Path] = [
-            "install",
-            "--dry-run",
-            "--quiet",
-            "--report",
-            report,
-            "--no-index",
-            "--find-links",
-            wheels,
+            *("install", "--dry-run", "--quiet", "--report", report, "--no-index"),
+            *("--find-links", wheels),
         ]
         python = tmp_path / "venv" / "bin" / "python"
         subprocess.run(

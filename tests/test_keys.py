@@ -262,15 +262,8 @@ def test_run_does_not_hand_out_a_stale_fit(cli: Cli, tmp_path: Path, model_folde
     model = tmp_path / "model"
     shutil.copytree(model_folder, model)
     arguments = (
-        "--caption",
-        CAPTION,
-        "--backbone",
-        model,
-        "-o",
-        "steps=2",
-        "--num-inference-steps",
-        "1",
-        "--json",
+        *("--caption", CAPTION, "--backbone", model, "-o", "steps=2"),
+        *("--num-inference-steps", "1", "--json"),
     )
 
     def reused(number: int) -> bool:

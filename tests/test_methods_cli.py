@@ -61,18 +61,7 @@ def test_a_run_fits_once_and_imagic_takes_its_sentence_for_the_target(
 @pytest.mark.slow
 def test_imagic_fits_for_one_sentence(cli: Cli, dog: Path, tmp_path: Path) -> None:
     done = cli(
-        *(
-            "run",
-            dog,
-            "a red dog",
-            SENTENCE,
-            "--caption",
-            CAPTION,
-            "--out",
-            tmp_path,
-            "--method",
-            "imagic",
-        )
+        *("run", dog, "a red dog", SENTENCE, "--caption", CAPTION, "--out", tmp_path, "--method", "imagic")
     )
     assert done.status == 2
     assert "needs a fit for each sentence, and 2 are given" in done.err

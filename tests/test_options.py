@@ -96,10 +96,7 @@ def test_what_is_not_allowed_is_refused(name: str, value: Any, allowed: str) -> 
 def test_an_unknown_name_is_refused_with_the_nearest() -> None:
     with pytest.raises(OptionError, match=r"no option 'learningrate' \(did you mean learning_rate\?\)"):
         HiPer().options(learningrate=1e-3)
-    with pytest.raises(
-        OptionError,
-        match=r"default, published, paper \(did you mean paper\?\)",
-    ):
+    with pytest.raises(OptionError, match=r"default, published, paper \(did you mean paper\?\)"):
         HiPer().options("papper")
 
 

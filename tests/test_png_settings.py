@@ -287,16 +287,8 @@ def test_one_picture_is_enough_to_draw_it_again(
     cli: Cli, tmp_path: Path, model_folder: Path, tail: Path
 ) -> None:
     arguments = (
-        "--images",
-        "5",
-        "--seed",
-        "4",
-        "--num-inference-steps",
-        "2",
-        "--batch-size",
-        "3",
-        "--strength",
-        "1.5",
+        *("--images", "5", "--seed", "4", "--num-inference-steps", "2", "--batch-size", "3"),
+        *("--strength", "1.5"),
     )
     done = cli("edit", tail, PROMPT, *arguments, "--out", tmp_path, "--dtype", "bfloat16")
     picture = tmp_path / "a-sitting-dog-6.png"

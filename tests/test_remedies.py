@@ -51,14 +51,8 @@ def test_a_run_writes_table_and_figure_and_goes_on(
     monkeypatch.setattr(remedies, "CURVES", 2)
     out, figure = tmp_path / "found.json", tmp_path / "figure.svg"
     command = [
-        "--folder",
-        str(tmp_path / "run"),
-        "--subjects",
-        "2",
-        "--out",
-        str(out),
-        "--figure",
-        str(figure),
+        *("--folder", str(tmp_path / "run"), "--subjects", "2", "--out", str(out)),
+        *("--figure", str(figure)),
     ]
     remedies.main(command)
     first = json.loads(out.read_text())

@@ -145,14 +145,8 @@ def test_a_run_is_read_without_network_and_script(
 ) -> None:
     report = tmp_path / "page.html"
     arguments = (
-        "--caption",
-        "a standing dog",
-        "--backbone",
-        model_folder,
-        "-o",
-        "steps=30",
-        "--num-inference-steps",
-        "2",
+        *("--caption", "a standing dog", "--backbone", model_folder, "-o", "steps=30"),
+        *("--num-inference-steps", "2"),
     )
     prompts = ("a sitting dog", "a <b>blue</b> cat")
     command = ("run", dog, *prompts, *arguments, "--images", "4", "--out", tmp_path / "o", "--report", report)

@@ -267,16 +267,8 @@ CLIP_H = Clip(
 @pytest.mark.parametrize(
     ("layout", "unet", "text"),
     [
-        (
-            {"version": 1, "linear_projection": False, "text": CLIP_L},
-            859.52,
-            123.06,
-        ),
-        (
-            {"version": 2, "linear_projection": True, "text": CLIP_H},
-            865.91,
-            340.39,
-        ),
+        ({"version": 1, "linear_projection": False, "text": CLIP_L}, 859.52, 123.06),
+        ({"version": 2, "linear_projection": True, "text": CLIP_H}, 865.91, 340.39),
     ],
 )
 def test_the_real_models_have_their_published_sizes(

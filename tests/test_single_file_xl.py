@@ -108,11 +108,7 @@ KINDS: dict[str, tuple[dict[str, str], tuple[str, ...], dict[str, Any]]] = {
     "down to noise alone": (
         {},
         ("v_pred", "ztsnr"),
-        {
-            "prediction_type": "v_prediction",
-            "rescale_betas_zero_snr": True,
-            "timestep_spacing": "trailing",
-        },
+        {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"},
     ),
 }
 """A file's metadata and empty keys, and the schedule that they mean."""
