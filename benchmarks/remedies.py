@@ -51,16 +51,20 @@ _HEAVY = f"{_RAISED},t_min=0.5"
 _KEPT = "schedule=cosine,t_min=0.5,unit=rows,norm=kept,learning_rate=0.15"
 _MEAN = "hiper,initial=caption,t_min=0.5,learning_rate=0.15"
 IDEAS: Mapping[str, Sequence[str]] = {
-    "the paper": [f"hiper:paper,steps={steps},{DRAWN}" for steps in (50, 200)] + [PAPER],
-    "+ step size 0.1, cosine": [f"hiper:paper,{_RAISED},steps={steps},{DRAWN}" for steps in (20, 40, 80)],
+    "the paper's fit": [f"hiper:paper,steps={steps},{DRAWN}" for steps in (50, 200)] + [PAPER],
+    "+ step size 0.1, falling by a cosine": [
+        f"hiper:paper,{_RAISED},steps={steps},{DRAWN}" for steps in (20, 40, 80)
+    ],
     "+ heavy noise only": [f"hiper:paper,{_HEAVY},steps={steps},{DRAWN}" for steps in (20, 40, 80)],
-    "+ rows keep their length": [f"hiper:paper,{_KEPT},steps={steps},{DRAWN}" for steps in (20, 40, 80)],
+    "+ kept lengths": [f"hiper:paper,{_KEPT},steps={steps},{DRAWN}" for steps in (20, 40, 80)],
     "+ mean of the second half": [f"{_MEAN},steps={steps}" for steps in (10, 20, 40, 80)],
-    "+ a guessed start (default)": ["hiper,steps=1"] + [f"hiper,steps={steps}" for steps in (10, 20, 40, 80)],
-    "4 levels a step": [f"hiper,batch=4,learning_rate=0.16,steps={steps}" for steps in (5, 10)],
-    "strength": [f"hiper,strength={strength}" for strength in (0.6, 1.0)],
-    "the paper, drawn its own way": ["hiper:paper"],
-    "yardsticks": ["none", "truth"],
+    "+ the guess": ["hiper,steps=1"] + [f"hiper,steps={steps}" for steps in (10, 20, 40, 80)],
+    "the guess, 4 noise levels a step": [
+        f"hiper,batch=4,learning_rate=0.16,steps={steps}" for steps in (5, 10)
+    ],
+    "the default": [f"hiper,strength={strength}" for strength in (0.6, 1.0)],
+    "the paper's preset: 50 DDIM steps, its own guidance scale": ["hiper:paper"],
+    "baselines": ["none", "truth"],
 }
 CURVES = 6
 """The first so many ideas are lines of the figure."""
@@ -200,7 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--figure", type=Path)
     given = parser.parse_args(arguments)
-    ideas = {name: IDEAS[name] for name in dict.fromkeys([*given.ideas, "the paper"])}
+    ideas = {name: IDEAS[name] for name in dict.fromkeys([*given.ideas, "the paper's fit"])}
     arms = {parse_arm(each).text: name for name, some in ideas.items() for each in some}
     spec = SuiteSpec(name="critters", split=given.split, seed=given.seed)
     suite, backbone = open_suite(spec), hiper.load_backbone("critters")

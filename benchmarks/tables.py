@@ -326,15 +326,6 @@ def tail_search() -> str:
     return by_columns(((f"**{name}**" if name == SEARCHED else name, name) for name in best_first), columns)
 
 
-IDEAS = {
-    "the paper": "the paper's fit",
-    "+ step size 0.1, cosine": "+ step size 0.1, falling by a cosine",
-    "+ rows keep their length": "+ kept lengths",
-    "+ a guessed start (default)": "+ the guess",
-    "4 levels a step": "the guess, 4 noise levels a step",
-    "strength": "the default",
-    "the paper, drawn its own way": "the paper's preset: 50 DDIM steps, its own guidance scale",
-}
 REMEDIES: Columns = {
     "FLOPs of the paper's fit": lambda row: number(row["share_of_paper"], ".3f"),
     "edit succeeds": lambda row: number(row["means"]["edit_success"]),
@@ -347,15 +338,16 @@ REMEDIES: Columns = {
 def remedy_name(row: Any) -> str:
     """Name an arm by its idea, its steps and its strength."""
     arm: str = row["arm"]
-    name = IDEAS.get(row["idea"], str(row["idea"]))
     if row["flops"] is None:
         return EVIDENCE[arm]
-    if "drawn its own way" in row["idea"]:
-        return name
-    steps = re.search(r"\bsteps=(\d+)", arm.replace("edit_steps", ""))
-    count = steps[1] if steps else "1000" if arm.startswith("hiper:paper") else "40"
+    if arm == "hiper:paper":
+        return str(row["idea"])
+    steps = re.search(r"\bsteps=(\d+)", arm)
+    count = steps[1] if steps else "1000" if arm == PAPER else "40"
     strength = re.search(r"strength=([\d.]+)", arm)
-    name = f"{name}: {count} {'step' if count == '1' else 'steps'}{f', strength {strength[1]}' if strength else ''}"
+    name = (
+        f"{row['idea']}: {count} step{'s' * (count != '1')}{f', strength {strength[1]}' if strength else ''}"
+    )
     return f"**{name}**" if arm in (DEFAULT, PAPER) else name
 
 

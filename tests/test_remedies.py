@@ -45,7 +45,7 @@ def test_a_run_writes_table_and_figure_and_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     paper = "hiper:paper,steps=2,guidance_scale=none,num_inference_steps=2,scheduler=none"
-    ideas = {"the paper": [paper], "default": ["hiper,steps=1,num_inference_steps=2"]}
+    ideas = {"the paper's fit": [paper], "default": ["hiper,steps=1,num_inference_steps=2"]}
     monkeypatch.setattr(remedies, "IDEAS", ideas)
     monkeypatch.setattr(remedies, "PAPER", paper)
     monkeypatch.setattr(remedies, "CURVES", 2)
