@@ -261,7 +261,7 @@ def test_a_seed_of_thousands_of_digits_is_told(tmp_path: Path) -> None:
         ({"image": "dog.png"}, "no caption"),
         ({**GOOD, "captoin": "x"}, "no field 'captoin' (did you mean caption?)"),
         ({**GOOD, "place": "/"}, "no field 'place'"),
-        ({**GOOD, "caption": 3}, "caption is 3; allowed is text"),
+        ({**GOOD, "caption": 3}, "caption is 3; allowed are texts"),
         ({**GOOD, "image": ["a.png", "b.png"]}, "see hiper average"),
         ({**GOOD, "caption": "a \ud800 dog"}, r"caption holds '\ud800', half a character"),
         ({**GOOD, "sentences": ["a cat", "\udfff"]}, r"sentences holds '\udfff'"),

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from hiper.artifacts.artifact import FINGERPRINT_TOLERANCE, Artifact, fingerprint_distance
-from hiper.artifacts.header import PARTS, UNKNOWN_SEED, Value
+from hiper.artifacts.header import PARTS, UNKNOWN_SEED
 from hiper.backbones import prediction_entry
 from hiper.conditioning import NEGATIVE, TAIL, Placement, averaged, side_by_side
 from hiper.errors import ArtifactError, HiperWarning, OptionError
-from hiper.options import check_number, resolve_strength
+from hiper.options import Value, check_number, resolve_strength
 
 LARGEST_TAIL = 64
 """Rows of a combined tail."""

@@ -8,28 +8,27 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hiper.errors import ArtifactError
 from hiper.files import parse_json
+from hiper.options import Value, conforms
 
 SCHEMA = 1
 UNKNOWN_SEED = -1
-
-Value = bool | int | float | str
 
 PREFIX = "hiper."
 PARTS = f"{PREFIX}parts"
 """Entry of a combined artifact: a JSON list that says of every part what it was and how much it counts."""
 
 TEXTS = ("method", "family", "backbone", "revision", "caption", "image_sha256", "created")
-_MAPPINGS: Mapping[str, tuple[type, ...]] = {
-    "options": (bool, int, float, str),
-    "edit": (bool, int, float, str),
-    "figures": (int, float),
-    "versions": (str,),
+_MAPPINGS: Mapping[str, Any] = {
+    "options": Mapping[str, Value],
+    "edit": Mapping[str, Value],
+    "figures": Mapping[str, float],
+    "versions": Mapping[str, str],
 }
 _ANY_NUMBER = ("figures", "fingerprint")
 """A loss may be infinite; neither is shown as it stands."""
@@ -101,9 +100,9 @@ def decode(entries: Mapping[str, str]) -> dict[str, Any]:
     own = {f"{PREFIX}{name}" for name in (*TEXTS, *_MAPPINGS, "schema", "seed", "fingerprint")}
     return {
         **{name: _text(entries, name) for name in TEXTS},
-        **{name: _mapping(entries, name, kinds) for name, kinds in _MAPPINGS.items()},
-        "seed": _seed(entries),
-        "fingerprint": _fingerprint(entries),
+        **{name: _value(entries, name, kind) for name, kind in _MAPPINGS.items()},
+        "seed": _value(entries, "seed", int),
+        "fingerprint": tuple(map(float, _value(entries, "fingerprint", Sequence[float]))),
         "thumbnail": entries.get(_THUMBNAIL, ""),
         "extra": {name: text for name, text in entries.items() if name not in own | _MODELSPEC},
     }
@@ -165,25 +164,11 @@ def _text(entries: Mapping[str, str], name: str) -> str:
     return text
 
 
-def _seed(entries: Mapping[str, str]) -> int:
-    seed = _json(entries, "seed")
-    if not _is_scalar(seed, (int,)) or isinstance(seed, bool):
-        raise _broken("seed")
-    return int(seed)
-
-
-def _fingerprint(entries: Mapping[str, str]) -> tuple[float, ...]:
-    values = _json(entries, "fingerprint")
-    if not isinstance(values, list) or not all(_is_scalar(value, (int, float)) for value in values):
-        raise _broken("fingerprint")
-    return tuple(map(float, values))
-
-
-def _mapping(entries: Mapping[str, str], name: str, kinds: tuple[type, ...]) -> dict[str, Value]:
-    values = _json(entries, name)
-    if not isinstance(values, dict) or not all(_is_scalar(value, kinds) for value in values.values()):
+def _value(entries: Mapping[str, str], name: str, kind: Any) -> Any:
+    value = _json(entries, name)
+    if not conforms(value, kind):
         raise _broken(name)
-    return values
+    return value
 
 
 def _check_parts(entries: Mapping[str, str]) -> None:
@@ -196,7 +181,7 @@ def _check_parts(entries: Mapping[str, str]) -> None:
         for name, value in (item for part in parts for item in part.items()):
             if name == "parts":
                 levels.append(value)
-            elif not _is_scalar(value, (bool, int, float, str)):
+            elif not conforms(value, Value):
                 raise _broken("parts")
 
 
@@ -206,10 +191,6 @@ def _json(entries: Mapping[str, str], name: str) -> Any:
         return parse(_entry(entries, name))
     except (ValueError, RecursionError) as error:
         raise _broken(name) from error
-
-
-def _is_scalar(value: object, kinds: tuple[type, ...]) -> bool:
-    return isinstance(value, kinds) and not (isinstance(value, int) and abs(value) >= 2**63)
 
 
 def _broken(name: str) -> ArtifactError:

@@ -22,7 +22,7 @@ from hiper.backbones.contents import hashes
 from hiper.backbones.tail_encoder import TailEncoder
 from hiper.conditioning import Conditioning, Placement
 from hiper.errors import OptionError
-from hiper.options import Key, SamplingSettings, digest, is_deterministic, suggestion, versions
+from hiper.options import Key, SamplingSettings, check_choice, digest, is_deterministic, versions
 
 Scheduler = Literal[
     "ddim", "dpm++", "dpm++-karras", "unipc", "unipc-karras", "euler", "pndm", "lcm", "flow-euler"
@@ -50,8 +50,7 @@ StepCallback = Callable[[int, int], None]
 
 def check_scheduler(name: str, names: Sequence[str] = get_args(Scheduler)) -> None:
     """Raise OptionError, with the nearest name, for a sampler that is none of `names`."""
-    if name not in names:
-        raise OptionError(f"scheduler is {name!r}; allowed are {', '.join(names)}{suggestion(name, names)}")
+    check_choice("scheduler", name, names)
 
 
 @dataclass(frozen=True, kw_only=True)

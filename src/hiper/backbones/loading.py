@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
@@ -10,7 +9,7 @@ import torch
 
 from hiper.backbones.prediction import resolve_prediction
 from hiper.errors import BackboneError, OptionError
-from hiper.options import suggestion
+from hiper.options import check_choice
 
 MEMORY = ("auto", "balanced", "low")
 QUANTISE = ("nf4", "int8")
@@ -43,11 +42,11 @@ class Loading:
     prediction_type: str | None = None
 
     def __post_init__(self) -> None:
-        _check("memory", self.memory, MEMORY)
+        check_choice("memory", self.memory, MEMORY)
         object.__setattr__(self, "prediction_type", resolve_prediction(self.prediction_type))
         if self.quantise is None:
             return
-        _check("quantise", self.quantise, QUANTISE)
+        check_choice("quantise", self.quantise, QUANTISE)
         if (self.quantise, self.memory) == ("int8", "low"):
             raise OptionError(
                 "int8 weights cannot leave the device, so they take no turns; choose quantise=nf4,"
@@ -66,10 +65,3 @@ class Loading:
             and text_encoder_bytes >= LARGE_TEXT_ENCODERS
         )
         return replace(self, memory="low" if apart else "balanced")
-
-
-def _check(name: str, value: str, allowed: Sequence[str]) -> None:
-    if value not in allowed:
-        raise OptionError(
-            f"{name} is {value!r}; allowed are {', '.join(allowed)}{suggestion(value, allowed)}"
-        )

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from hiper.errors import BackboneError, HiperWarning, OptionError
-from hiper.options import suggestion
+from hiper.errors import BackboneError, HiperWarning
+from hiper.options import check_choice
 
 Prediction = Literal["epsilon", "v_prediction"]
 PREDICTIONS: tuple[Prediction, ...] = get_args(Prediction)
@@ -82,12 +82,8 @@ def resolve_prediction(given: str | None) -> Prediction | None:
     """
     if given is None:
         return None
-    found = parse_prediction(given)
-    if found is None:
-        raise OptionError(
-            f"{OPTION} is {given!r}; allowed are {', '.join(PREDICTIONS)}{suggestion(given, PREDICTIONS)}"
-        )
-    return found
+    check_choice(OPTION, parse_prediction(given) or given, PREDICTIONS)
+    return parse_prediction(given)
 
 
 def agree(model: str, statements: Iterable[Statement]) -> Target:

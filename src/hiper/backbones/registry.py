@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from hiper.errors import BackboneError, HiperWarning, OptionError
 from hiper.files import loading_in_memory
-from hiper.options import suggestion
+from hiper.options import check_choice, suggestion
 
 if TYPE_CHECKING:
     import torch
@@ -216,10 +216,7 @@ def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torc
         built_in = torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if built_in else torch.float16
     name = str(dtype).removeprefix("torch.")
-    if name not in DTYPES:
-        raise OptionError(
-            f"dtype is {str(dtype)!r}; allowed are {', '.join(DTYPES)}{suggestion(name, DTYPES)}"
-        )
+    check_choice("dtype", name, DTYPES)
     if name == "float16" and device.type == "cpu":
         warnings.warn("float16 is slow and coarse on the CPU; float32 suits it", HiperWarning, stacklevel=3)
     chosen: torch.dtype = getattr(torch, name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -13,8 +13,7 @@ from hiper.backbones import Scheduler, resolve_prediction
 from hiper.errors import OptionError
 from hiper.files import path_in, safe_slug
 from hiper.methods import get_method
-from hiper.options import EARLIER_SAMPLING, Options, Spec, resolve, suggestion
-from hiper.seeds import LARGEST
+from hiper.options import EARLIER_SAMPLING, Options, Spec, read_fields, resolve
 
 MAX_PICTURES = 10_000
 """Of one job; a sentence's are in memory at a time."""
@@ -135,7 +134,24 @@ class Refused:
 
 Asked = Job | Refused
 
-_FIELDS = tuple(each.name for each in fields(Job) if each.name != "place")
+
+@dataclass(frozen=True, kw_only=True)
+class _Line:
+    """A line of a job file, as it is written; None leaves a value to the defaults."""
+
+    image: str
+    caption: str
+    name: str | None = None
+    mask: str = ""
+    sentences: Sequence[str] | None = None
+    seeds: Sequence[Annotated[int, Spec(low=0)]] | None = None
+    backbone: str | None = None
+    prediction_type: str | None = None
+    method: str | None = None
+    preset: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    edit: Mapping[str, Any] = field(default_factory=dict)
+    negative_prompt: str = ""
 
 
 def job(values: Mapping[str, Any], defaults: Defaults, place: Path) -> Job:
@@ -149,44 +165,46 @@ def job(values: Mapping[str, Any], defaults: Defaults, place: Path) -> Job:
     Raises:
         OptionError: A value is missing, unknown (with the nearest name) or not allowed.
     """
-    for name in values:
-        if name not in _FIELDS:
-            raise OptionError(
-                f"no field {name!r}{suggestion(name, _FIELDS)}; allowed are {', '.join(_FIELDS)}"
-            )
+    if isinstance(values.get("image"), list):
+        raise OptionError("several images; pictures of one subject are jobs of their own, see hiper average")
+    line = read_fields(_Line, dict(values))
     _check_characters(values)
-    method = _text(values, "method", defaults.method)
-    options = {**(defaults.options if method == defaults.method else {}), **_mapping(values, "options")}
-    sentences = _texts(values, "sentences", defaults.sentences)
+    method = defaults.method if line.method is None else line.method
+    options = {**(defaults.options if method == defaults.method else {}), **line.options}
+    sentences = tuple(dict.fromkeys(defaults.sentences if line.sentences is None else line.sentences))
     if get_method(method).per_sentence:
         if len(sentences) != 1:
             raise OptionError(
                 f"method {method} fits for one sentence; give each job one, not {len(sentences)}"
             )
         options = {"target": sentences[0], **options}
-    backbone = _text(values, "backbone", defaults.backbone)
-    stated = defaults.prediction_type or "" if backbone == defaults.backbone else ""
-    seeds = _seeds(values, defaults.seeds)
+    backbone = defaults.backbone if line.backbone is None else line.backbone
+    stated = line.prediction_type
+    if stated is None and backbone == defaults.backbone:
+        stated = defaults.prediction_type
+    seeds = tuple(dict.fromkeys(defaults.seeds if line.seeds is None else line.seeds))
+    if not seeds:
+        raise OptionError("seeds is []; give at least one")
     if len(sentences) * len(seeds) > MAX_PICTURES:
         raise OptionError(
             f"{len(sentences)} sentences with {len(seeds)} seeds each; a job draws at most {MAX_PICTURES} pictures:"
             " split it"
         )
     made = Job(
-        name=_text(values, "name", Path(_text(values, "image")).stem),
-        image=_text(values, "image"),
-        caption=_text(values, "caption"),
+        name=Path(line.image).stem if line.name is None else line.name,
+        image=line.image,
+        caption=line.caption,
         place=place,
-        mask=_text(values, "mask", "") or None,
+        mask=line.mask or None,
         sentences=sentences,
         backbone=backbone,
-        prediction_type=resolve_prediction(_text(values, "prediction_type", stated) or None),
+        prediction_type=resolve_prediction(stated or None),
         seeds=seeds,
         method=method,
-        preset=_text(values, "preset", defaults.preset),
+        preset=defaults.preset if line.preset is None else line.preset,
         options=options,
-        edit=resolve(EditOptions, {"": {}}, "", _mapping(values, "edit")),
-        negative_prompt=_text(values, "negative_prompt", ""),
+        edit=resolve(EditOptions, {"": {}}, "", line.edit),
+        negative_prompt=line.negative_prompt,
     )
     if made.resolved_options().as_mapping().get("seed") == -1:
         raise OptionError("seed is -1; a job says all that decides its result: give a seed of 0 or more")
@@ -201,37 +219,3 @@ def _check_characters(values: Mapping[str, Any]) -> None:
         except UnicodeEncodeError as error:
             half = ascii(error.object[error.start])
             raise OptionError(f"{name} holds {half}, half a character; write it anew, as UTF-8") from error
-
-
-def _text(values: Mapping[str, Any], name: str, otherwise: str | None = None) -> str:
-    value = values.get(name, otherwise)
-    if value is None:
-        raise OptionError(f"no {name}; every job needs one")
-    if not isinstance(value, str):
-        several = "; several pictures of one subject are jobs of their own, see hiper average"
-        raise OptionError(f"{name} is {value!r}; allowed is text{several if name == 'image' else ''}")
-    return value
-
-
-def _texts(values: Mapping[str, Any], name: str, otherwise: Sequence[str]) -> tuple[str, ...]:
-    given = values.get(name, otherwise)
-    if not isinstance(given, (list, tuple)) or not all(isinstance(each, str) for each in given):
-        raise OptionError(f"{name} is {given!r}; allowed is a list of texts")
-    return tuple(dict.fromkeys(given))
-
-
-def _seeds(values: Mapping[str, Any], otherwise: Sequence[int]) -> tuple[int, ...]:
-    given = values.get("seeds", otherwise)
-    whole = isinstance(given, (list, tuple)) and all(
-        isinstance(each, int) and not isinstance(each, bool) and 0 <= each <= LARGEST for each in given
-    )
-    if not whole or not given:
-        raise OptionError(f"seeds is {given!r}; allowed is a list of whole numbers from 0 to 2**63 - 1")
-    return tuple(dict.fromkeys(given))
-
-
-def _mapping(values: Mapping[str, Any], name: str) -> dict[str, Any]:
-    given = values.get(name, {})
-    if not isinstance(given, dict) or not all(isinstance(key, str) for key in given):
-        raise OptionError(f"{name} is {given!r}; allowed is an object of names and values")
-    return given

@@ -3,7 +3,6 @@ from .arms import Arm as Arm
 from .arms import parse_arm as parse_arm
 from .base import Case as Case
 from .base import Suite as Suite
-from .conforming import conforms as conforms
 from .critters_suite import IDENTITY as IDENTITY
 from .critters_suite import CrittersCase as CrittersCase
 from .critters_suite import CrittersSuite as CrittersSuite

@@ -14,7 +14,7 @@ from hiper.bench.base import Suite
 from hiper.errors import OptionError
 from hiper.files import safe_slug
 from hiper.methods import KEEP_SOURCE, get_method
-from hiper.options import EARLIER_FIT, Value, current_names, digest, method_names, suggestion
+from hiper.options import EARLIER_FIT, Value, check_choice, current_names, digest, method_names
 from hiper.seeds import RANDOM
 
 REFERENCE = "hiper"
@@ -122,9 +122,7 @@ def parse_arm(text: str) -> Arm:
     """
     head, *pairs = text.split(",")
     name, colon, preset = head.strip().partition(":")
-    known = arm_names()
-    if name not in known:
-        raise OptionError(f"arm is {text!r}; allowed are {', '.join(known)}{suggestion(name, known)}")
+    check_choice("arm", name, arm_names())
     preset = preset if colon else "default"
     given = _pairs(text, pairs)
     source_caption = str(given.pop(SOURCE_CAPTION, ""))

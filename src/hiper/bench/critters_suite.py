@@ -31,7 +31,6 @@ from hiper.critters import (
     true_values,
     world,
 )
-from hiper.errors import OptionError
 from hiper.metrics import (
     colour_distance,
     edit_success,
@@ -41,7 +40,7 @@ from hiper.metrics import (
     source_leak,
     structural_similarity,
 )
-from hiper.options import digest, suggestion
+from hiper.options import check_choice, check_whole, digest
 
 SPLITS = {"tuning": 2 * 10**9, "test": 3 * 10**9}
 """First scene seed of a split; training used those from 0, the demo those from 10**9."""
@@ -92,12 +91,8 @@ class CrittersSuite(Suite):
     """120 subjects x 4 edits of a split ("tuning" or "test") and a seed (0 to 900), at the world's native size."""
 
     def __init__(self, *, split: str = "test", seed: int = 0) -> None:
-        if split not in SPLITS:
-            raise OptionError(
-                f"split is {split!r}; allowed are {', '.join(SPLITS)}{suggestion(split, SPLITS)}"
-            )
-        if not 0 <= seed <= LARGEST_SEED:
-            raise OptionError(f"seed is {seed}; allowed are whole numbers from 0 to {LARGEST_SEED}")
+        check_choice("split", split, SPLITS)
+        check_whole("seed", seed, 0, LARGEST_SEED)
         self.split, self.seed = split, seed
 
     def identity(self) -> Mapping[str, str | int]:

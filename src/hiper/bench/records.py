@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hiper.bench.base import Metric, Scores
-from hiper.bench.conforming import conforms
 from hiper.errors import HiperError, OptionError, OutputError
 from hiper.files import atomic_write, parse_json, read_text
+from hiper.options import Value, conforms
 
 SCHEMA = 1
 _MAX_BYTES = 100_000_000
@@ -28,7 +28,6 @@ _MAX_SEEDS = 100_000
 _LONGEST_NAME = 200
 """Bytes; with a seed and an ending it is still a file name."""
 
-Value = bool | int | float | str
 R = TypeVar("R")
 
 

@@ -18,9 +18,9 @@ from hiper.bench.records import RUN, Run, RunKey, joined
 from hiper.bench.suites import SuiteSpec, open_suite
 from hiper.bench.worker import BenchJob, BenchWorker
 from hiper.engines import Engine, EngineSettings, Task, check_reachable, open_engine
-from hiper.errors import HiperWarning, OptionError
+from hiper.errors import HiperWarning
 from hiper.methods import get_method
-from hiper.options import deterministic, is_deterministic
+from hiper.options import check_whole, deterministic, is_deterministic
 from hiper.training import StopRequest
 
 Progress = Callable[[str, int, int], None]
@@ -74,8 +74,8 @@ def run(
         Interrupted: `should_stop` said so.
     """
     for name, value in {"seeds": seeds, "limit": limit}.items():
-        if value is not None and value < 1:
-            raise OptionError(f"{name} is {value}; allowed are whole numbers from 1 upwards")
+        if value is not None:
+            check_whole(name, value, 1)
     if engine is not None and engine.address:
         check_reachable(engine.address)
     elsewhere = None if engine is None or engine == EngineSettings() else open_engine(engine, device)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hiper.errors import OptionError
-from hiper.options import suggestion
+from hiper.options import unknown_choice
 
 if TYPE_CHECKING:
     from hiper.bench.base import Suite
@@ -61,7 +61,4 @@ def _suite_class(name: str) -> Any:
         return getattr(import_module(module), attribute)
     for entry in entry_points(group=GROUP, name=name):
         return entry.load()
-    known = suite_names()
-    raise OptionError(
-        f"suite is {name!r}; allowed are {', '.join(known)} and the path of a .toml file{suggestion(name, known)}"
-    )
+    raise unknown_choice("suite", name, suite_names(), " and the path of a .toml file")

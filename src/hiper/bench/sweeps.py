@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hiper.bench.arms import DRAWING, SOURCE_CAPTION, Arm, parse_arm
 from hiper.bench.report import CEILING, FLOOR
 from hiper.errors import OptionError
-from hiper.options import suggestion
+from hiper.options import check_choice
 
 OWN_CAPTION = "right"
 """How a sweep over `source_caption` names the suite's own."""
@@ -57,9 +57,7 @@ def parse_sweeps(over: Iterable[str], base: str) -> list[Sweep]:
 
 def preset(name: str) -> Sequence[str]:
     """Return the sweeps of a preset; OptionError for an unknown one."""
-    if name not in PRESETS:
-        raise OptionError(f"preset is {name!r}; allowed are {', '.join(PRESETS)}{suggestion(name, PRESETS)}")
-    return PRESETS[name]
+    return PRESETS[check_choice("preset", name, PRESETS)]
 
 
 def base_arm(text: str) -> Arm:

@@ -22,9 +22,10 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, final
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, final
 
 from PIL import Image
 
@@ -32,7 +33,7 @@ from hiper.bench.base import Case, Metric, Scores, Suite
 from hiper.errors import OptionError, UserError
 from hiper.files import path_in, read_text
 from hiper.images import Subject, clean_text, fit_square
-from hiper.options import digest, suggestion
+from hiper.options import digest, read_fields
 
 if TYPE_CHECKING:
     from hiper.metrics import ClipSimilarity, DinoSimilarity
@@ -48,11 +49,36 @@ METRICS: Mapping[str, Mapping[str, Metric]] = {
     },
     "dino": {"dino": _cosine(text="the picture resembles the source (DINO)")},
 }
-_FILE, _SUBJECT, _EDIT = (
-    ("subject", "metrics"),
-    ("name", "image", "caption", "mask", "edits", "vague", "wrong"),
-    ("name", "caption"),
-)
+E = TypeVar("E")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _File:
+    subject: Any = None
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _SubjectEntry:
+    name: str
+    image: str
+    caption: str
+    mask: str | None = None
+    edits: Any = None
+    vague: str | None = None
+    wrong: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _EditEntry:
+    name: str
+    caption: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _MetricsEntry:
+    clip: str | None = None
+    dino: str | None = None
 
 
 @final
@@ -61,14 +87,14 @@ class OwnSuite(Suite):
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        record = self._table(self._parsed(), "the file", _FILE)
-        subjects = self._list(record, "subject", "the file", "[[subject]]")
+        record = self._read(_File, self._parsed(), "the file")
+        subjects = self._list(record.subject, "subject", "the file", "[[subject]]")
         self._cases: dict[str, list[Case]] = {}
         self._digest = hashlib.sha256()
         for number, given in enumerate(subjects, start=1):
             self._add(given, f"subject {number}")
         self._check_other_captions()
-        self._scorers = self._load_scorers(record.get("metrics", {}))
+        self._scorers = self._load_scorers(record.metrics)
 
     def identity(self) -> Mapping[str, str | int]:
         return {"suite": self._path.stem, "content": self._digest.hexdigest()[:16]}
@@ -95,24 +121,18 @@ class OwnSuite(Suite):
         return scores
 
     def _add(self, given: object, where: str) -> None:
-        record = self._table(given, where, _SUBJECT)
-        name = self._name(record, where, self._cases)
+        record = self._read(_SubjectEntry, given, where)
+        name = self._name(record.name, where, self._cases)
         where = f"subject {name}"
         subject = self._subject(record, where)
         edits: dict[str, str] = {}
-        for number, each in enumerate(
-            self._list(record, "edits", where, '[{ name = "sitting", ... }]'), start=1
-        ):
+        listed = self._list(record.edits, "edits", where, '[{ name = "sitting", ... }]')
+        for number, each in enumerate(listed, start=1):
             place = f"{where}, edit {number}"
-            edit = self._table(each, place, _EDIT)
-            edits[self._name(edit, place, edits)] = clean_text(
-                self._text(edit, "caption", place), what="caption"
-            )
-        others: dict[str, str] = {
-            each: clean_text(self._text(record, each, where), what="caption")
-            for each in ("vague", "wrong")
-            if each in record
-        }
+            edit = self._read(_EditEntry, each, place)
+            edits[self._name(edit.name, place, edits)] = self._caption(edit.caption, place)
+        captions = {"vague": record.vague, "wrong": record.wrong}
+        others = {name: self._caption(text, where) for name, text in captions.items() if text is not None}
         content = [name, subject.sha256, subject.caption, edits, *([others] if others else [])]
         self._digest.update(json.dumps(content).encode())
         self._cases[name] = [
@@ -139,35 +159,34 @@ class OwnSuite(Suite):
                     f"subject {name}", f"other captions are not those of {first[0]}, which has {known}"
                 )
 
-    def _subject(self, record: Mapping[str, Any], where: str) -> Subject:
+    def _subject(self, record: _SubjectEntry, where: str) -> Subject:
         folder = self._path.parent
-        mask = path_in(folder, self._text(record, "mask", where)) if "mask" in record else None
-        image = path_in(folder, self._text(record, "image", where))
-        caption = self._text(record, "caption", where)
+        mask = None if record.mask is None else path_in(folder, record.mask)
+        caption = self._caption(record.caption, where)
         with self._named(where):
-            return Subject.open(image, caption=caption, mask=mask)
+            return Subject.open(path_in(folder, record.image), caption=caption, mask=mask)
 
     def _load_scorers(self, given: object) -> dict[str, Any]:
         """Now, so that a model that cannot be had is refused before an hour of fits."""
-        record = self._table(given, "[metrics]", tuple(METRICS))
+        chosen = vars(self._read(_MetricsEntry, given, "[metrics]"))
+        record = {name: model for name, model in chosen.items() if model is not None}
         if not record:
             return {}
         from hiper.metrics import ClipSimilarity, DinoSimilarity
 
         self._digest.update(json.dumps(record, sort_keys=True).encode())
         loaders = {"clip": ClipSimilarity.load, "dino": DinoSimilarity.load}
-        models = {name: self._model(record, name) for name in loaders if name in record}
+        models = {name: self._model(record[name]) for name in loaders if name in record}
         with self._named("[metrics]"):
             scorers: dict[str, Any] = {name: loaders[name](model) for name, model in models.items()}
         for scorer in scorers.values():
             self._digest.update(digest(scorer.contents()).encode())
         return scorers
 
-    def _model(self, record: Mapping[str, Any], name: str) -> str:
+    def _model(self, name: str) -> str:
         """A folder is meant from where the file is."""
-        given = self._text(record, name, "[metrics]")
-        folder = path_in(self._path.parent, given)
-        return str(folder) if folder.is_dir() else given
+        folder = path_in(self._path.parent, name)
+        return str(folder) if folder.is_dir() else name
 
     @contextmanager
     def _named(self, where: str) -> Iterator[None]:
@@ -185,32 +204,22 @@ class OwnSuite(Suite):
         except (ValueError, RecursionError, OptionError) as error:
             raise OptionError(f"{str(self._path)!r} is no TOML: {error}; mend that line") from error
 
-    def _table(self, given: object, where: str, names: Sequence[str]) -> dict[str, Any]:
-        if not isinstance(given, dict):
-            self._refuse(where, f"is {given!r}; write a table of {', '.join(names)}")
-        for name in given:
-            if name not in names:
-                self._refuse(
-                    where, f"has no {name!r}{suggestion(name, names)}; allowed are {', '.join(names)}"
-                )
-        return given
+    def _read(self, kind: type[E], given: object, where: str) -> E:
+        with self._named(where):
+            return read_fields(kind, given, what="entry")
 
-    def _list(self, record: Mapping[str, Any], name: str, where: str, example: str) -> list[Any]:
-        value = record.get(name)
+    def _list(self, value: object, name: str, where: str, example: str) -> list[Any]:
         if not isinstance(value, list) or not value:
             self._refuse(where, f"has no {name}; give one or more, as {example}")
         return value
 
-    def _text(self, record: Mapping[str, Any], name: str, where: str) -> str:
-        value = record.get(name)
-        if not isinstance(value, str) or not value.strip():
-            found = f"{name} is {value!r}" if name in record else f"no {name} is given"
-            self._refuse(where, f'{found}; write {name} = "..."')
-        return value
+    def _caption(self, text: str, where: str) -> str:
+        if not text.strip():
+            self._refuse(where, f"a caption is {text!r}; say in a few words what the picture shows")
+        return clean_text(text, what="caption")
 
-    def _name(self, record: Mapping[str, Any], where: str, taken: Mapping[str, Any]) -> str:
+    def _name(self, name: str, where: str, taken: Mapping[str, Any]) -> str:
         """A name for files, also where a file system does not tell A from a."""
-        name = self._text(record, "name", where)
         if not re.fullmatch(r"[A-Za-z0-9-]{1,80}", name):
             self._refuse(where, f"name is {name!r}; allowed are up to 80 letters a to z, digits and hyphens")
         if name.casefold() in map(str.casefold, taken):

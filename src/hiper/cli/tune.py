@@ -11,7 +11,6 @@ from typing import Annotated
 import typer
 
 from hiper import files
-from hiper.bench import conforms
 from hiper.cli.arguments import one_picture
 from hiper.cli.command import Only
 from hiper.cli.fit import FitRequest, load_model, prepare
@@ -19,6 +18,7 @@ from hiper.cli.options import Hardware, Others, Overwrite
 from hiper.cli.session import Session
 from hiper.errors import HiperWarning, OptionError
 from hiper.files import parse_json
+from hiper.options import conforms
 
 
 def tune(

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from hiper.errors import OptionError
-from hiper.options import suggestion
+from hiper.options import check_choice, check_whole
 
 if TYPE_CHECKING:
     from hiper.engines.base import Engine
@@ -41,16 +41,11 @@ class EngineSettings:
     isolated: bool = False
 
     def __post_init__(self) -> None:
-        if self.name not in ENGINES:
-            near = suggestion(self.name, ENGINES)
-            raise OptionError(f"engine is {self.name!r}; allowed are {', '.join(ENGINES)}{near}")
+        check_choice("engine", self.name, ENGINES)
         if self.name == "ray" and find_spec("ray") is None:
             raise OptionError('engine ray needs an extra: pip install "hiper[ray]"')
-        for name in ("workers", "cores_per_worker"):
-            if getattr(self, name) < 1:
-                raise OptionError(
-                    f"{name} is {getattr(self, name)}; allowed are whole numbers from 1 upwards"
-                )
+        check_whole("workers", self.workers, 1)
+        check_whole("cores_per_worker", self.cores_per_worker, 1)
         if self.memory_limit is not None and not self.memory_limit > 0:
             raise OptionError(f"memory_limit is {self.memory_limit}; allowed are numbers of GiB above 0")
 

@@ -25,7 +25,7 @@ from hiper.options import (
     SamplingSettings,
     Value,
     current_names,
-    earlier_names,
+    earlier_options,
     fit_key,
     resolve,
     versions,
@@ -123,7 +123,7 @@ class Method(ABC, Generic[O]):
             return resolve(self.options_type, self.presets, preset, values)
         if found.method != self.name:
             raise OptionError(f"preset {preset!r} is for method {found.method}, not {self.name}")
-        tuned = current_names(found.options, earlier_names(self.options_type))
+        tuned = current_names(found.options, earlier_options(self.options_type))
         return resolve(self.options_type, self.presets, untuned(self.presets), {**tuned, **values})
 
     def options_for(self, backbone: str, preset: str = AUTO, /, **values: object) -> O:

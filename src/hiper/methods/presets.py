@@ -16,6 +16,7 @@ from typing import Any
 from hiper.backbones import EMBEDDED
 from hiper.errors import HiperWarning, OptionError
 from hiper.files import atomic_write, cache_dir, parse_json, read_text
+from hiper.options import conforms
 
 AUTO = "auto"
 """In the place of a preset's name: the one that suits the model."""
@@ -64,10 +65,9 @@ class PresetFile:
             raise OptionError(f"preset {str(path)!r} cannot be read: {error.strerror}") from error
         except (ValueError, RecursionError, OptionError) as error:
             raise _damaged(path) from error
-        kinds = {"method": str, "backbone": str, "options": dict, "evidence": dict}
         if not isinstance(record, dict) or record.pop("hiper_preset", None) != SCHEMA:
             raise _damaged(path)
-        if record.keys() != kinds.keys() or not all(isinstance(record[k], kind) for k, kind in kinds.items()):
+        if not conforms(record, cls):
             raise _damaged(path)
         return cls(**record)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hiper.errors import HiperWarning, OptionError
 from hiper.methods.presets import AUTO
-from hiper.options import GROUP, METHODS, method_names, suggestion
+from hiper.options import GROUP, METHODS, method_names, unknown_choice
 
 if TYPE_CHECKING:
     from hiper.artifacts import Artifact
@@ -28,8 +28,7 @@ def get_method(name: str) -> Method[Any]:
         return method
     for entry in entry_points(group=GROUP, name=name):
         return _adapted(entry.load())
-    known = method_names()
-    raise OptionError(f"method is {name!r}; allowed are {', '.join(known)}{suggestion(name, known)}")
+    raise unknown_choice("method", name, method_names())
 
 
 _EARLIER_NAMES = {"needs": "requires", "applied": "attach", "draws_by": "sampling_defaults"}

@@ -1,6 +1,4 @@
 from . import determinism as determinism
-from .checks import check_number as check_number
-from .checks import check_whole as check_whole
 from .determinism import deterministic as deterministic
 from .determinism import is_deterministic as is_deterministic
 from .earlier_names import EARLIER_FIT as EARLIER_FIT
@@ -16,11 +14,8 @@ from .method_names import METHODS as METHODS
 from .method_names import method_names as method_names
 from .nearest import suggestion as suggestion
 from .options import Options as Options
-from .options import Spec as Spec
-from .options import Value as Value
-from .options import earlier_names as earlier_names
+from .options import earlier_options as earlier_options
 from .options import resolve as resolve
-from .options import specs as specs
 from .prompt_syntax import prompt_syntax as prompt_syntax
 from .sampling import KEEP as KEEP
 from .sampling import AnySamplingKwargs as AnySamplingKwargs
@@ -30,3 +25,15 @@ from .sampling import SamplingKwargs as SamplingKwargs
 from .sampling import SamplingSettings as SamplingSettings
 from .sampling import resolve_strength as resolve_strength
 from .sampling import sampling_of as sampling_of
+from .validation import Spec as Spec
+from .validation import Value as Value
+from .validation import check_choice as check_choice
+from .validation import check_fields as check_fields
+from .validation import check_names as check_names
+from .validation import check_number as check_number
+from .validation import check_type as check_type
+from .validation import check_whole as check_whole
+from .validation import conforms as conforms
+from .validation import read_fields as read_fields
+from .validation import specs as specs
+from .validation import unknown_choice as unknown_choice

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict, cast
 
-from hiper.options.checks import check_number
+from hiper.options.validation import check_number
 
 STRENGTH, KEEP = 0.8, 0.5
 """The paper's factor on what was learnt, and how much of the source an edit keeps."""
