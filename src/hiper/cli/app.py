@@ -6,6 +6,7 @@ from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
+from typer import Option
 from typer.core import TyperGroup
 
 from hiper.cli import bench, estimate
@@ -67,7 +68,7 @@ def _print_version(asked: bool) -> None:
 @app.callback()
 def hiper(
     show_version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+        bool, Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """One picture and one sentence in, a small file out; from then on any sentence edits that picture."""
@@ -79,12 +80,7 @@ DOG = 'dog.png --caption "a standing dog"'
 add_command(app, demo, panel=START, example="hiper demo")
 add_command(app, fit, panel=START, example=f"hiper fit {DOG} --out dog.safetensors")
 add_command(app, edit, panel=START, example='hiper edit dog.safetensors "a sitting dog" --out pictures')
-add_command(
-    app,
-    run,
-    panel=START,
-    example=f'hiper run {DOG} "a sitting dog" --out pictures',
-)
+add_command(app, run, panel=START, example=f'hiper run {DOG} "a sitting dog" --out pictures')
 add_command(app, ui, panel=START, example="hiper ui --backbone path/to/model")
 add_command(app, show, panel=NEXT, example="hiper show dog.safetensors")
 add_command(app, rerun, panel=NEXT, example="hiper rerun pictures/a-sitting-dog-0.png")

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from hiper import artifacts, files
 from hiper.cli.command import Only
@@ -20,9 +20,7 @@ Listing = Annotated[Session, Only("json")]
 
 def show(
     session: Listing,
-    file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="What `hiper fit` wrote, or a PNG that hiper drew.")
-    ],
+    file: Annotated[Path, Argument(metavar="FILE", help="What `hiper fit` wrote, or a PNG that hiper drew.")],
 ) -> None:
     """Print what a file says of itself."""
     from hiper.inference import is_png
@@ -50,9 +48,9 @@ def _show_picture(session: Session, file: Path) -> None:
 
 def average(
     session: Talking,
-    several: Annotated[list[Path], typer.Argument(metavar="FILE...", help="What `hiper fit` wrote.")],
+    several: Annotated[list[Path], Argument(metavar="FILE...", help="What `hiper fit` wrote.")],
     out: OutFile,
-    weight: Annotated[list[float] | None, typer.Option(help="Of each file, in their order.")] = None,
+    weight: Annotated[list[float] | None, Option(help="Of each file, in their order.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Average what was learnt from several pictures of one subject."""
@@ -65,8 +63,8 @@ def average(
 
 def import_file(
     session: Talking,
-    file: Annotated[Path, typer.Argument(metavar="FILE.pt", help="A tail of the paper's reference script.")],
-    caption: Annotated[str, typer.Option(metavar="TEXT", help="What the picture shows.")],
+    file: Annotated[Path, Argument(metavar="FILE.pt", help="A tail of the paper's reference script.")],
+    caption: Annotated[str, Option(metavar="TEXT", help="What the picture shows.")],
     backbone: BackboneName,
     out: OutFile,
     hardware: Device,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Option
 
 from hiper import files
 from hiper.cli.command import Without
@@ -32,18 +32,17 @@ PAGE, RECORD = "attention.html", "attention.json"
 class AttentionRequest(SamplingOptions):
     """What is to be captured: a drawing, or a picture that is read under noise."""
 
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where attention.html and attention.json go.")]
+    out: Annotated[Path, Option(metavar="DIR", help="Where attention.html and attention.json go.")]
     prompt: Annotated[
-        str | None,
-        typer.Option(metavar="TEXT", help="What to draw; default: the caption it was learnt from."),
+        str | None, Option(metavar="TEXT", help="What to draw; default: the caption it was learnt from.")
     ] = None
     picture: Annotated[
-        Path | None, typer.Option(metavar="IMAGE", help="Read this picture under noise instead of drawing.")
+        Path | None, Option(metavar="IMAGE", help="Read this picture under noise instead of drawing.")
     ] = None
     mask: Annotated[
-        Path | None, typer.Option(metavar="MASK", help="Of that picture, white where the subject is.")
+        Path | None, Option(metavar="MASK", help="Of that picture, white where the subject is.")
     ] = None
-    seed: Annotated[int, typer.Option(min=0, help="Of the noise.")] = 0
+    seed: Annotated[int, Option(min=0, help="Of the noise.")] = 0
     overwrite: Overwrite = False
 
 
@@ -90,11 +89,7 @@ def _subject(request: AttentionRequest) -> Subject | None:
 
 
 def _study(
-    backbone: Backbone,
-    artifact: Artifact,
-    subject: Subject | None,
-    request: AttentionRequest,
-    report: Report,
+    backbone: Backbone, artifact: Artifact, subject: Subject | None, request: AttentionRequest, report: Report
 ) -> Study:
     from hiper.analysis.attention import study_drawing, study_picture
     from hiper.options import sampling_of
@@ -114,12 +109,7 @@ def _study(
             callback=step,
         )
     return study_drawing(
-        backbone,
-        artifact,
-        request.prompt,
-        seed=request.seed,
-        callback=step,
-        **sampling_of(request),
+        backbone, artifact, request.prompt, seed=request.seed, callback=step, **sampling_of(request)
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Option
 
 from hiper.backbones import (
     EMBEDDED,
@@ -33,8 +33,7 @@ def backbones(
     session: Talking,
     hardware: Device,
     measure: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Draw with this model to see how much its last text rows matter."),
+        list[str] | None, Option(help="Draw with this model to see how much its last text rows matter.")
     ] = None,
 ) -> None:
     """List what --backbone takes, and the models on this computer: text rows, tail, memory, licence."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
 from hiper.cli.arguments import LARGEST_SEED, method_options
 from hiper.cli.options import (
@@ -32,33 +32,28 @@ class BatchRequest:
     """Which jobs, where their results go, and how they are done."""
 
     jobs: Annotated[
-        Path,
-        typer.Argument(metavar="JOBS", help="A .jsonl or .csv file, or a folder of pictures with captions."),
+        Path, Argument(metavar="JOBS", help="A .jsonl or .csv file, or a folder of pictures with captions.")
     ]
     out: Annotated[
-        str,
-        typer.Option(metavar="DIR", help="Where results go, or a URL that fsspec knows; again: it goes on."),
+        str, Option(metavar="DIR", help="Where results go, or a URL that fsspec knows; again: it goes on.")
     ]
     sentence: Annotated[
-        list[str],
-        typer.Option(metavar="TEXT", help="What to draw of jobs that do not say it; may be repeated."),
+        list[str], Option(metavar="TEXT", help="What to draw of jobs that do not say it; may be repeated.")
     ] = field(default_factory=list)
     images: Images = 1
-    seed: Annotated[
-        int, typer.Option(min=0, max=LARGEST_SEED, help="Of the first picture; then +1 each.")
-    ] = 0
+    seed: Annotated[int, Option(min=0, max=LARGEST_SEED, help="Of the first picture; then +1 each.")] = 0
     backbone: BackboneName = "critters"
     method: MethodName = "hiper"
     preset: Preset = "auto"
     option: MethodOption = None
-    retry: Annotated[bool, typer.Option(help="Only the jobs that failed before.")] = False
+    retry: Annotated[bool, Option(help="Only the jobs that failed before.")] = False
     together: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="Subjects fitted at a time; default: by preset.")
+        int | None, Option(min=1, max=1024, help="Subjects fitted at a time; default: by preset.")
     ] = None
-    workers: Annotated[int, typer.Option(min=1, max=256, help="Processes at a time.")] = 1
-    timeout: Annotated[float | None, typer.Option(metavar="SECONDS", help="That one job may take.")] = None
+    workers: Annotated[int, Option(min=1, max=256, help="Processes at a time.")] = 1
+    timeout: Annotated[float | None, Option(metavar="SECONDS", help="That one job may take.")] = None
     memory_limit: Annotated[
-        float | None, typer.Option(metavar="GIB", help="Of one worker, its model included.")
+        float | None, Option(metavar="GIB", help="Of one worker, its model included.")
     ] = None
     deterministic: Deterministic = False
 

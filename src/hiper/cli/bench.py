@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
 from hiper.cli.options import BackboneName, Device, EngineOptions, Hardware, Overwrite, Talking
 from hiper.cli.progress import Report
@@ -17,7 +17,7 @@ from hiper.errors import Interrupted
 if TYPE_CHECKING:
     from hiper.bench import Done
 
-Seeds = Annotated[int, typer.Option(min=1, max=1000, help="Pictures per edit.")]
+Seeds = Annotated[int, Option(min=1, max=1000, help="Pictures per edit.")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,17 +25,15 @@ class BenchRequest:
     """Which suite, how much of it, and where the run is kept."""
 
     suite: Annotated[
-        str, typer.Argument(metavar="SUITE", help="critters, or a .toml file of your own photographs.")
+        str, Argument(metavar="SUITE", help="critters, or a .toml file of your own photographs.")
     ]
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the run is kept; again: it goes on.")]
+    out: Annotated[Path, Option(metavar="DIR", help="Where the run is kept; again: it goes on.")]
     backbone: BackboneName = "critters"
-    split: Annotated[str | None, typer.Option(metavar="NAME", help="tuning or test; default: test.")] = None
-    seed: Annotated[
-        int, typer.Option(min=0, max=10**8, help="Chooses the subjects; of the first picture.")
-    ] = 0
+    split: Annotated[str | None, Option(help="tuning or test; default: test.")] = None
+    seed: Annotated[int, Option(min=0, max=10**8, help="Chooses the subjects; of the first picture.")] = 0
     seeds: Seeds = 2
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N subjects.")] = None
-    jobs: Annotated[int, typer.Option(min=1, max=256, help="Processes at a time.")] = 1
+    limit: Annotated[int | None, Option(min=1, help="Only the first N subjects.")] = None
+    jobs: Annotated[int, Option(min=1, max=256, help="Processes at a time.")] = 1
 
 
 def run(
@@ -46,7 +44,7 @@ def run(
     *,
     methods: Annotated[
         list[str],
-        typer.Option(
+        Option(
             "--methods",
             metavar="ARM",
             help="May be repeated: METHOD, METHOD:PRESET, METHOD:PRESET,option=value,... or a yardstick:"
@@ -99,11 +97,11 @@ def draw_missing(
 
 def report(
     session: Talking,
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What `hiper bench run` wrote.")],
+    folder: Annotated[Path, Argument(metavar="DIR", help="What `hiper bench run` wrote.")],
     reference: Annotated[
-        str | None, typer.Option(metavar="ARM", help="Compare with this arm; default: the first hiper.")
+        str | None, Option(metavar="ARM", help="Compare with this arm; default: the first hiper.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Default: DIR/report, overwritten.")] = None,
+    out: Annotated[Path | None, Option(metavar="DIR", help="Default: DIR/report, overwritten.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Write tables and a page of pictures."""

@@ -4,7 +4,7 @@ A field is an option where `typer.Option` or `typer.Argument` stands beside its 
 
     @dataclass(frozen=True, kw_only=True)
     class Canvas:
-        height: Annotated[int | None, typer.Option(min=8, max=8192, help="Pixels.")] = None
+        height: Annotated[int | None, Option(min=8, max=8192, help="Pixels.")] = None
 
     def paint(session: Session, canvas: Canvas) -> None:
         "Paint."
@@ -19,6 +19,7 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from inspect import Parameter
+from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -27,6 +28,8 @@ from typer.models import ArgumentInfo, OptionInfo
 
 from hiper.cli.arguments import real, whole
 from hiper.cli.session import Session
+
+_METAVARS = {int: "N", float: "X", str: "NAME", Path: "FILE"}
 
 
 class Only:
@@ -124,7 +127,7 @@ def _info(hint: Any) -> OptionInfo | ArgumentInfo | None:
 
 
 def _option(name: str, hint: Any, default: Any) -> Parameter:
-    """Complete what typer would do otherwise: a flag has no --no-flag, and numbers are read with our errors."""
+    """Complete a declaration: a flag has no --no-flag, numbers are read with our errors, metavars follow types."""
     info = copy.copy(_info(hint))
     assert info is not None
     declared = get_args(hint)[0]
@@ -134,8 +137,10 @@ def _option(name: str, hint: Any, default: Any) -> Parameter:
     if bool in kinds and info.default is ...:
         info.default = f"--{name.replace('_', '-')}"
     if int in kinds:
-        info.parser, info.metavar = whole(info.min, info.max), info.metavar or "N"
+        info.parser = whole(info.min, info.max)
     if float in kinds:
-        info.parser, info.metavar = real, info.metavar or "X"
+        info.parser = real
+    if info.metavar is None:
+        info.metavar = next((word for each, word in _METAVARS.items() if each in kinds), None)
     info.min = info.max = None
     return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[declared, info])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from hiper.cli.console import table
 from hiper.cli.options import Overwrite, Talking
@@ -15,8 +15,8 @@ from hiper.training import duration
 
 def demo(
     session: Talking,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Default: demo, overwritten.")] = None,
-    seed: Annotated[int, typer.Option(min=0, max=10**8, help="Chooses the animal.")] = 0,
+    out: Annotated[Path | None, Option(metavar="DIR", help="Default: demo, overwritten.")] = None,
+    seed: Annotated[int, Option(min=0, max=10**8, help="Chooses the animal.")] = 0,
     overwrite: Overwrite = False,
 ) -> None:
     """See the whole story on the embedded model: fit, edit, contact sheet."""

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
 from hiper import files
 from hiper.cli.arguments import LARGEST_SEED
@@ -33,19 +33,15 @@ class Learnt:
 
     file: LearntFile
     others: Annotated[
-        list[Path],
-        typer.Option(
-            "--with", metavar="FILE", help="Another file that is to appear as well; may be repeated."
-        ),
+        list[Path], Option("--with", help="Another file that is to appear as well; may be repeated.")
     ] = field(default_factory=list)
     other_strengths: Annotated[
-        list[float], typer.Option("--with-strength", help="Strength of each --with, in their order.")
+        list[float], Option("--with-strength", help="Strength of each --with, in their order.")
     ] = field(default_factory=list)
     negative: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="What `hiper fit` wrote of a subject to keep away from."),
+        Path | None, Option(help="What `hiper fit` wrote of a subject to keep away from.")
     ] = None
-    negative_strength: Annotated[float | None, typer.Option(help="Strength of --negative.")] = None
+    negative_strength: Annotated[float | None, Option(help="Strength of --negative.")] = None
 
     def load(self, strength: float | None) -> Artifact:
         """Load the one file, or several combined; `strength` is the first one's, None its own."""
@@ -79,20 +75,18 @@ class Learnt:
 class EditRequest(SamplingOptions):
     """What is to be drawn, and what is written."""
 
-    prompts: Annotated[list[str], typer.Argument(metavar="PROMPT", help="Sentences that say what to draw.")]
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the pictures go.")]
+    prompts: Annotated[list[str], Argument(metavar="PROMPT", help="Sentences that say what to draw.")]
+    out: Annotated[Path, Option(metavar="DIR", help="Where the pictures go.")]
     images: Images = 1
     seed: Annotated[
-        int,
-        typer.Option(min=-1, max=LARGEST_SEED, help="Of the first picture; then +1 each. -1: random."),
+        int, Option(min=-1, max=LARGEST_SEED, help="Of the first picture; then +1 each. -1: random.")
     ] = 0
     batch_size: BatchSize = 4
     report: Annotated[
-        Path | None,
-        typer.Option(metavar="PAGE.html", help="Also write one page that shows it all; draws more."),
+        Path | None, Option(metavar="PAGE.html", help="Also write one page that shows it all; draws more.")
     ] = None
-    no_artifact: Annotated[bool, typer.Option(help="Write PNGs that do not carry what was learnt.")] = False
-    no_metadata: Annotated[bool, typer.Option(help="Write PNGs that do not tell how they were made.")] = False
+    no_artifact: Annotated[bool, Option(help="Write PNGs that do not carry what was learnt.")] = False
+    no_metadata: Annotated[bool, Option(help="Write PNGs that do not tell how they were made.")] = False
     overwrite: Overwrite = False
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Option
 
 from hiper.backbones import LocalModel, describe, models
 from hiper.cli.arguments import method_options
@@ -57,7 +57,7 @@ def edit(
     hardware: Hardware,
     sampling: Annotated[SamplingOptions, Only("guidance_scale", "num_inference_steps", "height", "width")],
     backbone: BackboneName = "critters",
-    sentences: Annotated[int, typer.Option(min=1, max=10_000, help="How many prompts there will be.")] = 1,
+    sentences: Annotated[int, Option(min=1, max=10_000, help="How many prompts there will be.")] = 1,
     images: Images = 1,
     batch_size: BatchSize = 4,
 ) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from hiper import files
 from hiper.cli.arguments import method_options, one_picture
@@ -42,16 +42,13 @@ AUTO = "auto"
 class FitRequest:
     """Which picture is to be learnt, by which model, and how."""
 
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="The picture to learn from.")]
-    caption: Annotated[
-        str, typer.Option(metavar="TEXT", help="What the picture shows; auto: have it described.")
-    ]
+    image: Annotated[Path, Argument(metavar="IMAGE", help="The picture to learn from.")]
+    caption: Annotated[str, Option(metavar="TEXT", help="What the picture shows; auto: have it described.")]
     captioner: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME",
+        Option(
             help="Who describes it for --caption auto: a folder or Hub id of a BLIP or Florence-2."
-            " On critters: no need.",
+            " On critters: no need."
         ),
     ] = None
     backbone: BackboneName = "critters"
@@ -59,15 +56,12 @@ class FitRequest:
     preset: Preset = "auto"
     option: MethodOption = None
     mask: Annotated[
-        Path | None,
-        typer.Option(metavar="MASK", help="A picture of the same size, white where the subject is."),
+        Path | None, Option(metavar="MASK", help="A picture of the same size, white where the subject is.")
     ] = None
     seed: FitSeed = None
-    frame: Annotated[int | None, typer.Option(min=0, help="Which picture of an animation.")] = None
-    background: Annotated[str, typer.Option(metavar="COLOUR", help="What transparent parts are laid on.")] = (
-        "white"
-    )
-    allow_truncated: Annotated[bool, typer.Option(help="Use what is left of a damaged file.")] = False
+    frame: Annotated[int | None, Option(min=0, help="Which picture of an animation.")] = None
+    background: Annotated[str, Option(metavar="COLOUR", help="What transparent parts are laid on.")] = "white"
+    allow_truncated: Annotated[bool, Option(help="Use what is left of a damaged file.")] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,10 +80,10 @@ def fit(
     *,
     others: Others = None,
     out: OutFile,
-    resume: Annotated[bool, typer.Option(help="Go on with a fit that was stopped.")] = False,
-    force: Annotated[bool, typer.Option(help="Start anew although one was stopped.")] = False,
+    resume: Annotated[bool, Option(help="Go on with a fit that was stopped.")] = False,
+    force: Annotated[bool, Option(help="Start anew although one was stopped.")] = False,
     checkpoint_every: Annotated[
-        int, typer.Option(min=0, max=3600, metavar="SECONDS", help="How often a fit saves itself.")
+        int, Option(min=0, max=3600, metavar="SECONDS", help="How often a fit saves itself.")
     ] = 20,
     overwrite: Overwrite = False,
 ) -> None:

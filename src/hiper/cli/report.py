@@ -75,12 +75,7 @@ def _sentence(
         report("drawing the report's grid", number, len(missing))
         sampling: SamplingKwargs = {**sampling_of(settings), "strength": strength}
         grid[strength] = edit(
-            backbone,
-            artifact,
-            first.prompt,
-            seeds=seeds,
-            batch_size=first.batch_size,
-            **sampling,
+            backbone, artifact, first.prompt, seeds=seeds, batch_size=first.batch_size, **sampling
         ).images
     report("drawing the report's grid", len(missing), len(missing))
     return Sentence(results=results, grid=dict(sorted(grid.items())), grid_seeds=seeds)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
 from hiper import files
 from hiper.cli.fit import load_model
@@ -22,17 +22,13 @@ if TYPE_CHECKING:
 
 def rerun(
     session: Session,
-    picture: Annotated[Path, typer.Argument(metavar="PNG", help="A picture that hiper drew.")],
+    picture: Annotated[Path, Argument(metavar="PNG", help="A picture that hiper drew.")],
     hardware: Device,
-    out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Default: NAME-rerun.png beside it.")
-    ] = None,
+    out: Annotated[Path | None, Option(help="Default: NAME-rerun.png beside it.")] = None,
     artifact: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="For a picture that does not carry what was learnt.")
+        Path | None, Option(help="For a picture that does not carry what was learnt.")
     ] = None,
-    backbone: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Default: the model that drew the picture.")
-    ] = None,
+    backbone: Annotated[str | None, Option(help="Default: the model that drew the picture.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Draw a picture again from the settings it carries."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Option
 
 from hiper.cli.fit import load_model
 from hiper.cli.options import BackboneName, Hardware
@@ -25,10 +25,10 @@ def selfcheck(
     *,
     backbone: BackboneName,
     image: Annotated[
-        Path | None, typer.Option(metavar="IMAGE", help="Default: an animal that hiper draws.")
+        Path | None, Option(metavar="IMAGE", help="Default: an animal that hiper draws.")
     ] = None,
-    caption: Annotated[str | None, typer.Option(metavar="TEXT", help="What that picture shows.")] = None,
-    steps: Annotated[int, typer.Option(min=1, max=1000, help="Of the short fit.")] = 20,
+    caption: Annotated[str | None, Option(metavar="TEXT", help="What that picture shows.")] = None,
+    steps: Annotated[int, Option(min=1, max=1000, help="Of the short fit.")] = 20,
 ) -> None:
     """Try a model for about a minute: loss, how far it listens to a tail, time and memory, ready to paste."""
     if (image is None) != (caption is None):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Option
 
 from hiper.cli.bench import BenchRequest, Seeds, draw_missing
 from hiper.cli.options import Device, EngineOptions
@@ -24,24 +24,23 @@ class SweepRequest(BenchRequest):
     seeds: Seeds = 1
     over: Annotated[
         list[str],
-        typer.Option(
+        Option(
             metavar="OPTION=VALUES",
             help="tail=1,2,5: may be repeated; each option alone, the others as in --base.",
         ),
     ] = field(default_factory=list)
-    preset: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="paper: the paper's ablation and more, instead of --over."),
-    ] = None
+    preset: Annotated[str | None, Option(help="paper: the paper's ablation and more, instead of --over.")] = (
+        None
+    )
     base: Annotated[
-        str, typer.Option(metavar="ARM", help="METHOD, METHOD:PRESET or METHOD:PRESET,option=value,...")
+        str, Option(metavar="ARM", help="METHOD, METHOD:PRESET or METHOD:PRESET,option=value,...")
     ] = "hiper"
     success: Annotated[
         str | None,
-        typer.Option(metavar="METRIC", help="Whether the edit succeeds; default: the suite's usual one."),
+        Option(metavar="METRIC", help="Whether the edit succeeds; default: the suite's usual one."),
     ] = None
     identity: Annotated[
-        str | None, typer.Option(metavar="METRIC", help="Whether the subject survives; default: likewise.")
+        str | None, Option(metavar="METRIC", help="Whether the subject survives; default: likewise.")
     ] = None
 
 

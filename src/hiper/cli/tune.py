@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from hiper import files
 from hiper.cli.arguments import one_picture
@@ -27,13 +27,9 @@ def tune(
     hardware: Hardware,
     *,
     others: Others = None,
-    out: Annotated[
-        str,
-        typer.Option(metavar="NAME", help="What --preset will take: a name, or a file that ends in .json."),
-    ],
+    out: Annotated[str, Option(help="What --preset will take: a name, or a file that ends in .json.")],
     evaluations: Annotated[
-        int,
-        typer.Option(min=4, max=10_000, help="Noise levels a fit sees when step sizes are tried."),
+        int, Option(min=4, max=10_000, help="Noise levels a fit sees when step sizes are tried.")
     ] = 48,
     overwrite: Overwrite = False,
 ) -> None:

@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from hiper.cli.fit import load_model
 from hiper.cli.options import BackboneName, Device
@@ -19,23 +19,15 @@ def ui(
     session: Session,
     hardware: Device,
     backbone: BackboneName = "critters",
-    host: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Default: 127.0.0.1, which only this computer reaches.")
-    ] = None,
-    port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="Default: a free one from 7860 on.")
-    ] = None,
-    library: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where learnt subjects are kept.")
-    ] = None,
-    max_upload_mb: Annotated[
-        int, typer.Option(min=1, max=10_000, help="Largest file that may be uploaded.")
-    ] = 50,
+    host: Annotated[str | None, Option(help="Default: 127.0.0.1, which only this computer reaches.")] = None,
+    port: Annotated[int | None, Option(min=1, max=65535, help="Default: a free one from 7860 on.")] = None,
+    library: Annotated[Path | None, Option(metavar="DIR", help="Where learnt subjects are kept.")] = None,
+    max_upload_mb: Annotated[int, Option(min=1, max=10_000, help="Largest file that may be uploaded.")] = 50,
     clip: Annotated[
-        str | None, typer.Option(metavar="FOLDER", help="CLIP weights that rank seeds by the sentence.")
+        str | None, Option(metavar="FOLDER", help="CLIP weights that rank seeds by the sentence.")
     ] = None,
     dino: Annotated[
-        str | None, typer.Option(metavar="FOLDER", help="DINOv2 weights that rank seeds by likeness.")
+        str | None, Option(metavar="FOLDER", help="DINOv2 weights that rank seeds by likeness.")
     ] = None,
 ) -> None:
     """Open the web page: learn, draw and compare without a command line."""
