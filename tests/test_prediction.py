@@ -378,6 +378,9 @@ def test_every_command_that_loads_a_model_takes_the_option() -> None:
             gather(command) if hasattr(command, "commands") else commands.update({name: command})
 
     gather(typer.main.get_command(app))
-    taking = {name: {each.name for each in command.params} for name, command in commands.items()}
-    assert all("prediction" in names for names in taking.values() if "dtype" in names)
-    assert sum("prediction" in names for names in taking.values()) > 10
+    taking = {
+        name: {option for each in command.params for option in each.opts}
+        for name, command in commands.items()
+    }
+    assert all("--prediction" in names for names in taking.values() if "--dtype" in names)
+    assert sum("--prediction" in names for names in taking.values()) > 10

@@ -57,8 +57,7 @@ def attention(
     from hiper.artifacts import Artifact
 
     subject = _subject(request)
-    for note in subject.notes if subject is not None else ():
-        session.console.note(note)
+    session.console.note(*(subject.notes if subject is not None else ()))
     artifact = Artifact.load(file)
     make_folder(request.out)
     for name in (PAGE, RECORD):

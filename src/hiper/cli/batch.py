@@ -20,7 +20,8 @@ from hiper.cli.options import (
     Talking,
 )
 from hiper.cli.session import Deterministic, Session
-from hiper.errors import HiperError, Interrupted, OptionError
+from hiper.cli.stopping import SAME_COMMAND, advising
+from hiper.errors import HiperError, OptionError
 from hiper.training import duration
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def batch(session: Talking, request: BatchRequest, engine: EngineOptions, hardwa
         sentences=tuple(dict.fromkeys(request.sentence)),
         seeds=tuple(range(request.seed, request.seed + request.images)),
         backbone=request.backbone,
-        prediction_type=hardware.prediction,
+        prediction_type=hardware.prediction_type,
         method=request.method,
         preset=request.preset,
         options=method_options(request.option),
@@ -93,22 +94,16 @@ def batch(session: Talking, request: BatchRequest, engine: EngineOptions, hardwa
     distinct = len({each.id for each in asked})
     if distinct < len(asked):
         session.console.note(f"{len(asked) - distinct} jobs are given twice; each is done once")
-    with session.progress() as report, session.stop.deferred():
+    with session.progress() as report, session.stop.deferred(), advising(SAME_COMMAND):
         report("starting", 0, 0)
-        try:
-            done = run(
-                asked,
-                request.out,
-                settings,
-                engine=engine.settings(request.workers, hardware.device, request.memory_limit),
-                progress=report,
-                should_stop=session.stop.requested,
-            )
-        except Interrupted as stopped:
-            raise Interrupted(
-                f"{stopped}; what is finished stays: the same command goes on from there",
-                stopped.signal_number,
-            ) from stopped
+        done = run(
+            asked,
+            request.out,
+            settings,
+            engine=engine.settings(request.workers, hardware.device, request.memory_limit),
+            progress=report,
+            should_stop=session.stop.requested,
+        )
     _tell(session, request.out, done)
 
 

@@ -12,7 +12,7 @@ from typer import Argument, Option
 from hiper.cli.options import BackboneName, Device, EngineOptions, Hardware, Overwrite, Talking
 from hiper.cli.progress import Report
 from hiper.cli.session import Session
-from hiper.errors import Interrupted
+from hiper.cli.stopping import SAME_COMMAND, advising
 
 if TYPE_CHECKING:
     from hiper.bench import Done
@@ -70,29 +70,23 @@ def draw_missing(
     report: Report,
 ) -> Done:
     """Draw what is missing; a signal stops it between two steps, and the same command goes on from there."""
-    with session.stop.deferred():
-        from hiper.bench import SuiteSpec, run
+    from hiper.bench import SuiteSpec, run
 
-        try:
-            return run(
-                SuiteSpec(name=request.suite, split=request.split, seed=request.seed),
-                request.backbone,
-                arms,
-                request.out,
-                seeds=request.seeds,
-                limit=request.limit,
-                engine=engine.settings(request.jobs, hardware.device),
-                progress=report,
-                should_stop=session.stop.requested,
-                device=hardware.device,
-                dtype=hardware.dtype,
-                prediction_type=hardware.prediction,
-            )
-        except Interrupted as stopped:
-            raise Interrupted(
-                f"{stopped}; what is finished stays: the same command goes on from there",
-                stopped.signal_number,
-            ) from stopped
+    with session.stop.deferred(), advising(SAME_COMMAND):
+        return run(
+            SuiteSpec(name=request.suite, split=request.split, seed=request.seed),
+            request.backbone,
+            arms,
+            request.out,
+            seeds=request.seeds,
+            limit=request.limit,
+            engine=engine.settings(request.jobs, hardware.device),
+            progress=report,
+            should_stop=session.stop.requested,
+            device=hardware.device,
+            dtype=hardware.dtype,
+            prediction_type=hardware.prediction_type,
+        )
 
 
 def report(
@@ -108,8 +102,7 @@ def report(
     from hiper.bench import build_report, write_report
 
     report = build_report(folder, reference)
-    for note in report.notes:
-        session.console.note(note)
+    session.console.note(*report.notes)
     written = write_report(report, folder, out or folder / "report", overwrite=overwrite or out is None)
     record = {**report.as_record(), "files": [str(path) for path in written.files]}
     session.console.result(record, [*written.summary, *map(str, written.files)])

@@ -25,13 +25,14 @@ class Console:
         self.json, self.quiet = json, quiet
         self._notes: list[str] = []
 
-    def note(self, text: str) -> None:
-        """Print something the user should know, once, also when it comes again without the name before it."""
-        if any(note == text or note.endswith(f": {text}") for note in self._notes):
-            return
-        self._notes.append(text)
-        if not self.quiet:
-            write_line(sys.stderr, f"hiper: note: {text}")
+    def note(self, *texts: str) -> None:
+        """Print what the user should know, once, also when it comes again without the name before it."""
+        for text in texts:
+            if any(note == text or note.endswith(f": {text}") for note in self._notes):
+                continue
+            self._notes.append(text)
+            if not self.quiet:
+                write_line(sys.stderr, f"hiper: note: {text}")
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -70,8 +70,7 @@ def edit(
 
         notes: list[str] = []
         settings = resolve_settings({}, model, notes, **sampling_of(sampling))
-        for note in notes:
-            session.console.note(note)
+        session.console.note(*notes)
         report("counting, then timing a few calls", 0, 0)
         found = estimate_edit(model, settings, images=images, batch_size=batch_size, sentences=sentences)
     session.console.result(found.as_record(), _lines(found))

@@ -104,15 +104,14 @@ def fit(
         from hiper.training import CheckpointFile
 
         backbone = load_model(request.backbone, hardware, report)
-        artifact = _fitted(
-            session,
-            plan,
-            backbone,
-            out,
-            report,
-            checkpoint=CheckpointFile(path=path, every_seconds=checkpoint_every, resume=resume),
-            overwrite=overwrite,
-        )
+        checkpoint = CheckpointFile(path=path, every_seconds=checkpoint_every, resume=resume)
+        try:
+            artifact = run_fit(session, plan, backbone, out, checkpoint, report, overwrite=overwrite)
+        except Interrupted as stopped:
+            where = "; --resume goes on from there" if path.exists() else ""
+            raise Interrupted(f"{stopped}{where}", stopped.signal_number) from stopped
+        except ResumeError as error:
+            raise ResumeError(f"{error} (--force)") from error
     size = out.stat().st_size
     session.console.result(
         {"artifact": str(out), "bytes": size, **artifact.describe()},
@@ -141,8 +140,7 @@ def prepare(session: Session, request: FitRequest, hardware: Hardware) -> Plan:
     options: Any = method.options_for(
         request.backbone, request.preset, **method_options(request.option, request.seed)
     )
-    for note in subject.notes:
-        session.console.note(note)
+    session.console.note(*subject.notes)
     if options.as_mapping().get("seed") == RANDOM:
         options = replace(options, seed=resolve_seed(RANDOM))
         session.console.note(f"the fit's seed is {options.seed}, drawn at random")
@@ -201,17 +199,7 @@ def load_model(
     report(f"loading {name}", 0, 0)
     from hiper.backbones import load_backbone
 
-    return load_backbone(
-        name,
-        device=hardware.device,
-        dtype=hardware.dtype,
-        revision=revision,
-        local_only=local_only,
-        quantise=hardware.quantise,
-        memory=hardware.memory,
-        resolution=hardware.resolution,
-        prediction_type=hardware.prediction,
-    )
+    return load_backbone(name, revision=revision, local_only=local_only, **vars(hardware))
 
 
 def load_model_of(artifact: Artifact, name: str | None, hardware: Hardware, report: Report) -> Backbone:
@@ -223,7 +211,7 @@ def load_model_of(artifact: Artifact, name: str | None, hardware: Hardware, repo
         return load_model(name, hardware, report)
     return load_model(
         artifact.backbone,
-        replace(hardware, prediction=hardware.prediction or artifact.prediction_type),
+        replace(hardware, prediction_type=hardware.prediction_type or artifact.prediction_type),
         report,
         revision=artifact.revision or None,
         local_only=True,
@@ -234,11 +222,14 @@ def run_fit(
     session: Session,
     plan: Plan,
     backbone: Backbone,
+    out: Path,
     checkpoint: CheckpointFile,
     report: Report,
+    *,
+    overwrite: bool,
     loss_history: list[ProgressEvent] | None = None,
 ) -> Artifact:
-    """Fit with progress; a signal makes it stop between two steps, its state in the checkpoint.
+    """Fit with progress and write the artifact; a signal stops it between two steps, its state in the checkpoint.
 
     loss_history: receives every event
     """
@@ -252,29 +243,10 @@ def run_fit(
 
     plan.method.check(backbone)
     control = FitControl(callback=report_step, checkpoint=checkpoint, should_stop=session.stop.requested)
-    return plan.method.fit(backbone, plan.subject, plan.options, control)
-
-
-def _fitted(
-    session: Session,
-    plan: Plan,
-    backbone: Backbone,
-    out: Path,
-    report: Report,
-    *,
-    checkpoint: CheckpointFile,
-    overwrite: bool,
-) -> Artifact:
-    try:
-        with session.stop.deferred(once_asked=True):
-            artifact = run_fit(session, plan, backbone, checkpoint, report)
-            artifact.save(out, overwrite=overwrite)
-            checkpoint.remove()
-    except Interrupted as stopped:
-        where = "; --resume goes on from there" if checkpoint.path.exists() else ""
-        raise Interrupted(f"{stopped}{where}", stopped.signal_number) from stopped
-    except ResumeError as error:
-        raise ResumeError(f"{error} (--force)") from error
+    with session.stop.deferred(once_asked=True):
+        artifact = plan.method.fit(backbone, plan.subject, plan.options, control)
+        artifact.save(out, overwrite=overwrite)
+        checkpoint.remove()
     return artifact
 
 

@@ -45,8 +45,11 @@ class Hardware:
     dtype: Annotated[
         str | None, Option(help="float32, bfloat16 or float16; default: what suits the device.")
     ] = None
-    prediction: Annotated[
-        str | None, Option(help="epsilon or v_prediction: what a model predicts whose files do not say it.")
+    prediction_type: Annotated[
+        str | None,
+        Option(
+            "--prediction", help="epsilon or v_prediction: what a model predicts whose files do not say it."
+        ),
     ] = None
     quantise: Annotated[
         str | None, Option(help="nf4 or int8: the denoiser in 4 or 8 bits (bitsandbytes).")
@@ -59,7 +62,7 @@ class Hardware:
     ] = None
 
 
-Device = Annotated[Hardware, Only("device", "dtype", "prediction")]
+Device = Annotated[Hardware, Only("device", "dtype", "prediction_type")]
 """The part of the hardware's options that every command takes which loads a model."""
 
 

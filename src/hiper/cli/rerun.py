@@ -76,7 +76,7 @@ def _model(
         device=hardware.device,
         dtype=hardware.dtype or settings.dtype,
         quantise=settings.quantised or None,
-        prediction=hardware.prediction or artifact.prediction_type,
+        prediction_type=hardware.prediction_type or artifact.prediction_type,
     )
     if name is not None:
         return load_model(name, how, report)

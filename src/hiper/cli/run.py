@@ -16,7 +16,8 @@ from hiper.cli.options import Hardware
 from hiper.cli.progress import Report
 from hiper.cli.report import write_report
 from hiper.cli.session import Session
-from hiper.errors import Interrupted, OptionError, ResumeError
+from hiper.cli.stopping import advising
+from hiper.errors import OptionError, ResumeError
 from hiper.files import cache_dir, make_folder
 from hiper.training import checkpoint_beside
 
@@ -86,6 +87,7 @@ class Fitted:
 
 def _fitted(session: Session, plan: Plan, backbone: Backbone, report: Report) -> Fitted:
     from hiper.artifacts import cached_fit, fit_path
+    from hiper.training import CheckpointFile
 
     path = fit_path(plan.subject, backbone, plan.method.name, plan.options)
     make_folder(path.parent, within=cache_dir())
@@ -96,32 +98,19 @@ def _fitted(session: Session, plan: Plan, backbone: Backbone, report: Report) ->
             return Fitted(artifact=kept, path=path, reused=True)
         files.check_writable(path, overwrite=True)
         loss_history: list[ProgressEvent] = []
-        with session.stop.deferred(once_asked=True):
-            artifact = _fit_into(session, plan, backbone, path, report, loss_history)
+
+        def fit(checkpoint: CheckpointFile) -> Artifact:
+            return run_fit(
+                *(session, plan, backbone, path, checkpoint, report),
+                overwrite=True,
+                loss_history=loss_history,
+            )
+
+        checkpoint = CheckpointFile(path=checkpoint_beside(path), resume=True)
+        with advising("the same command goes on from there"):
+            try:
+                artifact = fit(checkpoint)
+            except ResumeError as error:
+                session.console.note(f"the fit starts anew: {error}")
+                artifact = fit(replace(checkpoint, resume=False))
         return Fitted(artifact=artifact, path=path, reused=False, loss_history=loss_history)
-
-
-def _fit_into(
-    session: Session,
-    plan: Plan,
-    backbone: Backbone,
-    path: Path,
-    report: Report,
-    loss_history: list[ProgressEvent],
-) -> Artifact:
-    from hiper.training import CheckpointFile
-
-    checkpoint = CheckpointFile(path=checkpoint_beside(path), resume=True)
-    try:
-        artifact = run_fit(session, plan, backbone, checkpoint, report, loss_history)
-    except Interrupted as stopped:
-        raise Interrupted(
-            f"{stopped}; the same command goes on from there", stopped.signal_number
-        ) from stopped
-    except ResumeError as error:
-        session.console.note(f"the fit starts anew: {error}")
-        checkpoint = CheckpointFile(path=checkpoint.path)
-        artifact = run_fit(session, plan, backbone, checkpoint, report, loss_history)
-    artifact.save(path, overwrite=True)
-    checkpoint.remove()
-    return artifact

@@ -9,7 +9,12 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import final
 
+from hiper.errors import Interrupted
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+SAME_COMMAND = "what is finished stays: the same command goes on from there"
 
 
 class Stopped(BaseException):
@@ -62,6 +67,15 @@ class Stop:
         with suppress(OSError):  # a closed stderr must not keep us from saving
             # print() may be what the signal has interrupted, and cannot be entered twice
             os.write(2, b"hiper: stopping after this step; once more stops at once, unsaved\n")
+
+
+@contextmanager
+def advising(advice: str) -> Iterator[None]:
+    """End the message of an `Interrupted` by how to go on."""
+    try:
+        yield
+    except Interrupted as stopped:
+        raise Interrupted(f"{stopped}; {advice}", stopped.signal_number) from stopped
 
 
 @contextmanager

@@ -63,8 +63,7 @@ def sweep(session: Session, request: SweepRequest, hardware: Device) -> None:
 
     found = build_sweep_report(out, plan.sweeps, plan.base, plan.axes)
     files = write_sweep(found, out / "sweep")
-    for note in found.report.notes:
-        session.console.note(note)
+    session.console.note(*found.report.notes)
     record = {"folder": str(out), "cells": done.cells, "drawn": done.drawn, **found.as_record()}
     lines = [f"{out}: {done.drawn} pictures drawn, {done.cells - done.drawn} were there", *map(str, files)]
     session.console.result({**record, "files": [str(path) for path in files]}, lines)
