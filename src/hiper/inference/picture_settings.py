@@ -16,7 +16,7 @@ from hiper.artifacts import Artifact, EditResult, content_sha256, public_name
 from hiper.backbones import Backbone
 from hiper.errors import ImageError, OptionError
 from hiper.files import parse_json
-from hiper.options import EARLIER_SAMPLING, SamplingSettings, current_names, versions
+from hiper.options import EARLIER_SAMPLING, SamplingSettings, conforms, current_names, versions
 
 SCHEMA = 1
 SETTINGS, PARAMETERS, ARTIFACT, DEMO = "hiper", "parameters", "hiper.artifact", "hiper.demo"
@@ -141,7 +141,10 @@ def parse_settings(text: str) -> PictureSettings:
     if record.keys() != hints.keys():
         strange = sorted(record.keys() ^ hints.keys())
         raise _foreign(f"{strange[0][:40]!r} is missing or unknown")
-    values: dict[str, Any] = {name: _checked(name, record[name], hints[name]) for name in hints}
+    for name, kind in hints.items():
+        if not conforms(record[name], kind):
+            raise _foreign(f"{name!r} has an impossible value")
+    values: dict[str, Any] = {name: _read(record[name], kind) for name, kind in hints.items()}
     settings = PictureSettings(**values)
     if settings.seed not in settings.batch:
         raise _foreign("its seed is none of its batch")
@@ -155,22 +158,11 @@ def edit_arguments(settings: PictureSettings) -> dict[str, Any]:
     return {**drawn, "prompt": settings.prompt, "seeds": settings.batch, "batch_size": len(settings.batch)}
 
 
-def _checked(name: str, value: object, kind: Any) -> object:
-    """Return the value as the field's type has it; JSON knows no tuples and writes 2.0 as it likes."""
-    match value:
-        case str() if kind is str:
-            return value
-        case bool():
-            pass
-        case int() if kind is int:
-            return value
-        case int() | float() if kind is float and abs(value) < 2**63:
-            return float(value)
-        case [*items] if kind in (tuple[int, ...], tuple[str, ...]) and items:
-            return tuple(_checked(name, item, int if kind == tuple[int, ...] else str) for item in items)
-        case dict() if kind == Mapping[str, str]:
-            return {str(key): _checked(name, item, str) for key, item in value.items()}
-    raise _foreign(f"{name!r} has an impossible value")
+def _read(value: Any, kind: Any) -> Any:
+    """JSON knows no tuples and writes 2.0 as it likes."""
+    if isinstance(value, list):
+        return tuple(value)
+    return float(value) if kind is float else value
 
 
 def _foreign(why: str) -> ImageError:
