@@ -6,12 +6,12 @@ Only headers are read: a safetensors file starts with the length of a JSON table
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from hiper import files
 from hiper.backbones.variants import WeightFiles, choose_variant, library_of
 from hiper.errors import BackboneError
 
@@ -29,33 +29,23 @@ def read_header(path: Path) -> dict[str, Any]:
         raise BackboneError(f"{path} is no ordinary file; download the model again")
     size = path.stat().st_size
     with path.open("rb") as file:
-        start = file.read(8)
-        if start == b"version ":
+        if file.read(8) == b"version ":
             raise BackboneError(
                 f"{path} is a git-lfs pointer, not the weights; run `git lfs pull` in its folder"
             )
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if not 2 <= length <= _LARGEST_HEADER:
+        file.seek(0)
+        try:
+            header, promised = files.read_header(file, _LARGEST_HEADER)
+        except ValueError as error:
             raise BackboneError(
-                f"{path} ({size} bytes) is not a safetensors file, or is damaged; download it again"
-            )
-        text = file.read(length)
-    header = _parse(text, path) if len(text) == length else None
-    promised = 8 + length + max(map(_end, (header or {}).values()), default=0)
-    if header is None or size != promised:
+                f"{path} is not a safetensors file, or is damaged ({error}); download it again"
+            ) from error
+    if not all(_is_entry(name, entry) for name, entry in header.items()):
+        raise BackboneError(f"{path} is not a safetensors file, or is damaged; download it again")
+    if size != promised:
         raise BackboneError(
             f"{path} is damaged: {size} bytes where {promised} are promised; download it again"
         )
-    return header
-
-
-def _parse(text: bytes, path: Path) -> dict[str, Any]:
-    try:
-        header = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise BackboneError(f"{path} is not a safetensors file, or is damaged; download it again") from error
-    if not isinstance(header, dict) or not all(_is_entry(name, entry) for name, entry in header.items()):
-        raise BackboneError(f"{path} is not a safetensors file, or is damaged; download it again")
     return header
 
 
@@ -66,11 +56,6 @@ def _is_entry(name: str, entry: object) -> bool:
         case dict() if name == "__metadata__":
             return all(isinstance(text, str) for text in entry.values())
     return False
-
-
-def _end(entry: Mapping[str, Any]) -> int:
-    """Return where a tensor ends; 0 for the metadata."""
-    return int(entry["data_offsets"][1]) if "shape" in entry else 0
 
 
 def read_index(folder: Path) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from .tensor_file import Limits as Limits
 from .tensor_file import TensorFile as TensorFile
 from .tensor_file import foreign_kind as foreign_kind
 from .tensor_file import read_capped as read_capped
+from .tensor_file import read_header as read_header
 from .texts import is_invisible as is_invisible
 from .texts import names_file as names_file
 from .texts import parse_json as parse_json

@@ -11,7 +11,7 @@ import stat
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import safetensors
 import safetensors.torch
@@ -85,21 +85,15 @@ class TensorFile:
         """
         size = _checked_size(source)
         with _opened(source) as file:
-            head = file.read(HEAD_BYTES)
-            _refuse_other_formats(head)
-            length = int.from_bytes(head[:_START], "little")
-            if length > MAX_HEADER:
-                raise ArtifactError(f"its header is {length} bytes long; at most {MAX_HEADER} are read")
-            if size < _START + length:
-                raise ArtifactError(
-                    f"damaged: it ends at byte {size}, its header at {_START + length}; {_MEND}"
-                )
-            file.seek(_START)
-            header = _parsed(file.read(length))
+            _refuse_other_formats(file.read(HEAD_BYTES))
+            file.seek(0)
+            try:
+                header, promised = read_header(file)
+            except ValueError as error:
+                raise ArtifactError(f"damaged: {error}; {_MEND}") from error
         metadata = header.pop("__metadata__", {})
         if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
             raise ArtifactError(f"damaged: its metadata is not text; {_MEND}")
-        promised = _START + length + max(map(_end, header.values()), default=0)
         if size != promised:
             raise ArtifactError(f"damaged: it ends at byte {size}, its tensors at {promised}; {_MEND}")
         dtypes = {name: _dtype(entry) for name, entry in header.items()}
@@ -128,6 +122,35 @@ class TensorFile:
         except safetensors.SafetensorError as error:
             raise ArtifactError(f"damaged: {error}; {_MEND}") from error
         return {name: tensor.to(torch.float32) for name, tensor in tensors.items()}
+
+
+def read_header(file: BinaryIO, most: int = MAX_HEADER) -> tuple[dict[str, Any], int]:
+    """Read the table at the start of a safetensors file.
+
+    Args:
+        file: At its start.
+        most: Bytes that the table may take.
+
+    Returns:
+        The table, name -> {dtype, shape, data_offsets}, with "__metadata__", and the bytes that the whole file must
+        have.
+
+    Raises:
+        ValueError: What is wrong with it.
+    """
+    length = int.from_bytes(file.read(_START), "little")
+    if length > most:
+        raise ValueError(f"its header is {length} bytes long; at most {most} are read")
+    text = file.read(length)
+    if len(text) < length:
+        raise ValueError(f"it ends at byte {_START + len(text)}, its header at {_START + length}")
+    try:
+        header = json.loads(text.decode())
+    except (ValueError, RecursionError) as error:  # broken text, broken JSON, a number or a nest without end
+        raise ValueError(f"its header cannot be read from byte {_START + _place(error)} on") from error
+    if not isinstance(header, dict):
+        raise ValueError("its header is no table")
+    return header, _START + length + max(map(_end, header.values()), default=0)
 
 
 def read_capped(source: Path | bytes) -> bytes:
@@ -187,15 +210,6 @@ def _refuse_other_formats(head: bytes) -> None:
             f"not a safetensors file{f' but {kind}' if kind else ', or damaged from its first byte on'};"
             " name the file that hiper fit wrote"
         )
-
-
-def _parsed(text: bytes) -> dict[str, object]:
-    try:
-        header = json.loads(text.decode())
-    except (ValueError, RecursionError) as error:  # broken text, broken JSON, a number or a nest without end
-        raise ArtifactError(f"damaged at byte {_START + _place(error)}; {_MEND}") from error
-    assert isinstance(header, dict)  # it starts with a brace
-    return header
 
 
 def _place(error: ValueError | RecursionError) -> int:
