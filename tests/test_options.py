@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any, get_args
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, get_args
 
 import pytest
 
 from hiper.backbones import Scheduler, _diffusers
 from hiper.errors import OptionError
 from hiper.methods import HiPer, HiPerOptions
-from hiper.options import specs
+from hiper.options import Spec, conforms, read_fields, specs
 
 
 def test_the_paper_preset_is_the_paper() -> None:
@@ -111,3 +113,36 @@ def test_every_option_says_what_it_does() -> None:
 
 def test_the_schedulers_that_may_be_named_exist() -> None:
     assert tuple(_diffusers.SCHEDULERS) == get_args(Scheduler)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    name: str
+    seeds: Sequence[Annotated[int, Spec(low=0)]] = ()
+    sizes: Mapping[str, float] | None = None
+
+
+def test_a_table_is_read_into_a_dataclass() -> None:
+    given: dict[str, Any] = {"name": "rex", "seeds": [0, 3], "sizes": {"head": 2}}
+    assert read_fields(Entry, given) == Entry(**given)
+    assert conforms(given, Entry)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (3, "is 3; write a table of name, seeds, sizes"),
+        ({"name": "rex", "seed": [1]}, r"no field 'seed' \(did you mean seeds\?\); allowed are name"),
+        ({"seeds": [1]}, "no name is given"),
+        ({"name": True}, "name is True; allowed are texts"),
+        ({"name": "rex", "seeds": [-1]}, r"seeds is \[-1\]; allowed is a list of whole numbers from 0"),
+        ({"name": "rex", "seeds": [True]}, r"seeds is \[True\]"),
+        ({"name": "rex", "seeds": [2**63]}, "seeds is"),
+        ({"name": "rex", "sizes": {"head": "2"}}, "sizes is .*; allowed is an object"),
+    ],
+)
+def test_a_table_that_is_none_of_the_dataclass_is_refused(given: object, words: str) -> None:
+    with pytest.raises(OptionError, match=words) as refusal:
+        read_fields(Entry, given)
+    assert "\n" not in str(refusal.value)
+    assert not conforms(given, Entry)

@@ -36,13 +36,23 @@ def commands(page: Path) -> Iterator[list[str]]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_command_and_option_of_the_documents_exists(page: Path) -> None:
     for given in commands(page):
-        command = HIPER
-        words = list(given)
-        while words and hasattr(command, "commands") and not words[0].startswith("-"):
-            command = command.commands[words.pop(0)]
-        command.make_parser(command.context_class(command)).parse_args(
-            words
-        )  # raises on an option that is not there
+        resolve(given)
+
+
+def resolve(given: list[str]) -> Any:
+    """Return the command that words name; a usage error for an option that it has not."""
+    command, words = HIPER, list(given)
+    while words and hasattr(command, "commands") and not words[0].startswith("-"):
+        command = command.commands[words.pop(0)]
+    command.make_parser(command.context_class(command)).parse_args(words)
+    return command
+
+
+def test_the_help_of_every_command_ends_with_an_example_of_it() -> None:
+    groups = [HIPER, *(each for each in HIPER.commands.values() if hasattr(each, "commands"))]
+    for command in (each for group in groups for each in group.commands.values() if each not in groups):
+        program, *words = shlex.split(command.epilog.splitlines()[-1])
+        assert (program, resolve(words)) == ("hiper", command)
 
 
 @pytest.mark.slow

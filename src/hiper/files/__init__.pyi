@@ -10,6 +10,8 @@ from .atomic import make_folder as make_folder
 from .atomic import remove_leftovers as remove_leftovers
 from .atomic import safe_slug as safe_slug
 from .atomic import user_folder as user_folder
+from .header import MAX_HEADER as MAX_HEADER
+from .header import read_header as read_header
 from .kinds import HEAD_BYTES as HEAD_BYTES
 from .kinds import RAW_SUFFIXES as RAW_SUFFIXES
 from .kinds import is_hidden as is_hidden
@@ -21,14 +23,12 @@ from .memory_errors import ADVICE as ADVICE
 from .memory_errors import is_out_of_memory as is_out_of_memory
 from .memory_errors import loading_in_memory as loading_in_memory
 from .tensor_file import MAX_BYTES as MAX_BYTES
-from .tensor_file import MAX_HEADER as MAX_HEADER
 from .tensor_file import ROWS as ROWS
 from .tensor_file import WEIGHTS as WEIGHTS
 from .tensor_file import Limits as Limits
 from .tensor_file import TensorFile as TensorFile
 from .tensor_file import foreign_kind as foreign_kind
 from .tensor_file import read_capped as read_capped
-from .tensor_file import read_header as read_header
 from .texts import is_invisible as is_invisible
 from .texts import names_file as names_file
 from .texts import parse_json as parse_json

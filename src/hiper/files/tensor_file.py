@@ -6,12 +6,11 @@ safetensors itself checks the layout, but allows headers of 100 MB, any number o
 from __future__ import annotations
 
 import io
-import json
 import stat
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import safetensors
 import safetensors.torch
@@ -19,12 +18,11 @@ import torch
 from torch import Tensor
 
 from hiper.errors import ArtifactError
+from hiper.files.header import START, read_header
 from hiper.files.kinds import HEAD_BYTES, looks_like
 
-MAX_HEADER = 1_000_000
 MAX_BYTES = 64_000_000
 
-_START = 8  # the length of the header, an unsigned little-endian integer
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _MEND = "copy it again, or make it anew"
 
@@ -124,35 +122,6 @@ class TensorFile:
         return {name: tensor.to(torch.float32) for name, tensor in tensors.items()}
 
 
-def read_header(file: BinaryIO, most: int = MAX_HEADER) -> tuple[dict[str, Any], int]:
-    """Read the table at the start of a safetensors file.
-
-    Args:
-        file: At its start.
-        most: Bytes that the table may take.
-
-    Returns:
-        The table, name -> {dtype, shape, data_offsets}, with "__metadata__", and the bytes that the whole file must
-        have.
-
-    Raises:
-        ValueError: What is wrong with it.
-    """
-    length = int.from_bytes(file.read(_START), "little")
-    if length > most:
-        raise ValueError(f"its header is {length} bytes long; at most {most} are read")
-    text = file.read(length)
-    if len(text) < length:
-        raise ValueError(f"it ends at byte {_START + len(text)}, its header at {_START + length}")
-    try:
-        header = json.loads(text.decode())
-    except (ValueError, RecursionError) as error:  # broken text, broken JSON, a number or a nest without end
-        raise ValueError(f"its header cannot be read from byte {_START + _place(error)} on") from error
-    if not isinstance(header, dict):
-        raise ValueError("its header is no table")
-    return header, _START + length + max(map(_end, header.values()), default=0)
-
-
 def read_capped(source: Path | bytes) -> bytes:
     """Return the whole file; ArtifactError if it cannot be read, is empty or has more than 64 MB."""
     _checked_size(source, ROWS)
@@ -204,27 +173,12 @@ def _refuse_other_formats(head: bytes) -> None:
             "a PyTorch pickle, which can run code and is never opened here; a tensor of the reference script"
             " is read by hiper import"
         )
-    if head[_START : _START + 1] != b"{":
+    if head[START : START + 1] != b"{":
         kind = looks_like(head).replace("damaged ", "")  # it may well be a sound picture
         raise ArtifactError(
             f"not a safetensors file{f' but {kind}' if kind else ', or damaged from its first byte on'};"
             " name the file that hiper fit wrote"
         )
-
-
-def _place(error: ValueError | RecursionError) -> int:
-    if isinstance(error, UnicodeDecodeError):
-        return error.start
-    if isinstance(error, json.JSONDecodeError):
-        return len(error.doc[: error.pos].encode())
-    return 0
-
-
-def _end(entry: object) -> int:
-    match entry:
-        case {"data_offsets": [int(), int(end)]} if end < 2**63:
-            return end
-    return 0
 
 
 def _dtype(entry: object) -> str:
