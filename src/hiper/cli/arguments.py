@@ -44,7 +44,7 @@ def method_options(pairs: Iterable[str] | None, seed: int | None = None) -> dict
 
 
 def one_picture(others: Sequence[str] | None) -> None:
-    """OptionError for what follows the one picture that is learnt."""
+    """Raise OptionError for what follows the one picture that is learnt."""
     if others:
         refuse_pictures(others)
         raise OptionError(
@@ -53,7 +53,7 @@ def one_picture(others: Sequence[str] | None) -> None:
 
 
 def refuse_pictures(texts: Sequence[str]) -> None:
-    """OptionError where a picture is among them, which is another one of the subject."""
+    """Raise OptionError where a picture is among them, which is another one of the subject."""
     for text in texts:
         if Path(text).suffix.lower() in picture_suffixes() and (" " not in text or os.path.isfile(text)):  # noqa: PTH113
             raise OptionError(

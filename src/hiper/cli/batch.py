@@ -59,7 +59,7 @@ class BatchRequest:
     deterministic: Deterministic = False
 
     def __post_init__(self) -> None:
-        """OptionError for limits that nothing could keep, or that this system does not enforce."""
+        """Raise OptionError for limits that nothing could keep, or that this system does not enforce."""
         from hiper.engines import can_limit_memory
 
         if self.timeout is not None and not self.timeout > 0:

@@ -53,7 +53,7 @@ def unknown_choice(name: str, value: object, choices: Iterable[str], also: str =
 
 
 def check_names(given: Iterable[str], known: Iterable[str], what: str = "option") -> None:
-    """OptionError, with the nearest name, for a name that is not known."""
+    """Raise OptionError, with the nearest name, for a name that is not known."""
     allowed = list(known)
     for name in given:
         if name not in allowed:
@@ -103,7 +103,7 @@ def read_fields(kind: type[T], values: object, *, what: str = "field") -> T:
 
 
 def check_type(name: str, value: object, kind: Any) -> None:
-    """OptionError for a value from JSON or TOML that does not conform to a type."""
+    """Raise OptionError for a value from JSON or TOML that does not conform to a type."""
     if not conforms(value, kind):
         raise OptionError(f"{name} is {value!r}; allowed {_allowed(kind)}")
 
