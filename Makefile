@@ -19,9 +19,9 @@ INSTALLED_DEV := $(VENV)/.installed-dev
 demo: $(INSTALLED)
 	$(BIN)/hiper demo
 
-# One process per core, each with one thread: the models of the tests are too small for more.
+# One process per core; tests/conftest.py gives each one thread.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(INSTALLED_DEV)
 	$(BIN)/ruff check

@@ -18,7 +18,7 @@ from tests.processes import Outcome
 
 Cli = Callable[..., Outcome]
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: more threads slow down models as small as these
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch: more threads slow down models as small as these
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  # its workers would wait for whatever else this computer does
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
