@@ -422,7 +422,7 @@ def hardware() -> str:
     """What README says of three models: memory, and minutes of 1000 steps at a rate of 60 TFLOP/s."""
     columns: Columns = {
         "GPU memory, GiB": lambda model: number(_denoiser(model) + model["fit step"]["peak_gib"], ".1f"),
-        "minutes": lambda model: f"{1000 * model['fit step']['tflop'] / 60 / 60:.1g}",
+        "minutes": lambda model: f"{1000 * model['fit step']['tflop'] / 60 / 60:.2g}",
     }
     return by_columns(
         full_sizes("Stable Diffusion 1.5", "SDXL", "FLUX.1 dev"), columns, "a fit of 1000 steps"
