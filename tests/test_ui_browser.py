@@ -44,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, critters: Any) -> Path:
     picture = render(demo_scene(7))
     subject = hiper.Subject.from_image(picture, caption=f"{CAPTION} <b onclick=alert(3)>")
     with pytest.warns(hiper.HiperWarning, match="onclick"):  # no words of the toy world
-        artifact = hiper.fit(critters, subject, steps=5)
+        artifact = hiper.fit(critters, subject)
     Library(folder / "library").add(artifact, picture)
     artifact.save(folder / "elsewhere.safetensors")
     (folder / "critter.png").write_bytes(png_bytes(picture))
