@@ -171,7 +171,7 @@ def estimate_edit(
         sentences: Prompts.
     """
     at_once = min(images, batch_size)
-    calls = sentences * images / at_once
+    calls = sentences * images / at_once * (2 if settings.keep else 1)  # the source's prompt and the new one
     negative = backbone.encode_negative("")
     positive = backbone.encode(CAPTION)
     takes_negatives = any(

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from hiper.methods import HiPer, HiPerOptions, untuned
-from hiper.options import specs
+from hiper.options import KEEP, specs
 from hiper.web import markup
 
 MAX_STRENGTH = 2.0
@@ -122,7 +122,7 @@ class DrawPage:
                 self.keep = gr.Slider(
                     0,
                     1,
-                    value=0,
+                    value=KEEP,
                     step=0.05,
                     label="Keep",
                     info="How much of your picture stays where the sentence does not change it. 0: a new picture.",

@@ -13,6 +13,7 @@ from hiper.artifacts import LibraryEntry
 from hiper.errors import ArtifactError
 from hiper.files import visible
 from hiper.inference import resolve_settings
+from hiper.options import SamplingSettings
 from hiper.web import markup
 from hiper.web.handlers import NOTHING, Reported, Update, visitor, warn
 from hiper.web.layout import EMPTY_LIBRARY, MAX_STRENGTH, DrawPage, LibraryPage
@@ -66,16 +67,30 @@ class LibraryTab:
 
     def chosen(self, entry: LibraryEntry, who: str) -> Update:
         """Choose a subject, with its own settings."""
-        own = resolve_settings(entry.artifact.edit, self._studio.backbone, [])
+        own = self._settings(entry)
         return {
             self._choice: entry.name,
             self._draw.subject: markup.subject(entry),
             self._draw.strength: min(own.strength, MAX_STRENGTH),
             self._draw.guidance_scale: own.guidance_scale,
             self._draw.num_inference_steps: own.num_inference_steps,
+            self._draw.keep: gr.update(value=own.keep, interactive=entry.artifact.source is not None),
             self._draw.scheduler: own.scheduler,
             self._draw.tail: gr.update(value=str(self._studio.tail_file(who, entry)), interactive=True),
         }
+
+    def kept(self, name: str, keep: float) -> Update:
+        """Show how many steps suit the chosen subject where so much of its picture is kept."""
+        if not name:
+            return NOTHING
+        own = self._settings(self._studio.library.open(name), keep)
+        return {self._draw.num_inference_steps: own.num_inference_steps}
+
+    def _settings(self, entry: LibraryEntry, keep: float | None = None) -> SamplingSettings:
+        artifact = entry.artifact
+        return resolve_settings(
+            artifact.edit, self._studio.backbone, [], keep=keep, source=artifact.source
+        )
 
     def choose(self, names: list[str], request: gr.Request, event: gr.SelectData) -> Update:
         """Choose a subject of the library."""
