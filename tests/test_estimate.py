@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import hiper
-from hiper.analysis import Estimate, Part, Work, counting, estimate_edit, estimate_fit, free_memory
+from hiper.analysis import Estimate, Part, Work, counting, estimate_edit, estimate_fit, free_memory, usual_settings
 from hiper.backbones import Backbone, load_backbone
 from hiper.backbones.registry import wrap
 from hiper.cli.estimate import _lines
@@ -83,7 +83,7 @@ def test_the_memory_of_a_step_is_that_of_a_real_one(sd1: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("guidance_scale", "images"), [(7.5, 3), (1.0, 2)])
+@pytest.mark.parametrize(("guidance", "images"), [(7.5, 3), (1.0, 2)])
 def test_an_edit_computes_what_was_estimated(sd1: Any, guidance: float, images: int) -> None:
     settings = resolve_settings({}, sd1, [], guidance_scale=guidance, num_inference_steps=11)
     found = estimate_edit(sd1, settings, images=images, batch_size=4, sentences=2)
@@ -99,6 +99,7 @@ def test_an_edit_computes_what_was_estimated(sd1: Any, guidance: float, images: 
                 num_inference_steps=steps,
                 guidance_scale=guidance,
                 scheduler="ddim",
+                keep=0.0,
             )
         return counter.work().flops
 
@@ -236,3 +237,22 @@ def test_what_torch_keeps_for_its_next_tensors_is_free(monkeypatch: pytest.Monke
     monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: on_cpu)
     monkeypatch.setattr(torch.mps, "current_allocated_memory", lambda: 0)
     assert free_memory(torch.device("mps")) == pytest.approx(2 * on_cpu, rel=0.2)  # others use memory as well
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("guidance", [7.5, 1.0])
+def test_an_edit_that_keeps_its_source_computes_what_was_estimated(sd1: Any, guidance: float) -> None:
+    settings = usual_settings(sd1, [], guidance_scale=guidance, num_inference_steps=5)
+    step = _part(estimate_edit(sd1, settings, images=2, batch_size=4), "step")
+    artifact = hiper.fit(sd1, _subject(), steps=1, learning_rate=1e-3)
+
+    def flops(steps: int) -> int:
+        with counting() as counter:
+            hiper.edit(
+                sd1, artifact, "a dog", seeds=[0, 1], guidance_scale=guidance, num_inference_steps=steps
+            )
+        return counter.work().flops
+
+    assert settings.keep == 0.5
+    assert step.times == 2 * 5
+    assert flops(5) - flops(2) == 3 * 2 * _work(step).flops

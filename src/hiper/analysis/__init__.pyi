@@ -10,6 +10,7 @@ from .estimate import Part as Part
 from .estimate import estimate_edit as estimate_edit
 from .estimate import estimate_fit as estimate_fit
 from .estimate import free_memory as free_memory
+from .estimate import usual_settings as usual_settings
 from .rankers import CrittersRanker as CrittersRanker
 from .rankers import SimilarityRanker as SimilarityRanker
 from .report import RunReport as RunReport

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from typing import Unpack
 
 import torch
 from accelerate.utils import get_max_memory
@@ -23,8 +24,9 @@ from hiper.analysis.selfcheck import peak_memory
 from hiper.backbones import Backbone
 from hiper.conditioning import Conditioning, expanded
 from hiper.images import MIN_SIDE, Subject, fit_square
+from hiper.inference import resolve_settings
 from hiper.methods import HiPer, HiPerOptions, get_method
-from hiper.options import SamplingSettings
+from hiper.options import SamplingKwargs, SamplingSettings
 from hiper.seeds import generator
 from hiper.training import EVALUATIONS, EVALUATIONS_FOR_BEST, TrainingTask, looked_at_once
 
@@ -156,6 +158,12 @@ def estimate_fit(backbone: Backbone, options: HiPerOptions) -> Estimate:
     job = f"fit, {options.steps} steps of {options.batch} {levels}"
     working = backbone.weight_bytes()[backbone.denoiser_name]
     return _estimate(backbone, job, backbone.resolution, parts, working)
+
+
+def usual_settings(backbone: Backbone, notes: list[str], **given: Unpack[SamplingKwargs]) -> SamplingSettings:
+    """Return the settings of an edit of a file that holds its source; a note on them goes to `notes`."""
+    source = torch.zeros(1, *backbone.latent_shape)
+    return resolve_settings({}, backbone, notes, source=source, **given)
 
 
 def estimate_edit(

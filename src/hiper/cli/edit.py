@@ -25,6 +25,7 @@ from hiper.errors import Interrupted, OptionError
 if TYPE_CHECKING:
     from hiper.artifacts import Artifact, EditResult
     from hiper.backbones import Backbone
+    from hiper.inference import EditStart, Region
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +83,25 @@ class EditRequest(SamplingOptions):
         int, Option(min=-1, max=LARGEST_SEED, help="Of the first picture; then +1 each. -1: random.")
     ] = 0
     batch_size: BatchSize = 4
+    source: Annotated[
+        Path | None,
+        typer.Option(metavar="PICTURE", help="The subject's picture; default: the one that the file holds."),
+    ] = None
+    region: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MASK|BOX",
+            help="Where the picture may change: a mask's white, or left,top,right,bottom in pixels.",
+        ),
+    ] = None
+    into: Annotated[
+        Path | None,
+        typer.Option(metavar="PICTURE", help="Another picture, into whose --region the subject is drawn."),
+    ] = None
+    into_caption: Annotated[str, typer.Option(metavar="TEXT", help="What --into shows.")] = ""
+    show_mask: Annotated[
+        bool, typer.Option(help="Also write, beside each picture, where it was free to change.")
+    ] = False
     report: Annotated[
         Path | None, Option(metavar="PAGE.html", help="Also write one page that shows it all; draws more.")
     ] = None
@@ -98,6 +118,11 @@ class Drawing:
     paths: Mapping[int, Path]
 
 
+def mask_path(path: Path) -> Path:
+    """Return where the mask of the picture in `path` goes."""
+    return path.with_name(f"{path.stem}-mask.png")
+
+
 def edit(
     session: Session,
     learnt: Learnt,
@@ -108,11 +133,12 @@ def edit(
 ) -> None:
     """Draw what sentences say, with the learnt subject in it."""
     artifact = learnt.load(request.strength)
+    start = opened_start(request)
     if learnt.is_several:
         request = replace(request, strength=None)  # it is worked in
     with planned(session, request) as drawings, session.progress() as report:
         model = load_model_of(artifact, backbone, hardware, report)
-        results = draw(session, model, artifact, drawings, request, report)
+        results = draw(session, model, artifact, drawings, request, report, start)
         if request.report is not None:
             write_report(
                 session, request.report, model, artifact, results, report, overwrite=request.overwrite
@@ -141,18 +167,40 @@ def planned(session: Session, request: EditRequest) -> Iterator[list[Drawing]]:
     if len(prompts) < len(request.prompts):
         session.console.note("a sentence given twice is drawn once")
     seeds = range(first, first + request.images)
-    with _reserved(request.out, prompts, seeds, overwrite=request.overwrite) as drawings:
+    with _reserved(request, prompts, seeds) as drawings:
         yield drawings
 
 
+def opened_start(request: EditRequest) -> EditStart:
+    """Read the pictures that an edit starts from; ImageError or OptionError before any model is loaded."""
+    from hiper.images import open_image
+
+    return {
+        "source": None if request.source is None else open_image(request.source).image,
+        "region": None if request.region is None else _region(request.region),
+        "into": None if request.into is None else open_image(request.into).image,
+        "into_caption": request.into_caption,
+    }
+
+
+def _region(text: str) -> Region:
+    """Read a box, or else a mask's file."""
+    from hiper.images import open_mask
+
+    numbers = text.split(",")
+    if len(numbers) == 4 and all(number.strip().isdecimal() for number in numbers):
+        left, top, right, bottom = map(int, numbers)
+        return left, top, right, bottom
+    return open_mask(text).image
+
+
 @contextmanager
-def _reserved(
-    out: Path, prompts: Sequence[str], seeds: Sequence[int], *, overwrite: bool
-) -> Iterator[list[Drawing]]:
+def _reserved(request: EditRequest, prompts: Sequence[str], seeds: Sequence[int]) -> Iterator[list[Drawing]]:
     """Yield a file <slug>-<seed>.png for every prompt and seed, locked against other processes meanwhile.
 
-    OutputError now, before any work, if one of them exists and `overwrite` is false, or cannot be written.
+    OutputError now, before any work, if one of them exists and is not to be overwritten, or cannot be written.
     """
+    out = request.out
     files.make_folder(out)
     drawings = []
     with ExitStack() as locks:
@@ -160,7 +208,8 @@ def _reserved(
             locks.enter_context(files.lock(out / slug))
             paths = {seed: out / f"{slug}-{seed}.png" for seed in seeds}
             for path in paths.values():
-                files.check_writable(path, overwrite=overwrite)
+                for each in [path, mask_path(path)] if request.show_mask else [path]:
+                    files.check_writable(each, overwrite=request.overwrite)
             drawings.append(Drawing(prompt=prompt, paths=paths))
         yield drawings
 
@@ -172,12 +221,13 @@ def draw(
     drawings: Sequence[Drawing],
     request: EditRequest,
     report: Report,
+    start: EditStart,
 ) -> list[EditResult]:
     """Draw batch by batch and write each picture at once; what was written survives Ctrl-C."""
     results: list[EditResult] = []
     try:
         for drawing in drawings:
-            for result in _batches(backbone, artifact, drawing, request, report):
+            for result in _batches(backbone, artifact, drawing, request, report, start):
                 with session.stop.deferred():
                     _write(backbone, artifact, drawing, result, request)
                     results.append(result)
@@ -214,7 +264,12 @@ def print_drawn(
 
 
 def _batches(
-    backbone: Backbone, artifact: Artifact, drawing: Drawing, request: EditRequest, report: Report
+    backbone: Backbone,
+    artifact: Artifact,
+    drawing: Drawing,
+    request: EditRequest,
+    report: Report,
+    start: EditStart,
 ) -> Iterator[EditResult]:
     from hiper.inference import edit
     from hiper.options import sampling_of
@@ -234,6 +289,7 @@ def _batches(
             seeds=seeds[batch * size : (batch + 1) * size],
             batch_size=size,
             callback=step,
+            **start,
             **sampling_of(request),
         )
 
@@ -242,7 +298,7 @@ def _write(
     backbone: Backbone, artifact: Artifact, drawing: Drawing, result: EditResult, request: EditRequest
 ) -> None:
     from hiper.images import png_bytes
-    from hiper.inference import settings_of, text_chunks
+    from hiper.inference import masks_of, overlaid, settings_of, text_chunks
 
     for seed, image in zip(result.seeds, result.images, strict=True):
         chunks: dict[str, str] = {}
@@ -252,3 +308,7 @@ def _write(
         files.atomic_write(
             drawing.paths[seed], png_bytes(image, metadata=chunks), overwrite=request.overwrite
         )
+    if request.show_mask:
+        for seed, image, mask in zip(result.seeds, result.images, masks_of(result), strict=True):
+            shown = png_bytes(overlaid(image, mask))
+            files.atomic_write(mask_path(drawing.paths[seed]), shown, overwrite=request.overwrite)

@@ -55,7 +55,9 @@ def fit(
 def edit(
     session: Talking,
     hardware: Hardware,
-    sampling: Annotated[SamplingOptions, Only("guidance_scale", "num_inference_steps", "height", "width")],
+    sampling: Annotated[
+        SamplingOptions, Only("guidance_scale", "num_inference_steps", "height", "width", "keep")
+    ],
     backbone: BackboneName = "critters",
     sentences: Annotated[int, Option(min=1, max=10_000, help="How many prompts there will be.")] = 1,
     images: Images = 1,
@@ -64,12 +66,11 @@ def edit(
     """Estimate `hiper edit` of a file that method hiper fitted."""
     with session.progress() as report:
         model = _loaded(backbone, hardware, report)
-        from hiper.analysis import estimate_edit
-        from hiper.inference import resolve_settings
+        from hiper.analysis import estimate_edit, usual_settings
         from hiper.options import sampling_of
 
         notes: list[str] = []
-        settings = resolve_settings({}, model, notes, **sampling_of(sampling))
+        settings = usual_settings(model, notes, **sampling_of(sampling))
         session.console.note(*notes)
         report("counting, then timing a few calls", 0, 0)
         found = estimate_edit(model, settings, images=images, batch_size=batch_size, sentences=sentences)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from hiper import files
 from hiper.cli.arguments import refuse_pictures
 from hiper.cli.command import Without
-from hiper.cli.edit import EditRequest, draw, planned, print_drawn
+from hiper.cli.edit import EditRequest, draw, opened_start, planned, print_drawn
 from hiper.cli.fit import FitRequest, Plan, load_model, prepare, run_fit
 from hiper.cli.options import Hardware
 from hiper.cli.progress import Report
@@ -30,18 +30,21 @@ if TYPE_CHECKING:
 def run(
     session: Session,
     fit_request: Annotated[FitRequest, Without("seed")],
-    edit_request: EditRequest,
+    edit_request: Annotated[EditRequest, Without("source")],
     hardware: Hardware,
 ) -> None:
     """Fit, or reuse the fit of an earlier run, then draw: one command for both."""
     refuse_pictures(edit_request.prompts)
+    start = opened_start(edit_request)
     plan = _targeted(prepare(session, fit_request, hardware), edit_request)
     with planned(session, edit_request) as drawings, session.progress() as report:
         backbone = load_model(fit_request.backbone, hardware, report)
         _check_settings(backbone, edit_request)
         fitted = _fitted(session, plan, backbone, report)
         session.stop.raise_if_requested()
-        results = draw(session, backbone, fitted.artifact, drawings, edit_request, report)
+        if start["region"] is not None and start["into"] is None:
+            start["source"] = plan.subject.image
+        results = draw(session, backbone, fitted.artifact, drawings, edit_request, report, start)
         page = edit_request.report
         if page is not None:
             write_report(

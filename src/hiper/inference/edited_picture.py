@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import TypedDict, final
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageChops, ImageFilter
 from torch import Tensor
 
+from hiper.artifacts import EditResult
 from hiper.backbones import Backbone
 from hiper.errors import OptionError
 from hiper.images import Subject, open_image, open_mask
@@ -23,6 +24,16 @@ Box = tuple[int, int, int, int]
 """left, top, right, bottom in pixels."""
 Picture = Image.Image | str | Path
 Region = Image.Image | str | Path | Box
+
+
+class EditStart(TypedDict):
+    """What an edit starts from, as `edit` takes it."""
+
+    source: Picture | None
+    region: Region | None
+    into: Picture | None
+    into_caption: str
+
 
 SURROUNDINGS = 1.5
 """Sides of the crop that the model draws, in those of the region's bounding box."""
@@ -97,6 +108,17 @@ class EditedPicture:
         levels = (masks[:, 0] * 255).round().to("cpu", torch.uint8).numpy()
         free = [Image.fromarray(level).resize(size, Image.Resampling.BILINEAR) for level in levels]
         return tuple(mask if self.placement is None else self.placement.put_back_mask(mask) for mask in free)
+
+
+def masks_of(result: EditResult) -> Sequence[Image.Image]:
+    """Return where each picture of a result was free to change: everywhere, if nothing of a source was kept."""
+    return result.masks or [Image.new("L", image.size, 255) for image in result.images]
+
+
+def overlaid(picture: Image.Image, mask: Image.Image) -> Image.Image:
+    """Return the picture with a red veil where the mask (mode L, of its size) is white."""
+    veil = mask.point(lambda level: level // 2)
+    return Image.composite(Image.new("RGB", picture.size, "red"), picture, veil)
 
 
 def held_picture(backbone: Backbone, latents: Tensor, region: Region | None) -> EditedPicture:

@@ -53,9 +53,7 @@ def build(service: Service, uploads: Uploads) -> gr.Blocks:
         _wire_drawing(
             DrawHandlers(service, draw, choice=choice, drawn=drawn), draw, choice, drawn, drawing_shows
         )
-        draw.keep.release(
-            shelf.kept, [choice, draw.keep], draw.num_inference_steps, **_AT_ONCE, **_QUIET
-        )
+        draw.keep.release(shelf.kept, [choice, draw.keep], draw.num_inference_steps, **_AT_ONCE, **_QUIET)
         learn.go_on.click(lambda: gr.update(selected="draw"), None, tabs, **_AT_ONCE, **_QUIET)
         library.shelf.select(shelf.choose, [names], everything, **_AT_ONCE, **_QUIET)
         library.upload.upload(shelf.bring, [library.upload], everything, **_AT_ONCE, **_QUIET)

@@ -88,9 +88,7 @@ class LibraryTab:
 
     def _settings(self, entry: LibraryEntry, keep: float | None = None) -> SamplingSettings:
         artifact = entry.artifact
-        return resolve_settings(
-            artifact.edit, self._studio.backbone, [], keep=keep, source=artifact.source
-        )
+        return resolve_settings(artifact.edit, self._studio.backbone, [], keep=keep, source=artifact.source)
 
     def choose(self, names: list[str], request: gr.Request, event: gr.SelectData) -> Update:
         """Choose a subject of the library."""
