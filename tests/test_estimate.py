@@ -12,7 +12,16 @@ import pytest
 import torch
 
 import hiper
-from hiper.analysis import Estimate, Part, Work, counting, estimate_edit, estimate_fit, free_memory, usual_settings
+from hiper.analysis import (
+    Estimate,
+    Part,
+    Work,
+    counting,
+    estimate_edit,
+    estimate_fit,
+    free_memory,
+    usual_settings,
+)
 from hiper.backbones import Backbone, load_backbone
 from hiper.backbones.registry import wrap
 from hiper.cli.estimate import _lines
