@@ -119,7 +119,7 @@ def cost(arm: Arm, backbone: Backbone, case: Case) -> dict[str, Any]:
     """What a fit and an edit of four pictures take on one subject."""
     made: list[hiper.Artifact] = []
     fitting = timed(lambda: made.append(fit_of(arm, backbone, case)()))
-    edit = partial(hiper.edit, backbone, made[0], case.target_caption, seeds=range(PICTURES))
+    edit = partial(hiper.edit, backbone, made[0], case.target_caption, seeds=range(PICTURES), keep=0)
     editing = timed(edit)
     fit_flops, fit_peak = fit_work(arm, backbone, case)
     drawn = counted(edit)

@@ -29,7 +29,7 @@ from hiper.metrics import colour_distance
 
 STEPS = 24
 """Of a fit; the default preset's other options."""
-DRAWING: Mapping[str, Any] = {"num_inference_steps": 12, "scheduler": "dpm++"}
+DRAWING: Mapping[str, Any] = {"num_inference_steps": 12, "scheduler": "dpm++", "keep": 0}
 STYLE = "watercolor"
 SUITE_SEED = 7
 CELL, GAP, LABEL = 112, 8, 22

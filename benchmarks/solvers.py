@@ -107,6 +107,7 @@ class Service:
                 seeds=self.seeds,
                 scheduler=sampler.name,
                 num_inference_steps=sampler.steps,
+                keep=0,
             )
             paths[0].parent.mkdir(parents=True, exist_ok=True)
             for path, picture in zip(paths, drawn.images, strict=True):

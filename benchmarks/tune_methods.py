@@ -120,7 +120,7 @@ def capture(
                     target: dict[str, Any] = {"target": case.target_caption} if per_sentence else {}
                     subject = hiper.Subject.from_image(case.source, caption=case.source_caption)
                     artifact = hiper.fit(backbone, subject, method=method, **options, **target)
-                (image,) = hiper.edit(backbone, artifact, case.target_caption).images
+                (image,) = hiper.edit(backbone, artifact, case.target_caption, keep=0).images
                 found = suite.score(case, image)
                 distance = float(found["colour_distance"] or 0)
                 successes.append(float(found["edit_success"] or 0))
