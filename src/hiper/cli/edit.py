@@ -85,22 +85,22 @@ class EditRequest(SamplingOptions):
     batch_size: BatchSize = 4
     source: Annotated[
         Path | None,
-        typer.Option(metavar="PICTURE", help="The subject's picture; default: the one that the file holds."),
+        Option(metavar="PICTURE", help="The subject's picture; default: the one that the file holds."),
     ] = None
     region: Annotated[
         str | None,
-        typer.Option(
+        Option(
             metavar="MASK|BOX",
             help="Where the picture may change: a mask's white, or left,top,right,bottom in pixels.",
         ),
     ] = None
     into: Annotated[
         Path | None,
-        typer.Option(metavar="PICTURE", help="Another picture, into whose --region the subject is drawn."),
+        Option(metavar="PICTURE", help="Another picture, into whose --region the subject is drawn."),
     ] = None
-    into_caption: Annotated[str, typer.Option(metavar="TEXT", help="What --into shows.")] = ""
+    into_caption: Annotated[str, Option(metavar="TEXT", help="What --into shows.")] = ""
     show_mask: Annotated[
-        bool, typer.Option(help="Also write, beside each picture, where it was free to change.")
+        bool, Option(help="Also write, beside each picture, where it was free to change.")
     ] = False
     report: Annotated[
         Path | None, Option(metavar="PAGE.html", help="Also write one page that shows it all; draws more.")
