@@ -39,6 +39,7 @@ def searched(sd1: SdBackbone, subject: Subject) -> dict[str, Any]:
     return {"found": found, "seen": seen}
 
 
+@pytest.mark.slow
 def test_what_is_found_is_the_best_of_what_was_tried(searched: dict[str, Any]) -> None:
     found = searched["found"]
     tries = found.evidence["tries"]
