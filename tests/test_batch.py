@@ -338,7 +338,7 @@ def test_a_job_that_needs_too_much_memory_is_that_jobs_failure(jobs: Path, tmp_p
 
 def test_mistakes_about_the_whole_command_are_told_in_one_line(cli: Cli, jobs: Path, tmp_path: Path) -> None:
     cli("batch", tmp_path / "none.jsonl", "--out", tmp_path / "out").refusal("cannot be read")
-    cli("batch", jobs, "--out", tmp_path / "out", "--engine", "rey").refusal("did you mean ray?")
+    cli("batch", jobs, "--out", tmp_path / "out", "--engine", "rey", "--quiet").refusal("did you mean ray?")
     cli("batch", jobs, "--out", tmp_path / "out", "--timeout", "0").refusal("--timeout is 0")
     (tmp_path / "file").write_text("")
     cli("batch", jobs, "--out", tmp_path / "file", "--quiet").refusal("cannot create the folder")
