@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import final
 
 import numpy as np
@@ -33,8 +33,10 @@ class CrittersRanker:
         wanted = named_attributes(sentence)
         found = self._reader.read([picture])[0].values
         same_size = picture.resize(self._source.size, Image.Resampling.LANCZOS)
+        right = [found[name] == value for name, value in wanted.items()]
         return Score(
-            text=_share(wanted, found), identity=-colour_distance(same_size, self._source, self._middle)
+            text=sum(right) / len(right) if right else 1.0,
+            identity=-colour_distance(same_size, self._source, self._middle),
         )
 
     def order(self, scores: Sequence[Score]) -> list[int]:
@@ -59,10 +61,6 @@ class SimilarityRanker:
     def order(self, scores: Sequence[Score]) -> list[int]:
         """Weigh both alike, for neither cosine has a value that is good enough."""
         return evenly(scores)
-
-
-def _share(wanted: Mapping[str, str], found: Mapping[str, str]) -> float:
-    return sum(found[name] == value for name, value in wanted.items()) / len(wanted) if wanted else 1.0
 
 
 def _disc(size: tuple[int, int]) -> Image.Image:

@@ -101,7 +101,7 @@ def selfcheck(
     progress("drawing", 0, 0)
     began = time.monotonic()
     found = sensitivity(backbone, pictures=pictures)
-    drawing = time.monotonic() - began
+    drawing, device = time.monotonic() - began, backbone.device
     return SelfCheck(
         backbone=backbone.id,
         revision=backbone.revision,
@@ -111,7 +111,7 @@ def selfcheck(
         placement=str(artifact.options["placement"]),
         objective=backbone.objective,
         resolution=backbone.resolution,
-        device=_device_name(backbone.device),
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         dtype=str(backbone.dtype).removeprefix("torch."),
         steps=steps,
         loss_before=artifact.figures["loss_before"],
@@ -120,13 +120,9 @@ def selfcheck(
         seconds_per_step=artifact.figures["seconds"] / steps,
         seconds_per_picture=drawing / (2 * pictures),
         picture_steps=min(backbone.default_num_inference_steps, DRAWING_STEPS),
-        peak_memory_bytes=peak_memory(backbone.device),
+        peak_memory_bytes=peak_memory(device),
         versions=dict(artifact.versions),
     )
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def peak_memory(device: torch.device) -> int:

@@ -94,7 +94,8 @@ def average(artifacts: Sequence[Artifact], *, weights: Sequence[float] | None = 
     tail = averaged([each.tensors[TAIL] for each in artifacts], shares)
     parts = [_part(each, weight=share) for each, share in zip(artifacts, shares, strict=True)]
     first = artifacts[0]
-    kept = {name: value for name, value in first.options.items() if _agree(artifacts, name)}
+    shared = [name for name in first.options if len({each.options.get(name) for each in artifacts}) == 1]
+    kept = {name: first.options[name] for name in shared}
     return _joined(artifacts, {TAIL: tail}, parts, edit=dict(first.edit), options=kept)
 
 
@@ -195,10 +196,6 @@ def _places(artifact: Artifact) -> str:
     """Return what decides which tokens the tail replaces."""
     placement = str(_placement(artifact))
     return f"{placement} by seed {artifact.seed}" if placement == "random" else placement
-
-
-def _agree(artifacts: Sequence[Artifact], name: str) -> bool:
-    return all(each.options.get(name) == artifacts[0].options.get(name) for each in artifacts)
 
 
 def _strengths(artifacts: Sequence[Artifact], given: float | Sequence[float | None] | None) -> list[float]:

@@ -101,12 +101,10 @@ class Job:
 
     def as_record(self) -> dict[str, Any]:
         """Return what was asked for, for a record."""
+        # So that a job of an earlier release keeps its name.
+        left_out = ("place",) if self.prediction_type else ("place", "prediction_type")
         values = {**asdict(self), "edit": self.edit.as_mapping()}
-        return {name: value for name, value in values.items() if name not in self._unrecorded()}
-
-    def _unrecorded(self) -> tuple[str, ...]:
-        """Return the fields to leave out: a job of an earlier release keeps its name."""
-        return ("place",) if self.prediction_type else ("place", "prediction_type")
+        return {name: value for name, value in values.items() if name not in left_out}
 
     def resolved_options(self) -> Any:
         """Return the method's options; OptionError for one that cannot be."""

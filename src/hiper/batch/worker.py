@@ -89,7 +89,9 @@ class BatchWorker:
                 seconds=seconds,
                 slots=group.slots,
             )
-            drawn = self._finish(fit)
+            drawn = capture(
+                partial(write_results, self._store, self._backbone, self._facts, fit, self._on_step)
+            )
             errors[job.place] = drawn.result if isinstance(drawn.result, HiperError) else None
             notes[job.place] = (*fit.notes, *drawn.notes)
         return [
@@ -102,9 +104,6 @@ class BatchWorker:
             return []
         method = get_method(group.jobs[0].job.method)
         return fit_all(method, self._backbone, requests, slots=group.slots, control=self._control)
-
-    def _finish(self, fit: Fit) -> Outcome[None]:
-        return capture(lambda: write_results(self._store, self._backbone, self._facts, fit, self._on_step))
 
     def _on_step(self, done: int, total: int) -> None:
         self._control.raise_if_stopped()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
@@ -59,31 +59,35 @@ class ArmSampler:
 
     def draw(self, arm: Arm, case: Case, seeds: Sequence[int]) -> Drawn:
         """Draw one picture per seed; picture i depends on its own seed only."""
-        yardsticks: Mapping[str, Callable[[Arm, Case, Sequence[int]], Drawn]] = {
-            "none": self._target_alone,
-            "truth": self._truth,
-            "spelled-out": self._spelled_out,
-            "source": self._source,
-            "other-tail": self._other_tail,
-            "random-tail": self._random_tail,
-        }
-        return yardsticks.get(arm.name, self._method)(arm, case, seeds)
+        match arm.name:
+            case "none":
+                return self._sampled(arm, case.target_caption, case, seeds)
+            case "spelled-out":
+                assert case.truth is not None
+                return self._sampled(arm, case.truth.spelled_out, case, seeds)
+            case "truth":
+                assert case.truth is not None
+                answer = fit_square(case.truth.image, self._backbone.resolution)
+                images = [
+                    self._backbone.decode(self._backbone.latents(answer, generator(seed)))[0]
+                    for seed in seeds
+                ]
+                return Drawn(images=images, prompt=case.target_caption, settings={})
+            case "source":
+                source = fit_square(case.source, self._backbone.resolution)
+                return Drawn(images=[source] * len(seeds), prompt=case.target_caption, settings={})
+            case "other-tail":
+                return self._edited(arm, self._fits.of_next(arm, case.subject).artifact, case, seeds)
+            case "random-tail":
+                own = self._fits.of(arm, case.subject).artifact
+                tail = strange_rows(own.tensors[TAIL], case.subject)
+                return self._edited(arm, replace(own, tensors={TAIL: tail}), case, seeds)
+        fit = self._fits.of_case(arm, case)
+        return replace(self._edited(arm, fit.artifact, case, seeds), fit=fit)
 
     def _on_step(self, done: int, total: int) -> None:
         """End the drawing after the step under way, if a signal asks for it."""
         self._control.raise_if_stopped()
-
-    def _method(self, arm: Arm, case: Case, seeds: Sequence[int]) -> Drawn:
-        fit = self._fits.of_case(arm, case)
-        return replace(self._edited(arm, fit.artifact, case, seeds), fit=fit)
-
-    def _other_tail(self, arm: Arm, case: Case, seeds: Sequence[int]) -> Drawn:
-        return self._edited(arm, self._fits.of_next(arm, case.subject).artifact, case, seeds)
-
-    def _random_tail(self, arm: Arm, case: Case, seeds: Sequence[int]) -> Drawn:
-        own = self._fits.of(arm, case.subject).artifact
-        tail = strange_rows(own.tensors[TAIL], case.subject)
-        return self._edited(arm, replace(own, tensors={TAIL: tail}), case, seeds)
 
     def _edited(self, arm: Arm, artifact: Artifact, case: Case, seeds: Sequence[int]) -> Drawn:
         """Draw with the arm's own settings: the fit may be shared with arms that have others."""
@@ -103,13 +107,6 @@ class ArmSampler:
             flagged=result.flagged,
             seconds=(time.perf_counter() - begun) / len(seeds),
         )
-
-    def _target_alone(self, arm: Arm, case: Case, seeds: Sequence[int]) -> Drawn:
-        return self._sampled(arm, case.target_caption, case, seeds)
-
-    def _spelled_out(self, arm: Arm, case: Case, seeds: Sequence[int]) -> Drawn:
-        assert case.truth is not None
-        return self._sampled(arm, case.truth.spelled_out, case, seeds)
 
     def _sampled(self, arm: Arm, prompt: str, case: Case, seeds: Sequence[int]) -> Drawn:
         begun = time.perf_counter()
@@ -145,16 +142,6 @@ class ArmSampler:
             flagged=flagged,
             seconds=(time.perf_counter() - begun) / len(seeds),
         )
-
-    def _truth(self, arm: Arm, case: Case, seeds: Sequence[int]) -> Drawn:
-        assert case.truth is not None
-        answer = fit_square(case.truth.image, self._backbone.resolution)
-        images = [self._backbone.decode(self._backbone.latents(answer, generator(seed)))[0] for seed in seeds]
-        return Drawn(images=images, prompt=case.target_caption, settings={})
-
-    def _source(self, arm: Arm, case: Case, seeds: Sequence[int]) -> Drawn:
-        source = fit_square(case.source, self._backbone.resolution)
-        return Drawn(images=[source] * len(seeds), prompt=case.target_caption, settings={})
 
 
 def drawing_settings(arm: Arm, backbone: Backbone) -> SamplingSettings:

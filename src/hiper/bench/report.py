@@ -134,7 +134,7 @@ def build_report(folder: Path, reference: str | None = None) -> BenchReport:
         expected=expected,
         reference=chosen,
         rows=[_row(run, arm, None, cells[arm]) for arm in run.arms],
-        rows_by_edit=[_row(run, arm, edit, _of_edit(cells[arm], edit)) for edit in edits for arm in run.arms],
+        rows_by_edit=[_row(run, arm, edit, cells[arm]) for edit in edits for arm in run.arms],
         comparisons=[_compare(run, cells, arm, chosen, metric) for arm in run.arms for metric in run.metrics],
         notes=[*_notes(run, cells, expected, chosen), *damaged],
     )
@@ -171,11 +171,8 @@ def _reference(run: Run, name: str | None) -> str | None:
     return name
 
 
-def _of_edit(cells: Mapping[Key, CellResult], edit: str) -> dict[Key, CellResult]:
-    return {key: cell for key, cell in cells.items() if cell.edit == edit}
-
-
 def _row(run: Run, arm: str, edit: str | None, cells: Mapping[Key, CellResult]) -> ArmRow:
+    cells = {key: cell for key, cell in cells.items() if edit in (None, cell.edit)}
     fits = {(cell.subject, cell.per_sentence and cell.edit): cell for cell in cells.values()}.values()
     return ArmRow(
         arm=arm,

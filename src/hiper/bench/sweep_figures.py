@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from hiper.bench.base import Metric
 from hiper.bench.statistics import IntervalEstimate
@@ -30,7 +30,12 @@ def trade_off_figure(report: SweepReport) -> str:
     """Return identity (vertical) against edit success: one line per option, in the order of its values."""
     x_name, y_name = report.axes.success, report.axes.identity
     title, size = "Identity against edit success", (LEFT + WIDE + LEGEND, TOP + TALL + BOTTOM)
-    points = [point for curve in report.curves for point in _all_points(curve)]
+    points = [
+        point
+        for curve in report.curves
+        for point in (*curve.points, curve.base, curve.floor, curve.ceiling)
+        if point is not None
+    ]
     xs = [x for point in points if (x := _value(point, x_name)) is not None]
     ys = [y for point in points if (y := _value(point, y_name)) is not None]
     if not xs or not ys:
@@ -130,10 +135,6 @@ def _towards(axis: Axis, metric: Metric) -> Axis:
     if metric.better == "higher":
         return axis
     return Axis(low=axis.low, high=axis.high, start=axis.end, end=axis.start)
-
-
-def _all_points(curve: Curve) -> Sequence[Point]:
-    return [*curve.points, curve.base, curve.floor, *([curve.ceiling] if curve.ceiling else [])]
 
 
 def _value(point: Point, metric: str) -> float | None:

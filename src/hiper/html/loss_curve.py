@@ -19,7 +19,8 @@ def loss_curve(records: Sequence[ProgressEvent]) -> str:
     losses = [record.loss for record in records]
     first, last = records[0].step, records[-1].step
     low, high = min(losses), max(losses)
-    smooth = _moving_mean(losses, max(1, round(_WINDOW * len(losses))))
+    window = max(1, round(_WINDOW * len(losses)))
+    smooth = [fmean(losses[max(0, i - window) : i + window + 1]) for i in range(len(losses))]
     across = Axis(low=first, high=last, start=LEFT, end=RIGHT)
     up = Axis(low=high - (high - low or 1.0), high=high, start=BOTTOM, end=TOP)
 
@@ -41,7 +42,3 @@ def loss_curve(records: Sequence[ProgressEvent]) -> str:
     ]
     title = f"Loss from step {first} to {last}: {smooth[0]:z.3g} to {smooth[-1]:z.3g}"
     return drawing(WIDTH, HEIGHT, shapes, title)
-
-
-def _moving_mean(values: Sequence[float], window: int) -> list[float]:
-    return [fmean(values[max(0, i - window) : i + window + 1]) for i in range(len(values))]
