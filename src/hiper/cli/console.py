@@ -16,9 +16,11 @@ from hiper.errors import HiperWarning, OutputError
 
 @final
 class Console:
-    """The output of one command.
+    """The output of one command; errors are always printed.
 
-    json: one object on stdout instead of lines; quiet: no lines, no notes. Errors are always printed.
+    Attributes:
+        json: One object on stdout instead of lines.
+        quiet: No lines and no notes.
     """
 
     def __init__(self, *, json: bool, quiet: bool) -> None:
@@ -89,8 +91,10 @@ def print_error(text: str) -> None:
 def write_line(stream: TextIO | None, text: str) -> None:
     """Write one line, at once and without control characters: captions come from strangers' files.
 
-    A reader who has gone (`| head -1`) is no mistake, and a log that cannot be written on stderr is no reason
-    to lose an hour's work: nothing more is written there. OutputError when results on stdout are lost otherwise.
+    A closed reader (`| head -1`) is no error, and a log on stderr that cannot be written does not stop the work.
+
+    Raises:
+        OutputError: A result on stdout cannot be written.
     """
     if stream is None:  # closed by whoever started us
         return

@@ -36,9 +36,10 @@ class Stop:
 
     @contextmanager
     def deferred(self, *, once_asked: bool = False) -> Iterator[None]:
-        """Let work that asks `requested` by itself come to a point where it can be saved.
+        """Let work that calls `requested` by itself stop at a point where it can be saved.
 
-        once_asked: from its first question on; until then there is nothing to save, and it is stopped at once
+        Args:
+            once_asked: Only from its first call on; until then there is nothing to save, and it is stopped at once.
         """
         self._deferred, self._waits = not once_asked, once_asked
         try:

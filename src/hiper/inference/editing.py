@@ -405,10 +405,7 @@ def _keeping(
 def _unheard(
     backbone: Backbone, prepared: PreparedPrompt, settings: SamplingSettings | None, asked: float | None
 ) -> Iterator[str]:
-    """Yield a note for what was given and has no effect on the pictures.
-
-    settings: None where nothing is drawn; asked: the guidance scale that was given.
-    """
+    """Yield notes on settings that have no effect; `settings` is None where nothing is drawn."""
     sampler = prepared.sampler
     if any(each.prompt or each.tail for each in prepared.negatives):
         if not sampler.uses_negative_prompt:
