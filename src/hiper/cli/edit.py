@@ -196,9 +196,10 @@ def _region(text: str) -> Region:
 
 @contextmanager
 def _reserved(request: EditRequest, prompts: Sequence[str], seeds: Sequence[int]) -> Iterator[list[Drawing]]:
-    """Yield a file <slug>-<seed>.png for every prompt and seed, locked against other processes meanwhile.
+    """Yield a file <slug>-<seed>.png for every prompt and seed, locked against other processes while the block runs.
 
-    OutputError now, before any work, if one of them exists and is not to be overwritten, or cannot be written.
+    Raises:
+        OutputError: One of them exists and `overwrite` is false, or cannot be written.
     """
     out = request.out
     files.make_folder(out)

@@ -231,7 +231,15 @@ def run_fit(
 ) -> Artifact:
     """Fit with progress and write the artifact; a signal stops it between two steps, its state in the checkpoint.
 
-    loss_history: receives every event
+    Args:
+        session: Of the command.
+        plan: What to fit.
+        backbone: The model.
+        out: The artifact's file.
+        checkpoint: Where the fit saves itself.
+        report: Shows the progress.
+        overwrite: Whether a file that is there may be replaced.
+        loss_history: Receives every event.
     """
 
     def report_step(record: ProgressEvent) -> None:
