@@ -1,7 +1,8 @@
 """What the nodes see of ComfyUI, written from its conventions, around real tiny networks.
 
-ComfyUI is no package that could be installed: `folder_paths`, `comfy.utils` and `comfy.model_management` are stand-ins
-here, and so is the shell around the denoiser, whose formulas are those of its samplings (sigma = noise over signal).
+ComfyUI is no package that could be installed: `folder_paths`, `comfy.utils`, `comfy.model_management` and
+`comfy.samplers` are stand-ins here, and so is the shell around the denoiser, whose formulas are those of its samplings
+(sigma = noise over signal).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -107,6 +108,13 @@ class Host:
                 "throw_exception_if_processing_interrupted": self._check,
                 "in_training": False,
             },
+            "comfy.samplers": {
+                "CFGGuider": Guider,
+                "KSAMPLER": Sampler,
+                "sampling_function": sampling_function,
+            },
+            "comfy.k_diffusion": {},
+            "comfy.k_diffusion.sampling": {"trange": _steps},
             "comfy.ldm": {},
             "comfy.ldm.modules": {},
             "comfy.ldm.modules.attention": {"attention_pytorch": attention_pytorch},
@@ -140,6 +148,12 @@ def attention_pytorch(q: Tensor, k: Tensor, v: Tensor, heads: int, **options: An
     """Attention with a backward pass; q, k, v: [batch, length, heads * channels]."""
     q, k, v = (each.view(*each.shape[:2], heads, -1).transpose(1, 2) for each in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
+def _steps(first: int, end: int, disable: bool) -> range:
+    """What shows a bar in ComfyUI's console."""
+    assert isinstance(disable, bool)
+    return range(first, end)
 
 
 class Attention:
@@ -178,8 +192,32 @@ class Sampling(nn.Module):
         assert not max_denoise
         return noise * sigma + latent
 
+    def calculate_input(self, sigma: Tensor, noisy: Tensor) -> Tensor:
+        return noisy / (sigma.view(-1, 1, 1, 1) ** 2 + 1) ** 0.5
+
     def calculate_denoised(self, sigma: Tensor, output: Tensor, noisy: Tensor) -> Tensor:
         return noisy - output * sigma.view(-1, 1, 1, 1)
+
+
+class Flow(Sampling):
+    """The denoiser of noise, on the straight path: a flow whose sigma is the share of noise."""
+
+    def _scaled(self, sigma: Tensor) -> Tensor:
+        return sigma / (1 - sigma)
+
+    def timestep(self, sigma: Tensor) -> Tensor:
+        return super().timestep(self._scaled(sigma))
+
+    def noise_scaling(self, sigma: Tensor, noise: Tensor, latent: Tensor, max_denoise: bool) -> Tensor:
+        return sigma * noise + (1 - sigma) * latent
+
+    def calculate_input(self, sigma: Tensor, noisy: Tensor) -> Tensor:
+        scaled = self._scaled(sigma)
+        return super().calculate_input(scaled, noisy * (1 + scaled.view(-1, 1, 1, 1)))
+
+    def calculate_denoised(self, sigma: Tensor, output: Tensor, noisy: Tensor) -> Tensor:
+        scaled = self._scaled(sigma)
+        return super().calculate_denoised(scaled, output, noisy * (1 + scaled.view(-1, 1, 1, 1)))
 
 
 class Velocity(Sampling):
@@ -217,6 +255,12 @@ class Base(nn.Module):
     def process_latent_in(self, latent: Tensor) -> Tensor:
         return latent * self._scale
 
+    def process_latent_out(self, latent: Tensor) -> Tensor:
+        return latent / self._scale
+
+    def scale_latent_inpaint(self, sigma: Tensor, noise: Tensor, latent_image: Tensor, **_: Any) -> Tensor:
+        return self.model_sampling.noise_scaling(sigma.view(-1, 1, 1, 1), noise, latent_image, False)
+
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
         assert {"noise", "device", "width", "height", "pooled_output"} <= kwargs.keys()
         found = {"c_crossattn": SimpleNamespace(cond=kwargs["cross_attn"])}
@@ -238,7 +282,7 @@ class Base(nn.Module):
         unet, dtype = self.diffusion_model, self.get_dtype()
         for processor in unet.attn_processors.values():
             processor.options = transformer_options
-        scaled = x / (t.view(-1, 1, 1, 1) ** 2 + 1) ** 0.5
+        scaled = self.model_sampling.calculate_input(t, x)
         given = scaled if c_concat is None else torch.cat([scaled, c_concat], dim=1)
         patches = transformer_options.get("patches", {}).get("output_block_patch", [])
         hooks = [block.register_forward_hook(_patched(patches, block)) for block in unet.up_blocks if patches]
@@ -288,6 +332,9 @@ class Model:
         self.load_device = torch.device("cpu")
         self.model_options: dict[str, Any] = {"transformer_options": {}}
 
+    def get_model_object(self, name: str) -> Any:
+        return getattr(self.model, name)
+
     def tokenize(self, text: str) -> str:
         return text
 
@@ -299,3 +346,117 @@ class Model:
         assert picture.shape[-1] == 3
         mean: Tensor = self._vae.encode(picture.movedim(-1, 1) * 2 - 1).latent_dist.mean
         return mean
+
+
+# sampling
+
+
+def sampling_function(
+    base: Base,
+    x: Tensor,
+    timestep: Tensor,
+    uncond: Any,
+    cond: Any,
+    cfg: float,
+    *,
+    model_options: Any,
+    seed: Any,
+) -> Tensor:
+    """Classifier-free guidance; ComfyUI runs both prompts in one batch where it can."""
+    options = {**model_options.get("transformer_options", {}), "cond_or_uncond": [0] * len(x)}
+    plain, found = (
+        base.apply_model(x, timestep, conds[0]["cross_attn"].expand(len(x), -1, -1), options)
+        for conds in (cond if cfg == 1 else uncond, cond)
+    )
+    return plain + (found - plain) * cfg
+
+
+class Guider:
+    """Holds conditionings and samples; what ComfyUI does besides (regions, hooks, memory) is left out."""
+
+    inner_model: Base
+
+    def __init__(self, patcher: Any) -> None:
+        self.model_patcher, self.original_conds, self.cfg = patcher, dict[str, Any](), 1.0
+
+    def set_cfg(self, cfg: float) -> None:
+        self.cfg = cfg
+
+    def inner_set_conds(self, conds: dict[str, Any]) -> None:
+        for name, entries in conds.items():
+            self.original_conds[name] = [{**more, "cross_attn": rows} for rows, more in entries]
+
+    def predict_noise(self, x: Tensor, timestep: Tensor, model_options: Any, seed: Any) -> Any:
+        uncond, cond = self.conds["negative"], self.conds["positive"]
+        return sampling_function(
+            self.inner_model, x, timestep, uncond, cond, self.cfg, model_options=model_options, seed=seed
+        )
+
+    def __call__(self, x: Tensor, timestep: Tensor, *, model_options: Any, seed: Any) -> Any:
+        return self.predict_noise(x, timestep, model_options, seed)
+
+    def sample(
+        self, noise: Tensor, latent: Tensor, sampler: Any, sigmas: Tensor, mask: Any, callback: Any, seed: int
+    ) -> Tensor:
+        self.inner_model, self.conds = self.model_patcher.model, self.original_conds
+        given = {"model_options": self.model_patcher.model_options, "seed": seed}
+        scaled = self.inner_model.process_latent_in(latent)
+        found = sampler.sample(self, sigmas, given, callback, noise, scaled, mask)
+        return self.inner_model.process_latent_out(found)
+
+
+class Sampler:
+    """Runs a function of k-diffusion's form on a guider; `SamplerCustomAdvanced` hands both to each other."""
+
+    def __init__(self, function: Any, options: dict[str, Any]) -> None:
+        self._function, self._options = function, options
+
+    def sample(
+        self,
+        guider: Guider,
+        sigmas: Tensor,
+        given: Any,
+        callback: Any,
+        noise: Tensor,
+        latent: Tensor,
+        mask: Any,
+    ) -> Any:
+        model, x = _Masked(guider, noise, latent), noise * sigmas[0]
+
+        def reported(state: dict[str, Any]) -> None:
+            if callback is not None:
+                callback(state["i"], state["denoised"], state["x"], len(sigmas) - 1)
+
+        given["denoise_mask"] = mask
+        return self._function(
+            model, x, sigmas, extra_args=given, callback=reported, disable=True, **self._options
+        )
+
+
+class _Masked:
+    """What is outside the mask is the source's, at every level of noise."""
+
+    def __init__(self, guider: Guider, noise: Tensor, latent: Tensor) -> None:
+        self.inner_model, self.noise, self.latent_image = guider, noise, latent
+
+    def __call__(self, x: Tensor, sigma: Tensor, denoise_mask: Any, **given: Any) -> Any:
+        if denoise_mask is None:
+            return self.inner_model(x, sigma, **given)
+        base, rest = self.inner_model.inner_model, 1 - denoise_mask
+        outside = base.scale_latent_inpaint(
+            sigma=sigma, noise=self.noise, latent_image=self.latent_image, x=x
+        )
+        found = self.inner_model(x * denoise_mask + outside * rest, sigma, **given)
+        return found * denoise_mask + self.latent_image * rest
+
+
+def sample_custom(
+    guider: Any, sampler: Any, sigmas: Tensor, latent: Any, *, seed: int, **changes: Any
+) -> Tensor:
+    """Return what SamplerCustomAdvanced makes of RandomNoise, a guider and a sampler; changes: noise, callback."""
+    samples = latent["samples"]
+    noise = changes.get("noise", torch.randn(samples.shape, generator=torch.Generator().manual_seed(seed)))
+    found = guider.sample(
+        noise, samples, sampler, sigmas, latent.get("noise_mask"), changes.get("callback"), seed
+    )
+    return cast(Tensor, found)

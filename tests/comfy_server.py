@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import save_file
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from tests import original_layout, tiny
 from tests.comfy_host import PACK
@@ -29,8 +29,9 @@ CHECKOUT = os.environ.get("HIPER_COMFYUI")
 CHECKPOINT = "tiny.safetensors"
 
 
-def checkpoint(path: Path) -> Path:
-    """Write a Stable Diffusion 1 with ComfyUI's own text encoder and autoencoder sizes and a small denoiser."""
+def pipeline() -> StableDiffusionPipeline:
+    """Return a Stable Diffusion 1 in float16, with ComfyUI's tokenizer and sizes, but for a small denoiser."""
+    assert CHECKOUT is not None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         unet = UNet2DConditionModel(
@@ -52,18 +53,22 @@ def checkpoint(path: Path) -> Path:
             down_block_types=("DownEncoderBlock2D",) * 4,
             up_block_types=("UpDecoderBlock2D",) * 4,
         )
-    pipe = StableDiffusionPipeline(
+    return StableDiffusionPipeline(
         unet=tiny.amplified(unet),
         vae=vae,
         text_encoder=text,
-        tokenizer=tiny.tokenizer(),
-        scheduler=DDPMScheduler(steps_offset=1, clip_sample=False),
+        tokenizer=CLIPTokenizer.from_pretrained(Path(CHECKOUT) / "comfy" / "sd1_tokenizer"),
+        scheduler=DDIMScheduler(
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            steps_offset=1,
+            clip_sample=False,
+        ),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
-    )
-    save_file({key: value.half() for key, value in original_layout.export(pipe, 1).items()}, path)
-    return path
+    ).to(torch.float16)
 
 
 NO_BACKWARD = """
@@ -94,7 +99,8 @@ def furnish(folder: Path) -> None:
     """Put checkpoint, picture and nodes where the server looks for them."""
     for name in ("models/checkpoints", "models/diffusion_models", "input", "custom_nodes/no_backward"):
         (folder / name).mkdir(parents=True)
-    checkpoint(folder / "models" / "checkpoints" / CHECKPOINT)
+    weights = original_layout.export(pipeline(), 1)
+    save_file(weights, folder / "models" / "checkpoints" / CHECKPOINT)
     (folder / "models" / "diffusion_models" / CHECKPOINT).symlink_to(
         folder / "models" / "checkpoints" / CHECKPOINT
     )
@@ -189,9 +195,14 @@ class ComfyServer:
     def _node(self, node: dict[str, Any], sources: dict[int, list[Any]]) -> dict[str, Any]:
         described = self.ask(f"/object_info/{node['type']}")[node["type"]]["input"]
         inputs = {each["name"]: sources[each["link"]] for each in node["inputs"]}
+        hidden = {
+            each["name"] for each in node["inputs"] if "widget" in each
+        }  # their values are saved all the same
         values = iter(node["widgets_values"])
         for name, (_, *rest) in {**described["required"], **described.get("optional", {})}.items():
             if name in inputs:
+                if name in hidden:
+                    next(values)
                 continue
             inputs[name] = next(values)
             if rest and (rest[0].get("control_after_generate") or rest[0].get("image_upload")):

@@ -8,14 +8,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+import hiper
 from hiper.artifacts import Artifact
+from hiper.backbones import Backbone
+from tests import tiny
 from tests.comfy_host import PACK
-from tests.comfy_server import CHECKOUT, CHECKPOINT, ComfyServer, Refused, furnish
+from tests.comfy_server import CHECKOUT, CHECKPOINT, ComfyServer, Refused, furnish, pipeline
 
 pytestmark = [
     pytest.mark.slow,
@@ -23,6 +27,7 @@ pytestmark = [
 ]
 
 Graph = dict[str, Any]
+Levels = np.ndarray[Any, np.dtype[np.int16]]
 
 
 @pytest.fixture(scope="module")
@@ -182,3 +187,139 @@ def test_cancel_stops_the_fit_and_the_next_one_is_the_same(server: ComfyServer, 
     again = load_file(fitted(server, fitting(server)))["hiper.tail"]
     assert "3" in server.executed
     assert torch.equal(again, load_file(tail)["hiper.tail"])
+
+
+# edits of the picture itself
+
+
+def keeping(server: ComfyServer, file: str, **changes: Any) -> Graph:
+    """Return the example that keeps, in few steps; changes: of the Keep node."""
+    graph = server.graph(PACK / "example_workflows" / "keep_picture.json")
+    graph["1"]["inputs"]["ckpt_name"] = CHECKPOINT
+    graph["2"]["inputs"]["file"] = file
+    graph["9"]["inputs"] |= changes
+    graph["11"]["inputs"]["steps"] = 4
+    return graph
+
+
+def shown(server: ComfyServer, graph: Graph) -> Levels:
+    """Run a graph that keeps, and return its picture."""
+    (picture,) = server.run(graph)["14"]["images"]
+    return np.asarray(Image.open(server.folder / "output" / picture["filename"]), np.int16)
+
+
+def with_sampling(graph: Graph, kind: str, **inputs: Any) -> Graph:
+    """Return the graph with another sampling on the model of guider and schedule."""
+    graph["15"] = {"class_type": kind, "inputs": {"model": ["1", 0], **inputs}}
+    for node in ("9", "11"):
+        graph[node]["inputs"]["model"] = ["15", 0]
+    return graph
+
+
+@pytest.fixture(scope="module")
+def backbone(server: ComfyServer, tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+    """The server's checkpoint in hiper."""
+    folder = tmp_path_factory.mktemp("diffusers")
+    pipeline().save_pretrained(folder)
+    return hiper.load_backbone(folder, device="cpu", resolution=64)
+
+
+@pytest.fixture(scope="module")
+def kept(server: ComfyServer, backbone: Backbone) -> Artifact:
+    """What hiper has learnt, in the server's models/hiper."""
+    subject = hiper.Subject.from_image(tiny.picture(), caption="a standing dog")
+    artifact = hiper.fit(backbone, subject, steps=2)
+    artifact.save(server.folder / "models" / "hiper" / "kept.safetensors")
+    return artifact
+
+
+@pytest.mark.parametrize("keep", [1.0, 0.75, 0.5, 0.2])
+def test_an_edit_that_keeps_is_hipers_own(
+    server: ComfyServer, backbone: Backbone, kept: Artifact, keep: float
+) -> None:
+    """The same file, sentence, seed, steps and guidance give the same picture."""
+    graph = keeping(server, "kept.safetensors", keep=keep, cfg=3.0)
+    graph["10"]["inputs"]["noise_seed"] = 7
+    expected = hiper.edit(
+        backbone, kept, "a sitting dog", seeds=[7], strength=0.8, steps=4, guidance=3.0, keep=keep
+    )
+    difference = np.abs(shown(server, graph) - np.asarray(expected.images[0], np.int16))
+    assert difference.max() <= 3
+    assert difference.mean() < 0.5
+
+
+@pytest.mark.parametrize("kind", ["v_prediction", "edm", "flow"])
+def test_other_models_keep_as_well(server: ComfyServer, kept: Artifact, kind: str) -> None:
+    def drawn_with(keep: float) -> Levels:
+        graph = keeping(server, "kept.safetensors", keep=keep)
+        if kind == "flow":
+            return shown(server, with_sampling(graph, "ModelSamplingSD3", shift=3.0))
+        if kind == "edm":
+            return shown(
+                server,
+                with_sampling(graph, "ModelSamplingContinuousEDM", **PATCHES["ModelSamplingContinuousEDM"]),
+            )
+        return shown(server, with_sampling(graph, "ModelSamplingDiscrete", sampling=kind, zsnr=True))
+
+    source = drawn_with(1.0)
+    near, far = (np.abs(drawn_with(keep) - source).mean() for keep in (0.75, 0.2))
+    assert 0 < near < far
+
+
+def test_a_mask_keeps_what_is_outside(server: ComfyServer, kept: Artifact) -> None:
+    """Set Latent Noise Mask; the autoencoder's receptive field blurs the border."""
+    graph = keeping(server, "kept.safetensors", keep=0.3)
+    graph["15"] = {"class_type": "SolidMask", "inputs": {"value": 0.0, "width": 64, "height": 64}}
+    graph["16"] = {"class_type": "SetLatentNoiseMask", "inputs": {"samples": ["8", 0], "mask": ["15", 0]}}
+    graph["12"]["inputs"]["latent_image"] = ["16", 0]
+    source = shown(server, keeping(server, "kept.safetensors", keep=1.0))
+    assert np.abs(shown(server, graph) - source).max() <= 1
+    graph["15"]["inputs"]["value"] = 1.0
+    assert np.abs(shown(server, graph) - source).max() > 1
+
+
+def test_a_picture_of_the_users_is_kept(server: ComfyServer, tail: Path) -> None:
+    """VAE Encode instead of Tail Source, and a tail that was fitted there, whose file holds its picture too."""
+    graph = keeping(server, tail.name, keep=1.0)
+    of_the_file = shown(server, graph)
+    graph["15"] = {"class_type": "LoadImage", "inputs": {"image": "dog.png"}}
+    graph["16"] = {"class_type": "VAEEncode", "inputs": {"pixels": ["15", 0], "vae": ["1", 2]}}
+    graph["12"]["inputs"]["latent_image"] = ["16", 0]
+    assert np.abs(shown(server, graph) - of_the_file).max() <= 3
+
+
+@pytest.mark.parametrize(
+    ("node", "other", "expected"),
+    [
+        ("10", {"class_type": "DisableNoise", "inputs": {}}, "RandomNoise"),
+        (
+            "8",
+            {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}},
+            "empty",
+        ),
+        (
+            "8",
+            {"class_type": "EmptySD3LatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}},
+            "empty",
+        ),
+        (
+            "11",
+            {
+                "class_type": "FlipSigmas",
+                "inputs": {"sigmas": ["15", 0]},
+            },
+            "must fall",
+        ),
+    ],
+)
+def test_what_an_edit_cannot_use_is_refused(
+    server: ComfyServer, kept: Artifact, node: str, other: Graph, expected: str
+) -> None:
+    graph = keeping(server, "kept.safetensors")
+    graph["15"] = graph["11"]
+    graph[node] = other
+    with pytest.raises(Refused) as caught:
+        server.run(graph)
+    message = json.loads(str(caught.value))[1]["exception_message"].strip()
+    assert expected in message
+    assert "\n" not in message

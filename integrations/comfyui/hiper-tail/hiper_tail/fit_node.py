@@ -121,7 +121,8 @@ class FitTail:
             own = without_inference(entry)
             scaled = loaded.model.process_latent_in(latent.detach().clone().to(device).float())
             fitted = fit(Objective(loaded, scaled, own), own[0].to(device), config, callback)
-        return (Tail(fitted, header(config, family, caption, (losses[0], losses[-1]))),)
+        written = header(config, family, caption, (losses[0], losses[-1]))
+        return (Tail(fitted, written, source=scaled.half().cpu()),)
 
 
 def _encode(model: Any, clip: Any, caption: str) -> tuple[str, list[Any]]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from .fit_node import FitTail
+from .keep_node import Keep, TailSource
 from .placing import place_tail
 from .saving import destination, save_tail
 from .tail import PLACEMENTS, Tail, load_tail
@@ -137,6 +139,16 @@ class SaveTail:
                 "tail": ("HIPER_TAIL", {"tooltip": "From Fit Tail."}),
                 "name": ("STRING", {"default": "tail", "tooltip": tooltip}),
             },
+            "optional": {
+                "source": (
+                    "BOOLEAN",
+                    {
+                        "default": True,
+                        "tooltip": "Save the picture's latents too, for Tail Source and `hiper edit --keep`; the"
+                        " picture can be decoded from them.",
+                    },
+                )
+            },
             "hidden": {"node_id": "UNIQUE_ID"},
         }
 
@@ -150,9 +162,10 @@ class SaveTail:
             return str(error)
         return True
 
-    def save(self, tail: Tail, name: str, node_id: str | None = None) -> dict[str, Any]:
+    def save(self, tail: Tail, name: str, source: bool = True, node_id: str | None = None) -> dict[str, Any]:
         """Write a new file, and return and show its name."""
         folder = tails_folder()
+        tail = tail if source else replace(tail, source=None)
         saved = save_tail(tail, folder, name).relative_to(folder).as_posix()
         _show(saved, node_id)
         return {"ui": {"text": [saved]}, "result": (saved,)}
@@ -172,10 +185,14 @@ NODE_CLASS_MAPPINGS = {
     "HiperApplyTail": ApplyTail,
     "HiperFitTail": FitTail,
     "HiperSaveTail": SaveTail,
+    "HiperKeep": Keep,
+    "HiperTailSource": TailSource,
 }
 NODE_DISPLAY_NAME_MAPPINGS = {
     "HiperLoadTail": "Load Tail (HiPer)",
     "HiperApplyTail": "Apply Tail (HiPer)",
     "HiperFitTail": "Fit Tail (HiPer)",
     "HiperSaveTail": "Save Tail (HiPer)",
+    "HiperKeep": "Keep (HiPer)",
+    "HiperTailSource": "Tail Source (HiPer)",
 }

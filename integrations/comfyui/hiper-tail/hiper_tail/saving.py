@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
-from .tail import GUARD, TAIL, Tail
+from .tail import GUARD, SOURCE, TAIL, Tail
 
 _PART = re.compile(r"""[^\x00-\x1f\x7f<>:"|?*.\ud800-\udfff][^\x00-\x1f\x7f<>:"|?*\ud800-\udfff]*(?<![. ])""")
 LONGEST = 200
@@ -25,7 +25,8 @@ def save_tail(tail: Tail, folder: Path, name: str) -> Path:
         OSError: the file cannot be written.
     """
     target = destination(folder, name)
-    data = save({GUARD: torch.zeros(1), TAIL: tail.rows.contiguous()}, dict(tail.header))
+    picture = {} if tail.source is None else {SOURCE: tail.source}
+    data = save({GUARD: torch.zeros(1), TAIL: tail.rows.contiguous(), **picture}, dict(tail.header))
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".hiper-{secrets.token_hex(8)}.tmp")
     try:

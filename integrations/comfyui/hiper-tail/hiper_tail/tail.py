@@ -20,17 +20,25 @@ PLACEMENTS = ("replace", "append")
 
 PREFIX, TAIL, GUARD = "hiper.", "hiper.tail", "hiper.!not-a-textual-inversion"
 SOURCE = "hiper.source"
-"""Latents of the picture, by which hiper edit --keep goes; nothing here uses them."""
+"""Latents of the picture, which edits may start from."""
 SCHEMA = 1
-LARGEST_FILE, LARGEST_TAIL = 64_000_000, 64
+LARGEST_FILE, LARGEST_TAIL, LARGEST_SOURCE = 64_000_000, 64, 2**22
 
 
 @dataclass(frozen=True)
 class Tail:
-    """rows: [tail, embed], float32, on the CPU; header: the file's entries, text by text."""
+    """What a fit has learnt.
+
+    Attributes:
+        rows: [tail, embed], float32, on the CPU.
+        header: The file's entries, text by text.
+        source: Latents of the picture, [1, channels, height, width], float16, in the model's scale; None where the
+            file has none.
+    """
 
     rows: Tensor
     header: Mapping[str, str]
+    source: Tensor | None = None
 
     @property
     def family(self) -> str:
@@ -54,17 +62,17 @@ def load_tail(path: Path) -> Tail:
         raise ValueError(f"{name}: larger than {LARGEST_FILE} bytes; this is no tail")
     try:
         with safe_open(path, framework="pt") as file:
-            header, names = file.metadata() or {}, set(file.keys()) - {GUARD, SOURCE}
-            rows = file.get_tensor(TAIL) if TAIL in names else None
+            header, names = file.metadata() or {}, set(file.keys()) - {GUARD}
+            rows, source = (file.get_tensor(name) if name in names else None for name in (TAIL, SOURCE))
     except SafetensorError as error:
         raise ValueError(f"{name}: no safetensors file, or damaged ({error})") from error
     try:
-        return _checked(header, rows, names)
+        return _checked(header, rows, source, names - {SOURCE})
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
 
 
-def _checked(header: Mapping[str, str], rows: Tensor | None, names: set[str]) -> Tail:
+def _checked(header: Mapping[str, str], rows: Tensor | None, source: Tensor | None, names: set[str]) -> Tail:
     schema, method = header.get(f"{PREFIX}schema"), header.get(f"{PREFIX}method")
     if schema is None:
         raise ValueError("not made by hiper; a textual inversion belongs into models/embeddings")
@@ -79,10 +87,17 @@ def _checked(header: Mapping[str, str], rows: Tensor | None, names: set[str]) ->
         raise ValueError(f"its tail is no table of 1 to {LARGEST_TAIL} rows")
     if not bool(rows.isfinite().all()):
         raise ValueError("its tail holds NaN or infinity, which draw black pictures; fit again")
+    if source is not None and not _is_picture(source):
+        raise ValueError("its picture is no latents of finite numbers; fit again")
     if f"{PREFIX}family" not in header:
         raise ValueError("its header names no family of models; fit again")
     read_table(header, "options")
-    return Tail(rows=rows.float(), header=dict(header))
+    return Tail(rows=rows.float(), header=dict(header), source=source)
+
+
+def _is_picture(source: Tensor) -> bool:
+    fits = source.ndim == 4 and len(source) == 1 and 0 < source.numel() <= LARGEST_SOURCE
+    return fits and source.is_floating_point() and bool(source.isfinite().all())
 
 
 def read_table(header: Mapping[str, str], name: str) -> dict[str, Any]:
