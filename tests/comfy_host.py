@@ -240,11 +240,11 @@ class Base(nn.Module):
     """The denoiser in the shell that ComfyUI puts around it."""
 
     manual_cast_dtype = None
-    latent_format = SimpleNamespace(latent_channels=4)
 
     def __init__(self, unet: Any, sampling: Sampling, scale: float) -> None:
         super().__init__()
         self.diffusion_model, self.model_sampling, self._scale = unet, sampling, scale
+        self.latent_format = SimpleNamespace(latent_channels=unet.config.out_channels)
         config = {"context_dim": unet.config.cross_attention_dim, "in_channels": unet.config.in_channels}
         self.model_config = SimpleNamespace(unet_config=config)
 

@@ -18,7 +18,7 @@ from hiper.artifacts import Artifact
 from hiper.backbones import Backbone
 from hiper.backbones.sd import SdBackbone
 from hiper.critters import bare_caption, draw_scene, render
-from hiper.inference.keeping import SOURCE_SHARE, TARGET_SHARE
+from hiper.inference.keeping import CHANGED, SOURCE_SHARE, TARGET_SHARE, UNCHANGED
 from tests import tiny
 from tests.comfy_host import Flow, Host, Model, sample_custom
 
@@ -28,7 +28,7 @@ STEPS, CFG, SEED = 4, 3.0, 7
 
 def learnt(backbone: Backbone) -> Artifact:
     subject = hiper.Subject.from_image(tiny.picture(), caption=CAPTION)
-    return hiper.fit(backbone, subject, steps=3, learning_rate=0.05)
+    return hiper.fit(backbone, subject, steps=1)
 
 
 @pytest.fixture(scope="module")
@@ -79,22 +79,29 @@ def decoded(backbone: Backbone, model: Model, latent: Tensor) -> np.ndarray[Any,
     return np.asarray(backbone.decode(model.model.process_latent_in(latent))[0], np.int16)
 
 
-@pytest.mark.parametrize("keep", [0.75, 0.5, 0.2])
-def test_an_edit_is_hipers_own(
-    comfy_pack: Any, comfy: Host, backbone: SdBackbone, tmp_path: Path, keep: float
-) -> None:
+def test_an_edit_is_hipers_own(comfy_pack: Any, comfy: Host, backbone: SdBackbone, tmp_path: Path) -> None:
     """The same seed, steps and guidance give the same picture, for models of noise and of v."""
     artifact, model = learnt(backbone), Model(backbone)
     graph = Graph(comfy_pack, model, artifact.save(tmp_path / "dog.safetensors"))
-    seen: list[tuple[int, Tensor]] = []
-    found = graph.sample(keep, callback=lambda step, picture, x, total: seen.append((step, picture)))
-    expected = hiper.edit(
-        backbone, artifact, SENTENCE, seeds=[SEED], strength=0.8, steps=STEPS, guidance=CFG, keep=keep
-    )
-    difference = decoded(backbone, model, found) - np.asarray(expected.images[0], np.int16)
-    assert np.abs(difference).max() <= 1
-    assert [step for step, _ in seen] == list(range(STEPS))[2 if keep == 0.75 else 0 :]
-    assert torch.allclose(model.model.process_latent_out(seen[-1][1]), found, atol=1e-4)
+    for keep, first in ((0.75, 2), (0.5, 0), (0.2, 0)):
+        seen: list[tuple[int, Tensor]] = []
+        found = graph.sample(
+            keep, callback=lambda step, picture, x, total, seen=seen: seen.append((step, picture))
+        )
+        expected = hiper.edit(
+            backbone,
+            artifact,
+            SENTENCE,
+            seeds=[SEED],
+            strength=0.8,
+            num_inference_steps=STEPS,
+            guidance_scale=CFG,
+            keep=keep,
+        )
+        difference = decoded(backbone, model, found) - np.asarray(expected.images[0], np.int16)
+        assert np.abs(difference).max() <= 1
+        assert [step for step, _ in seen] == list(range(first, STEPS))
+        assert torch.allclose(model.model.process_latent_out(seen[-1][1]), found, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -110,16 +117,24 @@ def test_an_edit_of_the_embedded_model_is_hipers_own(comfy_pack: Any, comfy: Hos
     for keep in (0.8, 0.3):
         found = graph.sample(keep, sentence=sentence, sigmas=falling(model, 5))
         expected = hiper.edit(
-            backbone, artifact, sentence, seeds=[SEED], strength=0.8, steps=5, guidance=CFG, keep=keep
+            backbone,
+            artifact,
+            sentence,
+            seeds=[SEED],
+            strength=0.8,
+            num_inference_steps=5,
+            guidance_scale=CFG,
+            keep=keep,
         )
         difference = decoded(backbone, model, found) - np.asarray(expected.images[0], np.int16)
         assert np.abs(difference).max() <= 1
 
 
-def test_the_shares_of_guidance_are_hipers(comfy_pack: Any, graph: Graph) -> None:
+def test_the_tuned_numbers_are_hipers(comfy_pack: Any, graph: Graph) -> None:
     guider, _ = graph.nodes(0.5)
     module = sys.modules[type(guider).__module__]
     assert (module.TARGET_SHARE, module.SOURCE_SHARE) == (TARGET_SHARE, SOURCE_SHARE)
+    assert (module.UNCHANGED, module.CHANGED) == (UNCHANGED, CHANGED)
 
 
 def test_a_flow_gives_what_the_same_model_of_noise_gives(graph: Graph, sd1: SdBackbone) -> None:

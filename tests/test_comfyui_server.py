@@ -241,7 +241,14 @@ def test_an_edit_that_keeps_is_hipers_own(
     graph = keeping(server, "kept.safetensors", keep=keep, cfg=3.0)
     graph["10"]["inputs"]["noise_seed"] = 7
     expected = hiper.edit(
-        backbone, kept, "a sitting dog", seeds=[7], strength=0.8, steps=4, guidance=3.0, keep=keep
+        backbone,
+        kept,
+        "a sitting dog",
+        seeds=[7],
+        strength=0.8,
+        num_inference_steps=4,
+        guidance_scale=3.0,
+        keep=keep,
     )
     difference = np.abs(shown(server, graph) - np.asarray(expected.images[0], np.int16))
     assert difference.max() <= 3

@@ -12,11 +12,14 @@ from typing import Any
 
 import comfy.samplers
 import torch
+import torch.nn.functional as F
 from comfy.k_diffusion.sampling import trange
 from torch import Tensor
 
 TARGET_SHARE, SOURCE_SHARE = 0.6, 0.2
 """Of the excess of cfg over 1: what guides the two branches; hiper's own, tuned on its embedded model."""
+UNCHANGED, CHANGED = 0.25, 0.35
+"""Of the difference of velocities, in its .95 quantile over the picture: what counts as none, and as a whole one."""
 
 _BRANCH = "hiper_branch"
 """Entry of the model options: the conditioning that a call is for, and its guidance scale."""
@@ -85,6 +88,7 @@ def _sample(
     cfg, steps = guider.cfg, len(times) - 1
     first, last = _share(steps, keep)
     z: Tensor = source
+    moved = torch.zeros_like(source[:, :1])
 
     def velocity(z: Tensor, step: int, branch: str, cfg: float) -> tuple[Tensor, Tensor]:
         """Return noise - picture, as the model sees them in z on the straight path, and the picture."""
@@ -97,12 +101,16 @@ def _sample(
         now, after, left = times[step], times[step + 1], steps - step
         if left >= last:
             drawn = torch.randn(x.shape, generator=random).to(x)
-            model.noise = model.noise if step == steps - first else drawn
+            if step > steps - first:  # the first is the graph's NOISE, of which RandomNoise's is the same
+                model.noise = drawn
             noisy = (1 - now) * source + now * model.noise
         if left > last:
             edit, _ = velocity(z + noisy - source, step, "positive", 1 + TARGET_SHARE * (cfg - 1))
             same, _ = velocity(noisy, step, "source", 1 + SOURCE_SHARE * (cfg - 1))
+            moved = moved + torch.linalg.vector_norm(edit - same, dim=1, keepdim=True)
             z = z + (after - now) * (edit - same)
+            if left == 1:
+                z = source + _changed(moved) * (z - source)
             picture = z
         else:
             z = z + noisy - source if left == last else z  # from here on the noisy latents themselves
@@ -118,6 +126,18 @@ def _sample(
 def _share(steps: int, keep: float) -> tuple[int, int]:
     """Return the step that comes first and the first of those that follow the new sentence alone, counted down."""
     return round(min(1.0, 2 * (1 - keep)) * steps), round(max(0.0, 1 - 2 * keep) * steps)
+
+
+def _changed(moved: Tensor) -> Tensor:
+    """Return how much of the change counts, in 0..1, where the latents were moved by `moved` [batch, 1, ..., h, w].
+
+    What moved hardly is noise of the two branches rather than an effect of the sentence; it is put back.
+    """
+    frames = moved.flatten(0, -3)[:, None]
+    blurred = F.avg_pool2d(F.pad(frames, (1, 1, 1, 1), mode="replicate"), 3, 1).view_as(moved)
+    largest = torch.quantile(blurred.flatten(1), 0.95, dim=1).view(-1, *[1] * (moved.ndim - 1))
+    share = blurred / largest.clamp(min=torch.finfo(largest.dtype).tiny)
+    return ((share - UNCHANGED) / (CHANGED - UNCHANGED)).clamp(0, 1)
 
 
 def _level(sampling: Any, sigma: Tensor, x: Tensor) -> tuple[float, float]:
