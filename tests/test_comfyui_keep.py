@@ -22,6 +22,8 @@ from hiper.inference.keeping import CHANGED, SOURCE_SHARE, TARGET_SHARE, UNCHANG
 from tests import tiny
 from tests.comfy_host import Flow, Host, Model, sample_custom
 
+pytestmark = pytest.mark.filterwarnings("ignore:the fit did not lower")
+
 CAPTION, SENTENCE = "a standing dog", "a sitting dog"
 STEPS, CFG, SEED = 4, 3.0, 7
 

@@ -23,6 +23,7 @@ from tests.comfy_server import CHECKOUT, CHECKPOINT, ComfyServer, Refused, furni
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:the fit did not lower"),
     pytest.mark.skipif(CHECKOUT is None, reason="HIPER_COMFYUI names no checkout of ComfyUI"),
 ]
 
