@@ -144,7 +144,7 @@ def test_a_family_without_cross_attention_is_refused_in_one_line(
 def test_a_method_that_draws_in_its_own_way_is_refused(sd1: SdBackbone) -> None:
     subject = hiper.Subject.from_image(tiny.picture(), caption="a standing dog")
     made = hiper.fit(sd1, subject, method="sdedit", num_inference_steps=4)
-    with pytest.raises(OptionError, match=r"method sdedit .* cannot be watched"):
+    with pytest.raises(OptionError, match=r"method sdedit .* cannot be captured"):
         study_drawing(sd1, made, PROMPT, num_inference_steps=4)
 
 

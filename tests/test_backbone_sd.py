@@ -200,7 +200,10 @@ def test_other_sizes_are_drawn(sd1: SdBackbone) -> None:
 @pytest.mark.parametrize("name", ["ddim", "pndm"])
 def test_the_callback_counts_the_steps(sd1: SdBackbone, name: str) -> None:
     calls: list[tuple[int, int]] = []
-    draw(sd1, [0], scheduler=name, callback=lambda *call: calls.append(call))
+    sentence, settings = sd1.encode("a dog"), sd1.sampling_settings(num_inference_steps=STEPS, scheduler=name)
+    sd1.sample(
+        sentence, [sentence], settings, seeds=[0], callback=lambda done, total: calls.append((done, total))
+    )
     assert calls[0] == (1, STEPS)
     assert calls[-1] == (STEPS, STEPS)
 

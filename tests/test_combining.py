@@ -84,8 +84,8 @@ def test_a_tail_of_strength_0_is_left_out(sd1: SdBackbone, artifact: Artifact, r
     assert torch.equal(one.tensors["tail"], artifact.tensors["tail"] * 0.8)
     assert one.tensors.keys() == {"tail"}
     none = hiper.edit(sd1, [artifact, red], SENTENCE, strength=0, **FAST)
-    assert none.settings.strength == 0
-    assert pixels(none) == pixels(hiper.edit(sd1, artifact, SENTENCE, strength=0, **FAST))
+    assert (none.settings.strength, none.settings.keep) == (0, 0)  # of two pictures none can be kept
+    assert pixels(none) == pixels(hiper.edit(sd1, artifact, SENTENCE, strength=0, keep=0, **FAST))
 
 
 def test_each_tail_and_its_strength_count(sd1: SdBackbone, artifact: Artifact, red: Artifact) -> None:

@@ -38,6 +38,7 @@ def test_the_paper_preset_is_the_paper() -> None:
         "guidance_scale": 7.5,
         "num_inference_steps": 50,
         "scheduler": "ddim",
+        "keep_source": 0.0,
     }
 
 

@@ -38,6 +38,7 @@ def drawn(sd1: SdBackbone, artifact: Artifact) -> hiper.EditResult:
         seeds=range(3, 8),
         num_inference_steps=2,
         height=40,
+        keep=0,
         batch_size=3,
         negative_prompt=["", "red", "a: blue", 'a "cat"', "grass"],
     )

@@ -38,6 +38,7 @@ def test_what_was_tuned_on_the_embedded_model_goes_to_no_other() -> None:
         "guidance_scale": 7.5,
         "num_inference_steps": 50,
         "scheduler": "ddim",
+        "keep_source": 0.0,
     } == paper.as_mapping()
 
 

@@ -46,8 +46,8 @@ def test_a_run_has_every_arm_once_and_draws_the_floor_as_the_base_does() -> None
         "truth",
         "hiper:paper,num_inference_steps=9",
         "hiper:paper,num_inference_steps=9,tail=3",
-        "hiper:paper,num_inference_steps=9,guidance_scale=2.0",
-        "hiper:paper,num_inference_steps=9,guidance_scale=4.0",
+        "hiper:paper,guidance_scale=2.0,num_inference_steps=9",
+        "hiper:paper,guidance_scale=4.0,num_inference_steps=9",
     ]
     assert "truth" not in sweep_arms(sweeps, "hiper", ceiling=False)
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import accelerate
 import diffusers
+import numpy as np
 import PIL.Image
 import torch
 import transformers
@@ -453,6 +454,19 @@ def sampling(pipe: Pipeline, scheduler: str) -> Iterator[None]:
     finally:
         pipe.scheduler = own
         pipe.set_progress_bar_config(**bars)
+
+
+def flagged(pipe: Pipeline, pictures: Sequence[PIL.Image.Image]) -> tuple[bool, ...]:
+    """Return which pictures the pipeline's safety checker refuses; none without one."""
+    if getattr(pipe, "safety_checker", None) is None:
+        return (False,) * len(pictures)
+    seen = pipe.feature_extractor(list(pictures), return_tensors="pt").pixel_values
+    weight = next(pipe.safety_checker.parameters())
+    _, found = pipe.safety_checker(
+        images=np.stack([np.asarray(picture) for picture in pictures]),
+        clip_input=seen.to(weight.device, weight.dtype),
+    )
+    return tuple(bool(each) for each in found)
 
 
 def to_pictures(pipe: Pipeline, batch: Tensor) -> list[PIL.Image.Image]:

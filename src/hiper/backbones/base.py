@@ -241,6 +241,11 @@ class Backbone(ABC):
     def decode(self, latents: Tensor) -> list[PIL.Image.Image]:
         """Decode latents [batch, c, h, w] in the model's latent scale into pictures."""
 
+    def decode_samples(self, latents: Tensor) -> Samples:
+        """Decode latents [batch, c, h, w]; the model's safety checker sees the pictures, as in `sample`."""
+        images = self.decode(latents)
+        return Samples(images=images, flagged=(False,) * len(images))
+
     @abstractmethod
     def add_noise(self, latents: Tensor, noise: Tensor, t: Tensor) -> NoisySample:
         """Add noise to latents [1 or batch, c, h, w] for the timesteps t [batch], each in 0 .. timesteps - 1."""

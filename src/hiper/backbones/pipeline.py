@@ -327,6 +327,15 @@ class PipelineBackbone(Backbone):
             pixels = self._decoded(vae, self._unscaled(latents).to(self.device, vae.dtype))
         return images.to_images(pixels.float().clamp(-1, 1))
 
+    def decode_samples(self, latents: Tensor) -> Samples:
+        images = self.decode(latents)
+        flagged = _diffusers.flagged(self._pipe, images)
+        black = [
+            PIL.Image.new("RGB", image.size) if flag else image
+            for image, flag in zip(images, flagged, strict=True)
+        ]
+        return Samples(images=black, flagged=flagged)
+
     def _encoded(self, vae: Any, pixels: Tensor, generator: torch.Generator) -> Tensor:
         """Draw from the picture encoder's posterior, [1, c, h, w], float32, before any scaling."""
         posterior = vae.encode(pixels).latent_dist

@@ -8,7 +8,7 @@ picture and noise by an exact change of variables: z_flow = z / (signal + sigma)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
@@ -104,7 +104,7 @@ class KeepingSampler:
         if not last:
             free = free * changed(moved)
             z = x + free * (z - x)
-        return Samples(images=self.backbone.decode(z), flagged=(False,) * count, masks=free)
+        return replace(self.backbone.decode_samples(z), masks=free)
 
     def _noise(self, random: Sequence[torch.Generator]) -> Tensor:
         noise = torch.cat([torch.randn(self.source.shape, generator=each) for each in random])

@@ -83,7 +83,7 @@ def _drawn(backbone: Backbone, so_far: Artifact, caption: str, control: FitContr
         if signal_number := control.stop_signal():
             raise Interrupted(f"stopped by signal {signal_number} while a preview was drawn", signal_number)
 
-    quick = SamplingKwargs(num_inference_steps=OTHER_STEPS)
+    quick = SamplingKwargs(num_inference_steps=OTHER_STEPS, keep=0.0)
     if QUICK in backbone.schedulers:
-        quick = SamplingKwargs(num_inference_steps=QUICK_STEPS, scheduler=QUICK)
+        quick = SamplingKwargs(num_inference_steps=QUICK_STEPS, scheduler=QUICK, keep=0.0)
     return edit(backbone, so_far, caption, callback=on_step, **quick).images[0]

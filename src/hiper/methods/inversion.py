@@ -163,10 +163,11 @@ class InvertedSampler:
                 latents = self.backbone.step(latents, predicted, path[number], path[number - 1])
             if callback is not None:
                 callback(steps - top + done, steps)
-        images = self.backbone.decode(latents)
+        samples = self.backbone.decode_samples(latents)
         if count < len(seeds):
-            images = [images[0].copy() for _ in seeds]
-        return Samples(images=images, flagged=(False,) * len(seeds))
+            images = [samples.images[0].copy() for _ in seeds]
+            samples = replace(samples, images=images, flagged=samples.flagged * len(seeds))
+        return samples
 
     def _check(self, negatives: Sequence[Conditioning], settings: SamplingSettings) -> None:
         backbone, steps = self.backbone, settings.num_inference_steps
