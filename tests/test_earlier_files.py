@@ -27,7 +27,11 @@ def test_an_artifact_draws_what_it_drew(critters: Backbone) -> None:
     assert artifact.source is None
     with pytest.warns(HiperWarning, match="no latents"):
         drawn = hiper.edit(
-            critters, artifact, settings.prompt, seeds=[settings.seed], steps=settings.steps
+            critters,
+            artifact,
+            settings.prompt,
+            seeds=[settings.seed],
+            num_inference_steps=settings.num_inference_steps,
         ).images[0]
     difference = np.asarray(drawn, np.int16) - np.asarray(Image.open(PICTURE).convert("RGB"), np.int16)
     assert np.abs(difference).max() <= 1

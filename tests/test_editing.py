@@ -241,7 +241,7 @@ def test_a_random_seed_is_drawn_and_told(sd1: SdBackbone, artifact: Artifact) ->
 
 def test_a_strength_beyond_reason_is_no_black_picture(sd1: SdBackbone, artifact: Artifact) -> None:
     wild = replace(artifact, tensors={"tail": artifact.tensors["tail"] * 1e38})
-    with pytest.raises(HiperError, match="NaN|not finite"):
+    with pytest.raises(HiperError, match=r"NaN|not finite"):
         hiper.edit(sd1, wild, SENTENCE, strength=10, **FAST)
 
 
