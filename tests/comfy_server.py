@@ -35,6 +35,7 @@ def pipeline() -> StableDiffusionPipeline:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         unet = UNet2DConditionModel(
+            sample_size=8,
             layers_per_block=2,
             block_out_channels=(320, 320),
             down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
@@ -57,7 +58,9 @@ def pipeline() -> StableDiffusionPipeline:
         unet=tiny.amplified(unet),
         vae=vae,
         text_encoder=text,
-        tokenizer=CLIPTokenizer.from_pretrained(Path(CHECKOUT) / "comfy" / "sd1_tokenizer"),
+        tokenizer=CLIPTokenizer.from_pretrained(
+            Path(CHECKOUT) / "comfy" / "sd1_tokenizer", model_max_length=77
+        ),
         scheduler=DDIMScheduler(
             beta_start=0.00085,
             beta_end=0.012,

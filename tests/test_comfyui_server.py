@@ -222,7 +222,7 @@ def backbone(server: ComfyServer, tmp_path_factory: pytest.TempPathFactory) -> B
     """The server's checkpoint in hiper."""
     folder = tmp_path_factory.mktemp("diffusers")
     pipeline().save_pretrained(folder)
-    return hiper.load_backbone(folder, device="cpu", resolution=64)
+    return hiper.load_backbone(folder, device="cpu")
 
 
 @pytest.fixture(scope="module")
