@@ -80,7 +80,7 @@ def tails(subject: hiper.Subject, steps: int) -> dict[str, dict[str, float]]:
     report = {}
     for name, how in LOADS.items():
         backbone = hiper.load_backbone("critters", device="cpu", **how)
-        found = hiper.fit(backbone, subject, steps=steps)
+        found = hiper.fit(backbone, subject, num_train_steps=steps)
         plain = plain or found
         start = backbone.encode(subject.caption).token_embeddings[0, -5:]
         moved = (plain.tensors["tail"] - start).norm()
@@ -108,7 +108,7 @@ def drawing_steps(backbone: Backbone, rounds: int) -> dict[str, float]:
 
 def preview_seconds(backbone: Backbone, subject: hiper.Subject, rounds: int) -> float:
     """What one preview adds to a fit, with stopping, saving and going on."""
-    options = HiPer().options(steps=PREVIEWS + 1)
+    options = HiPer().options(num_train_steps=PREVIEWS + 1)
 
     def work(count: int) -> None:
         with TemporaryDirectory() as folder:
@@ -116,7 +116,7 @@ def preview_seconds(backbone: Backbone, subject: hiper.Subject, rounds: int) -> 
                 backbone,
                 subject,
                 options,
-                at=preview_steps(options.steps, count),
+                at=preview_steps(options.num_train_steps, count),
                 on_preview=lambda preview: None,
                 control=FitControl(checkpoint=CheckpointFile(path=Path(folder) / "fit", resume=True)),
             )

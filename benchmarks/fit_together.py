@@ -26,7 +26,8 @@ def requests(preset: str, count: int, steps: int) -> list[FitInput]:
     """Different subjects with equal options but their seeds."""
     method = get_method("hiper")
     return [
-        FitInput(subject=animal(i), options=method.options(preset, steps=steps, seed=i)) for i in range(count)
+        FitInput(subject=animal(i), options=method.options(preset, num_train_steps=steps, seed=i))
+        for i in range(count)
     ]
 
 

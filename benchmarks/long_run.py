@@ -37,7 +37,7 @@ def resident_mb() -> float:
 def one_turn(backbone: Backbone, number: int) -> str:
     """Fit animal `number` and edit it four times; a SHA-256 of all that came out."""
     subject = animal(number)
-    artifact = hiper.fit(backbone, subject, steps=2)
+    artifact = hiper.fit(backbone, subject, num_train_steps=2)
     digest = hashlib.sha256(artifact.tensors["tail"].numpy().tobytes())
     for seed in range(EDITS_PER_FIT):
         (image,) = hiper.edit(backbone, artifact, sitting(number), seeds=[seed], num_inference_steps=2).images

@@ -57,7 +57,7 @@ from hiper.methods import get_method
 HIPER = "hiper"
 TRIED = "hiper,learning_rate=0.062,strength=0.67"
 """The best of as many tries as every other method had, by colour distance (tune_methods.json)."""
-CAPTION = "hiper,initial=caption,learning_rate=0.15,t_min=0.5"
+CAPTION = "hiper,init=caption,learning_rate=0.15,t_min=0.5"
 PAPER = parse_arm(f"hiper:paper,{DRAWN}").text
 REFERENCES = (HIPER, CAPTION, PAPER)
 """Arms that all others are compared with; that from the second one is in the JSON alone."""

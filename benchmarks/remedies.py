@@ -49,18 +49,19 @@ SLOTS = 8
 _RAISED = "schedule=cosine,learning_rate=0.1"
 _HEAVY = f"{_RAISED},t_min=0.5"
 _KEPT = "schedule=cosine,t_min=0.5,unit=rows,norm=kept,learning_rate=0.15"
-_MEAN = "hiper,initial=caption,t_min=0.5,learning_rate=0.15"
+_MEAN = "hiper,init=caption,learning_rate=0.15,t_min=0.5"
 IDEAS: Mapping[str, Sequence[str]] = {
-    "the paper's fit": [f"hiper:paper,steps={steps},{DRAWN}" for steps in (50, 200)] + [PAPER],
+    "the paper's fit": [f"hiper:paper,num_train_steps={steps},{DRAWN}" for steps in (50, 200)] + [PAPER],
     "+ step size 0.1, falling by a cosine": [
-        f"hiper:paper,{_RAISED},steps={steps},{DRAWN}" for steps in (20, 40, 80)
+        f"hiper:paper,{_RAISED},num_train_steps={steps},{DRAWN}" for steps in (20, 40, 80)
     ],
-    "+ heavy noise only": [f"hiper:paper,{_HEAVY},steps={steps},{DRAWN}" for steps in (20, 40, 80)],
-    "+ kept lengths": [f"hiper:paper,{_KEPT},steps={steps},{DRAWN}" for steps in (20, 40, 80)],
-    "+ mean of the second half": [f"{_MEAN},steps={steps}" for steps in (10, 20, 40, 80)],
-    "+ the guess": ["hiper,steps=1"] + [f"hiper,steps={steps}" for steps in (10, 20, 40, 80)],
+    "+ heavy noise only": [f"hiper:paper,{_HEAVY},num_train_steps={steps},{DRAWN}" for steps in (20, 40, 80)],
+    "+ kept lengths": [f"hiper:paper,{_KEPT},num_train_steps={steps},{DRAWN}" for steps in (20, 40, 80)],
+    "+ mean of the second half": [f"{_MEAN},num_train_steps={steps}" for steps in (10, 20, 40, 80)],
+    "+ the guess": ["hiper,num_train_steps=1"]
+    + [f"hiper,num_train_steps={steps}" for steps in (10, 20, 40, 80)],
     "the guess, 4 noise levels a step": [
-        f"hiper,batch=4,learning_rate=0.16,steps={steps}" for steps in (5, 10)
+        f"hiper,batch=4,learning_rate=0.16,num_train_steps={steps}" for steps in (5, 10)
     ],
     "the default": [f"hiper,strength={strength}" for strength in (0.6, 1.0)],
     "the paper's preset: 50 DDIM steps, its own guidance scale": ["hiper:paper"],
@@ -130,7 +131,7 @@ def cost(arm: Arm, flops: Mapping[str, int]) -> int | None:
     if arm.baseline is not None:
         return None
     levels = int(arm.options["steps"]) * int(arm.options["batch"])
-    guess = 0 if arm.options.get("initial") == "caption" else flops.get("guess", 0)
+    guess = 0 if arm.options.get("init") == "caption" else flops.get("guess", 0)
     return levels * flops["step"] + 2 * EVALUATIONS * flops["forward"] + guess
 
 

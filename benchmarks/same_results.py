@@ -93,7 +93,7 @@ def _commands(folder: Path, picture: Path) -> Iterator[tuple[str, str]]:
     out, tail = folder / "out", folder / "tail.safetensors"
     jobs = folder / "jobs.jsonl"
     jobs.write_text(json.dumps({"image": "dog.png", "caption": CAPTION, "sentences": [SENTENCE]}) + "\n")
-    few = ["--option", "steps=3"]
+    few = ["--option", "num_train_steps=3"]
     runs: dict[str, list[str]] = {
         "fit": ["fit", str(picture), "--caption", CAPTION, "--out", str(tail), *few],
         "edit": ["edit", str(tail), SENTENCE, "--out", str(out / "edit"), "--steps", "3"],

@@ -117,7 +117,7 @@ def fit_missing(backbone: Backbone, some: Sequence[Picture], folder: Path) -> No
     for each in some:
         path = folder / f"{each.name}.safetensors"
         if cached_fit(path) is None:
-            hiper.fit(backbone, each.subject, steps=STEPS).save(path, overwrite=True)
+            hiper.fit(backbone, each.subject, num_train_steps=STEPS).save(path, overwrite=True)
             print(f"fitted {each.name}", flush=True)
 
 

@@ -103,7 +103,7 @@ def lead(difference: Mapping[str, Any] | None, metric: str) -> str:
 EVIDENCE = {
     "none": "sentence alone (floor)",
     "hiper": "**HiPer, default preset**: 40 noise levels, from a guess",
-    "hiper,initial=caption,learning_rate=0.15,t_min=0.5": "the same without the guess",
+    "hiper,init=caption,learning_rate=0.15,t_min=0.5": "the same without the guess",
     "hiper:paper": "HiPer, the paper's preset: 1000 noise levels",
     "spelled-out": "caption with the identity in words",
     "truth": "true answer through the autoencoder (ceiling)",
@@ -178,7 +178,7 @@ def evidence_gaps() -> str:
 
 DEFAULT, WITHOUT_GUESS, PAPER = (
     "hiper",
-    "hiper,initial=caption,learning_rate=0.15,t_min=0.5",
+    "hiper,init=caption,learning_rate=0.15,t_min=0.5",
     "hiper:paper,edit_steps=none,guidance=none,scheduler=none",
 )
 METHODS = {
@@ -342,7 +342,7 @@ def remedy_name(row: Any) -> str:
         return EVIDENCE[arm]
     if arm == "hiper:paper":
         return str(row["idea"])
-    steps = re.search(r"\bsteps=(\d+)", arm)
+    steps = re.search(r"\bnum_train_steps=(\d+)", arm)
     count = steps[1] if steps else "1000" if arm == PAPER else "40"
     strength = re.search(r"strength=([\d.]+)", arm)
     name = (
@@ -363,7 +363,7 @@ def remedies_short() -> str:
     shown = {
         PAPER: "the paper's fit: 1000 steps",
         WITHOUT_GUESS: "40 steps without the guess",
-        "hiper,steps=1": "the guess and one step",
+        "hiper,num_train_steps=1": "the guess and one step",
         DEFAULT: "**the guess and 40 steps (default)**",
         **{each: EVIDENCE[each] for each in ("none", "truth")},
     }

@@ -108,7 +108,7 @@ def artifact(sd1: Any, subject: Any) -> Any:
     """What a short fit of the dog on `sd1` has learnt."""
     import hiper
 
-    return hiper.fit(sd1, subject, steps=12, learning_rate=0.05)
+    return hiper.fit(sd1, subject, num_train_steps=12, learning_rate=0.05)
 
 
 @pytest.fixture(scope="session")
@@ -138,7 +138,7 @@ def tail(tmp_path_factory: pytest.TempPathFactory, model_folder: Path, dog: Path
     import hiper
 
     backbone = hiper.load_backbone(model_folder, device="cpu")
-    artifact = hiper.fit(backbone, hiper.Subject.open(dog, caption="a standing dog"), steps=5)
+    artifact = hiper.fit(backbone, hiper.Subject.open(dog, caption="a standing dog"), num_train_steps=5)
     return artifact.save(tmp_path_factory.mktemp("tail") / "dog.safetensors")
 
 

@@ -216,7 +216,7 @@ def _jobs(data: st.DataObject, folder: Path) -> None:
     text = "\n".join(lines).encode()
     path = folder / data.draw(st.sampled_from(("jobs.jsonl", "jobs.csv")))
     if path.suffix == ".csv":
-        text = b'image,caption,sentences,seeds,options.steps\n"a.png",a dog,a cat|b,1|2,3\n'
+        text = b'image,caption,sentences,seeds,options.num_train_steps\n"a.png",a dog,a cat|b,1|2,3\n'
     path.write_bytes(mutated(text, data.draw(st.binary(max_size=19)), [text]))
     read_jobs(path, Defaults())
 

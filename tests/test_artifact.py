@@ -43,7 +43,7 @@ def make(**changes: Any) -> Artifact:
         "caption": "a “standing” dog, 犬 🐕‍🦺",
         "image_sha256": "ab" * 32,
         "seed": 2**63 - 1,
-        "options": {"steps": 100, "learning_rate": 0.02, "mask": True, "placement": "replace"},
+        "options": {"num_train_steps": 100, "learning_rate": 0.02, "mask": True, "placement": "replace"},
         "edit": {"strength": 0.8, "guidance_scale": 7.5, "num_inference_steps": 50, "scheduler": "ddim"},
         "tensors": {"tail": torch.randn(5, 768, generator=torch.Generator().manual_seed(0))},
         "figures": {"seconds": 12.25, "loss_before": 0.1 + 0.2, "loss_after": math.inf},

@@ -89,7 +89,7 @@ class Fit:
 @pytest.fixture(scope="module")
 def fit(backbone: Any, subject: Any) -> Fit:
     weights, key = backbone.weights_sha256(), backbone.model_key()
-    artifact = hiper.fit(backbone, subject, steps=6, batch=4, learning_rate=0.1)
+    artifact = hiper.fit(backbone, subject, num_train_steps=6, batch=4, learning_rate=0.1)
     return Fit(artifact=artifact, weights=weights, key=key)
 
 

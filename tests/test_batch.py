@@ -24,7 +24,7 @@ from tests.conftest import Cli
 from tests.processes import Running, start
 from tests.processes import run as command
 
-QUICK: dict[str, Any] = {"steps": 2, "batch": 2}
+QUICK: dict[str, Any] = {"num_train_steps": 2, "batch": 2}
 GOOD = 5
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:the fit did not lower the loss")]
@@ -318,7 +318,7 @@ def test_a_killed_batch_goes_on_to_the_same_bytes(jobs: Path, whole: Path, tmp_p
 
 def test_a_job_that_takes_too_long_is_that_jobs_failure(jobs: Path, tmp_path: Path) -> None:
     line = json.loads(jobs.read_text().splitlines()[0])
-    slow = {**line, "name": "slow", "options": {**line["options"], "steps": 1_000_000}}
+    slow = {**line, "name": "slow", "options": {**line["options"], "num_train_steps": 1_000_000}}
     done = do(beside(jobs, line), tmp_path)
     assert counts(done) == {"done": 1}
     report = do(beside(jobs, slow, line), tmp_path, seconds=3, together=1)

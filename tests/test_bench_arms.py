@@ -22,7 +22,7 @@ from hiper.seeds import generator
 from tests import tiny
 from tests.small_suite import SIDE, SmallSuite
 
-QUICK = "steps=2,batch=2,num_inference_steps=2"
+QUICK = "num_train_steps=2,batch=2,num_inference_steps=2"
 VAGUE = f"hiper,{QUICK},source_caption=vague"
 SEEDS = (3, 4)
 
@@ -71,12 +71,12 @@ def same(one: Drawn, other: Drawn) -> bool:
         ("hiper:default", "hiper"),
         ("hiper:paper", "hiper:paper"),
         ("hiper,tail=5", "hiper"),
-        ("hiper, steps = 0010,learning-rate=5e-3", "hiper,learning_rate=0.005,steps=10"),
+        ("hiper, num_train_steps = 0010,learning-rate=5e-3", "hiper,learning_rate=0.005,num_train_steps=10"),
         ("hiper:paper,guidance_scale=none", "hiper:paper,guidance_scale=none"),
         ("none", "none"),
         ("none:paper", "none:paper"),
         ("none,guidance_scale=3", "none,guidance_scale=3.0"),
-        ("random-tail,steps=9", "random-tail,steps=9"),
+        ("random-tail,num_train_steps=9", "random-tail,num_train_steps=9"),
         ("truth", "truth"),
     ],
 )
@@ -91,18 +91,25 @@ def test_arms_are_drawn_once() -> None:
 
 
 def test_file_names_differ_where_arms_do() -> None:
-    texts = ["hiper", "hiper:paper", "hiper,steps=11", "hiper,steps=1", "hiper,t_min=0.1", "random-tail"]
+    texts = [
+        "hiper",
+        "hiper:paper",
+        "hiper,num_train_steps=11",
+        "hiper,num_train_steps=1",
+        "hiper,t_min=0.1",
+        "random-tail",
+    ]
     slugs = [parse_arm(text).slug for text in texts]
     assert slugs[:2] == ["hiper", "hiper-paper"]
     assert len({slug.casefold() for slug in slugs}) == len(texts)
     assert all(set(slug) <= set("abcdefghijklmnopqrstuvwxyz0123456789-") for slug in slugs)
-    assert parse_arm("hiper,steps=11").slug == "hiper-steps-11-a6af1206"
+    assert parse_arm("hiper,num_train_steps=11").slug == "hiper-num-train-steps-11-4119366d"
 
 
 def test_presets_from_files_share_neither_pictures_nor_fits_of_what_they_said_before(tmp_path: Path) -> None:
     def tuned(path: Path, steps: int) -> str:
         path.parent.mkdir(exist_ok=True)
-        found = PresetFile(method="hiper", backbone="critters", options={"steps": steps})
+        found = PresetFile(method="hiper", backbone="critters", options={"num_train_steps": steps})
         found.save(path, overwrite=True)
         return f"hiper:{path}"
 
@@ -121,10 +128,10 @@ def test_presets_from_files_share_neither_pictures_nor_fits_of_what_they_said_be
         ("other-tails", ["did you mean other-tail?"]),
         ("", ["allowed are", *arm_names()]),
         ("hiper:papr", ["did you mean paper?"]),
-        ("hiper,stpes=3", ["did you mean steps?"]),
+        ("hiper,num_train_stpes=3", ["did you mean num_train_steps?"]),
         ("hiper,steps", ["has no value"]),
-        ("hiper,steps=3,steps=4", ["given twice"]),
-        ("hiper,steps=0", ["steps is '0'", "from 1"]),
+        ("hiper,num_train_steps=3,num_train_steps=4", ["given twice"]),
+        ("hiper,num_train_steps=0", ["num_train_steps is '0'", "from 1"]),
         ("hiper,seed=-1", ["random"]),
         ("truth,steps=3", ["takes no preset and no options"]),
         ("source:paper", ["takes no preset and no options"]),
@@ -229,7 +236,7 @@ def test_a_method_is_what_the_package_does(suite: Suite, sampler: ArmSampler, sd
     drawn = sampler.draw(arm, given, SEEDS)
     method = get_method("hiper")
     subject = Subject.from_image(given.source, caption=given.source_caption)
-    artifact = method.fit(sd1, subject, method.options(steps=2, batch=2, num_inference_steps=2))
+    artifact = method.fit(sd1, subject, method.options(num_train_steps=2, batch=2, num_inference_steps=2))
     expected = edit(sd1, artifact, given.target_caption, seeds=SEEDS)
     assert same(drawn, Drawn(images=expected.images, prompt="", settings={}))
     assert drawn.settings == {
@@ -335,7 +342,7 @@ def test_arms_that_differ_in_editing_alone_share_their_fits(
     sampler = ArmSampler(sd1, Fits(tmp_path, suite, sd1, lambda: None), lambda: None)
     drawn = {}
     for settings in ("strength=0.8", "strength=0.3", "guidance_scale=2", "guidance_scale=none"):
-        arm = parse_arm(f"hiper:paper,steps=2,batch=20,num_inference_steps=2,{settings}")
+        arm = parse_arm(f"hiper:paper,batch=20,num_inference_steps=2,num_train_steps=2,{settings}")
         drawn[settings] = sampler.draw(arm, case(suite), SEEDS)
         own = HiPer().fit(sd1, subject_of(suite), HiPer().options(arm.preset, **arm.changes))
         expected = edit(sd1, own, case(suite).target_caption, seeds=SEEDS)
@@ -381,7 +388,7 @@ def test_a_signal_ends_fits_and_drawings(suite: Suite, sd1: Backbone, tmp_path: 
 @pytest.mark.slow
 def test_a_method_that_needs_a_fit_per_sentence_gets_one(suite: Suite, sd1: Backbone, tmp_path: Path) -> None:
     fits = Fits(tmp_path, suite, sd1, lambda: None)
-    arm = parse_arm("imagic,steps=1,weight_steps=1,batch=1,num_inference_steps=2")
+    arm = parse_arm("imagic,batch=1,num_inference_steps=2,num_train_steps=1,weight_steps=1")
     drawn = [ArmSampler(sd1, fits, lambda: None).draw(arm, each, [3]) for each in suite.cases("ann")]
     targets = [each.fit.artifact.options["target"] for each in drawn if each.fit]
     assert targets == [each.target_caption for each in suite.cases("ann")]

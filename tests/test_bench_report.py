@@ -35,7 +35,7 @@ from hiper.cli import main
 from hiper.errors import HiperError, OptionError, OutputError
 from tests.small_suite import METRICS
 
-ARMS = ("none", "hiper", "hiper,steps=3", "truth")
+ARMS = ("none", "hiper", "hiper,num_train_steps=3", "truth")
 SUBJECTS = ("ann", "ben", "cy")
 EDITS = ("moved", "dark")
 HOSTILE = 'a "dog" <script>alert(1)</script> | & `x`'
@@ -192,7 +192,7 @@ def test_a_ceiling_below_the_floor_is_no_gap() -> None:
 def score(arm: str, subject: str, edit: str, seed: int) -> float:
     """Distances in which hiper is 2 better than none and the truth 4, whatever the subject."""
     base = 10.0 + 3 * SUBJECTS.index(subject) + EDITS.index(edit) + 0.5 * seed
-    return base - {"none": 0.0, "hiper": 2.0, "hiper,steps=3": 1.0, "truth": 4.0}[arm]
+    return base - {"none": 0.0, "hiper": 2.0, "hiper,num_train_steps=3": 1.0, "truth": 4.0}[arm]
 
 
 def make_cell(arm: str, subject: str, edit: str, seed: int) -> CellResult:
@@ -280,7 +280,9 @@ def test_arms_are_compared_over_the_cells_they_share(folder: Path) -> None:
     assert found["hiper", "distance"].difference is None
     gap = {arm: found[arm, "distance"].gap_closed for arm in ARMS}
     percents = {arm: each.value for arm, each in gap.items() if each is not None}
-    assert percents == pytest.approx({"none": 0.0, "hiper": 50.0, "hiper,steps=3": 25.0, "truth": 100.0})
+    assert percents == pytest.approx(
+        {"none": 0.0, "hiper": 50.0, "hiper,num_train_steps=3": 25.0, "truth": 100.0}
+    )
     assert gap["hiper"] is not None
     assert gap["hiper"].cells == 10
     assert found["hiper", "colour"].gap_closed is None
@@ -335,7 +337,7 @@ def test_markdown_keeps_its_columns(folder: Path, tmp_path: Path) -> None:
     assert "| hiper | 11.8 ± 2.62 (12) |" in arms[3].replace("\\", "")
     assert "squares\\|\\<i\\>" in text
     assert "<b>" not in text.replace("\\<b", "")
-    assert "| hiper,steps=3 | +1 |" in text
+    assert "| hiper,num_train_steps=3 | +1 |" in text
     assert "| hiper | 50 | – |" in text
     assert "none under 10 subjects" in text
     estimate = IntervalEstimate(value=1, low=0.5, high=1.5, cells=20, subjects=10)

@@ -28,7 +28,7 @@ from tests.conftest import Cli
 from tests.processes import Running, start
 from tests.small_suite import COLOURS, EDITS, NAME, installed
 
-QUICK = "steps=2,batch=1,num_inference_steps=2"
+QUICK = "num_train_steps=2,batch=1,num_inference_steps=2"
 ARMS = (
     f"hiper,{QUICK}",
     "none,num_inference_steps=2",
@@ -129,7 +129,7 @@ def test_a_cell_holds_what_a_report_needs(whole: Path, model_folder: Path) -> No
     assert (record["arm"], record["subject"], record["edit"], record["seed"]) == (hiper, "ben", "moved", 1)
     assert record["prompt"] == case.target_caption
     assert record["suite"] == {"suite": NAME, "split": "test", "seed": 0}
-    assert record["options"]["steps"] == 2
+    assert record["options"]["num_train_steps"] == 2
     assert record["settings"] == {
         "strength": 0.8,
         "guidance_scale": 7.5,

@@ -187,7 +187,7 @@ def test_the_world_is_described_by_its_own_reader() -> None:
 
 
 def fit(cli: Cli, out: Path, *more: str | Path) -> Any:
-    return cli("fit", *more, "--caption", "auto", "--out", out, "-o", "steps=1", "--device", "cpu")
+    return cli("fit", *more, "--caption", "auto", "--out", out, "-o", "num_train_steps=1", "--device", "cpu")
 
 
 @pytest.mark.slow

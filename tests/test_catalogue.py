@@ -109,7 +109,7 @@ def test_the_same_last_rows_move_nothing(sd1: SdBackbone) -> None:
 def test_the_distance_is_that_of_the_pictures(sd1: SdBackbone) -> None:
     found = sensitivity(sd1, sentence="a standing dog", other="the red grass", pictures=2)
     subject = hiper.Subject.from_image(tiny.picture(), caption="a dog")
-    artifact = hiper.fit(sd1, subject, steps=1)
+    artifact = hiper.fit(sd1, subject, num_train_steps=1)
 
     def drawn(tail: str) -> list[Image.Image]:
         learnt = replace(artifact, tensors={"tail": sd1.encode(tail).token_embeddings[0, -5:]})

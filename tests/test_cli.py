@@ -65,9 +65,12 @@ def test_the_help_lists_the_commands_by_what_they_are_for(cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["fit", "-o", "steps", "3", "x"], ["fit", "-o", "steps=3", "x"]),
-        (["-o", "steps=3", "--option", "tail", "-1"], ["-o", "steps=3", "--option", "tail=-1"]),
-        (["-o", "steps"], ["-o", "steps"]),
+        (["fit", "-o", "num_train_steps", "3", "x"], ["fit", "-o", "num_train_steps=3", "x"]),
+        (
+            ["-o", "num_train_steps=3", "--option", "tail", "-1"],
+            ["-o", "num_train_steps=3", "--option", "tail=-1"],
+        ),
+        (["-o", "num_train_steps"], ["-o", "num_train_steps"]),
         (["--", "-o", "a", "b"], ["--", "-o", "a", "b"]),
     ],
 )
@@ -84,7 +87,7 @@ def test_method_options_are_given_once() -> None:
     with pytest.raises(OptionError, match="twice"):
         method_options(["seed=1"], 4)
     with pytest.raises(OptionError, match="name=value"):
-        method_options(["steps"], None)
+        method_options(["num_train_steps"], None)
 
 
 # fit and show
@@ -96,13 +99,13 @@ def test_fit_writes_one_file_and_says_so_in_json(
 ) -> None:
     out = tmp_path / "dog.safetensors"
     arguments = ("--caption", CAPTION, "--backbone", model_folder, "--out", out, "--seed", "7", "--json")
-    done = cli("fit", dog, *arguments, "-o", "steps", "4", "-o", "tail=3", "--preset", "paper")
+    done = cli("fit", dog, *arguments, "-o", "num_train_steps", "4", "-o", "tail=3", "--preset", "paper")
     record = json.loads(done.out)
     artifact = Artifact.load(out)
     assert done.status == 0
     assert record["artifact"] == str(out)
     assert record["options"] == dict(artifact.options)
-    assert (artifact.options["steps"], artifact.options["batch"], artifact.seed) == (4, 1, 7)
+    assert (artifact.options["num_train_steps"], artifact.options["batch"], artifact.seed) == (4, 1, 7)
     assert artifact.tensors["tail"].shape == (3, tiny.EMBED)
     assert (artifact.caption, record["notes"]) == (CAPTION, [SMALL])
     assert "fitting: 4 of 4" in done.err
@@ -112,7 +115,17 @@ def test_fit_writes_one_file_and_says_so_in_json(
 @pytest.mark.slow
 def test_quiet_prints_nothing(cli: Cli, tmp_path: Path, model_folder: Path, dog: Path) -> None:
     out = tmp_path / "dog.safetensors"
-    arguments = ("--caption", "", "--backbone", model_folder, "--out", out, "-o", "steps=1", "--quiet")
+    arguments = (
+        "--caption",
+        "",
+        "--backbone",
+        model_folder,
+        "--out",
+        out,
+        "-o",
+        "num_train_steps=1",
+        "--quiet",
+    )
     assert cli("fit", dog, *arguments) == Outcome(status=0, out="", err="")
     assert out.exists()
 
@@ -123,7 +136,9 @@ def test_notes_are_single_lines_and_come_once(cli: Cli, tmp_path: Path, model_fo
     frames = [tiny.picture(), tiny.picture().rotate(90)]
     frames[0].save(dog, save_all=True, append_images=frames[1:])
     out = tmp_path / "dog.safetensors"
-    done = cli("fit", dog, "--caption", "", "--backbone", model_folder, "--out", out, "-o", "steps=1")
+    done = cli(
+        "fit", dog, "--caption", "", "--backbone", model_folder, "--out", out, "-o", "num_train_steps=1"
+    )
     notes = [line for line in done.err.splitlines() if line.startswith("hiper: note: ")]
     assert done.status == 0
     assert len([note for note in notes if "frame 0 of 2" in note]) == 1
@@ -134,7 +149,7 @@ def test_notes_are_single_lines_and_come_once(cli: Cli, tmp_path: Path, model_fo
 @pytest.mark.slow
 def test_a_random_seed_is_told(cli: Cli, tmp_path: Path, model_folder: Path, dog: Path) -> None:
     out = tmp_path / "dog.safetensors"
-    arguments = ("--caption", CAPTION, "--backbone", model_folder, "--out", out, "-o", "steps=1")
+    arguments = ("--caption", CAPTION, "--backbone", model_folder, "--out", out, "-o", "num_train_steps=1")
     done = cli("fit", dog, *arguments, "--seed", "-1")
     assert f"seed is {Artifact.load(out).seed}, drawn at random" in done.err
 
@@ -293,7 +308,9 @@ def test_another_checkpoint_of_the_family_is_told(cli: Cli, tmp_path: Path, tail
 @pytest.mark.slow
 def test_run_fits_once_per_question(cli: Cli, tmp_path: Path, model_folder: Path, dog: Path) -> None:
     def run(name: str, caption: str = CAPTION, **options: str) -> dict[str, Any]:
-        given = [word for key, value in {"steps": "3", **options}.items() for word in ("-o", key, value)]
+        given = [
+            word for key, value in {"num_train_steps": "3", **options}.items() for word in ("-o", key, value)
+        ]
         model = ("--caption", caption, "--backbone", model_folder, *given)
         done = cli(
             "run",
@@ -326,7 +343,7 @@ def test_run_fits_once_per_question(cli: Cli, tmp_path: Path, model_folder: Path
     assert Artifact.load(first["artifact"]).caption == CAPTION
     Path(first["artifact"]).unlink()
     Path(first["artifact"]).mkdir()
-    model = ("--caption", CAPTION, "--backbone", model_folder, "-o", "steps=3")
+    model = ("--caption", CAPTION, "--backbone", model_folder, "-o", "num_train_steps=3")
     stopped = cli("run", dog, "a dog", *model, "--out", tmp_path / "6")
     assert stopped.status == 2
     assert f"{first['artifact']!r} is a folder" in stopped.err.splitlines()[-1]
@@ -341,7 +358,7 @@ def test_run_tells_models_apart_by_every_weight(
     model = tmp_path / "model"
     shutil.copytree(model_folder, model)
     arguments = (
-        *("--caption", CAPTION, "--backbone", model, "-o", "steps=2"),
+        *("--caption", CAPTION, "--backbone", model, "-o", "num_train_steps=2"),
         *("--num-inference-steps", "1", "--json"),
     )
     first = json.loads(cli("run", dog, "a dog", *arguments, "--out", tmp_path / "1").out)
@@ -371,7 +388,10 @@ def test_run_tells_models_apart_by_every_weight(
             ["fit", "DOG", "--caption", "c", "--out", "OUT", "--preset", "papr"],
             ["'papr'", "did you mean paper"],
         ),
-        (["fit", "DOG", "--caption", "c", "--out", "OUT", "-o", "stpes", "3"], ["did you mean steps"]),
+        (
+            ["fit", "DOG", "--caption", "c", "--out", "OUT", "-o", "num_train_stpes=3"],
+            ["did you mean num_train_steps"],
+        ),
         (
             ["fit", "DOG", "--caption", "c", "--out", "OUT", "--backbone", "criters", "--quiet"],
             ["did you mean critters"],
@@ -400,7 +420,7 @@ def test_a_mistake_is_told_in_one_line(
 
 
 @pytest.mark.parametrize(
-    "option", ["tail=0", "tail=65", "tail=-3", "tail=2.5", "tail=x", "steps=0", "batch=0"]
+    "option", ["tail=0", "tail=65", "tail=-3", "tail=2.5", "tail=x", "num_train_steps=0", "batch=0"]
 )
 def test_fit_refuses_numbers_out_of_range(cli: Cli, tmp_path: Path, dog: Path, option: str) -> None:
     name, _, value = option.partition("=")

@@ -29,7 +29,7 @@ SENTENCE = "a sitting dog"
 def red(sd1: SdBackbone) -> Artifact:
     turned = ImageOps.flip(tiny.picture())
     subject = hiper.Subject.from_image(turned, caption="a red cat")
-    return hiper.fit(sd1, subject, steps=12, learning_rate=0.05, tail=3, strength=0.6)
+    return hiper.fit(sd1, subject, num_train_steps=12, learning_rate=0.05, tail=3, strength=0.6)
 
 
 def rows_of(artifact: Artifact) -> torch.Tensor:

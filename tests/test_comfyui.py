@@ -28,7 +28,7 @@ from tests.comfy_host import PACK, Host
 @pytest.fixture(scope="module")
 def artifact(sd1: SdBackbone) -> Artifact:
     subject = hiper.Subject.from_image(tiny.picture(), caption="a standing dog")
-    return hiper.fit(sd1, subject, steps=3, learning_rate=0.05, placement="append")
+    return hiper.fit(sd1, subject, num_train_steps=3, learning_rate=0.05, placement="append")
 
 
 def loaded(comfy_pack: Any, comfy: Host, artifact: Artifact) -> Any:
@@ -149,7 +149,7 @@ def test_a_place_that_only_hiper_knows_is_refused(
     comfy_pack: Any, comfy: Host, sd1: SdBackbone, placement: str
 ) -> None:
     subject = hiper.Subject.from_image(tiny.picture(), caption="a standing dog")
-    tail, _ = loaded(comfy_pack, comfy, hiper.fit(sd1, subject, steps=1, placement=placement))
+    tail, _ = loaded(comfy_pack, comfy, hiper.fit(sd1, subject, num_train_steps=1, placement=placement))
     node = comfy_pack.classes["HiperApplyTail"]()
     given = [[torch.zeros(1, 77, tiny.EMBED), {}]]
     with pytest.raises(ValueError, match=placement):

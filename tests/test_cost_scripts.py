@@ -102,7 +102,7 @@ def _job(sd1: Any) -> against_the_paper.Job:
 def test_the_published_recipe_comes_to_the_tail_of_the_paper_preset(sd1: Any) -> None:
     job, before = _job(sd1), sd1.weights_sha256()
     tail = against_the_paper.published(job, 5)
-    ours = hiper.fit(sd1, job.subject, preset="paper", steps=5).tensors["tail"]
+    ours = hiper.fit(sd1, job.subject, preset="paper", num_train_steps=5).tensors["tail"]
     start = sd1.encode("a standing dog").token_embeddings[0, -5:]
     assert torch.allclose(tail, ours, atol=1e-5)
     assert (tail - start).abs().max() > 1e-2

@@ -128,7 +128,7 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_python_tells_a_photograph_and_strange_words(critters: Any, photo: Path) -> None:
     subject = hiper.Subject.open(photo, caption="a corgi")
     with pytest.warns(HiperWarning) as caught:
-        artifact = hiper.fit(critters, subject, steps=1)
+        artifact = hiper.fit(critters, subject, num_train_steps=1)
     notes = [str(each.message) for each in caught]
     assert any(STRANGE in text and "--backbone" in text for text in notes)
     assert any("(corgi)" in text for text in notes)
@@ -139,14 +139,20 @@ def test_python_tells_a_photograph_and_strange_words(critters: Any, photo: Path)
 
 @pytest.mark.slow
 def test_the_command_line_and_a_batch_tell_it(cli: Cli, tmp_path: Path, photo: Path) -> None:
-    done = cli("fit", photo, "--caption", "auto", "--out", tmp_path / "x.safetensors", "-o", "steps=1")
+    done = cli(
+        "fit", photo, "--caption", "auto", "--out", tmp_path / "x.safetensors", "-o", "num_train_steps=1"
+    )
     assert done.status == 0
     assert STRANGE in done.err
     picture = tmp_path / "dog.png"
     render(demo_scene(0)).save(picture)
-    good = cli("fit", picture, "--caption", "auto", "--out", tmp_path / "y.safetensors", "-o", "steps=1")
+    good = cli(
+        "fit", picture, "--caption", "auto", "--out", tmp_path / "y.safetensors", "-o", "num_train_steps=1"
+    )
     assert STRANGE not in good.err
-    (tmp_path / "jobs.csv").write_text(f"image;caption;options.steps\n{photo};a corgi;1\n{picture};a dog;1\n")
+    (tmp_path / "jobs.csv").write_text(
+        f"image;caption;options.num_train_steps\n{photo};a corgi;1\n{picture};a dog;1\n"
+    )
     done = cli("batch", tmp_path / "jobs.csv", "--out", tmp_path / "out", "--sentence", "a cat")
     assert done.status == 0
     assert f"corgi: {STRANGE}" in done.err

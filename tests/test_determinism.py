@@ -70,13 +70,13 @@ def test_a_fit_and_an_edit_run_with_it_and_come_to_the_same(sd1: SdBackbone, bef
     def look(*_: object) -> None:
         seen.append(torch.get_deterministic_debug_mode())
 
-    artifact = hiper.fit(sd1, subject, steps=2, deterministic=True, callback=look)
+    artifact = hiper.fit(sd1, subject, num_train_steps=2, deterministic=True, callback=look)
     picture = hiper.edit(
         sd1, artifact, "a sitting dog", num_inference_steps=2, deterministic=True, callback=look
     )
     assert seen == [2] * 4
     assert switches() == before
-    plain = hiper.fit(sd1, subject, steps=2)
+    plain = hiper.fit(sd1, subject, num_train_steps=2)
     assert torch.equal(plain.tensors["tail"], artifact.tensors["tail"])
     again = hiper.edit(sd1, plain, "a sitting dog", num_inference_steps=2)
     assert again.images[0].tobytes() == picture.images[0].tobytes()
@@ -106,14 +106,14 @@ def test_the_commands_offer_it(
 ) -> None:
     model = ("--backbone", model_folder, "--device", "cpu")
     words = (
-        *("run", dog, "a dog", "--caption", "a standing dog", *model, "-o", "steps=2"),
+        *("run", dog, "a dog", "--caption", "a standing dog", *model, "-o", "num_train_steps=2"),
         *("--num-inference-steps", "1", "--json"),
     )
     plain = json.loads(cli(*words, "--out", tmp_path / "plain").out)
     strict = json.loads(cli(*words, "--deterministic", "--out", tmp_path / "strict").out)
     assert plain["artifact"] != strict["artifact"]
     tail = tmp_path / "dog.safetensors"
-    fit = ("fit", dog, "--caption", "a standing dog", *model, "-o", "steps=2", "--out", tail)
+    fit = ("fit", dog, "--caption", "a standing dog", *model, "-o", "num_train_steps=2", "--out", tail)
     assert cli(*fit, "--deterministic").status == 0
     assert (
         cli(
@@ -137,7 +137,16 @@ def test_the_commands_offer_it(
             {"image": str(dog), "caption": "a dog", "sentences": ["a cat"], "backbone": str(model_folder)}
         )
     )
-    batch = ("batch", tmp_path / "jobs.jsonl", "--out", tmp_path / "out", "-o", "steps=1", "--device", "cpu")
+    batch = (
+        "batch",
+        tmp_path / "jobs.jsonl",
+        "--out",
+        tmp_path / "out",
+        "-o",
+        "num_train_steps=1",
+        "--device",
+        "cpu",
+    )
     assert cli(*batch, "--deterministic").status == 0
     (record,) = (tmp_path / "out").glob("jobs/*/record.json")
     assert json.loads(record.read_text())["model"]["key"]["deterministic"] is True

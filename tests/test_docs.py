@@ -153,7 +153,7 @@ def test_the_method_of_the_documentation_learns_and_edits(sd1: Any) -> None:
     subject = hiper.Subject.from_image(tiny.picture(), caption="a dog")
     before = sd1.weights_sha256()
     method = Offset()
-    artifact = method.fit(sd1, subject, method.options(steps=30, learning_rate=0.1, batch=20))
+    artifact = method.fit(sd1, subject, method.options(num_train_steps=30, learning_rate=0.1, batch=20))
     assert artifact.figures["loss_after"] < artifact.figures["loss_before"]
     with method.attach(sd1, artifact, 0.5) as attached:
         moved = attached.encode("a cat").token_embeddings - sd1.encode("a cat").token_embeddings

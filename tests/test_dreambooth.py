@@ -30,7 +30,7 @@ from tests import tiny
 
 CAPTION, SENTENCE = "a standing dog", "a sitting dog on the grass"
 FULL, LORA = "dreambooth", "dreambooth-lora"
-QUICK: dict[str, Any] = {"steps": 3, "batch": 1, "num_inference_steps": 3, "guidance_scale": 3.0}
+QUICK: dict[str, Any] = {"num_train_steps": 3, "batch": 1, "num_inference_steps": 3, "guidance_scale": 3.0}
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:the fit did not lower")]
 
 
@@ -74,7 +74,7 @@ def test_the_weights_are_what_plain_fine_tuning_learns(kind: tiny.Kind, subject:
         subject,
         method=FULL,
         preset="one-image",
-        steps=3,
+        num_train_steps=3,
         learning_rate=1e-3,
         seed=3,
     )
@@ -95,7 +95,7 @@ def test_the_layers_are_what_plain_peft_learns(kind: tiny.Kind, subject: Subject
         subject,
         method=LORA,
         preset="one-image",
-        steps=3,
+        num_train_steps=3,
         learning_rate=1e-2,
         seed=3,
     )

@@ -24,7 +24,7 @@ SENTENCE = "a sitting dog"
 
 @pytest.fixture(scope="module")
 def appended(sd1: SdBackbone, subject: hiper.Subject) -> Artifact:
-    return hiper.fit(sd1, subject, steps=12, learning_rate=0.05, placement="append")
+    return hiper.fit(sd1, subject, num_train_steps=12, learning_rate=0.05, placement="append")
 
 
 def pixels(result: EditResult) -> list[bytes]:

@@ -51,13 +51,13 @@ def _work(part: Part) -> Work:
 
 def _flops_of_a_fit(backbone: Backbone, steps: int) -> int:
     with counting() as counter:
-        hiper.fit(backbone, _subject(), steps=steps, batch=BATCH, learning_rate=1e-3)
+        hiper.fit(backbone, _subject(), num_train_steps=steps, batch=BATCH, learning_rate=1e-3)
     return counter.work().flops
 
 
 @pytest.mark.slow
 def test_a_fit_computes_what_was_estimated(sd1: Any) -> None:
-    found = estimate_fit(sd1, HiPer().options(steps=7, batch=BATCH))
+    found = estimate_fit(sd1, HiPer().options(num_train_steps=7, batch=BATCH))
     with counting() as counter:
         sd1.encode("a picture")
         sd1.latents(tiny.picture(sd1.resolution), generator(0))
@@ -96,7 +96,7 @@ def test_the_memory_of_a_step_is_that_of_a_real_one(sd1: Any) -> None:
 def test_an_edit_computes_what_was_estimated(sd1: Any, guidance: float, images: int) -> None:
     settings = resolve_settings({}, sd1, [], guidance_scale=guidance, num_inference_steps=11)
     found = estimate_edit(sd1, settings, images=images, batch_size=4, sentences=2)
-    artifact = hiper.fit(sd1, _subject(), steps=1, learning_rate=1e-3)
+    artifact = hiper.fit(sd1, _subject(), num_train_steps=1, learning_rate=1e-3)
 
     def flops(steps: int) -> int:
         with counting() as counter:
@@ -160,7 +160,7 @@ def test_other_families_are_estimated(name: str) -> None:
     backbone = wrap(tiny_families.pipeline(name))
     backbone.resize(tiny_families.SIDE)
     before = backbone.weights_sha256()
-    fit = estimate_fit(backbone, HiPer().options(steps=3, batch=AT_ONCE))
+    fit = estimate_fit(backbone, HiPer().options(num_train_steps=3, batch=AT_ONCE))
     edit = estimate_edit(backbone, resolve_settings({}, backbone, []), images=2, batch_size=2)
     for found in (fit, edit):
         assert found.seconds is not None
@@ -172,7 +172,7 @@ def test_other_families_are_estimated(name: str) -> None:
 
 @pytest.mark.slow
 def test_a_model_whose_parts_take_turns(model_folder: Path) -> None:
-    options = HiPer().options(steps=3)
+    options = HiPer().options(num_train_steps=3)
     found = estimate_fit(load_backbone(model_folder, device="cpu", memory="low"), options)
     whole = estimate_fit(load_backbone(model_folder, device="cpu"), options)
     looks, steps = (
@@ -186,7 +186,7 @@ def test_a_model_whose_parts_take_turns(model_folder: Path) -> None:
 @pytest.mark.slow
 def test_the_commands(cli: Cli, model_folder: Path) -> None:
     words = ["--backbone", str(model_folder)]
-    done = cli("estimate", "fit", *words, "-o", "steps=3", "-o", "batch=2", "--json")
+    done = cli("estimate", "fit", *words, "-o", "num_train_steps=3", "-o", "batch=2", "--json")
     found = json.loads(done.out)
     assert done.status == 0
     assert found["job"] == "fit, 3 steps of 2 noise levels"
@@ -214,9 +214,9 @@ def test_the_commands(cli: Cli, model_folder: Path) -> None:
 
 @pytest.mark.slow
 def test_mistakes_are_told_in_one_line(cli: Cli, model_folder: Path, tmp_path: Path) -> None:
-    done = cli("estimate", "fit", "--backbone", str(model_folder), "-o", "stps=3")
+    done = cli("estimate", "fit", "--backbone", str(model_folder), "-o", "num_train_stps=3")
     assert (done.status, done.out) == (2, "")
-    assert "did you mean steps?" in done.err
+    assert "did you mean num_train_steps?" in done.err
     done = cli("estimate", "edit", "--backbone", "nowhere")
     assert done.status == 2
     assert "no model 'nowhere'" in done.err
@@ -253,7 +253,7 @@ def test_what_torch_keeps_for_its_next_tensors_is_free(monkeypatch: pytest.Monke
 def test_an_edit_that_keeps_its_source_computes_what_was_estimated(sd1: Any, guidance: float) -> None:
     settings = usual_settings(sd1, [], guidance_scale=guidance, num_inference_steps=5)
     step = _part(estimate_edit(sd1, settings, images=2, batch_size=4), "step")
-    artifact = hiper.fit(sd1, _subject(), steps=1, learning_rate=1e-3)
+    artifact = hiper.fit(sd1, _subject(), num_train_steps=1, learning_rate=1e-3)
 
     def flops(steps: int) -> int:
         with counting() as counter:

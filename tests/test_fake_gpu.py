@@ -124,7 +124,7 @@ def test_a_step_of_a_fit_waits_for_nothing_and_builds_nothing(gpu: Kernels, fami
     backbone = load(family)
     method = HiPer()
     placement = "random" if backbone.placement == "replace" else "append"
-    options = method.options("published", steps=3, placement=placement, initial="caption")
+    options = method.options("published", num_train_steps=3, placement=placement, init="caption")
     task = method.prepare(backbone, subject(), method.resolve(options, backbone, subject()))
     adam = Adam(task.parameters, 1e-3)
     with backbone.training_mode():

@@ -32,7 +32,7 @@ Words = tuple[str | Path, ...]
 @pytest.fixture(scope="module")
 def fit(model_folder: Path, dog: Path) -> Words:
     """A fit that saves itself after every step."""
-    options = ("-o", "steps", str(STEPS), "--checkpoint-every", "0")
+    options = ("-o", "num_train_steps", str(STEPS), "--checkpoint-every", "0")
     return ("fit", dog, "--caption", CAPTION, "--backbone", model_folder, *options)
 
 
@@ -235,7 +235,17 @@ def test_a_loss_that_is_not_finite_fails_without_a_traceback(
     tensors["conv_out.weight"].fill_(torch.finfo(torch.float32).max)  # finite, and overflows in every sum
     safetensors.torch.save_file(tensors, weights, metadata={"format": "pt"})
     out = tmp_path / "dog.safetensors"
-    arguments = ("--caption", CAPTION, "--backbone", model, "--out", out, "-o", "steps=9", "--quiet")
+    arguments = (
+        "--caption",
+        CAPTION,
+        "--backbone",
+        model,
+        "--out",
+        out,
+        "-o",
+        "num_train_steps=9",
+        "--quiet",
+    )
     outcome = cli("fit", dog, *arguments)
     assert outcome.status == 1
     assert "finite" in outcome.err
@@ -278,7 +288,7 @@ def test_a_whole_command_in_a_hostile_environment(tmp_path: Path, model_folder: 
     }
     script = "import locale, sys, hiper.cli; locale.setlocale(locale.LC_ALL, ''); sys.exit(hiper.cli.main())"
     words = ["--caption", "собака \U0001f415", "--backbone", str(model_folder), "--device", "cpu"]
-    options = ["-o", "learning_rate", "0.5", "-o", "steps=1"]
+    options = ["-o", "learning_rate", "0.5", "-o", "num_train_steps=1"]
     command = [sys.executable, "-c", script, "fit", str(dog), "--out", str(out), *words, *options]
     done = subprocess.run(command, env=environment, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr

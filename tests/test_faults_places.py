@@ -72,13 +72,13 @@ def files(folder):
 
 
 out = disk / "out"
-fit = ["fit", inputs / "dog.png", "--caption", "a dog", "--backbone", model, "-o", "steps=3",
+fit = ["fit", inputs / "dog.png", "--caption", "a dog", "--backbone", model, "-o", "num_train_steps=3",
        "--checkpoint-every", "0", "--out", out / "dog.safetensors"]
 edit = ["edit", inputs / "tail.safetensors", "a dog", "a cat", "--num-inference-steps", "1", "--images", "2",
         "--batch-size", "1", "--out", out]
 batch = ["batch", inputs / "jobs.jsonl", "--backbone", model, "--out", out]
 bench = ["bench", "run", inputs / "suite.toml", "--backbone", model, "--seeds", "1",
-         "--methods", "hiper,steps=2,num_inference_steps=2", "--out", out]
+         "--methods", "hiper,num_inference_steps=2,num_train_steps=2", "--out", out]
 for words, again in ((fit, ["--resume"]), (edit, ["--overwrite"]), (batch, ["--retry"]), (bench, [])):
     out.mkdir()
     assert capture(words, 0) == (0, "")
@@ -110,7 +110,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Path
     assert run(folder, *fit_words(folder, model_folder), "--out", folder / "tail.safetensors").status == 0
     (folder / "jobs.jsonl").write_text(
         '{"image": "dog.png", "caption": "a dog", "sentences": ["a cat"],'
-        ' "options": {"steps": 2}, "edit": {"num_inference_steps": 1}}'
+        ' "options": {"num_train_steps": 2}, "edit": {"num_inference_steps": 1}}'
     )
     (folder / "suite.toml").write_text(
         '[[subject]]\nname = "dog"\nimage = "dog.png"\ncaption = "a dog"\n'
@@ -120,7 +120,17 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Path
 
 
 def fit_words(inputs: Path, model: Path) -> tuple[str | Path, ...]:
-    return ("fit", inputs / "dog.png", "--caption", "a dog", "--backbone", model, "-o", "steps=2", "--quiet")
+    return (
+        "fit",
+        inputs / "dog.png",
+        "--caption",
+        "a dog",
+        "--backbone",
+        model,
+        "-o",
+        "num_train_steps=2",
+        "--quiet",
+    )
 
 
 def test_a_disk_may_fill_up_at_any_write_or_be_read_only(

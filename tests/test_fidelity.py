@@ -68,7 +68,7 @@ def test_the_paper_preset_is_the_published_algorithm(kind: tiny.Kind) -> None:
     expected = published_fit(tiny.pipeline(kind), square, seed=11)
     backbone = SdBackbone.from_pipeline(tiny.pipeline(kind))
     subject = hiper.Subject.from_image(image, caption=CAPTION)
-    artifact = hiper.fit(backbone, subject, preset="paper", steps=STEPS, seed=11)
+    artifact = hiper.fit(backbone, subject, preset="paper", num_train_steps=STEPS, seed=11)
     tail = artifact.tensors["tail"]
     start = backbone.encode(CAPTION).token_embeddings[0, -5:]
     assert (tail - start).abs().max() > 0.01

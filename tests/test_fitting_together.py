@@ -33,7 +33,7 @@ from hiper.training import (
 )
 from tests import tiny
 
-QUICK: dict[str, Any] = {"steps": 5, "batch": 4}
+QUICK: dict[str, Any] = {"num_train_steps": 5, "batch": 4}
 CAPTIONS = ("a standing dog", "a red cat", "a blue dog on the grass")
 
 pytestmark = pytest.mark.filterwarnings("ignore:the fit did not lower")
@@ -231,6 +231,7 @@ def test_undoing_rates_and_failures_are_each_ones_own(window: int) -> None:
 def test_only_alike_options_go_together() -> None:
     method = HiPer()
     options = [
-        method.options("paper", **some) for some in ({}, {"learning_rate": 0.1, "seed": 3}, {"steps": 9})
+        method.options("paper", **some)
+        for some in ({}, {"learning_rate": 0.1, "seed": 3}, {"num_train_steps": 9})
     ]
     assert shared_by(options[0]) == shared_by(options[1]) != shared_by(options[2])

@@ -25,7 +25,7 @@ from hiper.training import EVALUATIONS, CheckpointFile, ProgressEvent, mask_weig
 from tests import tiny
 
 ROOT = Path(__file__).parent.parent
-QUICK: dict[str, Any] = {"steps": 12, "batch": 4, "learning_rate": 0.05, "sampling": "stratified"}
+QUICK: dict[str, Any] = {"num_train_steps": 12, "batch": 4, "learning_rate": 0.05, "sampling": "stratified"}
 
 
 @pytest.mark.slow
@@ -38,7 +38,7 @@ def test_a_fit_lowers_the_loss_and_says_what_it_did(backbone: SdBackbone, subjec
     assert (artifact.method, artifact.caption) == ("hiper", "a standing dog")
     assert (artifact.family, artifact.backbone) == (backbone.family, backbone.id)
     assert (artifact.image_sha256, artifact.fingerprint) == (subject.sha256, backbone.fingerprint())
-    assert artifact.options["steps"] == 12
+    assert artifact.options["num_train_steps"] == 12
     assert artifact.edit == {
         "strength": 0.8,
         "guidance_scale": 7.5,
@@ -50,7 +50,7 @@ def test_a_fit_lowers_the_loss_and_says_what_it_did(backbone: SdBackbone, subjec
 
 def test_the_fit_starts_from_the_captions_own_last_rows(sd1: SdBackbone, subject: Subject) -> None:
     # one step of Adam moves every number by the learning rate, up or down, or less where there is no slope
-    fitted = hiper.fit(sd1, subject, preset="paper", steps=1, learning_rate=0.01).tensors["tail"]
+    fitted = hiper.fit(sd1, subject, preset="paper", num_train_steps=1, learning_rate=0.01).tensors["tail"]
     moved = (fitted - take_tail(sd1.encode("a standing dog"), 5)).abs()
     assert moved.median() == pytest.approx(0.01, abs=1e-4)
     assert moved.max() < 0.0101
@@ -70,7 +70,7 @@ def test_a_random_seed_is_drawn_and_kept(sd1: SdBackbone, subject: Subject) -> N
 def test_kept_rows_are_as_long_as_the_captions_own(sd1: SdBackbone, subject: Subject) -> None:
     own = take_tail(sd1.encode("a standing dog"), 5).norm(dim=1)
     for initial in ("caption", "zeros", "random"):
-        rows = hiper.fit(sd1, subject, norm="kept", initial=initial, **QUICK).tensors["tail"]
+        rows = hiper.fit(sd1, subject, norm="kept", init=initial, **QUICK).tensors["tail"]
         assert torch.allclose(rows.norm(dim=1), own, rtol=1e-5)
     free = hiper.fit(sd1, subject, norm="free", **QUICK).tensors["tail"]
     assert not torch.allclose(free.norm(dim=1), own, rtol=1e-2)
@@ -87,9 +87,9 @@ def test_a_step_in_units_of_the_rows_grows_with_them(subject: Subject) -> None:
             pipe.text_encoder.final_layer_norm.bias.mul_(factor)
         backbone = SdBackbone.from_pipeline(pipe)
         own = take_tail(backbone.encode("a standing dog"), 5)
-        fitted = hiper.fit(backbone, subject, steps=1, learning_rate=0.01, unit="rows", norm="free").tensors[
-            "tail"
-        ]
+        fitted = hiper.fit(
+            backbone, subject, num_train_steps=1, learning_rate=0.01, unit="rows", norm="free"
+        ).tensors["tail"]
         moved.append(float((fitted - own).abs().median()))
         assert moved[-1] == pytest.approx(0.01 * float(own.square().mean().sqrt()), rel=0.02)
     assert moved[1] == pytest.approx(3 * moved[0], rel=0.02)
@@ -123,9 +123,9 @@ def test_rows_are_learnt_and_used_wherever_they_are_placed(
 def test_the_tail_may_start_elsewhere(sd1: SdBackbone, subject: Subject) -> None:
     """Rows that start alike get the same gradient, so they stay alike."""
     for initial, alike in (("zeros", True), ("padding-mean", True), ("random", False)):
-        artifact = hiper.fit(sd1, subject, initial=initial, **QUICK)
+        artifact = hiper.fit(sd1, subject, init=initial, **QUICK)
         tail = artifact.tensors["tail"]
-        assert artifact.options["initial"] == initial
+        assert artifact.options["init"] == initial
         assert artifact.figures["loss_after"] < artifact.figures["loss_before"]
         assert torch.allclose(tail, tail[:1].expand(5, -1), atol=1e-3) is alike
 
@@ -318,7 +318,7 @@ def test_a_method_written_for_an_earlier_release_still_fits(
     [
         ({"tail": 4}, "tail was 5 and is 4"),
         ({"seed": 9}, "seed was 0 and is 9"),
-        ({"steps": 13}, "steps was 12"),
+        ({"num_train_steps": 13}, "num_train_steps was 12"),
     ],
 )
 def test_other_options_do_not_resume(

@@ -25,7 +25,7 @@ from tests import tiny
 CAPTION, TARGET = "a standing dog", "a sitting dog on the grass"
 METHOD = "imagic"
 QUICK: dict[str, Any] = {
-    "steps": 3,
+    "num_train_steps": 3,
     "learning_rate": 0.05,
     "weight_steps": 3,
     "weight_learning_rate": 1e-3,

@@ -18,7 +18,9 @@ from hiper.batch.store import open_store
 from hiper.errors import ImageError, OptionError, OutputError
 from tests import tiny
 
-DEFAULTS = Defaults(sentences=("a sitting dog",), seeds=(0, 1), backbone="some/model", options={"steps": "7"})
+DEFAULTS = Defaults(
+    sentences=("a sitting dog",), seeds=(0, 1), backbone="some/model", options={"num_train_steps": "7"}
+)
 FACTS = ModelFacts(weights_sha256="0", objective="epsilon", device="cpu", dtype="float32")
 
 
@@ -38,7 +40,7 @@ def test_a_line_says_what_it_wants_and_takes_the_rest_from_the_command(tmp_path:
     job = only_job(jsonl(tmp_path, {"image": "a/dog.png", "caption": "a dog"}, ""))
     assert (job.name, job.image, job.place) == ("dog", "a/dog.png", tmp_path)
     assert (job.sentences, job.seeds, job.backbone) == (("a sitting dog",), (0, 1), "some/model")
-    assert job.resolved_options().steps == 7
+    assert job.resolved_options().num_train_steps == 7
     own = only_job(
         jsonl(
             tmp_path,
@@ -51,7 +53,7 @@ def test_a_line_says_what_it_wants_and_takes_the_rest_from_the_command(tmp_path:
                 "seeds": [5],
                 "backbone": "critters",
                 "preset": "paper",
-                "options": {"steps": 9},
+                "options": {"num_train_steps": 9},
                 "edit": {"guidance_scale": 2, "scheduler": "euler"},
                 "negative_prompt": "blurry",
             },
@@ -59,13 +61,13 @@ def test_a_line_says_what_it_wants_and_takes_the_rest_from_the_command(tmp_path:
     )
     assert (own.name, own.mask, own.sentences, own.seeds) == ("Rex", "mask.png", ("a cat", "a cow"), (5,))
     assert own.edit == EditOptions(guidance_scale=2.0, scheduler="euler")
-    assert (own.resolved_options().steps, own.resolved_options().batch) == (9, 1)
+    assert (own.resolved_options().num_train_steps, own.resolved_options().batch) == (9, 1)
 
 
 def test_a_csv_file_says_the_same(tmp_path: Path) -> None:
     path = tmp_path / "jobs.csv"
     path.write_text(
-        "\ufeffimage,caption,sentences,seeds,options.steps,edit.guidance_scale,name\r\n"
+        "\ufeffimage,caption,sentences,seeds,options.num_train_steps,edit.guidance_scale,name\r\n"
         'dog.png,"a dog, standing",a cat | a cow,5|6,9,2.5,Rex\r\n'
         "cat.png,a cat,,,,,\r\n"
     )
@@ -75,7 +77,7 @@ def test_a_csv_file_says_the_same(tmp_path: Path) -> None:
         "caption": "a dog, standing",
         "sentences": ["a cat", "a cow"],
         "seeds": [5, 6],
-        "options": {"steps": "9"},
+        "options": {"num_train_steps": "9"},
         "edit": {"guidance_scale": 2.5},
         "name": "Rex",
     }
@@ -273,7 +275,10 @@ def test_a_seed_of_thousands_of_digits_is_told(tmp_path: Path) -> None:
         ({**GOOD, "seeds": []}, "seeds is []"),
         ({**GOOD, "method": "hipper"}, "did you mean hiper?"),
         ({**GOOD, "preset": "papper"}, "did you mean paper?"),
-        ({**GOOD, "options": {"stepps": 3}}, "no option 'stepps' (did you mean steps?)"),
+        (
+            {**GOOD, "options": {"num_train_stepps": 3}},
+            "no option 'num_train_stepps' (did you mean num_train_steps?)",
+        ),
         ({**GOOD, "options": {"seed": -1}}, "give a seed of 0 or more"),
         ({**GOOD, "options": 3}, "options is 3; allowed is an object"),
         (
@@ -334,7 +339,7 @@ def test_the_key_is_of_all_that_decides_the_result_and_of_nothing_else(tmp_path:
     tiny.picture().save(tmp_path / "copy.png")
     tiny.picture(72).save(tmp_path / "other.png")
     plain = planned_key(tmp_path)
-    assert planned_key(tmp_path, name="Rex", image="copy.png", options={"steps": 7}) == plain
+    assert planned_key(tmp_path, name="Rex", image="copy.png", options={"num_train_steps": 7}) == plain
     changes: list[dict[str, Any]] = [
         {"image": "other.png"},
         {"mask": "copy.png"},
@@ -425,7 +430,7 @@ def test_a_name_that_is_given_twice_is_told(tmp_path: Path) -> None:
     assert "'caption' is given twice" in str(second.reason)
 
 
-@pytest.mark.parametrize("header", ["options,options.steps", "options.steps,options"])
+@pytest.mark.parametrize("header", ["options,options.num_train_steps", "options.num_train_steps,options"])
 def test_options_both_whole_and_in_columns_are_refused(tmp_path: Path, header: str) -> None:
     table = tmp_path / "jobs.csv"
     table.write_text(f"image,caption,{header}\na.png,a dog,3,4\n")

@@ -28,7 +28,7 @@ STEPS, GUIDANCE, SEED = 4, 3.0, 7
 
 @pytest.fixture(scope="module")
 def learnt(sd1: SdBackbone, subject: hiper.Subject) -> hiper.Artifact:
-    return hiper.fit(sd1, subject, steps=3, learning_rate=0.05)
+    return hiper.fit(sd1, subject, num_train_steps=3, learning_rate=0.05)
 
 
 def test_the_source_is_that_of_the_picture(
@@ -140,7 +140,9 @@ def test_the_dial_goes_from_the_source_to_another_picture(sd1: SdBackbone, learn
 def test_other_families_keep_as_well(family: str, subject: hiper.Subject, tmp_path: Path) -> None:
     tiny_families.pipeline(family).save_pretrained(tmp_path)
     backbone = hiper.load_backbone(tmp_path, device="cpu", resolution=tiny_families.SIDE)
-    artifact = hiper.fit(backbone, hiper.Subject.from_image(tiny.picture(), caption="a dog"), steps=1)
+    artifact = hiper.fit(
+        backbone, hiper.Subject.from_image(tiny.picture(), caption="a dog"), num_train_steps=1
+    )
     assert artifact.source is not None
     whole, half = (
         hiper.edit(backbone, artifact, "a cat", num_inference_steps=2, keep=keep).images[0]
@@ -227,7 +229,7 @@ def test_a_method_that_starts_from_the_picture_itself_has_no_source_to_keep(
 
 
 def test_without_a_source_it_is_drawn_anew_and_said(sd1: SdBackbone, subject: hiper.Subject) -> None:
-    artifact = hiper.fit(sd1, subject, steps=1, source=False)
+    artifact = hiper.fit(sd1, subject, num_train_steps=1, source=False)
     assert artifact.source is None
     with pytest.warns(HiperWarning, match="no latents"):
         result = hiper.edit(sd1, artifact, SENTENCE, num_inference_steps=2, keep=0.5)

@@ -89,7 +89,7 @@ def test_whatever_changes_in_a_model_changes_its_key(
 ) -> None:
     model = tmp_path / "model"
     shutil.copytree(model_folder, model)
-    options = get_method("hiper").options("default", steps=2)
+    options = get_method("hiper").options("default", num_train_steps=2)
     before = hiper.load_backbone(model, device="cpu")
     key, path = before.model_key(), fit_path(subject, before, "hiper", options)
     change, component = CHANGES[what]
@@ -113,10 +113,10 @@ def test_a_resumed_fit_names_what_has_changed(model_folder: Path, tmp_path: Path
     model = tmp_path / "model"
     shutil.copytree(model_folder, model)
     checkpoint = CheckpointFile(path=tmp_path / "fit.checkpoint", resume=True)
-    hiper.fit(hiper.load_backbone(model, device="cpu"), subject, checkpoint=checkpoint, steps=2)
+    hiper.fit(hiper.load_backbone(model, device="cpu"), subject, checkpoint=checkpoint, num_train_steps=2)
     CHANGES["noise schedule"][0](model)
     with pytest.raises(ResumeError, match="backbone's scheduler was"):
-        hiper.fit(hiper.load_backbone(model, device="cpu"), subject, checkpoint=checkpoint, steps=2)
+        hiper.fit(hiper.load_backbone(model, device="cpu"), subject, checkpoint=checkpoint, num_train_steps=2)
 
 
 @pytest.mark.slow
@@ -262,7 +262,7 @@ def test_run_does_not_hand_out_a_stale_fit(cli: Cli, tmp_path: Path, model_folde
     model = tmp_path / "model"
     shutil.copytree(model_folder, model)
     arguments = (
-        *("--caption", CAPTION, "--backbone", model, "-o", "steps=2"),
+        *("--caption", CAPTION, "--backbone", model, "-o", "num_train_steps=2"),
         *("--num-inference-steps", "1", "--json"),
     )
 
@@ -290,7 +290,7 @@ def test_a_batch_does_again_what_a_changed_model_decides(
         "sentences": ["a dog"],
         "backbone": "model",
     }
-    line |= {"options": {"steps": 2}, "edit": {"num_inference_steps": 1}}
+    line |= {"options": {"num_train_steps": 2}, "edit": {"num_inference_steps": 1}}
 
     def counts(**more: Any) -> tuple[int, int]:
         (tmp_path / "jobs.jsonl").write_text(json.dumps({**line, **more}))

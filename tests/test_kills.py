@@ -52,16 +52,16 @@ def jobs(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> dict[s
     dog, tail = folder / "dog.png", folder / "tail.safetensors"
     tiny.picture().save(dog)
     fit: Words = ("fit", dog, "--caption", "a standing dog", "--backbone", model_folder, "--quiet")
-    assert run(folder, *fit, "-o", "steps=1", "--out", tail).status == 0
-    steps: Words = ("-o", "steps=12", "--checkpoint-every", "0")
+    assert run(folder, *fit, "-o", "num_train_steps=1", "--out", tail).status == 0
+    steps: Words = ("-o", "num_train_steps=12", "--checkpoint-every", "0")
     draw: Words = ("--images", "5", "--batch-size", "1", "--num-inference-steps", "2", "--quiet")
     lines = [
         {"image": "dog.png", "caption": f"a {word} dog", "sentences": ["a dog"]} for word in ("red", "blue")
     ]
     (folder / "jobs.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    quick: Words = ("--together", "1", "-o", "steps=2", "-o", "num_inference_steps=2", "--quiet")
+    quick: Words = ("--together", "1", "-o", "num_train_steps=2", "-o", "num_inference_steps=2", "--quiet")
     batch: Words = ("batch", folder / "jobs.jsonl", "--backbone", model_folder, *quick)
-    arms = [f"{arm},steps=2,batch=1,num_inference_steps=2" for arm in ("hiper", "random-tail")]
+    arms = [f"{arm},num_train_steps=2,batch=1,num_inference_steps=2" for arm in ("hiper", "random-tail")]
     bench: Words = ("bench", "run", NAME, "--backbone", model_folder, "--quiet", "--seeds", "1")
     return {
         "fit": lambda there: (*fit, *steps, "--out", there / "dog.safetensors"),

@@ -62,7 +62,7 @@ def test_text_encoders_and_denoiser_never_lie_in_memory_together(flux_folder: Pa
     backbone, plain = load(flux_folder, memory="low"), load(flux_folder)
     seen = watched(backbone)
     subject = hiper.Subject.from_image(tiny.picture(), caption=CAPTION)
-    options: dict[str, Any] = {"steps": 2, "batch": 2, "learning_rate": 0.1}
+    options: dict[str, Any] = {"num_train_steps": 2, "batch": 2, "learning_rate": 0.1}
     fitted, expected = (hiper.fit(each, subject, **options) for each in (backbone, plain))
     drawn, wanted = (
         hiper.edit(each, expected, TARGET, num_inference_steps=1).images[0] for each in (backbone, plain)
@@ -82,7 +82,7 @@ def test_text_encoders_and_denoiser_never_lie_in_memory_together(flux_folder: Pa
 def fitted(backbone: Any, method: str, **options: Any) -> dict[str, Tensor]:
     """What one way to learn makes of a picture."""
     subject = hiper.Subject.from_image(tiny.picture(), caption=CAPTION)
-    return dict(hiper.fit(backbone, subject, method=method, steps=2, batch=2, **options).tensors)
+    return dict(hiper.fit(backbone, subject, method=method, num_train_steps=2, batch=2, **options).tensors)
 
 
 _CLASS = {"class_images": 1, "num_inference_steps": 1}
@@ -204,7 +204,7 @@ def test_a_quantised_denoiser_takes_turns_too(flux_folder: Path) -> None:
     backbone = load(flux_folder, quantise="nf4", memory="low")
     before = backbone.weights_sha256()
     subject = hiper.Subject.from_image(tiny.picture(), caption=CAPTION)
-    fitted = hiper.fit(backbone, subject, steps=2, batch=1, learning_rate=0.1)
+    fitted = hiper.fit(backbone, subject, num_train_steps=2, batch=1, learning_rate=0.1)
     assert len(hiper.edit(backbone, fitted, TARGET, num_inference_steps=1).images) == 1
     assert backbone.weights_sha256() == before
 
@@ -213,9 +213,11 @@ def test_what_learns_weights_is_refused_on_packed_ones(flux_folder: Path) -> Non
     backbone = load(flux_folder, quantise="nf4")
     subject = hiper.Subject.from_image(tiny.picture(), caption=CAPTION)
     with pytest.raises(OptionError, match=r"method dreambooth requires weights, which .* does not have"):
-        hiper.fit(backbone, subject, method="dreambooth", steps=1)
+        hiper.fit(backbone, subject, method="dreambooth", num_train_steps=1)
     before = backbone.weights_sha256()
-    learnt = hiper.fit(backbone, subject, method="dreambooth-lora", steps=1, batch=1, learning_rate=0.01)
+    learnt = hiper.fit(
+        backbone, subject, method="dreambooth-lora", num_train_steps=1, batch=1, learning_rate=0.01
+    )
     assert len(hiper.edit(backbone, learnt, TARGET, num_inference_steps=1).images) == 1
     assert backbone.weights_sha256() == before
 
@@ -224,7 +226,7 @@ def test_through_both_a_gradient_needs_both_in_memory(flux_folder: Path) -> None
     backbone = load(flux_folder, memory="low")
     subject = hiper.Subject.from_image(tiny.picture(), caption=CAPTION)
     with pytest.raises(OptionError, match="load it with memory=balanced"):
-        hiper.fit(backbone, subject, method="textual-inversion", steps=1)
+        hiper.fit(backbone, subject, method="textual-inversion", num_train_steps=1)
 
 
 def test_words_that_are_none_are_refused(flux_folder: Path) -> None:

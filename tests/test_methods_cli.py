@@ -73,7 +73,7 @@ def test_export(cli: Cli, model_folder: Path, dog: Path, tmp_path: Path, method:
     file, out = tmp_path / "dog.safetensors", tmp_path / "for-diffusers.safetensors"
     made = cli(
         *("fit", dog, "--caption", CAPTION, "--out", file, "--backbone", model_folder, "--quiet"),
-        *("--method", method, "--device", "cpu", "-o", "steps", "1", "-o", "batch", "1"),
+        *("--method", method, "--device", "cpu", "-o", "num_train_steps", "1", "-o", "batch", "1"),
     )
     assert made.status == 0, made.err
     done = cli("export", file, "--out", out)

@@ -24,13 +24,13 @@ from tests import tiny
 CAPTION, SENTENCE = "a standing dog", "a sitting dog"
 QUICK: Mapping[str, Mapping[str, Any]] = {
     "ddim-inversion": {"num_inference_steps": 3},
-    "dreambooth": {"steps": 4, "class_images": 2, "num_inference_steps": 2},
-    "dreambooth-lora": {"steps": 4, "num_inference_steps": 2},
-    "hiper": {"steps": 4, "num_inference_steps": 2},
-    "imagic": {"steps": 3, "weight_steps": 2, "num_inference_steps": 2, "target": SENTENCE},
+    "dreambooth": {"num_train_steps": 4, "class_images": 2, "num_inference_steps": 2},
+    "dreambooth-lora": {"num_train_steps": 4, "num_inference_steps": 2},
+    "hiper": {"num_train_steps": 4, "num_inference_steps": 2},
+    "imagic": {"num_train_steps": 3, "weight_steps": 2, "num_inference_steps": 2, "target": SENTENCE},
     "null-text": {"num_inference_steps": 3, "inner_steps": 2, "guidance_scale": 2.0},
     "sdedit": {"num_inference_steps": 2},
-    "textual-inversion": {"steps": 4, "num_inference_steps": 2},
+    "textual-inversion": {"num_train_steps": 4, "num_inference_steps": 2},
 }
 RESUMABLE = [name for name in QUICK if name not in ("ddim-inversion", "sdedit")]
 pytestmark = [

@@ -17,7 +17,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:the fit did not lower the loss")
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "arm", ["hiper,steps=5", "imagic,steps=3,weight_steps=4", "null-text,num_inference_steps=2"]
+    "arm",
+    ["hiper,num_train_steps=5", "imagic,num_train_steps=3,weight_steps=4", "null-text,num_inference_steps=2"],
 )
 def test_short_fits_tell_the_flops_of_a_whole_one(sd1: Backbone, arm: str) -> None:
     case = SmallSuite(split="test", seed=0).cases("ann")[0]

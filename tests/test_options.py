@@ -19,12 +19,12 @@ def test_the_paper_preset_is_the_paper() -> None:
     paper = HiPer().options("paper").as_mapping()
     assert paper == {
         "tail": 5,
-        "steps": 1000,
+        "num_train_steps": 1000,
         "batch": 1,
         "learning_rate": 5e-3,
         "schedule": "constant",
         "sampling": "uniform",
-        "initial": "caption",
+        "init": "caption",
         "unit": "numbers",
         "norm": "free",
         "t_min": 0.0,
@@ -43,14 +43,14 @@ def test_the_paper_preset_is_the_paper() -> None:
 
 
 def test_values_replace_the_presets() -> None:
-    options = HiPer().options("paper", steps=7, placement="append")
-    assert (options.steps, options.placement, options.learning_rate) == (7, "append", 5e-3)
+    options = HiPer().options("paper", num_train_steps=7, placement="append")
+    assert (options.num_train_steps, options.placement, options.learning_rate) == (7, "append", 5e-3)
 
 
 @pytest.mark.parametrize(
     ("name", "text", "value"),
     [
-        ("steps", "12", 12),
+        ("num_train_steps", "12", 12),
         ("learning_rate", "1e-3", 1e-3),
         ("learning_rate", 1, 1.0),
         ("mask", "no", False),
@@ -76,7 +76,7 @@ def test_text_is_converted(name: str, text: Any, value: object) -> None:
         ("tail", True, "whole numbers from 1 to 64"),
         ("tail", None, "whole numbers from 1 to 64"),
         ("tail", "many", "whole numbers from 1 to 64"),
-        ("steps", 0, "whole numbers from 1 to 1000000"),
+        ("num_train_steps", 0, "whole numbers from 1 to 1000000"),
         ("learning_rate", 0, "numbers from 1e-08 to 10"),
         ("learning_rate", math.nan, "numbers from 1e-08 to 10"),
         ("learning_rate", "nan", "numbers from 1e-08 to 10"),

@@ -37,7 +37,10 @@ def artifact(name: str) -> hiper.Artifact:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", HiperWarning)  # after one step the loss need not have fallen
         return hiper.fit(
-            backbone, hiper.Subject.from_image(tiny.picture(), caption="a standing dog"), steps=1, tail=3
+            backbone,
+            hiper.Subject.from_image(tiny.picture(), caption="a standing dog"),
+            num_train_steps=1,
+            tail=3,
         )
 
 

@@ -320,7 +320,7 @@ def test_the_artifact_remembers(cli: Cli, silent: Path, dog: Path, tmp_path: Pat
     how = ("--device", "cpu")
     fitted = cli(
         *("fit", dog, "--caption", "a dog", "--backbone", silent, "--prediction", "v", "--out", out, *how),
-        *("-o", "steps=1"),
+        *("-o", "num_train_steps=1"),
     )
     assert fitted.status == 0, fitted.err
     assert Artifact.load(out).prediction_type == "v_prediction"
@@ -336,7 +336,7 @@ def test_the_artifact_remembers(cli: Cli, silent: Path, dog: Path, tmp_path: Pat
 @pytest.mark.slow
 def test_the_same_weights_under_another_prediction_are_refused(silent: Path, dog: Path) -> None:
     subject = hiper.Subject.open(dog, caption="a dog")
-    artifact = hiper.fit(load_backbone(silent, device="cpu", prediction_type="v"), subject, steps=1)
+    artifact = hiper.fit(load_backbone(silent, device="cpu", prediction_type="v"), subject, num_train_steps=1)
     with pytest.raises(ArtifactError, match="--prediction"):
         hiper.edit(load_backbone(silent, device="cpu"), artifact, "a cat", num_inference_steps=1)
 
@@ -345,7 +345,7 @@ def test_the_same_weights_under_another_prediction_are_refused(silent: Path, dog
 @pytest.mark.parametrize("by", ["the command line", "the job"])
 def test_a_batch_is_told(by: str, cli: Cli, silent: Path, dog: Path, tmp_path: Path) -> None:
     job = {"image": str(dog), "caption": "a dog", "sentences": ["a cat"], "edit": {"num_inference_steps": 1}}
-    job |= {"backbone": str(silent), "options": {"steps": 1}}
+    job |= {"backbone": str(silent), "options": {"num_train_steps": 1}}
     option: tuple[str | Path, ...] = ("--backbone", silent, "--prediction", "v_prediction")
     if by == "the job":
         job, option = {**job, "prediction_type": "v"}, ()

@@ -17,7 +17,7 @@ from hiper.methods import PresetFile, get_method, suited, untuned
 from hiper.options import method_names
 from tests import tiny
 
-FOUND: dict[str, Any] = {"steps": 7, "batch": 2, "learning_rate": 0.03, "unit": "rows"}
+FOUND: dict[str, Any] = {"num_train_steps": 7, "batch": 2, "learning_rate": 0.03, "unit": "rows"}
 
 
 @pytest.fixture
@@ -54,13 +54,13 @@ def test_every_method_has_a_preset_for_other_models(name: str) -> None:
 @pytest.mark.slow
 def test_a_fit_takes_the_models_own_preset(sd1: SdBackbone) -> None:
     subject = Subject.from_image(tiny.picture(), caption="a standing dog")
-    assert hiper.fit(sd1, subject, steps=3).options["norm"] == "free"
-    assert hiper.fit(sd1, subject, preset="default", steps=3).options["norm"] == "kept"
+    assert hiper.fit(sd1, subject, num_train_steps=3).options["norm"] == "free"
+    assert hiper.fit(sd1, subject, preset="default", num_train_steps=3).options["norm"] == "kept"
 
 
 def test_a_file_is_a_preset(file: Path) -> None:
-    options = get_method("hiper").options(str(file), steps=9).as_mapping()
-    assert {name: options[name] for name in FOUND} == {**FOUND, "steps": 9}
+    options = get_method("hiper").options(str(file), num_train_steps=9).as_mapping()
+    assert {name: options[name] for name in FOUND} == {**FOUND, "num_train_steps": 9}
     assert options["schedule"] == get_method("hiper").options("published").as_mapping()["schedule"]
 
 
@@ -68,7 +68,7 @@ def test_a_plain_name_lies_in_the_cache(file: Path, tmp_path: Path, monkeypatch:
     monkeypatch.setenv("HIPER_CACHE", str(tmp_path))
     (tmp_path / "presets").mkdir()
     file.rename(tmp_path / "presets" / "mine.json")
-    assert get_method("hiper").options("mine").as_mapping()["steps"] == 7
+    assert get_method("hiper").options("mine").as_mapping()["num_train_steps"] == 7
     with pytest.raises(OptionError, match=r"preset is 'defualt'; allowed are .*did you mean default"):
         get_method("hiper").options("defualt")
 
@@ -100,8 +100,8 @@ def test_what_is_no_preset_is_told_in_a_line(file: Path, tmp_path: Path) -> None
         method.options(str(tmp_path / "none.json"))
     with pytest.raises(OptionError, match=r"allowed are a plain name, or a file that ends in \.json"):
         method.options("a/b")
-    file.write_text(json.dumps({**record, "options": {"stepps": 3}}))
-    with pytest.raises(OptionError, match=r"no option 'stepps'.*did you mean steps"):
+    file.write_text(json.dumps({**record, "options": {"num_train_stepps": 3}}))
+    with pytest.raises(OptionError, match=r"no option 'num_train_stepps'.*did you mean num_train_steps"):
         method.options(str(file))
     file.write_text(json.dumps(record))
     with pytest.raises(OptionError, match="is for method hiper, not sdedit"):

@@ -40,7 +40,8 @@ def jobs(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Path:
         "edit": {"num_inference_steps": 2},
     }
     lines = [
-        {**line, "backbone": "model", "options": {"steps": 2, "batch": 2, "seed": i}} for i in range(JOBS)
+        {**line, "backbone": "model", "options": {"num_train_steps": 2, "batch": 2, "seed": i}}
+        for i in range(JOBS)
     ]
     (folder / "jobs.jsonl").write_text("\n".join(map(json.dumps, lines)))
     return folder / "jobs.jsonl"

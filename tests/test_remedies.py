@@ -29,7 +29,7 @@ def test_the_default_preset_costs_a_twentieth_of_the_papers() -> None:
 
 
 def test_what_a_level_costs_does_not_depend_on_the_batch() -> None:
-    one, four = (cost(parse_arm(f"hiper,steps={20 // n},batch={n}"), FLOPS) for n in (1, 4))
+    one, four = (cost(parse_arm(f"hiper,batch={n},num_train_steps={20 // n}"), FLOPS) for n in (1, 4))
     assert one == four
     assert cost(parse_arm("none"), FLOPS) is None
 
@@ -44,8 +44,8 @@ def test_a_step_costs_less_than_a_forward_pass_and_all_gradients(sd1: SdBackbone
 def test_a_run_writes_table_and_figure_and_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    paper = "hiper:paper,steps=2,guidance_scale=none,num_inference_steps=2,scheduler=none"
-    ideas = {"the paper's fit": [paper], "default": ["hiper,steps=1,num_inference_steps=2"]}
+    paper = "hiper:paper,guidance_scale=none,num_inference_steps=2,num_train_steps=2,scheduler=none"
+    ideas = {"the paper's fit": [paper], "default": ["hiper,num_inference_steps=2,num_train_steps=1"]}
     monkeypatch.setattr(remedies, "IDEAS", ideas)
     monkeypatch.setattr(remedies, "PAPER", paper)
     monkeypatch.setattr(remedies, "CURVES", 2)

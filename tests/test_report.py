@@ -145,7 +145,7 @@ def test_a_run_is_read_without_network_and_script(
 ) -> None:
     report = tmp_path / "page.html"
     arguments = (
-        *("--caption", "a standing dog", "--backbone", model_folder, "-o", "steps=30"),
+        *("--caption", "a standing dog", "--backbone", model_folder, "-o", "num_train_steps=30"),
         *("--num-inference-steps", "2"),
     )
     prompts = ("a sitting dog", "a <b>blue</b> cat")

@@ -189,10 +189,10 @@ def test_a_checkpoint_of_an_earlier_release_is_refused_in_words(tmp_path: Path) 
 
 
 OPTIONS: Mapping[str, Mapping[str, Any]] = {
-    "hiper": {"steps": 6, "keep": "mean"},
-    "textual-inversion": {"steps": 4},
-    "dreambooth-lora": {"steps": 4},
-    "imagic": {"steps": 3, "weight_steps": 2, "target": "a sitting dog"},
+    "hiper": {"num_train_steps": 6, "keep": "mean"},
+    "textual-inversion": {"num_train_steps": 4},
+    "dreambooth-lora": {"num_train_steps": 4},
+    "imagic": {"num_train_steps": 3, "weight_steps": 2, "target": "a sitting dog"},
 }
 """Methods whose loop can undo a window, with the fewest steps that tell."""
 
@@ -225,7 +225,9 @@ def test_a_method_that_undid_a_step_resumes_to_the_same_bits(
         return hiper.fit(sd1, subject, method=method, **OPTIONS[method], **settings)
 
     whole = learnt()
-    for steps in range(1, sum(int(OPTIONS[method].get(name, 0)) for name in ("steps", "weight_steps")), 2):
+    for steps in range(
+        1, sum(int(OPTIONS[method].get(name, 0)) for name in ("num_train_steps", "weight_steps")), 2
+    ):
         checkpoint = CheckpointFile(path=path)
         with pytest.raises(Interrupted):
             learnt(checkpoint=checkpoint, should_stop=stop_after(steps))

@@ -167,7 +167,7 @@ def test_an_lcm_is_fitted_at_a_guidance_that_it_knows(consistency: Backbone) -> 
 
 def artifact_of(backbone: Backbone, picture: Path) -> Artifact:
     with collected_warnings():  # one step may not lower the loss
-        return hiper.fit(backbone, hiper.Subject.open(picture, caption="a standing dog"), steps=1)
+        return hiper.fit(backbone, hiper.Subject.open(picture, caption="a standing dog"), num_train_steps=1)
 
 
 def notes_of(backbone: Backbone, artifact: Artifact, **settings: Any) -> tuple[str, ...]:
@@ -313,7 +313,9 @@ def test_plain_words_are_not(text: str) -> None:
 def test_every_way_in_tells_of_it(cli: Cli, model_folder: Path, dog: Path, tmp_path: Path) -> None:
     model = ("--backbone", model_folder, "--device", "cpu")
     tail = tmp_path / "dog.safetensors"
-    fitted = cli("fit", dog, "--caption", "a (red:1.2) dog", "--out", tail, "-o", "steps=1", "--json", *model)
+    fitted = cli(
+        "fit", dog, "--caption", "a (red:1.2) dog", "--out", tail, "-o", "num_train_steps=1", "--json", *model
+    )
     assert any("(red:1.2)" in note for note in json.loads(fitted.out)["notes"])
     edit = {"height": 64, "width": 64, "guidance_scale": 1, "num_inference_steps": 1}
     words = [word for name, value in edit.items() for word in (f"--{name.replace('_', '-')}", value)]
@@ -324,7 +326,7 @@ def test_every_way_in_tells_of_it(cli: Cli, model_folder: Path, dog: Path, tmp_p
         "caption": "a (red:1.2) dog",
         "sentences": ["a ((blue)) dog"],
         "negative_prompt": "[blue|red]",
-        "options": {"steps": 1},
+        "options": {"num_train_steps": 1},
         "edit": edit,
     }
     given = ("--prompt", "a ((blue)) dog", *negative, *words)

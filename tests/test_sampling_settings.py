@@ -152,7 +152,7 @@ def test_the_commands_and_their_reports(
     model = ("--backbone", model_folder, "--device", "cpu")
     words: Mapping[str, tuple[Any, ...]] = {
         "edit": ("edit", tail, SENTENCE, *report),
-        "run": ("run", dog, SENTENCE, "--caption", "a standing dog", "-o", "steps=2", *report),
+        "run": ("run", dog, SENTENCE, "--caption", "a standing dog", "-o", "num_train_steps=2", *report),
         "attention": ("attention", tail, "--prompt", SENTENCE),
     }
     done = cli(*words[command], *model, *WORDS, "--out", tmp_path / "out", "--json")
@@ -171,7 +171,7 @@ def test_a_batch_and_a_rerun(
         "caption": "a standing dog",
         "sentences": [SENTENCE],
         "backbone": str(model_folder),
-        "options": {"steps": 2},
+        "options": {"num_train_steps": 2},
         "negative_prompt": settings.pop("negative_prompt"),
         "edit": settings,
     }
@@ -197,7 +197,7 @@ def test_a_subject_s_own_settings_reach_a_preview(
     from hiper.inference import fit_with_previews
     from hiper.training import CheckpointFile, FitControl
 
-    options = HiPer().options("default", steps=4, guidance_scale=SETTINGS["guidance_scale"])
+    options = HiPer().options("default", num_train_steps=4, guidance_scale=SETTINGS["guidance_scale"])
     fit_with_previews(
         sd1,
         Subject.from_image(tiny.picture(), caption="a standing dog"),

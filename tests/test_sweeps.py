@@ -22,7 +22,7 @@ from tests import tiny
 from tests.conftest import Cli
 from tests.small_suite import COLOURS, EDITS, METRICS, NAME, installed
 
-BASE = "hiper,steps=2,batch=1,num_inference_steps=2"
+BASE = "hiper,batch=1,num_inference_steps=2,num_train_steps=2"
 OVER = ("tail=1,5,8", "source_caption=right,vague")
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -30,12 +30,17 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 def test_each_value_is_the_base_with_one_option_changed() -> None:
-    tail, caption = parse_sweeps(["tail=1, 5", "source-caption=right,vague"], "hiper,tail=3,steps=9")
+    tail, caption = parse_sweeps(
+        ["tail=1, 5", "source-caption=right,vague"], "hiper,num_train_steps=9,tail=3"
+    )
     assert tail.option == "tail"
-    assert tail.arms == {"1": "hiper,steps=9,tail=1", "5": "hiper,steps=9"}  # 5 is the default
+    assert tail.arms == {
+        "1": "hiper,num_train_steps=9,tail=1",
+        "5": "hiper,num_train_steps=9",
+    }  # 5 is the default
     assert caption.arms == {
-        "right": "hiper,steps=9,tail=3",
-        "vague": "hiper,steps=9,tail=3,source_caption=vague",
+        "right": "hiper,num_train_steps=9,tail=3",
+        "vague": "hiper,num_train_steps=9,tail=3,source_caption=vague",
     }
 
 

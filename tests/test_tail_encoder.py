@@ -21,7 +21,7 @@ from hiper.seeds import generator
 from tests import tiny
 
 UNSEEN = 8 * 10**9
-HARDLY: dict[str, Any] = {"steps": 1, "learning_rate": 1e-8, "preset": "default"}
+HARDLY: dict[str, Any] = {"num_train_steps": 1, "learning_rate": 1e-8, "preset": "default"}
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_a_fit_starts_from_the_guessed_directions_at_the_captions_lengths(
 ) -> None:
     backbone = hiper.load_backbone(guessing)
     artifact = hiper.fit(backbone, subject, tail=tail, **HARDLY)
-    assert artifact.options["initial"] == "guess"
+    assert artifact.options["init"] == "guess"
     own = take_tail(backbone.encode(subject.caption), tail)
     latents = backbone.latents(fit_square(subject.image, backbone.resolution, how="crop"), generator(0))
     network = TailEncoder.load(guessing / FILE, backbone.latent_shape, backbone.embed_dim)
@@ -58,8 +58,8 @@ def test_a_fit_starts_from_the_guessed_directions_at_the_captions_lengths(
 @pytest.mark.filterwarnings("ignore:the fit did not lower the loss")
 def test_the_papers_presets_start_from_the_caption_even_so(guessing: Path, subject: Subject) -> None:
     backbone = hiper.load_backbone(guessing)
-    artifact = hiper.fit(backbone, subject, preset="paper", steps=1, learning_rate=1e-8)
-    assert artifact.options["initial"] == "caption"
+    artifact = hiper.fit(backbone, subject, preset="paper", num_train_steps=1, learning_rate=1e-8)
+    assert artifact.options["init"] == "caption"
     assert torch.allclose(artifact.tensors["tail"], take_tail(backbone.encode(subject.caption), 5), atol=1e-5)
 
 
@@ -69,9 +69,9 @@ def test_a_model_without_one_starts_from_the_caption_and_refuses_to_guess(
     model_folder: Path, subject: Subject
 ) -> None:
     backbone = hiper.load_backbone(model_folder)
-    assert hiper.fit(backbone, subject, **HARDLY).options["initial"] == "caption"
+    assert hiper.fit(backbone, subject, **HARDLY).options["init"] == "caption"
     with pytest.raises(OptionError, match="has no tail encoder; allowed are caption, zeros, random"):
-        hiper.fit(backbone, subject, initial="guess", **HARDLY)
+        hiper.fit(backbone, subject, init="guess", **HARDLY)
 
 
 @pytest.mark.slow

@@ -64,7 +64,7 @@ def plain_fit(pipe: Any, subject: Subject, seed: int, steps: int, rate: float) -
 def test_the_word_is_what_plain_diffusers_learns(kind: tiny.Kind, subject: Subject) -> None:
     backbone = SdBackbone.from_pipeline(tiny.pipeline(kind))
     artifact = hiper.fit(
-        backbone, subject, method=METHOD, preset="one-image", steps=5, learning_rate=0.01, seed=3
+        backbone, subject, method=METHOD, preset="one-image", num_train_steps=5, learning_rate=0.01, seed=3
     )
     (learnt,) = artifact.tensors.values()
     assert (learnt - backbone.token_embeddings("dog")["text_encoder"]).abs().max() > 0.01
@@ -76,7 +76,7 @@ def test_the_word_is_what_plain_diffusers_learns(kind: tiny.Kind, subject: Subje
 def test_a_plain_pipeline_loads_what_is_exported(
     sd1: SdBackbone, subject: Subject, tmp_path: Path, vectors: int
 ) -> None:
-    artifact = hiper.fit(sd1, subject, method=METHOD, steps=3, vectors=vectors)
+    artifact = hiper.fit(sd1, subject, method=METHOD, num_train_steps=3, vectors=vectors)
     exported = get_method(METHOD).exported(artifact)
     safetensors.torch.save_file(dict(exported), tmp_path / "learned_embeds.safetensors")
     pipe = tiny.pipeline("sd1")
@@ -91,7 +91,7 @@ def test_a_plain_pipeline_loads_what_is_exported(
 def test_sdxl_learns_a_word_of_both_encoders(subject: Subject) -> None:
     backbone = SdxlBackbone.from_pipeline(tiny_families.pipeline("sdxl"))
     before = backbone.weights_sha256()
-    artifact = hiper.fit(backbone, subject, method=METHOD, steps=2, batch=1, num_inference_steps=2)
+    artifact = hiper.fit(backbone, subject, method=METHOD, num_train_steps=2, batch=1, num_inference_steps=2)
     assert backbone.weights_sha256() == before
     exported = get_method(METHOD).exported(artifact)
     assert sorted(exported) == ["clip_g", "clip_l"]
@@ -110,7 +110,7 @@ def test_sdxl_learns_a_word_of_both_encoders(subject: Subject) -> None:
 
 
 def test_strength_0_is_the_plain_sentence(sd1: SdBackbone, subject: Subject) -> None:
-    artifact = hiper.fit(sd1, subject, method=METHOD, steps=3)
+    artifact = hiper.fit(sd1, subject, method=METHOD, num_train_steps=3)
     rows = hiper.prompt_embeds(sd1, artifact, SENTENCE, strength=0.0)["prompt_embeds"]
     assert torch.allclose(rows, sd1.encode(SENTENCE).token_embeddings, atol=1e-5)
 
@@ -123,11 +123,11 @@ def test_the_words_of_a_spliced_sentence_are_told(sd1: SdBackbone) -> None:
 
 
 def test_a_sentence_without_the_noun_is_refused(sd1: SdBackbone, subject: Subject) -> None:
-    artifact = hiper.fit(sd1, subject, method=METHOD, steps=1)
+    artifact = hiper.fit(sd1, subject, method=METHOD, num_train_steps=1)
     with pytest.raises(OptionError, match=r"'a cat' does not say 'dog'.*noun=WORD"):
         hiper.edit(sd1, artifact, "a cat")
     with pytest.raises(OptionError, match="does not say 'cat'"):
-        hiper.fit(sd1, subject, method=METHOD, steps=1, noun="cat")
+        hiper.fit(sd1, subject, method=METHOD, num_train_steps=1, noun="cat")
 
 
 @pytest.mark.parametrize(

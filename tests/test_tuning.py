@@ -49,7 +49,7 @@ def test_what_is_found_is_the_best_of_what_was_tried(searched: dict[str, Any]) -
         f"batch {found.options['batch']}, learning rate {found.options['learning_rate']:g},"
     )
     assert len(at_eight) >= 5
-    assert found.options["steps"] * found.options["batch"] >= SHORTEST
+    assert found.options["num_train_steps"] * found.options["batch"] >= SHORTEST
 
 
 @pytest.mark.slow

@@ -45,7 +45,7 @@ CAPTION = "a standing dog"
 
 @pytest.fixture(scope="module")
 def tail(sd1: Any, subject: hiper.Subject) -> Artifact:
-    return hiper.fit(sd1, subject, steps=4)
+    return hiper.fit(sd1, subject, num_train_steps=4)
 
 
 # previews
@@ -57,7 +57,7 @@ def _fitted(sd1: Any, subject: hiper.Subject, path: Path, at: tuple[int, ...], s
     artifact = fit_with_previews(
         sd1,
         subject,
-        HiPer().options(steps=12),
+        HiPer().options(num_train_steps=12),
         at=at,
         on_preview=shown.append,
         control=FitControl(
@@ -71,7 +71,7 @@ def _fitted(sd1: Any, subject: hiper.Subject, path: Path, at: tuple[int, ...], s
 
 @pytest.mark.slow
 def test_previews_do_not_change_the_fit(sd1: Any, subject: hiper.Subject, tmp_path: Path) -> None:
-    plain = hiper.fit(sd1, subject, preset="default", steps=12)
+    plain = hiper.fit(sd1, subject, preset="default", num_train_steps=12)
     artifact, steps, shown = _fitted(sd1, subject, tmp_path / "fit", (3, 6, 9))
     assert torch.equal(artifact.tensors["tail"], plain.tensors["tail"])
     assert steps == list(range(1, 13))
@@ -386,7 +386,7 @@ def test_fits_that_take_turns_are_bit_for_bit_their_own(
     monkeypatch.setattr("hiper.web.jobs.SLICE", 0.0)
     monkeypatch.setenv("HIPER_CACHE", str(tmp_path / "cache"))
     service = Service(sd1, Library(tmp_path / "library"), Sessions(tmp_path), Similarity())
-    options = [HiPer().options(steps=5, seed=seed) for seed in (0, 1)]
+    options = [HiPer().options(num_train_steps=5, seed=seed) for seed in (0, 1)]
     jobs = [service.learn(str(each.seed), subject, each, previews=False)[0] for each in options]
     assert all(job.wait(60) for job in jobs)
     for job, each in zip(jobs, options, strict=True):
@@ -407,7 +407,7 @@ def test_a_fit_is_stopped_while_a_preview_is_drawn(sd1: Any, subject: hiper.Subj
         fit_with_previews(
             sd1,
             subject,
-            HiPer().options(steps=12),
+            HiPer().options(num_train_steps=12),
             at=(3,),
             on_preview=shown.append,
             control=FitControl(
@@ -651,10 +651,10 @@ def test_studio_works_with_any_model_and_says_what_its_search_needs(
 ) -> None:
     monkeypatch.setenv("HIPER_CACHE", str(tmp_path / "cache"))
     service = Service(sd1, Library(tmp_path / "library"), Sessions(tmp_path), Similarity())
-    options = HiPer().options(steps=4)
+    options = HiPer().options(num_train_steps=4)
     fit, watch = service.learn("me", subject, options, previews=True)
     assert fit.wait(60)
-    assert fit.result().artifact.options["steps"] == 4
+    assert fit.result().artifact.options["num_train_steps"] == 4
     assert [each.step for each in watch.previews] == [1, 2, 3]
     again, watch = service.learn("me", subject, options, previews=True)
     assert again.wait(60)

@@ -118,11 +118,11 @@ def test_commands_run_without_what_windows_lacks(
 ) -> None:
     picture, jobs, fit = tmp_path / "dog.png", tmp_path / "jobs.jsonl", tmp_path / "dog.safetensors"
     tiny.picture().save(picture)
-    line = {"image": "dog.png", "caption": "a dog", "options": {"steps": 2}}
+    line = {"image": "dog.png", "caption": "a dog", "options": {"num_train_steps": 2}}
     jobs.write_text(f"{json.dumps(line)}\n{json.dumps({**line, 'caption': 'a cat'})}\n")
     edits, results = tmp_path / "edits", tmp_path / "results"
     commands = (
-        ["fit", picture, "--caption", "a dog", "-o", "steps=2", "--out", fit],
+        ["fit", picture, "--caption", "a dog", "-o", "num_train_steps=2", "--out", fit],
         ["edit", fit, "con", "--num-inference-steps", "1", "--out", edits],
         ["batch", jobs, "--sentence", "a dog", "--timeout", "600", "--out", results],
     )

@@ -29,11 +29,11 @@ AMPLIFY = 20.0
 
 ONE_STEP: Mapping[str, Mapping[str, Any]] = {
     "ddim-inversion": {"num_inference_steps": 2},
-    "dreambooth": {"steps": 1, "batch": 1, "class_images": 1, "num_inference_steps": 2},
-    "dreambooth-lora": {"steps": 1, "batch": 1, "num_inference_steps": 2},
-    "hiper": {"steps": 1, "batch": 1, "num_inference_steps": 2},
+    "dreambooth": {"num_train_steps": 1, "batch": 1, "class_images": 1, "num_inference_steps": 2},
+    "dreambooth-lora": {"num_train_steps": 1, "batch": 1, "num_inference_steps": 2},
+    "hiper": {"num_train_steps": 1, "batch": 1, "num_inference_steps": 2},
     "imagic": {
-        "steps": 1,
+        "num_train_steps": 1,
         "weight_steps": 1,
         "batch": 1,
         "num_inference_steps": 2,
@@ -41,7 +41,7 @@ ONE_STEP: Mapping[str, Mapping[str, Any]] = {
     },
     "null-text": {"num_inference_steps": 2, "inner_steps": 1, "guidance_scale": 2.0},
     "sdedit": {"num_inference_steps": 2},
-    "textual-inversion": {"steps": 1, "batch": 1, "num_inference_steps": 2},
+    "textual-inversion": {"num_train_steps": 1, "batch": 1, "num_inference_steps": 2},
 }
 """Every method in its shortest form; imagic serves this one sentence."""
 

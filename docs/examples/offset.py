@@ -38,7 +38,7 @@ class Offset(TrainedMethod[OffsetOptions]):
     fits_together: ClassVar[bool] = True
     options_type = OffsetOptions
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
-        "default": {"steps": 100, "batch": 4, "learning_rate": 1e-2, "schedule": "cosine"}
+        "default": {"num_train_steps": 100, "batch": 4, "learning_rate": 1e-2, "schedule": "cosine"}
     }
 
     def prepare(

@@ -143,7 +143,7 @@ def estimate_fit(backbone: Backbone, options: HiPerOptions) -> Estimate:
     with backbone.training_mode():
         moving = time.perf_counter() - begun
         step = _Call(one=partial(_step, one), all=partial(_step, task), size=options.batch).part(
-            "step", options.steps, backbone.device
+            "step", options.num_train_steps, backbone.device
         )
         evaluation = _Call(
             one=partial(_evaluate, one), all=partial(_evaluate, evaluating), size=at_once
@@ -155,7 +155,7 @@ def estimate_fit(backbone: Backbone, options: HiPerOptions) -> Estimate:
         step,
     )
     levels = "noise level" if options.batch == 1 else "noise levels"
-    job = f"fit, {options.steps} steps of {options.batch} {levels}"
+    job = f"fit, {options.num_train_steps} steps of {options.batch} {levels}"
     working = backbone.weight_bytes()[backbone.denoiser_name]
     return _estimate(backbone, job, backbone.resolution, parts, working)
 

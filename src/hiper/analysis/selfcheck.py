@@ -94,7 +94,7 @@ def selfcheck(
     artifact = fit(
         backbone,
         subject,
-        steps=steps,
+        num_train_steps=steps,
         tail=ROWS,
         callback=lambda record: progress("fitting", record.step, record.steps),
     )

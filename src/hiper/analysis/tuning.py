@@ -156,7 +156,7 @@ class _Search:
 
 def _changes(chosen: Try) -> dict[str, Any]:
     return {
-        "steps": max(1, chosen.evaluations // chosen.batch),
+        "num_train_steps": max(1, chosen.evaluations // chosen.batch),
         "batch": chosen.batch,
         "learning_rate": chosen.learning_rate,
     }

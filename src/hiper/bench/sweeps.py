@@ -16,10 +16,10 @@ OWN_CAPTION = "right"
 PRESETS: Mapping[str, Sequence[str]] = {
     "paper": (
         "tail=1,2,3,5,8,10,20,40",
-        "steps=25,50,100,200,400,800",
+        "num_train_steps=25,50,100,200,400,800",
         "strength=0.4,0.6,0.8,1.0,1.2",
         "placement=replace,after-words,random,append",
-        "initial=caption,padding-mean,random,zeros",
+        "init=caption,padding-mean,random,zeros",
         "source_caption=right,vague,wrong",
     ),
 }

@@ -3,7 +3,7 @@ from .embeddings import NEGATIVE as NEGATIVE
 from .embeddings import PLACEMENTS as PLACEMENTS
 from .embeddings import TAIL as TAIL
 from .embeddings import Conditioning as Conditioning
-from .embeddings import Initial as Initial
+from .embeddings import Init as Init
 from .embeddings import Placement as Placement
 from .embeddings import averaged as averaged
 from .embeddings import expanded as expanded

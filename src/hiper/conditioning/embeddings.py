@@ -24,7 +24,7 @@ TAIL, NEGATIVE = "tail", "negative"
 Placement = Literal["replace", "append", "after-words", "random"]
 PLACEMENTS: tuple[Placement, ...] = get_args(Placement)
 
-Initial = Literal["caption", "zeros", "random", "padding-mean", "guess"]
+Init = Literal["caption", "zeros", "random", "padding-mean", "guess"]
 
 END_OF_SENTENCE = "(the end mark)"
 
@@ -73,7 +73,7 @@ def take_tail(conditioning: Conditioning, count: int) -> Tensor:
 def initial_tail(
     conditioning: Conditioning,
     count: int,
-    initial: Initial,
+    init: Init,
     random: torch.Generator,
     guessed: Tensor | None = None,
 ) -> Tensor:
@@ -85,7 +85,7 @@ def initial_tail(
     Args:
         conditioning: The encoded caption.
         count: Number of token embeddings.
-        initial: "caption": the caption's own last embeddings (the paper). "zeros". "random": random directions with the
+        init: "caption": the caption's own last embeddings (the paper). "zeros". "random": random directions with the
             norms of those. "padding-mean": the mean of the caption's padding, `count` times. "guess": the directions
             of `guessed` with the norms of those; where it has too few, the caption's own come first.
         random: Source of the random directions.
@@ -95,20 +95,20 @@ def initial_tail(
         OptionError: "padding-mean" of a caption that leaves no padding.
     """
     own = take_tail(conditioning, count)
-    if initial == "zeros":
+    if init == "zeros":
         return torch.zeros_like(own)
-    if initial == "random":
+    if init == "random":
         return random_tail(own, random)
-    if initial == "caption":
+    if init == "caption":
         return own
-    if initial == "guess":
+    if init == "guess":
         assert guessed is not None
         taken = min(count, len(guessed))
         tail = torch.cat([own[: count - taken], guessed[:taken].to(own)])
         keep_norms(tail, torch.linalg.vector_norm(own, dim=1, keepdim=True))
         return tail
     if conditioning.num_tokens >= conditioning.sequence_length:
-        raise OptionError("initial is 'padding-mean', but the caption leaves no padding; shorten the caption")
+        raise OptionError("init is 'padding-mean', but the caption leaves no padding; shorten the caption")
     return (
         conditioning.token_embeddings[0, conditioning.num_tokens :]
         .detach()

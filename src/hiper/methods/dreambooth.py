@@ -42,7 +42,7 @@ class Dreambooth(IdentifierMethod[DreamboothOptions]):
     options_type = DreamboothOptions
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "default": {
-            "steps": 200,
+            "num_train_steps": 200,
             "batch": 4,
             "learning_rate": 2.1e-4,
             "schedule": "cosine",
@@ -51,7 +51,7 @@ class Dreambooth(IdentifierMethod[DreamboothOptions]):
         # diffusers' example, with prior preservation
         "paper": {
             "keep_source": 0.0,
-            "steps": 800,
+            "num_train_steps": 800,
             "batch": 1,
             "learning_rate": 5e-6,
             "class_images": 200,
@@ -60,7 +60,7 @@ class Dreambooth(IdentifierMethod[DreamboothOptions]):
         },
         # DreamBench++
         "one-image": {
-            "steps": 250,
+            "num_train_steps": 250,
             "batch": 1,
             "learning_rate": 2.5e-6,
             "guidance_scale": 7.5,

@@ -44,7 +44,7 @@ class DreamboothLora(IdentifierMethod[DreamboothLoraOptions]):
     options_type = DreamboothLoraOptions
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "default": {
-            "steps": 50,
+            "num_train_steps": 50,
             "batch": 4,
             "learning_rate": 3.3e-3,
             "rank": 8,
@@ -54,7 +54,7 @@ class DreamboothLora(IdentifierMethod[DreamboothLoraOptions]):
         # diffusers' example
         "paper": {
             "keep_source": 0.0,
-            "steps": 500,
+            "num_train_steps": 500,
             "batch": 1,
             "learning_rate": 1e-4,
             "guidance_scale": 7.5,
@@ -62,7 +62,7 @@ class DreamboothLora(IdentifierMethod[DreamboothLoraOptions]):
         },
         # DreamBench++
         "one-image": {
-            "steps": 100,
+            "num_train_steps": 100,
             "batch": 1,
             "learning_rate": 1e-4,
             "guidance_scale": 7.5,

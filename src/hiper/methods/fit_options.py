@@ -53,7 +53,7 @@ class FitOptions(Options):
 class TrainingOptions(FitOptions):
     """What the options of every method that minimises the denoising loss have."""
 
-    steps: Annotated[int, Spec("optimisation steps", low=1, high=1_000_000)]
+    num_train_steps: Annotated[int, Spec("optimisation steps", low=1, high=1_000_000)]
     batch: Annotated[int, Spec("noise levels per step", low=1, high=1024)]
     learning_rate: Annotated[float, Spec("Adam's step size", low=1e-8, high=10)]
     schedule: Annotated[Schedule, Spec("learning-rate schedule: constant, or cosine down to 0")] = "constant"
@@ -74,7 +74,7 @@ def resolve_options(options: O, backbone: Backbone) -> O:
     """Fill in what was left to the model, and draw a seed where one is to be drawn."""
     own: dict[str, Any] = {
         "placement": backbone.placement,
-        "initial": "guess" if backbone.tail_encoder is not None else "caption",
+        "init": "guess" if backbone.tail_encoder is not None else "caption",
         "guidance_scale": backbone.default_guidance_scale,
         "num_inference_steps": backbone.default_num_inference_steps,
         "scheduler": backbone.schedulers[0],
@@ -92,7 +92,7 @@ def loss_scale(backbone: Backbone) -> float:
 def training_config(options: TrainingOptions, backbone: Backbone, **changes: Any) -> TrainingConfig:
     """Return how the options ask to minimise, with `changes` to it."""
     config = TrainingConfig(
-        steps=options.steps,
+        steps=options.num_train_steps,
         learning_rate=options.learning_rate,
         schedule=options.schedule,
         loss_scale=loss_scale(backbone),

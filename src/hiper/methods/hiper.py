@@ -22,7 +22,7 @@ from hiper.conditioning import (
     PLACEMENTS,
     TAIL,
     Conditioning,
-    Initial,
+    Init,
     Placement,
     initial_tail,
     keep_norms,
@@ -50,7 +50,7 @@ from hiper.training import (
 )
 
 _PUBLISHED: Mapping[str, object] = {
-    "steps": 1000,
+    "num_train_steps": 1000,
     "batch": 1,
     "learning_rate": 5e-3,
     "schedule": "constant",
@@ -60,7 +60,7 @@ _PUBLISHED: Mapping[str, object] = {
 # Options that a preset does not name have the defaults below, which are the paper's.
 PRESETS: Mapping[str, Mapping[str, object]] = {
     "default": {
-        "steps": 40,
+        "num_train_steps": 40,
         "batch": 1,
         "learning_rate": 0.08,
         "unit": "rows",
@@ -69,7 +69,7 @@ PRESETS: Mapping[str, Mapping[str, object]] = {
         "keep": "mean",
         "sampling": "stratified",
         "t_min": 0.3,
-        "initial": None,
+        "init": None,
         "guidance_scale": None,
     },
     "published": {**_PUBLISHED, "guidance_scale": None},
@@ -97,8 +97,8 @@ class HiPerOptions(KeepingOptions):
             " none: what suits the model"
         ),
     ] = None
-    initial: Annotated[
-        Initial | None,
+    init: Annotated[
+        Init | None,
         Spec(
             "the tail before it is learnt: the caption's last rows, zeros, random rows, padding-mean, or what the"
             " model's tail encoder guesses; none: guess where the model has one, else caption"
@@ -206,16 +206,16 @@ def _placement(options: HiPerOptions) -> Placement:
 def _first_tail(
     backbone: Backbone, caption: Conditioning, latents: Tensor, options: HiPerOptions, random: torch.Generator
 ) -> Tensor:
-    assert options.initial is not None
+    assert options.init is not None
     guessed = None
-    if options.initial == "guess":
+    if options.init == "guess":
         if backbone.tail_encoder is None:
             raise OptionError(
-                f"initial is 'guess', but {backbone.id} has no tail encoder; allowed are caption, zeros, random and"
+                f"init is 'guess', but {backbone.id} has no tail encoder; allowed are caption, zeros, random and"
                 " padding-mean"
             )
         guessed = backbone.tail_encoder.guess(latents)
-    return initial_tail(caption, options.tail, options.initial, random, guessed)
+    return initial_tail(caption, options.tail, options.init, random, guessed)
 
 
 def _objective(

@@ -57,7 +57,7 @@ class Imagic(Method[ImagicOptions]):
     options_type = ImagicOptions
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "default": {
-            "steps": 100,
+            "num_train_steps": 100,
             "batch": 4,
             "learning_rate": 3.8e-2,
             "schedule": "cosine",
@@ -68,7 +68,7 @@ class Imagic(Method[ImagicOptions]):
         },
         # on Stable Diffusion; eta 0.7
         "paper": {
-            "steps": 1000,
+            "num_train_steps": 1000,
             "batch": 1,
             "learning_rate": 2e-3,
             "weight_steps": 1500,
@@ -79,7 +79,7 @@ class Imagic(Method[ImagicOptions]):
         },
         # the pipeline among diffusers' community examples; its alpha of 1.2
         "community": {
-            "steps": 500,
+            "num_train_steps": 500,
             "batch": 1,
             "learning_rate": 1e-3,
             "weight_steps": 1000,
@@ -208,7 +208,7 @@ class _Stages:
             ),
             generator=self._random,
         )
-        control = self._counted(options.steps)
+        control = self._counted(options.num_train_steps)
         if control.checkpoint is not None:
             control = replace(control, checkpoint=control.checkpoint.part("weights"))
         return optimise(task, control, {**self._key, "stage": "weights"})
@@ -228,7 +228,7 @@ class _Stages:
 
     def _counted(self, done: int) -> FitControl:
         """Count the steps of both stages as one."""
-        total = self._options.steps + self._options.weight_steps
+        total = self._options.num_train_steps + self._options.weight_steps
 
         def report(record: ProgressEvent) -> None:
             self._control.report(replace(record, step=done + record.step, steps=total))

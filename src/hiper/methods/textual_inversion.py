@@ -53,7 +53,7 @@ class TextualInversion(TrainedMethod[TextualInversionOptions]):
     options_type = TextualInversionOptions
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "default": {
-            "steps": 400,
+            "num_train_steps": 400,
             "batch": 4,
             "learning_rate": 1.3e-2,
             "vectors": 2,
@@ -63,7 +63,7 @@ class TextualInversion(TrainedMethod[TextualInversionOptions]):
         # diffusers' example: 5e-4 scaled by 4 accumulated pictures
         "paper": {
             "keep_source": 0.0,
-            "steps": 3000,
+            "num_train_steps": 3000,
             "batch": 4,
             "learning_rate": 2e-3,
             "guidance_scale": 7.5,
@@ -71,7 +71,7 @@ class TextualInversion(TrainedMethod[TextualInversionOptions]):
         },
         # DreamBench++
         "one-image": {
-            "steps": 3000,
+            "num_train_steps": 3000,
             "batch": 1,
             "learning_rate": 5e-4,
             "guidance_scale": 7.5,

@@ -44,7 +44,7 @@ class FitInput:
 
 def shared_by(options: TrainingOptions) -> Hashable:
     """Return what the options of subjects that are fitted together must agree in."""
-    return options.steps, options.batch
+    return options.num_train_steps, options.batch
 
 
 def fit_all(

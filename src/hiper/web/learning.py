@@ -103,7 +103,7 @@ class Learning:
         request: gr.Request,
     ) -> Iterator[Update]:
         """Fit, showing progress, and add the subject to the library."""
-        given = {"steps": steps, "tail": rows, "learning_rate": rate, "seed": seed}
+        given = {"num_train_steps": steps, "tail": rows, "learning_rate": rate, "seed": seed}
         try:
             with Reported():
                 subject = _subject(picture, caption)
@@ -121,7 +121,7 @@ class Learning:
     def preset_chosen(self, preset: str) -> Update:
         """Show the preset's numbers, which can then be changed."""
         page = self._page
-        numbers = {page.steps: "steps", page.rows: "tail", page.rate: "learning_rate"}
+        numbers = {page.steps: "num_train_steps", page.rows: "tail", page.rate: "learning_rate"}
         return {part: preset_value(preset, name) for part, name in numbers.items()}
 
     def stop(self, request: gr.Request) -> Update:

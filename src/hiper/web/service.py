@@ -115,7 +115,7 @@ class Service:
         """Start a fit; a stopped one with the same key resumes, a finished one is reused."""
         watch = FitWatch()
         resolved = replace(options, seed=resolve_seed(options.seed))
-        at = preview_steps(options.steps, PREVIEWS) if previews else ()
+        at = preview_steps(options.num_train_steps, PREVIEWS) if previews else ()
 
         def work(job: BackgroundJob[LibraryEntry]) -> LibraryEntry:
             job.check()

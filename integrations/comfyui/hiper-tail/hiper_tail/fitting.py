@@ -128,7 +128,7 @@ def centre_square(image: Tensor, size: int) -> Tensor:
 def header(config: TrainingConfig, family: str, caption: str, losses: tuple[float, float]) -> dict[str, str]:
     """Return the header of the file, as hiper reads it."""
     options = {
-        "steps": config.steps,
+        "num_train_steps": config.steps,
         "batch": config.batch,
         "learning_rate": config.learning_rate,
         "schedule": "cosine",
