@@ -130,7 +130,7 @@ def cost(arm: Arm, flops: Mapping[str, int]) -> int | None:
     """
     if arm.baseline is not None:
         return None
-    levels = int(arm.options["steps"]) * int(arm.options["batch"])
+    levels = int(arm.options["num_train_steps"]) * int(arm.options["batch"])
     guess = 0 if arm.options.get("init") == "caption" else flops.get("guess", 0)
     return levels * flops["step"] + 2 * EVALUATIONS * flops["forward"] + guess
 

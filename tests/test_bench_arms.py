@@ -135,7 +135,7 @@ def test_presets_from_files_share_neither_pictures_nor_fits_of_what_they_said_be
         ("hiper,seed=-1", ["random"]),
         ("truth,steps=3", ["takes no preset and no options"]),
         ("source:paper", ["takes no preset and no options"]),
-        ("none,steps=3", ["'num_train_steps'", "guidance_scale, num_inference_steps, scheduler"]),
+        ("none,num_train_steps=3", ["'num_train_steps'", "guidance_scale, num_inference_steps, scheduler"]),
         ("spelled-out,scheduler=dimm", ["scheduler is 'dimm'"]),
     ],
 )

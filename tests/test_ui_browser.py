@@ -118,7 +118,7 @@ def test_from_a_picture_to_downloaded_files(
     tail.value.save_as(tmp_path / "tail.safetensors")
     artifact = Artifact.load(tmp_path / "tail.safetensors")
     assert artifact.caption == demo_caption()
-    assert artifact.options["steps"] == 20
+    assert artifact.options["num_train_steps"] == 20
     with page.expect_download() as pictures:
         visit.button("Download all pictures (ZIP)").click()
     pictures.value.save_as(tmp_path / "pictures.zip")
