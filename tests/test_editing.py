@@ -141,7 +141,7 @@ def test_the_rows_for_a_pipeline_of_ones_own_draw_the_same(
 ) -> None:
     learnt = request.getfixturevalue(tail)
     expected = hiper.edit(
-        sd1, learnt, SENTENCE, seeds=[7], scheduler="pndm", negative_prompt=negative, **FAST
+        sd1, learnt, SENTENCE, seeds=[7], scheduler="pndm", negative_prompt=negative, keep=0, **FAST
     )
     pipe = tiny.pipeline("sd1")
     rows = hiper.prompt_embeds(pipe, learnt, SENTENCE, negative_prompt=negative)
