@@ -30,7 +30,7 @@ STEPS, CFG, SEED = 4, 3.0, 7
 
 def learnt(backbone: Backbone) -> Artifact:
     subject = hiper.Subject.from_image(tiny.picture(), caption=CAPTION)
-    return hiper.fit(backbone, subject, steps=1)
+    return hiper.fit(backbone, subject, num_train_steps=1)
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def test_an_edit_of_the_embedded_model_is_hipers_own(comfy_pack: Any, comfy: Hos
     backbone = hiper.load_backbone("critters", device="cpu")
     scene = draw_scene(3)
     subject = hiper.Subject.from_image(render(scene, backbone.resolution), caption=bare_caption(scene))
-    artifact = hiper.fit(backbone, subject, steps=10)
+    artifact = hiper.fit(backbone, subject, num_train_steps=10)
     sentence = bare_caption(dataclasses.replace(scene, pose="sleeping", background="snow"))
     assert isinstance(backbone, SdBackbone)
     model = Model(backbone)

@@ -229,7 +229,7 @@ def backbone(server: ComfyServer, tmp_path_factory: pytest.TempPathFactory) -> B
 def kept(server: ComfyServer, backbone: Backbone) -> Artifact:
     """What hiper has learnt, in the server's models/hiper."""
     subject = hiper.Subject.from_image(tiny.picture(), caption="a standing dog")
-    artifact = hiper.fit(backbone, subject, steps=2)
+    artifact = hiper.fit(backbone, subject, num_train_steps=2)
     artifact.save(server.folder / "models" / "hiper" / "kept.safetensors")
     return artifact
 
