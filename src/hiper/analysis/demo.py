@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from hiper import files
@@ -19,6 +18,7 @@ from hiper.images import Subject, png_bytes
 from hiper.inference import DEMO, edit, settings_of, text_chunks
 from hiper.methods import fit
 from hiper.metrics import colour_distance
+from hiper.options import KEEP
 from hiper.seeds import generator
 
 UNSEEN = 10**9
@@ -29,8 +29,8 @@ EDITS: tuple[tuple[str, dict[str, str]], ...] = (
     ("texture", {"style": "watercolor"}),
     ("two at once", {"pose": "jumping", "background": "snow"}),
 )
-DRAWS = 4
-"""Pictures per edit that the figures average over; the sheet shows the first."""
+FIGURES = ("without the tail", "a new picture", "with the rest kept", "true answer through the VAE")
+"""What the figures are of; the sheet shows all but the last."""
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, steps done and steps in all."""
@@ -96,7 +96,7 @@ def run_demo(out: Path, *, seed: int, overwrite: bool, progress: Progress) -> De
     report: dict[str, float | str] = {"caption": subject.caption, "fit_seconds": round(fitted - began, 1)}
     for kind, values in figures.items():
         report |= {f"{kind}, {name}": round(value, 2) for name, value in values.items()}
-    for name in ("without the tail", "with the tail", "true answer through the VAE"):
+    for name in FIGURES:
         report[f"mean, {name}"] = round(statistics.mean(values[name] for values in figures.values()), 2)
     return DemoReport(sheet=sheet, figures=report, seconds=round(time.monotonic() - began, 1))
 
@@ -104,26 +104,16 @@ def run_demo(out: Path, *, seed: int, overwrite: bool, progress: Progress) -> De
 def _edit_row(
     backbone: Backbone, artifact: Artifact, truth: Scene, source: Image.Image, kind: str
 ) -> tuple[SheetRow, dict[str, float], EditResult]:
-    """Return a row of the sheet, its colour distances to the true answer (means over the draws), and the edit."""
+    """Return a row of the sheet, its colour distances to the true answer, and the edit that keeps the rest."""
     prompt = bare_caption(truth)
     answer, mask = render(truth, backbone.resolution), subject_mask(truth, backbone.resolution)
-    seeds = range(DRAWS)
-    result = edit(backbone, artifact, prompt, seeds=seeds)
-    plain = backbone.sample(
-        backbone.encode(prompt),
-        [backbone.encode_negative("")],
-        result.settings,
-        seeds=seeds,
-    ).images
+    anew, kept = (edit(backbone, artifact, prompt, keep=keep) for keep in (0.0, KEEP))
+    positive, negative = backbone.encode(prompt), backbone.encode_negative("")
+    plain = backbone.sample(positive, [negative], anew.settings, seeds=anew.seeds)
     ceiling = backbone.decode(backbone.latents(answer, generator(0)))
-
-    def distance(pictures: list[Image.Image]) -> float:
-        return float(np.mean([colour_distance(p, answer, mask) for p in pictures]))
-
+    drawn = [plain.images[0], anew.images[0], kept.images[0], ceiling[0]]
     figures = {
-        "without the tail": distance(plain),
-        "with the tail": distance(result.images),
-        "true answer through the VAE": distance(ceiling),
+        name: colour_distance(picture, answer, mask) for name, picture in zip(FIGURES, drawn, strict=True)
     }
-    row = SheetRow(kind=kind, prompt=prompt, pictures=(source, answer, plain[0], result.images[0]))
-    return row, figures, result
+    row = SheetRow(kind=kind, prompt=prompt, pictures=(source, answer, *drawn[:3]))
+    return row, figures, kept

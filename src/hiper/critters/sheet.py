@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
-COLUMNS = ("source", "true answer", "sentence alone", "sentence + tail")
+COLUMNS = ("source", "true answer", "sentence alone", "new picture (keep 0)", "rest kept (keep 0.5)")
 CELL, GAP, HEADER, LABEL = 224, 14, 92, 34
 INK, FAINT, PAPER = (38, 34, 40), (120, 114, 122), (252, 250, 246)
 
