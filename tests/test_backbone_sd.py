@@ -121,10 +121,10 @@ def test_parked_weights_come_back_while_another_model_is_built() -> None:
 @pytest.mark.slow
 def test_what_is_dropped_while_it_is_offloaded_is_not_brought_back() -> None:
     modules = [torch.nn.Linear(3, 4), torch.nn.Linear(5, 6)]
-    turns = ModelOffloader({"text_encoder": modules[0]}, torch.device("cpu"))
+    offloader = ModelOffloader({"text_encoder": modules[0]}, torch.device("cpu"))
     entered = Entered(lambda stack: stack.enter_context(Offloaded(modules[1:], torch.device("cpu"))))
     entered.__enter__()
-    del turns, entered
+    del offloader, entered
     gc.collect()
     assert [module.weight.numel() for module in modules] == [0, 0]
 
@@ -132,7 +132,7 @@ def test_what_is_dropped_while_it_is_offloaded_is_not_brought_back() -> None:
 def test_what_could_not_be_brought_back_is_still_offloaded(monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = torch.nn.Linear(3, 4), torch.nn.Linear(4, 5)
     before = [weight.clone() for weight in (*first.parameters(), *second.parameters())]
-    turns = ModelOffloader({"text_encoder": first, "unet": second}, torch.device("cpu"))
+    offloader = ModelOffloader({"text_encoder": first, "unet": second}, torch.device("cpu"))
 
     def full(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError
@@ -140,9 +140,9 @@ def test_what_could_not_be_brought_back_is_still_offloaded(monkeypatch: pytest.M
     with monkeypatch.context() as lacking:
         lacking.setattr(torch, "empty_strided", full)
         with pytest.raises(torch.OutOfMemoryError):
-            turns.load_only(["unet"])
-    assert sorted(turns.away) == ["text_encoder", "unet"]
-    turns.load_only(["text_encoder", "unet"])
+            offloader.load_only(["unet"])
+    assert sorted(offloader.away) == ["text_encoder", "unet"]
+    offloader.load_only(["text_encoder", "unet"])
     after = (*first.parameters(), *second.parameters())
     assert all(torch.equal(weight, value) for weight, value in zip(after, before, strict=True))
 

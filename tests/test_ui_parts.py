@@ -1,4 +1,4 @@
-"""What the web page rests on, without a browser: jobs, visitors, the library, seed search, previews."""
+"""What the web page rests on, without a browser: jobs, sessions, the library, seed search, previews."""
 
 from __future__ import annotations
 
@@ -293,7 +293,7 @@ def test_folder_of_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     assert default_folder() == Path("/c/.local/share/hiper/library")
 
 
-# jobs and visitors
+# jobs and sessions
 
 
 def endless(job: BackgroundJob[None]) -> None:
@@ -342,9 +342,9 @@ def test_a_job_is_stopped_before_it_is_there(tmp_path: Path) -> None:
         assert job.wait(60)
         with pytest.raises(JobStopped):
             job.result()
-    for visitor in "ab":  # pressed again, and a connection that is there again
-        sessions.ask(visitor)
-        again = sessions.start(visitor, lambda job: "done")
+    for session in "ab":  # pressed again, and a connection that is there again
+        sessions.ask(session)
+        again = sessions.start(session, lambda job: "done")
         assert again.wait(60)
         assert again.result() == "done"
 
@@ -549,7 +549,7 @@ def test_uploads_go_when_they_are_read_or_pile_up(tmp_path: Path) -> None:
     assert uploads.paths == {third}
 
 
-def test_the_same_picture_of_another_visitor_stays_and_what_broke_off_goes(tmp_path: Path) -> None:
+def test_the_same_picture_of_another_session_stays_and_what_broke_off_goes(tmp_path: Path) -> None:
     """The server names a folder by what a file holds; what it has not taken in whole lies beside these."""
     uploads = Uploads(tmp_path, most=250)
     (tmp_path / "content").mkdir()
@@ -605,7 +605,7 @@ def test_an_error_in_a_job_is_raised_where_its_result_is_asked_for() -> None:
         job.result()
 
 
-def test_a_visitor_who_leaves_takes_the_files_along(tmp_path: Path) -> None:
+def test_a_session_that_ends_takes_its_files_along(tmp_path: Path) -> None:
     sessions = Sessions(tmp_path)
     mine, theirs = sessions.new_folder("../../me"), sessions.new_folder("you")
     assert mine.parent.parent == tmp_path
@@ -642,11 +642,11 @@ def test_markup_escapes_what_comes_from_outside(tail: Artifact, tmp_path: Path) 
         assert "&lt;script&gt;&#x27;&quot;&amp;" in piece
 
 
-# the studio
+# the service
 
 
 @pytest.mark.slow
-def test_studio_works_with_any_model_and_says_what_its_search_needs(
+def test_service_works_with_any_model_and_says_what_its_search_needs(
     sd1: Any, subject: hiper.Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HIPER_CACHE", str(tmp_path / "cache"))

@@ -79,7 +79,7 @@ class PipelineBackbone(Backbone):
         default_guidance_scale: float | None = None,
     ) -> None:
         self._pipe = pipe
-        self._turns: ModelOffloader | None = None
+        self._offloader: ModelOffloader | None = None
         self._gradient_checkpointing = False
         self._known: _Read | None = (
             None  # of a model that was loaded here; a user's own may change between two calls
@@ -201,10 +201,14 @@ class PipelineBackbone(Backbone):
             how.device.type in UNIFIED_MEMORY
         ):  # what waits there is written to a file and cannot be read where it lies
             _ = read.contents, read.fingerprint
-        turns = ModelOffloader(parts, how.device)
-        turns.load_only([part for part in parts if not _encodes(part)])
+        offloader = ModelOffloader(parts, how.device)
+        offloader.load_only([part for part in parts if not _encodes(part)])
         backbone = cls(pipe, name=name, revision=revision, default_guidance_scale=guidance_scale)
-        backbone._turns, backbone._gradient_checkpointing, backbone._known = turns, how.recompute, read
+        backbone._offloader, backbone._gradient_checkpointing, backbone._known = (
+            offloader,
+            how.recompute,
+            read,
+        )
         return backbone
 
     def resize(self, resolution: int) -> None:
@@ -250,12 +254,12 @@ class PipelineBackbone(Backbone):
 
     @property
     def takes_turns(self) -> bool:
-        return self._turns is not None
+        return self._offloader is not None
 
     def _load_only(self, *, encoders: bool) -> None:
         """Have the text encoders in memory, or all the rest; both where there is room."""
-        if self._turns is not None:
-            self._turns.load_only([part for part in self._modules() if _encodes(part) == encoders])
+        if self._offloader is not None:
+            self._offloader.load_only([part for part in self._modules() if _encodes(part) == encoders])
 
     def encode(self, prompt: str) -> Conditioning:
         check_sentence(self._pipe, self.layout, self.id, prompt)
@@ -406,7 +410,7 @@ class PipelineBackbone(Backbone):
 
     def _kv_cached(self) -> AbstractContextManager[None]:
         """Project text once per drawing where that keeps the picture and there is room for what is kept."""
-        if "cross-attention" not in self.capabilities or self._turns is not None:
+        if "cross-attention" not in self.capabilities or self._offloader is not None:
             return nullcontext()
         return texts_projected_once(self.denoiser)
 
@@ -444,7 +448,7 @@ class PipelineBackbone(Backbone):
         return Entered(partial(self._enter_training_mode, texts, weights))
 
     def _enter_training_mode(self, texts: bool, weights: bool, stack: ExitStack) -> None:
-        if texts and self._turns is not None:
+        if texts and self._offloader is not None:
             raise OptionError(
                 f"{self.id} was loaded with memory=low, which keeps text encoders and denoiser apart, and this"
                 " method learns through both; load it with memory=balanced"
@@ -452,7 +456,7 @@ class PipelineBackbone(Backbone):
         self._load_only(encoders=False)
         modules = self._modules()
         needed = {name for name in modules if name == self.denoiser_name or (texts and _encodes(name))}
-        away = needed.union(self._turns.away if self._turns else ())
+        away = needed.union(self._offloader.away if self._offloader else ())
         idle = [module for name, module in modules.items() if name not in away]
         stack.enter_context(frozen(list(modules.values())))
         stack.enter_context(Offloaded(idle, self.device))

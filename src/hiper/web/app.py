@@ -8,7 +8,7 @@ import gradio as gr
 
 from hiper.web import markup
 from hiper.web.drawing import DrawHandlers
-from hiper.web.handlers import visitor
+from hiper.web.handlers import session_id
 from hiper.web.layout import DrawPage, LearnPage, LibraryPage
 from hiper.web.learning import Learning
 from hiper.web.library_tab import LibraryTab
@@ -18,7 +18,7 @@ from hiper.web.uploads import Uploads
 _AT_ONCE: dict[str, Any] = {"concurrency_limit": None}
 """Of every event: jobs wait in a queue of our own. Without its queue Gradio could not show messages."""
 _FILES_LIVE = (600, 86_400)
-"""Seconds: how often visitors' old files are looked for, and how old they become."""
+"""Seconds: how often sessions' old files are looked for, and how old they become."""
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 """Of every event: progress is ours to show, and there is no second way in."""
 
@@ -27,7 +27,7 @@ def build(service: Service, uploads: Uploads) -> gr.Blocks:
     """Build the page and connect its handlers; nothing is served yet."""
 
     def leave(request: gr.Request) -> None:
-        service.sessions.forget(visitor(request))
+        service.sessions.forget(session_id(request))
         uploads.prune()
 
     with gr.Blocks(title="hiper", analytics_enabled=False, delete_cache=_FILES_LIVE) as page:

@@ -10,7 +10,7 @@ import gradio as gr
 from PIL import Image, ImageOps
 
 from hiper.web import markup
-from hiper.web.handlers import NOTHING, TICK, Reported, Update, visitor, warn
+from hiper.web.handlers import NOTHING, TICK, Reported, Update, session_id, warn
 from hiper.web.jobs import BackgroundJob, JobStopped
 from hiper.web.layout import DrawPage
 from hiper.web.pictures import Picture, archive
@@ -24,15 +24,15 @@ class DrawHandlers:
     Args:
         service: Starts the jobs.
         page: The parts of the page.
-        choice: The State with the name of the visitor's subject.
-        drawn: The State with the visitor's pictures, in the gallery's order.
+        choice: The State with the name of the session's subject.
+        drawn: The State with the session's pictures, in the gallery's order.
 
     Attributes:
         inputs: What a `handler` takes, in that order.
     """
 
     def __init__(self, service: Service, page: DrawPage, *, choice: Any, drawn: Any) -> None:
-        self._studio, self._page, self._drawn = service, page, drawn
+        self._service, self._page, self._drawn = service, page, drawn
         self.inputs = [
             choice,
             page.sentences,
@@ -49,7 +49,7 @@ class DrawHandlers:
 
     def began(self, request: gr.Request) -> Update:
         """Show at once that the job starts, and enable the button that stops it."""
-        self._studio.sessions.ask(visitor(request))
+        self._service.sessions.ask(session_id(request))
         return {self._page.status: markup.message("Starting…"), **self._buttons(idle=False)}
 
     def handler(self, *, searching: bool) -> Callable[..., Iterator[Update]]:
@@ -69,7 +69,7 @@ class DrawHandlers:
             candidates: int,
             request: gr.Request,
         ) -> Iterator[Update]:
-            who = visitor(request)
+            session = session_id(request)
             lines = (line.strip() for line in sentences.splitlines())
             request = DrawRequest(
                 sentences=[*dict.fromkeys(line for line in lines if line)],
@@ -83,9 +83,9 @@ class DrawHandlers:
                 keep=keep,
             )
             start = (
-                partial(self._studio.search, candidates=int(candidates)) if searching else self._studio.draw
+                partial(self._service.search, candidates=int(candidates)) if searching else self._service.draw
             )
-            yield from self._run(name, who, partial(start, who, name, request))
+            yield from self._run(name, session, partial(start, session, name, request))
 
         return handle
 
@@ -95,7 +95,7 @@ class DrawHandlers:
 
     def stop(self, request: gr.Request) -> Update:
         """Ask the job to stop, which then reports it; what was drawn stays."""
-        self._studio.sessions.stop(visitor(request))
+        self._service.sessions.stop(session_id(request))
         return {self._page.stop: gr.update(interactive=False)}
 
     def compare(self, name: str, drawn: list[Picture], event: gr.SelectData) -> Update:
@@ -105,14 +105,14 @@ class DrawHandlers:
         return NOTHING
 
     def _run(
-        self, name: str, who: str, start: Callable[[], tuple[BackgroundJob[None], DrawState]]
+        self, name: str, session: str, start: Callable[[], tuple[BackgroundJob[None], DrawState]]
     ) -> Iterator[Update]:
         try:
             with Reported():
                 job, watch = start()
                 yield from self._followed(job, watch)
                 job.result()
-                yield self._finished(name, who, watch)
+                yield self._finished(name, session, watch)
                 return
             yield {self._page.status: markup.message("Not drawn."), **self.idle()}
         except JobStopped:
@@ -131,9 +131,9 @@ class DrawHandlers:
         items = [(str(picture.path), picture.caption) for picture in pictures]
         return {self._page.gallery: gr.update(value=items, visible=True), self._drawn: list(pictures)}
 
-    def _finished(self, name: str, who: str, watch: DrawState) -> Update:
+    def _finished(self, name: str, session: str, watch: DrawState) -> Update:
         warn(watch.notes)
-        bundle = archive(watch.pictures, self._studio.sessions.new_folder(who) / "pictures.zip")
+        bundle = archive(watch.pictures, self._service.sessions.new_folder(session) / "pictures.zip")
         words = f"Drawn: {len(watch.pictures)} pictures. Choose one to compare it with the source."
         return {
             self._page.status: markup.message(words),
@@ -144,7 +144,7 @@ class DrawHandlers:
         }
 
     def _compared(self, name: str, picture: Picture) -> Update:
-        source = self._studio.library.open(name).picture
+        source = self._service.library.open(name).picture
         if source is None:
             return {self._page.compare: gr.update(visible=False)}
         with Image.open(picture.path) as after:

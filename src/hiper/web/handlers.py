@@ -47,6 +47,6 @@ def warn(notes: Iterable[str]) -> None:
         gr.Warning(escape(note), title="Good to know")
 
 
-def visitor(request: gr.Request) -> str:
-    """Return the name of the browser's tab; two tabs are two visitors."""
+def session_id(request: gr.Request) -> str:
+    """Return the name of the browser's tab; two tabs are two sessions."""
     return str(request.session_hash)

@@ -65,29 +65,29 @@ class JobQueue:
         """Whether others wait for the one whose turn it is."""
         return len(self._waiting) > 1
 
-    def before(self, who: object) -> int:
-        """Return how many come before `who`."""
-        return next((place for place, each in enumerate(tuple(self._waiting)) if each is who), 0)
+    def before(self, waiting: object) -> int:
+        """Return how many come before `waiting`."""
+        return next((place for place, each in enumerate(tuple(self._waiting)) if each is waiting), 0)
 
     @contextmanager
-    def turn(self, who: object, leaves: threading.Event) -> Iterator[None]:
-        """Wait for the turn of `who` and hold it while the block runs.
+    def turn(self, waiting: object, leaves: threading.Event) -> Iterator[None]:
+        """Wait for the turn of `waiting` and hold it while the block runs.
 
         Raises:
             JobStopped: `leaves` was set before the turn came.
         """
         with self._changed:
-            self._waiting.append(who)
+            self._waiting.append(waiting)
         try:
             with self._changed:
-                while self._waiting[0] is not who and not leaves.is_set():
+                while self._waiting[0] is not waiting and not leaves.is_set():
                     self._changed.wait(_LOOK)
             if leaves.is_set():
                 raise JobStopped
             yield
         finally:
             with self._changed:
-                self._waiting.remove(who)
+                self._waiting.remove(waiting)
                 self._changed.notify_all()
 
 

@@ -19,7 +19,7 @@ from hiper.images import Subject, open_image, shown
 from hiper.methods import HiPer
 from hiper.training import ProgressEvent, duration
 from hiper.web import markup
-from hiper.web.handlers import TICK, Reported, Update, visitor, warn
+from hiper.web.handlers import TICK, Reported, Update, session_id, warn
 from hiper.web.jobs import BackgroundJob, JobStopped
 from hiper.web.layout import LearnPage, preset_value
 from hiper.web.library_tab import LibraryTab
@@ -37,7 +37,7 @@ class Learning:
     """Handlers of `LearnPage`; their first arguments are the values of its inputs."""
 
     def __init__(self, service: Service, uploads: Uploads, page: LearnPage, shelf: LibraryTab) -> None:
-        self._studio, self._uploads, self._page, self._shelf = service, uploads, page, shelf
+        self._service, self._uploads, self._page, self._shelf = service, uploads, page, shelf
         self._examples = itertools.count()
 
     def given(self, path: str, caption: str, suggested: str, request: gr.Request) -> Iterator[Update]:
@@ -50,9 +50,9 @@ class Learning:
             with Reported():
                 raise ImageError(str(error).replace(shown(path), shown(Path(path).name))) from error
             return
-        warn([*loaded.notes, *picture_notes(loaded.image, self._studio.backbone.id)])
+        warn([*loaded.notes, *picture_notes(loaded.image, self._service.backbone.id)])
         yield self._pictured(loaded.image, request)
-        if self._studio.embedded and caption in ("", suggested):
+        if self._service.embedded and caption in ("", suggested):
             guess = describe(loaded.image)
             yield {self._page.caption: guess, self._page.suggested: guess}
 
@@ -73,7 +73,7 @@ class Learning:
         }
 
     def _pictured(self, image: Image.Image, request: gr.Request) -> Update:
-        path = str(self._studio.picture_file(visitor(request), image))
+        path = str(self._service.picture_file(session_id(request), image))
         return {
             self._page.picture: path,
             self._page.shown: markup.picture(image, "The picture that is learnt"),
@@ -81,7 +81,7 @@ class Learning:
 
     def began(self, request: gr.Request) -> Update:
         """Show at once that the job starts, and enable the button that stops it."""
-        self._studio.sessions.ask(visitor(request))
+        self._service.sessions.ask(session_id(request))
         return {
             self._page.status: markup.message("Starting…"),
             self._page.start: gr.update(interactive=False),
@@ -107,12 +107,12 @@ class Learning:
         try:
             with Reported():
                 subject = _subject(picture, caption)
-                words = word_notes(subject.caption, "caption", self._studio.backbone.id)
+                words = word_notes(subject.caption, "caption", self._service.backbone.id)
                 warn([*subject.notes, *words])
                 options = HiPer().options(preset, **{k: v for k, v in given.items() if v is not None})
-                job, watch = self._studio.learn(visitor(request), subject, options, previews=previews)
+                job, watch = self._service.learn(session_id(request), subject, options, previews=previews)
                 yield from self._followed(job, watch)
-                yield self._learnt(job.result(), visitor(request))
+                yield self._learnt(job.result(), session_id(request))
                 return
             yield {self._page.status: markup.message("Nothing was learnt."), **self.idle()}
         except (Interrupted, JobStopped):
@@ -126,7 +126,7 @@ class Learning:
 
     def stop(self, request: gr.Request) -> Update:
         """Ask the fit to stop, which then reports how far it came."""
-        self._studio.sessions.stop(visitor(request))
+        self._service.sessions.stop(session_id(request))
         return {self._page.stop: gr.update(interactive=False)}
 
     def _followed(self, job: BackgroundJob[LibraryEntry], watch: FitWatch) -> Iterator[Update]:
@@ -141,7 +141,7 @@ class Learning:
                 update[self._page.strip] = gr.update(value=pictures, visible=True)
             yield update
 
-    def _learnt(self, entry: LibraryEntry, who: str) -> Update:
+    def _learnt(self, entry: LibraryEntry, session: str) -> Update:
         figures = entry.artifact.figures
         words = (
             f"Learnt “{entry.artifact.caption}” in {duration(figures['seconds'])}: the loss on a fixed set went"
@@ -151,7 +151,7 @@ class Learning:
             self._page.status: markup.message(words),
             self._page.go_on: gr.update(visible=True),
             **self.idle(),
-            **self._shelf.chosen(entry, who),
+            **self._shelf.chosen(entry, session),
             **self._shelf.listed(),
         }
 

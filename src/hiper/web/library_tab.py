@@ -15,7 +15,7 @@ from hiper.files import visible
 from hiper.inference import resolve_settings
 from hiper.options import SamplingSettings
 from hiper.web import markup
-from hiper.web.handlers import NOTHING, Reported, Update, visitor, warn
+from hiper.web.handlers import NOTHING, Reported, Update, session_id, warn
 from hiper.web.layout import EMPTY_LIBRARY, MAX_STRENGTH, DrawPage, LibraryPage
 from hiper.web.service import Service
 from hiper.web.uploads import Uploads
@@ -31,10 +31,10 @@ class LibraryTab:
 
     Args:
         service: Has the library.
-        uploads: Files of visitors.
+        uploads: Files of sessions.
         page: The parts of the page.
         draw: The page that shows the chosen subject.
-        choice: The State with the name of the visitor's subject.
+        choice: The State with the name of the session's subject.
         names: The State with the names of all subjects, in order.
         tabs: All pages.
     """
@@ -50,12 +50,12 @@ class LibraryTab:
         names: Any,
         tabs: Any,
     ) -> None:
-        self._studio, self._uploads, self._page, self._draw = service, uploads, page, draw
+        self._service, self._uploads, self._page, self._draw = service, uploads, page, draw
         self._choice, self._names, self._tabs = choice, names, tabs
 
     def listed(self) -> Update:
         """Show all subjects of the library."""
-        return self._shelved(self._studio.subjects().entries)
+        return self._shelved(self._service.subjects().entries)
 
     def _shelved(self, entries: Sequence[LibraryEntry]) -> Update:
         pictures = [(entry.picture or NO_PICTURE, visible(entry.artifact.caption)) for entry in entries]
@@ -65,7 +65,7 @@ class LibraryTab:
             self._names: [entry.name for entry in entries],
         }
 
-    def chosen(self, entry: LibraryEntry, who: str) -> Update:
+    def chosen(self, entry: LibraryEntry, session: str) -> Update:
         """Choose a subject, with its own settings."""
         own = self._settings(entry)
         return {
@@ -76,36 +76,36 @@ class LibraryTab:
             self._draw.num_inference_steps: own.num_inference_steps,
             self._draw.keep: gr.update(value=own.keep, interactive=entry.artifact.source is not None),
             self._draw.scheduler: own.scheduler,
-            self._draw.tail: gr.update(value=str(self._studio.tail_file(who, entry)), interactive=True),
+            self._draw.tail: gr.update(value=str(self._service.tail_file(session, entry)), interactive=True),
         }
 
     def kept(self, name: str, keep: float) -> Update:
         """Show how many steps suit the chosen subject where so much of its picture is kept."""
         if not name:
             return NOTHING
-        own = self._settings(self._studio.library.open(name), keep)
+        own = self._settings(self._service.library.open(name), keep)
         return {self._draw.num_inference_steps: own.num_inference_steps}
 
     def _settings(self, entry: LibraryEntry, keep: float | None = None) -> SamplingSettings:
         artifact = entry.artifact
-        return resolve_settings(artifact.edit, self._studio.backbone, [], keep=keep, source=artifact.source)
+        return resolve_settings(artifact.edit, self._service.backbone, [], keep=keep, source=artifact.source)
 
     def choose(self, names: list[str], request: gr.Request, event: gr.SelectData) -> Update:
         """Choose a subject of the library."""
         with Reported():
-            entry = self._studio.library.open(names[event.index])
-            return {**self.chosen(entry, visitor(request)), self._tabs: gr.update(selected="draw")}
+            entry = self._service.library.open(names[event.index])
+            return {**self.chosen(entry, session_id(request)), self._tabs: gr.update(selected="draw")}
         return NOTHING
 
     def bring(self, path: str, request: gr.Request) -> Update:
         """Add an artifact from elsewhere."""
         with Reported(), self._uploads.taken(path):
             try:
-                entry = self._studio.adopt(Path(path))
+                entry = self._service.adopt(Path(path))
             except ArtifactError as error:
                 raise ArtifactError(str(error).replace(path, Path(path).name)) from error
             return {
-                **self.chosen(entry, visitor(request)),
+                **self.chosen(entry, session_id(request)),
                 **self.listed(),
                 self._tabs: gr.update(selected="draw"),
             }
@@ -114,7 +114,7 @@ class LibraryTab:
     def opened(self) -> Update:
         """Show the library when the page is opened, and name what cannot be read."""
         with Reported():
-            found = self._studio.subjects()
+            found = self._service.subjects()
             warn(found.damaged[:_NAMED])
             if (more := len(found.damaged) - _NAMED) > 0:
                 warn([f"{more} more entries of the library cannot be read"])

@@ -1,4 +1,4 @@
-"""The page's work without the page: one model, one library, and the jobs of its visitors."""
+"""The page's work without the page: one model, one library, and the jobs of its sessions."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Similarity:
 
 @dataclass(frozen=True, kw_only=True)
 class DrawRequest:
-    """What a visitor wants drawn; all but the sentences as in `edit`, images per sentence."""
+    """What a session asks to be drawn; all but the sentences as in `edit`, images per sentence."""
 
     sentences: Sequence[str]
     images: int
@@ -66,7 +66,7 @@ class FitWatch:
 
 @dataclass(frozen=True, kw_only=True)
 class DrawState:
-    """The pictures of a drawing so far, and notes for the visitor; both grow."""
+    """The pictures of a drawing so far, and notes for the session; both grow."""
 
     pictures: list[Picture] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -110,7 +110,7 @@ class Service:
         return self.backbone.id in EMBEDDED
 
     def learn(
-        self, visitor: str, subject: Subject, options: HiPerOptions, *, previews: bool
+        self, session: str, subject: Subject, options: HiPerOptions, *, previews: bool
     ) -> tuple[BackgroundJob[LibraryEntry], FitWatch]:
         """Start a fit; a stopped one with the same key resumes, a finished one is reused."""
         watch = FitWatch()
@@ -125,7 +125,7 @@ class Service:
                 artifact = cached_fit(path) or self._fitted(job, subject, resolved, path, at, watch)
             return self.library.add(artifact, subject.image)
 
-        return self.sessions.start(visitor, work), watch
+        return self.sessions.start(session, work), watch
 
     def _fitted(
         self,
@@ -154,7 +154,7 @@ class Service:
         checkpoint.remove()
         return artifact
 
-    def draw(self, visitor: str, name: str, request: DrawRequest) -> tuple[BackgroundJob[None], DrawState]:
+    def draw(self, session: str, name: str, request: DrawRequest) -> tuple[BackgroundJob[None], DrawState]:
         """Start drawing every prompt, with consecutive seeds."""
         artifact = self._artifact(name)
 
@@ -169,13 +169,13 @@ class Service:
             )
             watch.notes.extend(result.notes)
             watch.pictures.extend(
-                write_pictures(self.backbone, artifact, result, self.sessions.new_folder(visitor))
+                write_pictures(self.backbone, artifact, result, self.sessions.new_folder(session))
             )
 
-        return self._each(visitor, "Drawing", request.sentences, request.images, one)
+        return self._each(session, "Drawing", request.sentences, request.images, one)
 
     def search(
-        self, visitor: str, name: str, request: DrawRequest, *, candidates: int
+        self, session: str, name: str, request: DrawRequest, *, candidates: int
     ) -> tuple[BackgroundJob[None], DrawState]:
         """Start a seed search for every prompt, which draws the best pictures."""
         artifact, ranker = self._artifact(name), self._ranker(name)
@@ -192,17 +192,17 @@ class Service:
                 callback=report,
                 **sampling_of(request),
             )
-            folder = self.sessions.new_folder(visitor)
+            folder = self.sessions.new_folder(session)
             remarks = [f"text {score.text:z.2f}, likeness {score.identity:z.2f}" for score in found.scores]
             watch.notes.extend(found.drawn.notes)
             watch.pictures.extend(
                 write_pictures(self.backbone, artifact, found.drawn, folder, remarks=remarks)
             )
 
-        return self._each(visitor, "Searching", request.sentences, request.images, one)
+        return self._each(session, "Searching", request.sentences, request.images, one)
 
     def _each(
-        self, visitor: str, what: str, sentences: Sequence[str], images: int, one: DrawOne
+        self, session: str, what: str, sentences: Sequence[str], images: int, one: DrawOne
     ) -> tuple[BackgroundJob[None], DrawState]:
         if not 1 <= len(sentences) <= MAX_SENTENCES:
             raise OptionError(f"{len(sentences)} sentences; write 1 to {MAX_SENTENCES}, one on each line")
@@ -223,17 +223,17 @@ class Service:
                 if left:
                     job.give_way()
 
-        return self.sessions.start(visitor, work), watch
+        return self.sessions.start(session, work), watch
 
-    def picture_file(self, visitor: str, image: Image.Image) -> Path:
-        """Write a picture to a file of the visitor."""
-        path = self.sessions.new_folder(visitor) / "picture.png"
+    def picture_file(self, session: str, image: Image.Image) -> Path:
+        """Write a picture to a file of the session."""
+        path = self.sessions.new_folder(session) / "picture.png"
         files.atomic_write(path, png_bytes(image), overwrite=True)
         return path
 
-    def tail_file(self, visitor: str, entry: LibraryEntry) -> Path:
-        """Write a subject's artifact to a file of the visitor, named by its caption."""
-        path = self.sessions.new_folder(visitor) / f"{files.safe_slug(entry.artifact.caption)}.safetensors"
+    def tail_file(self, session: str, entry: LibraryEntry) -> Path:
+        """Write a subject's artifact to a file of the session, named by its caption."""
+        path = self.sessions.new_folder(session) / f"{files.safe_slug(entry.artifact.caption)}.safetensors"
         files.atomic_write(path, entry.artifact.to_bytes(), overwrite=True)
         return path
 

@@ -1,4 +1,4 @@
-"""Visitors of the page: the job of each, in turns on one model, and their own files."""
+"""Sessions of the page: the job of each, one at a time on one model, and its files."""
 
 from __future__ import annotations
 
@@ -32,59 +32,59 @@ class Sessions:
         self._gone: deque[str] = deque(maxlen=_REMEMBERED)
         self._folders: dict[str, Path] = {}
 
-    def ask(self, visitor: str) -> None:
-        """Note that a visitor wants a job; from now on `stop` stops it, though it may take long to `start`."""
-        if visitor in self._gone:  # a connection was lost, and is there again
-            self._gone.remove(visitor)
-        self.stop(visitor)
-        self._asked[visitor] = threading.Event()
+    def ask(self, session: str) -> None:
+        """Note that a session asks for a job; from now on `stop` stops it, though it may take long to `start`."""
+        if session in self._gone:  # a connection was lost, and is there again
+            self._gone.remove(session)
+        self.stop(session)
+        self._asked[session] = threading.Event()
 
-    def start(self, visitor: str, work: Callable[[BackgroundJob[T]], T]) -> BackgroundJob[T]:
-        """Start a job as soon as the model is free; an earlier one of the same visitor is stopped.
+    def start(self, session: str, work: Callable[[BackgroundJob[T]], T]) -> BackgroundJob[T]:
+        """Start a job as soon as the model is free; an earlier one of the same session is stopped.
 
-        One that was stopped since `ask`, or whose visitor has left, ends at once.
+        One that was stopped since `ask`, or whose session has ended, ends at once.
 
         Raises:
             UserError: `MOST` jobs are there already.
         """
-        stop = self._asked.pop(visitor, None) or threading.Event()
-        self.stop(visitor)
-        if visitor in self._gone:
+        stop = self._asked.pop(session, None) or threading.Event()
+        self.stop(session)
+        if session in self._gone:
             stop.set()
         if sum(not job.wait(0) for job in list(self._jobs.values())) >= MOST:
             raise UserError(f"{MOST} jobs wait for the model already; try again when some of them are done")
         job = BackgroundJob(work, self._line, stop)
-        self._jobs[visitor] = job
+        self._jobs[session] = job
         return job
 
-    def stop(self, visitor: str) -> BackgroundJob[Any] | None:
-        """Ask the visitor's job to stop, also one that is about to start; return it, or None."""
-        if visitor in self._asked:
-            self._asked[visitor].set()
-        job = self._jobs.pop(visitor, None)
+    def stop(self, session: str) -> BackgroundJob[Any] | None:
+        """Ask the session's job to stop, also one that is about to start; return it, or None."""
+        if session in self._asked:
+            self._asked[session].set()
+        job = self._jobs.pop(session, None)
         if job is not None:
             job.stop()
         return job
 
-    def forget(self, visitor: str) -> None:
-        """Stop the job of a visitor who has left, and remove their files."""
-        self._gone.append(visitor)
-        job = self.stop(visitor)
-        self._asked.pop(visitor, None)
+    def forget(self, session: str) -> None:
+        """Stop the job of a session that has ended, and remove its files."""
+        self._gone.append(session)
+        job = self.stop(session)
+        self._asked.pop(session, None)
         if job is not None:
             job.wait()
-        folder = self._folders.pop(visitor, None)
+        folder = self._folders.pop(session, None)
         if folder is not None:
             shutil.rmtree(folder)
 
     def close(self) -> None:
         """Stop everybody's job and wait for the ends."""
-        for job in [self.stop(visitor) for visitor in list(self._jobs)]:
+        for job in [self.stop(session) for session in list(self._jobs)]:
             if job is not None:
                 job.wait()
 
-    def new_folder(self, visitor: str) -> Path:
-        """Return a new folder inside the visitor's own; neither name can be guessed."""
-        if visitor not in self._folders:
-            self._folders[visitor] = Path(tempfile.mkdtemp(dir=self._scratch))
-        return Path(tempfile.mkdtemp(dir=self._folders[visitor]))
+    def new_folder(self, session: str) -> Path:
+        """Return a new folder inside the session's own; neither name can be guessed."""
+        if session not in self._folders:
+            self._folders[session] = Path(tempfile.mkdtemp(dir=self._scratch))
+        return Path(tempfile.mkdtemp(dir=self._folders[session]))
