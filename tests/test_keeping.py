@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -367,3 +368,29 @@ def test_an_empty_region_is_refused(sd1: SdBackbone, learnt: hiper.Artifact, roo
 def test_a_region_without_any_picture_is_refused(sd1: SdBackbone, learnt: hiper.Artifact) -> None:
     with pytest.raises(OptionError, match="no latents"):
         edited(sd1, replace(learnt, source=None), region=(0, 0, 9, 9))
+
+
+@pytest.mark.slow
+def test_a_picture_of_a_region_is_not_drawn_again_without_it(
+    cli: Cli, tail: Path, dog: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    out, page = tmp_path / "out", tmp_path / "page.html"
+    asked = ("--source", dog, "--region", "0,0,40,40", "--show-mask", "--num-inference-steps", "1")
+    edited = cli("edit", tail, SENTENCE, "--out", out, *asked, "--report", page, "--json")
+    assert edited.status == 0, edited.err
+    (image,) = json.loads(edited.out)["images"]
+    assert sorted(map(str, out.iterdir())) == sorted([image["path"], image["mask"]])
+    shown = cli("show", image["path"], "--json").out
+    assert json.loads(shown)["given"] == ["source", "region"]
+    cli("rerun", image["path"], "--backbone", model_folder).refusal("--region")
+
+
+@pytest.mark.slow
+def test_a_fit_without_the_source_is_an_option(
+    cli: Cli, dog: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "tail.safetensors"
+    fit = ("fit", dog, "--caption", CAPTION, "--backbone", model_folder, "--out", file, "--no-source")
+    assert cli(*fit, "-o", "num_train_steps=1").status == 0
+    assert hiper.Artifact.load(file).source is None
+    cli(*fit, "--overwrite", "-o", "source=true").refusal("--no-source")

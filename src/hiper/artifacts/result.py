@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import PIL.Image
 
@@ -21,6 +22,7 @@ class EditResult:
         batch_size: Pictures drawn at a time; the last bits of a picture depend on its batch.
         flagged: Seeds whose picture the model's safety checker blackened.
         notes: For the user.
+        given: Which of `source`, `region` and `into` the edit was given.
         masks: Mode L, one per picture, white where it was free to change; none where nothing of the source was kept.
     """
 
@@ -31,4 +33,5 @@ class EditResult:
     batch_size: int
     flagged: tuple[int, ...]
     notes: tuple[str, ...]
+    given: tuple[Literal["source", "region", "into"], ...] = ()
     masks: tuple[PIL.Image.Image, ...] = ()

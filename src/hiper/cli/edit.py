@@ -141,14 +141,16 @@ def edit(
         results = draw(session, model, artifact, drawings, request, report, start)
         if request.report is not None:
             write_report(
-                session, request.report, model, artifact, results, report, overwrite=request.overwrite
+                *(session, request.report, model, artifact, results, report),
+                overwrite=request.overwrite,
+                start=start,
             )
     origin: dict[str, object] = {"artifact": str(learnt.file)}
     if learnt.others:
         origin["with"] = [str(path) for path in learnt.others]
     if learnt.negative is not None:
         origin["negative"] = str(learnt.negative)
-    print_drawn(session, origin, drawings, results, request.report)
+    print_drawn(session, origin, drawings, results, request)
 
 
 @contextmanager
@@ -247,20 +249,21 @@ def print_drawn(
     origin: Mapping[str, object],
     drawings: Sequence[Drawing],
     results: Sequence[EditResult],
-    page: Path | None,
+    request: EditRequest,
 ) -> None:
-    """Tell where each picture and the page is and what they were drawn with."""
+    """Report where each picture, its mask and the page are, and what they were drawn with."""
     images = [
         {"path": str(path), "prompt": drawing.prompt, "seed": seed}
+        | ({"mask": str(mask_path(path))} if request.show_mask else {})
         for drawing in drawings
         for seed, path in drawing.paths.items()
     ]
     flagged = [{"prompt": result.prompt, "seed": seed} for result in results for seed in result.flagged]
     record = {**origin, "images": images, "settings": asdict(results[0].settings), "flagged": flagged}
-    lines = [str(image["path"]) for image in images]
-    if page is not None:
-        record["report"] = str(page)
-        lines.append(str(page))
+    lines = [str(image[name]) for image in images for name in ("path", "mask") if name in image]
+    if request.report is not None:
+        record["report"] = str(request.report)
+        lines.append(str(request.report))
     session.console.result(record, lines)
 
 

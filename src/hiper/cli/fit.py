@@ -59,6 +59,9 @@ class FitRequest:
         Path | None, Option(metavar="MASK", help="A picture of the same size, white where the subject is.")
     ] = None
     seed: FitSeed = None
+    no_source: Annotated[
+        bool, Option(help="Leave the picture's latents, from which it can be decoded, out of the file.")
+    ] = False
     frame: Annotated[int | None, Option(min=0, help="Which picture of an animation.")] = None
     background: Annotated[str, Option(metavar="COLOUR", help="What transparent parts are laid on.")] = "white"
     allow_truncated: Annotated[bool, Option(help="Use what is left of a damaged file.")] = False
@@ -137,9 +140,12 @@ def prepare(session: Session, request: FitRequest, hardware: Hardware) -> Plan:
     from hiper.seeds import RANDOM, resolve_seed
 
     method = get_method(request.method)
-    options: Any = method.options_for(
-        request.backbone, request.preset, **method_options(request.option, request.seed)
-    )
+    given = method_options(request.option, request.seed)
+    if request.no_source and "source" in given:
+        raise OptionError("--no-source and -o source are both given; give one of them")
+    if request.no_source:
+        given["source"] = False
+    options: Any = method.options_for(request.backbone, request.preset, **given)
     session.console.note(*subject.notes)
     if options.as_mapping().get("seed") == RANDOM:
         options = replace(options, seed=resolve_seed(RANDOM))

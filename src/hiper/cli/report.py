@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hiper.analysis.attention import Study
     from hiper.artifacts import Artifact, EditResult
     from hiper.backbones import Backbone
+    from hiper.inference import EditStart
     from hiper.training import ProgressEvent
 
 STRENGTHS = (0.0, 0.5, 0.8, 1.0)
@@ -36,6 +37,7 @@ def write_report(
     report: Report,
     *,
     overwrite: bool,
+    start: EditStart,
     source: Image | None = None,
     loss_history: Sequence[ProgressEvent] = (),
 ) -> None:
@@ -45,7 +47,7 @@ def write_report(
     by_prompt: dict[str, list[EditResult]] = {}
     for result in results:
         by_prompt.setdefault(result.prompt, []).append(result)
-    sentences = [_sentence(backbone, artifact, each, report) for each in by_prompt.values()]
+    sentences = [_sentence(backbone, artifact, each, report, start) for each in by_prompt.values()]
     whole = RunReport(
         artifact=artifact,
         command=shlex.join(["hiper", *session.arguments]),
@@ -60,7 +62,7 @@ def write_report(
 
 
 def _sentence(
-    backbone: Backbone, artifact: Artifact, results: Sequence[EditResult], report: Report
+    backbone: Backbone, artifact: Artifact, results: Sequence[EditResult], report: Report, start: EditStart
 ) -> Sentence:
     from hiper.analysis import Sentence
     from hiper.inference import edit
@@ -75,7 +77,7 @@ def _sentence(
         report("drawing the report's grid", number, len(missing))
         sampling: SamplingKwargs = {**sampling_of(settings), "strength": strength}
         grid[strength] = edit(
-            backbone, artifact, first.prompt, seeds=seeds, batch_size=first.batch_size, **sampling
+            *(backbone, artifact, first.prompt), seeds=seeds, batch_size=first.batch_size, **start, **sampling
         ).images
     report("drawing the report's grid", len(missing), len(missing))
     return Sentence(results=results, grid=dict(sorted(grid.items())), grid_seeds=seeds)

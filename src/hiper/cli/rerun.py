@@ -32,9 +32,10 @@ def rerun(
     overwrite: Overwrite = False,
 ) -> None:
     """Draw a picture again from the settings it carries."""
-    from hiper.inference import read_drawn
+    from hiper.inference import check_drawn_from_artifact, read_drawn
 
     drawn = read_drawn(picture)
+    check_drawn_from_artifact(drawn)
     learnt = _artifact(drawn, artifact)
     target = out or picture.with_name(f"{picture.stem}-rerun.png")
     files.check_writable(target, overwrite=overwrite)

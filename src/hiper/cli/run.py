@@ -50,11 +50,12 @@ def run(
             write_report(
                 *(session, page, backbone, fitted.artifact, results, report),
                 overwrite=edit_request.overwrite,
+                start=start,
                 source=plan.subject.image,
                 loss_history=fitted.loss_history,
             )
     origin = {"artifact": str(fitted.path), "reused": fitted.reused}
-    print_drawn(session, origin, drawings, results, page)
+    print_drawn(session, origin, drawings, results, edit_request)
 
 
 def _targeted(plan: Plan, request: EditRequest) -> Plan:

@@ -22,6 +22,7 @@ from .previews import Preview as Preview
 from .previews import fit_with_previews as fit_with_previews
 from .previews import preview_steps as preview_steps
 from .rerunning import Redrawn as Redrawn
+from .rerunning import check_drawn_from_artifact as check_drawn_from_artifact
 from .rerunning import rerun as rerun
 from .search import Ranker as Ranker
 from .search import Score as Score

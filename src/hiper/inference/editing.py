@@ -157,6 +157,11 @@ def edit(
         batch_size=batch_size,
         flagged=flagged,
         notes=tuple(notes),
+        given=(
+            *(("source",) if source is not None else ()),
+            *(("region",) if region is not None else ()),
+            *(("into",) if into is not None else ()),
+        ),
         masks=()
         if start is None or drawn.masks is None
         else start.put_back_masks(drawn.masks, drawn.images[0].size),

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 from hiper.artifacts import Artifact, EditResult, content_sha256, public_name
 from hiper.backbones import Backbone
@@ -64,6 +64,7 @@ class PictureSettings(SamplingSettings):
         caption: Of the artifact.
         artifact_sha256: Its `content_sha256`.
         versions: Of the libraries that drew.
+        given: Which of `source`, `region` and `into` the edit was given; the PNG carries none of them.
     """
 
     prompt: str
@@ -79,6 +80,7 @@ class PictureSettings(SamplingSettings):
     caption: str
     artifact_sha256: str
     versions: Mapping[str, str]
+    given: Sequence[Literal["source", "region", "into"]] = ()
 
 
 def settings_of(backbone: Backbone, artifact: Artifact, result: EditResult, seed: int) -> PictureSettings:
@@ -103,6 +105,7 @@ def settings_of(backbone: Backbone, artifact: Artifact, result: EditResult, seed
         caption=artifact.caption,
         artifact_sha256=content_sha256(artifact),
         versions=versions(),
+        given=result.given,
     )
 
 
@@ -111,7 +114,7 @@ def text_chunks(settings: PictureSettings, artifact: Artifact | None) -> dict[st
     record = {"schema": SCHEMA, **asdict(settings)}
     chunks = {SETTINGS: json.dumps(record), PARAMETERS: _parameters(settings)}
     if artifact is not None and sum(t.nbytes for t in artifact.tensors.values()) <= LARGEST_ARTIFACT:
-        data = artifact.shareable(source=settings.keep > 0).to_bytes()
+        data = artifact.shareable(source=settings.keep > 0 and not settings.given).to_bytes()
         if len(data) <= LARGEST_ARTIFACT + (LARGEST_SOURCE_BYTES if settings.keep else 0):
             chunks[ARTIFACT] = base64.b64encode(data).decode("ascii")
     return chunks
@@ -132,7 +135,7 @@ def parse_settings(text: str) -> PictureSettings:
     schema = record.pop("schema")
     if schema != SCHEMA:
         raise _foreign(f"their schema is {str(schema)[:20]}, this hiper reads {SCHEMA}")
-    record.setdefault("keep", 0.0)  # pictures of earlier releases were all drawn anew
+    record = {"keep": 0.0, "given": [], **record}  # pictures of earlier releases were all drawn anew
     try:
         record = current_names(record, EARLIER_SAMPLING)
     except OptionError as error:

@@ -63,7 +63,7 @@ def read_drawn(path: Path) -> DrawnPicture:
         if SETTINGS not in texts:
             raise ImageError(_no_settings(texts.get(DEMO)))
         settings = parse_settings(_limited(texts, SETTINGS))
-        if size != (settings.width, settings.height):
+        if size != (settings.width, settings.height) and not settings.given:
             raise ImageError(
                 f"it has {size[0]}x{size[1]} pixels and its settings say {settings.width}x{settings.height}:"
                 " it was resized or put together since; take the picture as it was drawn"

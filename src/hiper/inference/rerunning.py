@@ -37,14 +37,26 @@ class Redrawn:
     most: int
 
 
+def check_drawn_from_artifact(drawn: DrawnPicture) -> None:
+    """Raise ImageError for a picture that was drawn from more than an artifact and its settings."""
+    if drawn.settings.given:
+        given = " and ".join(f"--{name}" for name in drawn.settings.given)
+        raise ImageError(
+            f"{shown(drawn.path)}: it was drawn with {given}, which the PNG does not carry; repeat the edit by"
+            " hiper edit"
+        )
+
+
 def rerun(
     drawn: DrawnPicture, backbone: Backbone, artifact: Artifact, *, callback: StepCallback | None = None
 ) -> Redrawn:
     """Draw a picture again, together with those that were drawn with it; errors and warnings are those of `edit`.
 
     Raises:
-        ImageError: The picture is damaged, or claims a batch or a size that would take any memory.
+        ImageError: The picture is damaged, was drawn from a picture or region that it does not carry, or claims a batch
+            or a size that would take any memory.
     """
+    check_drawn_from_artifact(drawn)
     settings = drawn.settings
     largest = LARGEST_AREA * backbone.resolution**2
     if len(settings.batch) > LARGEST_BATCH or settings.height * settings.width > largest:
