@@ -14,9 +14,9 @@ from hiper.bench.toml_suite import OwnSuite
 from hiper.cli import main
 from hiper.errors import ImageError, OptionError, UserError
 from hiper.images import fit_square
-from hiper.metrics import ClipSimilarity, DinoSimilarity
+from hiper.metrics import ClipSimilarity, DinoSimilarity, StructureDistance
 from tests import tiny
-from tests.test_similarity import clip, dino  # noqa: F401  # fixtures: folders of tiny models
+from tests.test_similarity import clip, dino, vit  # noqa: F401  # fixtures: folders of tiny models
 
 REX = """
 [[subject]]
@@ -33,6 +33,7 @@ image = "photos/rex.png"
 caption = "a cat"
 edits = [{ name = "sitting", caption = "a sitting cat" }]
 """
+REGION = REX.replace('a sitting dog"', 'a sitting dog", region = "photos/mask.png"')
 
 
 @pytest.fixture
@@ -112,6 +113,54 @@ def test_scores_are_those_of_the_networks(folder: Path, clip: Path, dino: Path) 
     assert only.identity() != OwnSuite(written(folder, REX)).identity()
 
 
+def test_the_background_is_scored_where_an_edit_has_a_region(folder: Path, vit: Path) -> None:  # noqa: F811
+    """Against the square of 32 pixels that a model sees, outside of the middle quarter of it."""
+    path = written(folder, REGION + TOM + f'[metrics]\nstructure = "{vit}"\n')
+    suite = OwnSuite(path)
+    case, other = suite.cases("rex")
+    source = fit_square(case.source, 32)
+    inside, everywhere = source.copy(), source.point(lambda level: level // 2)
+    inside.paste("red", (8, 8, 24, 24))
+    black = [source.copy(), everywhere.copy()]
+    for picture in black:
+        picture.paste("black", (8, 8, 24, 24))
+    outside = np.ones((32, 32), dtype=bool)
+    outside[8:24, 8:24] = False
+    error = (np.asarray(everywhere, dtype=float) - np.asarray(source, dtype=float))[outside]
+    network = StructureDistance.load(vit)
+    assert suite.score(case, everywhere) == {
+        "structure_distance": network.distance(source, everywhere),
+        "background_psnr": pytest.approx(-10 * np.log10(np.square(error / 255).mean())),
+        "background_structure": network.distance(*black),
+    }
+    assert {**suite.score(case, inside), "structure_distance": 0} == {
+        "structure_distance": 0,
+        "background_psnr": 100,
+        "background_structure": 0,
+    }
+    unknown = {"background_psnr": None, "background_structure": None}
+    assert suite.score(other, inside) == {"structure_distance": network.distance(source, inside), **unknown}
+    assert list(suite.metrics()) == list(suite.score(other, inside))
+
+    identities = [suite.identity()]
+    for paint in (0, 255):
+        mask = Image.new("L", (64, 64), 255)
+        mask.paste(paint, (0, 0, 8, 64))
+        mask.save(folder / "photos" / "mask.png")
+        suite = OwnSuite(path)
+        identities.append(suite.identity())
+    assert len({str(identity) for identity in identities}) == 3
+    assert suite.score(suite.cases("rex")[0], inside).items() >= unknown.items()
+
+
+def test_a_region_needs_no_network(folder: Path) -> None:
+    suite = OwnSuite(written(folder, REGION))
+    case = suite.cases("rex")[0]
+    assert list(suite.metrics()) == ["background_psnr"]
+    assert suite.score(case, case.source) == {"background_psnr": 100}
+    assert suite.identity() != OwnSuite(written(folder, REX)).identity()
+
+
 @pytest.mark.slow
 def test_a_run_without_metrics_says_so(
     folder: Path, model_folder: Path, capsys: pytest.CaptureFixture[str]
@@ -166,6 +215,18 @@ def test_it_has_no_splits(folder: Path) -> None:
         (REX.replace(', caption = "a sitting dog"', ""), ["edit 1", "no caption is given"]),
         (REX.replace("rex.png", "max.png"), ["subject rex", "max.png", "no such file"]),
         (REX.replace("mask.png", "rax.png"), ["subject rex", "rax.png"]),
+        (
+            REGION.replace("region", "regoin"),
+            ["subject rex, edit 1", "'regoin'", "did you mean region?"],
+        ),
+        (REGION.replace('region = "photos/mask.png"', "region = 3"), ["edit 1", "region is 3"]),
+        (REGION.replace('region = "photos/mask', 'region = "photos/rax'), ["edit 1", "rax.png"]),
+        (REGION.replace('region = "photos/mask', 'region = "photos/black'), ["edit 1", "selects nothing"]),
+        (
+            REGION.replace('region = "photos/mask', 'region = "photos/wide'),
+            ["edit 1", "80x64", "64x64", "same size"],
+        ),
+        (REX + '[metrics]\nstructure = "photos"', ["[metrics]", "photos", "ViTModel"]),
         (REX + '[metrics]\nclp = "x"', ["[metrics]", "'clp'", "did you mean clip?"]),
         (REX + "[metrics]\nclip = 3", ["[metrics]", "clip is 3"]),
         (REX + '[metrics]\nclip = "photos"', ["photos"]),
@@ -173,6 +234,8 @@ def test_it_has_no_splits(folder: Path) -> None:
     ],
 )
 def test_mistakes_are_told_in_one_line(folder: Path, text: str, words: list[str]) -> None:
+    Image.new("L", (64, 64), 0).save(folder / "photos" / "black.png")
+    Image.new("L", (80, 64), 255).save(folder / "photos" / "wide.png")
     with pytest.raises(UserError) as refused:
         OwnSuite(written(folder, text))
     message = str(refused.value)

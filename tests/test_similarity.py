@@ -23,10 +23,13 @@ from transformers import (
     CLIPModel,
     Dinov2Config,
     Dinov2Model,
+    ViTConfig,
+    ViTImageProcessorPil,
+    ViTModel,
 )
 
 from hiper.errors import BackboneError, HiperWarning, ImageError, OptionError
-from hiper.metrics import ClipSimilarity, DinoSimilarity, similarity
+from hiper.metrics import ClipSimilarity, DinoSimilarity, StructureDistance, similarity
 from hiper.metrics._transformers import CLIP, load_network
 from tests import local_hub, tiny
 
@@ -77,6 +80,23 @@ def dino(tmp_path_factory: pytest.TempPathFactory) -> Path:
     scattered(Dinov2Model(config)).save_pretrained(folder)
     imagenet = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
     BitImageProcessorPil(**PREPROCESSING, **imagenet).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As facebook/dino-vitb8 is on the Hub: without a pooler, the picture scaled to a square."""
+    folder = tmp_path_factory.mktemp("vit")
+    config = ViTConfig(
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=CROP,
+        patch_size=8,
+    )
+    scattered(ViTModel(config, add_pooling_layer=False)).save_pretrained(folder)
+    ViTImageProcessorPil(size={"height": CROP, "width": CROP}).save_pretrained(folder)
     return folder
 
 
@@ -153,6 +173,51 @@ def test_dino_is_the_cosine_of_class_tokens_computed_by_hand(dino: Path) -> None
     expected = cosine(*tokens)
     assert abs(expected) < 0.95
     assert DinoSimilarity.load(dino, device="cpu").image(a, b) == pytest.approx(expected, abs=1e-5)
+
+
+@torch.no_grad()
+def self_similarity(layer: Any, tokens: torch.Tensor) -> Any:
+    """Cosines of the keys of tokens [tokens, embed] that go into a layer, written out."""
+    attention = layer.attention if hasattr(layer.attention, "k_proj") else layer.attention.attention
+    norm = getattr(layer, "norm1", None) or layer.layernorm_before
+    keys = norm(tokens).double() @ attention.k_proj.weight.double().T + attention.k_proj.bias.double()
+    return [[float(a @ b / (a.norm() * b.norm())) for b in keys] for a in keys]
+
+
+def test_structure_distance_is_the_one_of_its_formula(vit: Path, dino: Path) -> None:
+    """Of the first DINO and of DINOv2, with the class token, of the last layer."""
+    a, b = noise(0, 48, 48), noise(2, 64, 64)
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    squared = [
+        np.asarray(picture.resize((CROP, CROP), Image.Resampling.BILINEAR)) / 127.5 - 1 for picture in (a, b)
+    ]
+    pixels = {
+        vit: [torch.from_numpy(values.transpose(2, 0, 1)[None]).float() for values in squared],
+        dino: [by_hand(picture, mean, std) for picture in (a, b)],
+    }
+    for folder, kind in ((vit, ViTModel), (dino, Dinov2Model)):
+        model = kind.from_pretrained(folder, **({"add_pooling_layer": False} if kind is ViTModel else {}))
+        last = model.layers[-1] if kind is ViTModel else model.encoder.layer[-1]
+        matrices = []
+        for values in pixels[folder]:
+            with torch.no_grad():
+                states = model(values, output_hidden_states=True).hidden_states
+            matrices.append(self_similarity(last, states[1][0]))
+        assert np.shape(matrices) == (2, 17, 17)
+        expected = np.mean(np.square(np.subtract(*matrices)))
+        assert expected > 0.01
+        scorer = StructureDistance.load(folder, device="cpu")
+        assert scorer.distance(a, b) == pytest.approx(expected, abs=1e-5)
+        assert scorer.distance(a, a.copy()) == 0
+
+
+def test_structure_distance_needs_a_vit(vit: Path, clip: Path) -> None:
+    with pytest.raises(
+        BackboneError, match=r"type clip; allowed is vit and dinov2, such as facebook/dino-vitb8$"
+    ):
+        StructureDistance.load(clip)
+    with pytest.raises(BackboneError, match="type vit; allowed is dinov2"):
+        DinoSimilarity.load(vit)
 
 
 @pytest.mark.slow

@@ -62,6 +62,7 @@ class Case:
         mask: Of the source (mode L), for a fit to use; None where its owner gave none.
         truth: The answer; None where it is not known.
         other_captions: Captions, by name, that say less of the source than its own, or something wrong.
+        region: Of the source (mode L, of its size), above 127 where the edit may change it; None where it is not known.
     """
 
     subject: str
@@ -72,6 +73,7 @@ class Case:
     mask: Image.Image | None
     truth: Truth | None
     other_captions: Mapping[str, str] = field(default_factory=dict)
+    region: Image.Image | None = None
 
     def learnt_from(self, source_caption: str) -> str:
         """Return the caption that the source is learnt from: its own for "", else one of the others."""

@@ -5,13 +5,14 @@ name = "rex"
 image = "rex.jpg"                   # relative to this file
 caption = "a standing dog"
 mask = "rex-mask.png"               # optional
-edits = [{ name = "sitting", caption = "a sitting dog" }]
+edits = [{ name = "sitting", caption = "a sitting dog", region = "rex-region.png" }]  # region: optional
 vague = "an animal"                 # optional, of all subjects or of none: captions for `source_caption`
 wrong = "a standing cat"
 
-[metrics]                           # optional: without it nothing is scored
+[metrics]                           # optional: without it only what lies outside a region is scored
 clip = "openai/clip-vit-base-patch32"
 dino = "facebook/dinov2-small"
+structure = "facebook/dino-vitb8"
 """
 
 from __future__ import annotations
@@ -32,23 +33,40 @@ from PIL import Image
 from hiper.bench.base import Case, Metric, Scores, Suite
 from hiper.errors import OptionError, UserError
 from hiper.files import path_in, read_text
-from hiper.images import Subject, clean_text, fit_square
+from hiper.images import Subject, clean_text, fit_square, open_mask
 from hiper.options import digest, read_fields
 
 if TYPE_CHECKING:
-    from hiper.metrics import ClipSimilarity, DinoSimilarity
+    from hiper.metrics import ClipSimilarity, DinoSimilarity, StructureDistance
 
 MAX_BYTES = 10_000_000
 """Of a suite's file; a thousand subjects take some 200 kB."""
 
+MAX_PSNR = 100.0
+"""In dB, for a background without any change: a report has finite numbers alone. One level of 255 in one channel of one
+pixel in 512 x 512 is 107 dB."""
+
 _cosine = partial(Metric, better="higher", unit="cosine", low=-1, high=1)
+_structure = partial(Metric, better="lower", unit="squared cosine", low=0, high=4)
 METRICS: Mapping[str, Mapping[str, Metric]] = {
     "clip": {
         "clip_text": _cosine(text="the picture shows what the sentence says"),
         "clip_image": _cosine(text="the picture resembles the source (CLIP)"),
     },
     "dino": {"dino": _cosine(text="the picture resembles the source (DINO)")},
+    "structure": {"structure_distance": _structure(text="layout, to the source")},
 }
+BACKGROUND = {
+    "background_psnr": Metric(
+        text=f"pixels outside the region, to the source ({MAX_PSNR:.0f} where none changed)",
+        better="higher",
+        unit="dB",
+        low=0,
+        high=MAX_PSNR,
+    ),
+    "background_structure": _structure(text="layout outside the region, to the source"),
+}
+"""Where an edit has a region."""
 E = TypeVar("E")
 
 
@@ -73,12 +91,14 @@ class _SubjectEntry:
 class _EditEntry:
     name: str
     caption: str
+    region: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class _MetricsEntry:
     clip: str | None = None
     dino: str | None = None
+    structure: str | None = None
 
 
 @final
@@ -106,7 +126,8 @@ class OwnSuite(Suite):
         return self._cases[subject]
 
     def metrics(self) -> Mapping[str, Metric]:
-        return {name: metric for kind in self._scorers for name, metric in METRICS[kind].items()}
+        metrics = {name: metric for kind in self._scorers for name, metric in METRICS[kind].items()}
+        return metrics | self._background_metrics()
 
     def score(self, case: Case, picture: Image.Image) -> Scores:
         source = fit_square(case.source, picture.width)
@@ -118,6 +139,37 @@ class OwnSuite(Suite):
         if "dino" in self._scorers:
             dino: DinoSimilarity = self._scorers["dino"]
             scores["dino"] = dino.image(source, picture)
+        if "structure" in self._scorers:
+            structure: StructureDistance = self._scorers["structure"]
+            scores["structure_distance"] = structure.distance(source, picture)
+        return scores | self._background_scores(case, source, picture)
+
+    def _background_metrics(self) -> dict[str, Metric]:
+        """Of what lies outside the edits' regions: none where no edit has one."""
+        if all(case.region is None for cases in self._cases.values() for case in cases):
+            return {}
+        return (
+            BACKGROUND if "structure" in self._scorers else {"background_psnr": BACKGROUND["background_psnr"]}
+        )
+
+    def _background_scores(
+        self, case: Case, source: Image.Image, picture: Image.Image
+    ) -> dict[str, float | None]:
+        scores: dict[str, float | None] = dict.fromkeys(self._background_metrics())
+        if case.region is None:
+            return scores
+        from hiper.metrics import background_psnr, blackened
+
+        region = fit_square(case.region, picture.width)
+        psnr = background_psnr(picture, source, region)
+        if psnr is None:  # the region covers everything
+            return scores
+        scores["background_psnr"] = min(psnr, MAX_PSNR)
+        if "structure" in self._scorers:
+            structure: StructureDistance = self._scorers["structure"]
+            scores["background_structure"] = structure.distance(
+                blackened(source, region), blackened(picture, region)
+            )
         return scores
 
     def _add(self, given: object, where: str) -> None:
@@ -126,14 +178,20 @@ class OwnSuite(Suite):
         where = f"subject {name}"
         subject = self._subject(record, where)
         edits: dict[str, str] = {}
+        regions: dict[str, Image.Image] = {}
         listed = self._list(record.edits, "edits", where, '[{ name = "sitting", ... }]')
         for number, each in enumerate(listed, start=1):
             place = f"{where}, edit {number}"
             edit = self._read(_EditEntry, each, place)
             edits[self._name(edit.name, place, edits)] = self._caption(edit.caption, place)
+            if edit.region is not None:
+                regions[edit.name] = self._region(edit.region, subject.image, place)
         captions = {"vague": record.vague, "wrong": record.wrong}
         others = {name: self._caption(text, where) for name, text in captions.items() if text is not None}
         content = [name, subject.sha256, subject.caption, edits, *([others] if others else [])]
+        if regions:
+            hashes = {edit: hashlib.sha256(region.tobytes()).hexdigest() for edit, region in regions.items()}
+            content.append({"regions": hashes})
         self._digest.update(json.dumps(content).encode())
         self._cases[name] = [
             Case(
@@ -145,6 +203,7 @@ class OwnSuite(Suite):
                 mask=subject.mask,
                 truth=None,
                 other_captions=others,
+                region=regions.get(edit),
             )
             for edit, caption in edits.items()
         ]
@@ -166,16 +225,32 @@ class OwnSuite(Suite):
         with self._named(where):
             return Subject.open(path_in(folder, record.image), caption=caption, mask=mask)
 
+    def _region(self, name: str, image: Image.Image, where: str) -> Image.Image:
+        with self._named(where):
+            region = open_mask(path_in(self._path.parent, name)).image
+        if region.size != image.size:
+            self._refuse(
+                where,
+                "the region has {}x{} pixels, the picture {}x{}: give both the same size".format(
+                    *region.size, *image.size
+                ),
+            )
+        return region
+
     def _load_scorers(self, given: object) -> dict[str, Any]:
         """Now, so that a model that cannot be had is refused before an hour of fits."""
         chosen = vars(self._read(_MetricsEntry, given, "[metrics]"))
         record = {name: model for name, model in chosen.items() if model is not None}
         if not record:
             return {}
-        from hiper.metrics import ClipSimilarity, DinoSimilarity
+        from hiper.metrics import ClipSimilarity, DinoSimilarity, StructureDistance
 
         self._digest.update(json.dumps(record, sort_keys=True).encode())
-        loaders = {"clip": ClipSimilarity.load, "dino": DinoSimilarity.load}
+        loaders = {
+            "clip": ClipSimilarity.load,
+            "dino": DinoSimilarity.load,
+            "structure": StructureDistance.load,
+        }
         models = {name: self._model(record[name]) for name in loaders if name in record}
         with self._named("[metrics]"):
             scorers: dict[str, Any] = {name: loaders[name](model) for name, model in models.items()}

@@ -8,5 +8,7 @@ from .picture_distance import picture_distance as picture_distance
 from .picture_distance import picture_distances as picture_distances
 from .similarity import ClipSimilarity as ClipSimilarity
 from .similarity import DinoSimilarity as DinoSimilarity
+from .similarity import StructureDistance as StructureDistance
 from .structure import background_psnr as background_psnr
+from .structure import blackened as blackened
 from .structure import structural_similarity as structural_similarity

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,16 +46,21 @@ class Kind:
         model: Its class in transformers.
         processor: The class of its preprocessing.
         example: A Hub id to name in messages.
+        arguments: Of the class.
     """
 
     type: str
     model: str
     processor: str
     example: str
+    arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 CLIP = Kind("clip", "CLIPModel", "CLIPImageProcessorPil", "openai/clip-vit-large-patch14")
 DINO = Kind("dinov2", "Dinov2Model", "BitImageProcessorPil", "facebook/dinov2-base")
+VIT = Kind(  # the first DINO has no pooler
+    "vit", "ViTModel", "ViTImageProcessorPil", "facebook/dino-vitb8", {"add_pooling_layer": False}
+)
 BLIP = Kind("blip", "BlipForConditionalGeneration", "AutoProcessor", "Salesforce/blip-image-captioning-base")
 FLORENCE = Kind(
     "florence2", "Florence2ForConditionalGeneration", "AutoProcessor", "florence-community/Florence-2-base"
@@ -124,6 +129,7 @@ def _loaded(folder: Path, kind: Kind, device: torch.device) -> Network:
             local_files_only=True,
             ignore_mismatched_sizes=True,  # they are in the report, which says more than the refusal
             output_loading_info=True,
+            **kind.arguments,
         )
     check_part(model, str(folder), report, strict=False)
     with reported_as_backbone_error(f"the preprocessing of {folder}"), quiet():

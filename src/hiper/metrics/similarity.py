@@ -1,6 +1,6 @@
-"""How much a picture resembles a sentence or another picture, by CLIP and DINOv2.
+"""How much a picture resembles a sentence or another picture, by CLIP, DINO and DINOv2.
 
-Every score is the cosine of two embeddings: range -1 to 1, no unit, higher is better. Scores of different
+Similarities are cosines of two embeddings: range -1 to 1, no unit, higher is better. Scores of different
 networks do not compare, so a table names its network. Networks compute in float32 and see a picture as their own
 preprocessing has it, in general the central square at 224 x 224 pixels: what lies beyond is not scored.
 """
@@ -17,11 +17,12 @@ from PIL import Image
 from torch import Tensor
 
 from hiper.backbones import hashes, quiet
-from hiper.errors import HiperWarning
+from hiper.errors import BackboneError, HiperWarning
 from hiper.images import clean_text
 from hiper.metrics._transformers import (
     CLIP,
     DINO,
+    VIT,
     Kind,
     Network,
     load_network,
@@ -32,10 +33,10 @@ from hiper.metrics._transformers import (
 _GREY = Image.new("RGB", (64, 64), "grey")
 
 
-class _Similarity(ABC):
-    """Cosines of the embeddings of pictures by one kind of network."""
+class _Scorer(ABC):
+    """Scores of pictures by a network of one of some kinds."""
 
-    _KIND: ClassVar[Kind]
+    _KINDS: ClassVar[tuple[Kind, ...]]
 
     def __init__(self, network: Network) -> None:
         self._network = network
@@ -61,7 +62,7 @@ class _Similarity(ABC):
             BackboneError: The model cannot be found or used.
         """
         network = load_network(
-            name_or_path, cls._KIND, local_only=local_only, device=device, revision=revision
+            name_or_path, *cls._KINDS, local_only=local_only, device=device, revision=revision
         )
         loaded = cls(network)
         loaded._try()
@@ -70,6 +71,14 @@ class _Similarity(ABC):
     def contents(self) -> dict[str, str]:
         """Return the hashes of all that decides a score, by name."""
         return self._network.contents()
+
+    @abstractmethod
+    def _try(self) -> None:
+        """Fail now, not in the middle of a job, where the preprocessing does not fit the model."""
+
+
+class _Similarity(_Scorer):
+    """Cosines of the embeddings of pictures."""
 
     def image(self, a: Image.Image, b: Image.Image) -> float:
         """Return the cosine of two RGB pictures: -1 to 1, no unit, higher is better, 1 for the same picture.
@@ -80,7 +89,6 @@ class _Similarity(ABC):
         return _cosine(self._embed(a), self._embed(b))
 
     def _try(self) -> None:
-        """Fail now, not in the middle of a job, where the preprocessing does not fit the model."""
         self.image(_GREY, _GREY)
 
     def _embed(self, picture: Image.Image) -> Tensor:
@@ -98,7 +106,7 @@ class _Similarity(ABC):
 class ClipSimilarity(_Similarity):
     """Cosines in the space that pictures and sentences share in a CLIP model (arXiv:2103.00020)."""
 
-    _KIND = CLIP
+    _KINDS = (CLIP,)
 
     def __init__(self, network: Network) -> None:
         super().__init__(network)
@@ -149,10 +157,58 @@ class ClipSimilarity(_Similarity):
 class DinoSimilarity(_Similarity):
     """Cosines of the class tokens of a DINOv2 model (arXiv:2304.07193), which tells individuals of a kind apart."""
 
-    _KIND = DINO
+    _KINDS = (DINO,)
 
     def _output(self, pixels: Tensor) -> Any:
         return self._network.model(pixel_values=pixels)
+
+
+@final
+class StructureDistance(_Scorer):
+    """How far the layouts of two pictures are apart, by a ViT such as the first DINO's, or a DINOv2 model.
+
+    The structure distance of Splice (arXiv:2201.00424, section 3.2): mean squared difference of the self-similarities
+    of two pictures, which are the cosines between the keys of all tokens, the class token among them, in the last
+    attention layer. PIE-Bench (arXiv:2310.01506) reports it.
+    """
+
+    _KINDS = (VIT, DINO)
+
+    def __init__(self, network: Network) -> None:
+        super().__init__(network)
+        # transformers calls a key projection k_proj, or key in the older classes
+        keys = [
+            module
+            for name, module in network.model.named_modules()
+            if name.rpartition(".")[2] in ("k_proj", "key")
+        ]
+        if not keys:
+            raise BackboneError(f"{network.folder} has no attention layer; choose a model that has some")
+        self._key_projection = keys[-1]
+
+    def distance(self, a: Image.Image, b: Image.Image) -> float:
+        """Return the distance of two RGB pictures: 0 to 4, no unit, lower is better, 0 for the same picture."""
+        return float((self._self_similarity(a) - self._self_similarity(b)).square().mean())
+
+    def _try(self) -> None:
+        self.distance(_GREY, _GREY)
+
+    def _self_similarity(self, picture: Image.Image) -> Tensor:
+        """Return the cosines [tokens, tokens] between the keys of a picture, float64 on the CPU."""
+        outputs: list[Tensor] = []
+        pixels = self._network.pixels(picture)
+        with (
+            self._key_projection.register_forward_hook(lambda _module, _inputs, keys: outputs.append(keys)),
+            reported_as_backbone_error(str(self._network.folder)),
+            torch.inference_mode(),
+        ):
+            self._network.model(pixel_values=pixels)
+        keys = torch.nn.functional.normalize(outputs[0][0].cpu().double(), dim=-1)
+        if not keys.isfinite().all():
+            raise BackboneError(
+                f"{self._network.folder} yields no usable numbers: its weights are damaged, download it again"
+            )
+        return keys @ keys.T
 
 
 def _cosine(a: Tensor, b: Tensor) -> float:
