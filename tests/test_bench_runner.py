@@ -275,7 +275,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(cli: Cli, tmp_path: Path, words:
     stopped.send(signal.SIGINT)
     outcome = stopped.wait()
     assert outcome.status == 130
-    assert "the same command goes on" in outcome.err.splitlines()[-1]
+    assert "the same command continues" in outcome.err.splitlines()[-1]
     assert "Traceback" not in outcome.err
     there = count(folder)
     last = cli(*words, "--out", folder, "--json")

@@ -141,7 +141,7 @@ def test_run_goes_on_by_itself_after_a_kill(
     stopped.send(signal.SIGTERM)
     outcome = stopped.wait()
     assert outcome.status == 143
-    assert "the same command goes on from there" in outcome.err
+    assert "the same command continues from there" in outcome.err
     (checkpoint,) = (tmp_path / "cache" / "fits").glob("*.checkpoint")
     step = step_of(checkpoint)
     assert 0 < step < STEPS

@@ -70,7 +70,7 @@ def test_killed_workers_change_no_byte(jobs: Path, tmp_path: Path) -> None:
     stopped.send(signal.SIGTERM)
     outcome = stopped.wait()
     assert outcome.status == 143, outcome
-    assert "the same command goes on from there" in outcome.err.splitlines()[-1]
+    assert "the same command continues from there" in outcome.err.splitlines()[-1]
     there = len(list(out.rglob("record.json")))
     running = start(tmp_path, "batch", jobs, "--out", out, "--engine", "ray", "--json")
     for kill in range(KILLS):

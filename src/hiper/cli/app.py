@@ -71,10 +71,10 @@ def hiper(
         bool, Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """One picture and one sentence in, a small file out; from then on any sentence edits that picture."""
+    """hiper learns the subject of one picture, then edits it by text."""  # noqa: D403
 
 
-START, NEXT, MEASURE, SYSTEM = "Start here", "Go on", "Measure", "System"
+START, NEXT, MEASURE, SYSTEM = "Start here", "More", "Measure", "System"
 DOG = 'dog.png --caption "a standing dog"'
 
 add_command(app, demo, panel=START, example="hiper demo")
@@ -98,13 +98,13 @@ add_command(
 )
 add_command(app, export, panel=NEXT, example="hiper export dog.safetensors --out embedding.safetensors")
 
-bench_app = _group("bench", help="Compare methods on a suite of subjects and edits: run, then report.")
+bench_app = _group("bench", help="Compare methods on a suite of subjects and edits.")
 add_command(bench_app, bench.run, example="hiper bench run critters --methods hiper --methods none --out run")
 add_command(bench_app, bench.report, example="hiper bench report run")
 app.add_typer(bench_app, rich_help_panel=MEASURE)
 estimate_app = _group(
     "estimate",
-    help="Say how long a fit or an edit will take and how much memory: counted, and timed on a few calls.",
+    help="Predict time and memory of a fit or an edit. Counts operations and times a few calls.",
 )
 add_command(estimate_app, estimate.fit, example="hiper estimate fit --backbone path/to/model")
 add_command(estimate_app, estimate.edit, example="hiper estimate edit --backbone path/to/model --images 4")

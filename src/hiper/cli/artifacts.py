@@ -20,9 +20,11 @@ Listing = Annotated[Session, Only("json")]
 
 def show(
     session: Listing,
-    file: Annotated[Path, Argument(metavar="FILE", help="What `hiper fit` wrote, or a PNG that hiper drew.")],
+    file: Annotated[
+        Path, Argument(metavar="FILE", help="A file written by `hiper fit`, or a PNG drawn by hiper.")
+    ],
 ) -> None:
-    """Print what a file says of itself."""
+    """Print the header of a fitted file or the settings of a PNG."""
     from hiper.inference import is_png
 
     if is_png(file):
@@ -48,12 +50,14 @@ def _show_picture(session: Session, file: Path) -> None:
 
 def average(
     session: Talking,
-    several: Annotated[list[Path], Argument(metavar="FILE...", help="What `hiper fit` wrote.")],
+    several: Annotated[list[Path], Argument(metavar="FILE...", help="Files written by `hiper fit`.")],
     out: OutFile,
-    weight: Annotated[list[float] | None, Option(help="Of each file, in their order.")] = None,
+    weight: Annotated[
+        list[float] | None, Option(help="Weight of each file, in order; repeatable; default: equal.")
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Average what was learnt from several pictures of one subject."""
+    """Average fits of several pictures of one subject."""
     files.check_writable(out, overwrite=overwrite)
     with files.lock(out):
         artifact = artifacts.average([artifacts.Artifact.load(path) for path in several], weights=weight)
@@ -63,14 +67,14 @@ def average(
 
 def import_file(
     session: Talking,
-    file: Annotated[Path, Argument(metavar="FILE.pt", help="A tail of the paper's reference script.")],
+    file: Annotated[Path, Argument(metavar="FILE.pt", help="A tail saved by the paper's reference script.")],
     caption: Annotated[str, Option(metavar="TEXT", help="What the picture shows.")],
     backbone: BackboneName,
     out: OutFile,
     hardware: Device,
     overwrite: Overwrite = False,
 ) -> None:
-    """Take over a tail that the reference script saved."""
+    """Import a tail saved by the paper's reference script."""
     files.check_writable(out, overwrite=overwrite)
     with files.lock(out), session.progress() as report:
         model = load_model(backbone, hardware, report)
@@ -82,7 +86,7 @@ def import_file(
 
 
 def export(session: Talking, file: LearntFile, out: OutFile, overwrite: Overwrite = False) -> None:
-    """Write what was learnt as a file that diffusers loads: a textual inversion, a LoRA, a denoiser's weights."""
+    """Export a fitted file for plain diffusers. Writes a textual inversion, a LoRA or weights, by method."""
     files.check_writable(out, overwrite=overwrite)
     import safetensors.torch
 
@@ -97,7 +101,7 @@ def export(session: Talking, file: LearntFile, out: OutFile, overwrite: Overwrit
 
 
 def methods(session: Listing) -> None:
-    """List what --method takes."""
+    """List what --method accepts."""
     from hiper.options import method_names
 
     names = method_names()

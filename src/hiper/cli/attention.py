@@ -32,17 +32,18 @@ PAGE, RECORD = "attention.html", "attention.json"
 class AttentionRequest(SamplingOptions):
     """What is to be captured: a drawing, or a picture that is read under noise."""
 
-    out: Annotated[Path, Option(metavar="DIR", help="Where attention.html and attention.json go.")]
+    out: Annotated[Path, Option(metavar="DIR", help="Output folder for attention.html and attention.json.")]
     prompt: Annotated[
-        str | None, Option(metavar="TEXT", help="What to draw; default: the caption it was learnt from.")
+        str | None, Option(metavar="TEXT", help="What to draw; default: the caption of the fit.")
     ] = None
     picture: Annotated[
-        Path | None, Option(metavar="IMAGE", help="Read this picture under noise instead of drawing.")
+        Path | None,
+        Option(metavar="IMAGE", help="Add noise to this picture and analyse it, instead of drawing one."),
     ] = None
     mask: Annotated[
-        Path | None, Option(metavar="MASK", help="Of that picture, white where the subject is.")
+        Path | None, Option(metavar="MASK", help="Mask of that picture, white on the subject.")
     ] = None
-    seed: Annotated[int, Option(min=0, help="Of the noise.")] = 0
+    seed: Annotated[int, Option(min=0, help="Seed of the noise.")] = 0
     overwrite: Overwrite = False
 
 
@@ -53,7 +54,7 @@ def attention(
     hardware: Device,
     backbone: OwnBackbone = None,
 ) -> None:
-    """See which text rows the picture looks at, and where: words, padding, and what was learnt."""
+    """Show which tokens the picture attends to, and where."""
     from hiper.artifacts import Artifact
 
     subject = _subject(request)

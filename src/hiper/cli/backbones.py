@@ -33,10 +33,10 @@ def backbones(
     session: Talking,
     hardware: Device,
     measure: Annotated[
-        list[str] | None, Option(help="Draw with this model to see how much its last text rows matter.")
+        list[str] | None, Option(help="Measure how strongly this model responds to a tail; repeatable.")
     ] = None,
 ) -> None:
-    """List what --backbone takes, and the models on this computer: text rows, tail, memory, licence."""
+    """List supported pipelines and the models on this computer."""
     measured = list(dict.fromkeys(measure or ()))
     found = list(models())
     known = {each.name for each in found}

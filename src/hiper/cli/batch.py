@@ -36,25 +36,32 @@ class BatchRequest:
         Path, Argument(metavar="JOBS", help="A .jsonl or .csv file, or a folder of pictures with captions.")
     ]
     out: Annotated[
-        str, Option(metavar="DIR", help="Where results go, or a URL that fsspec knows; again: it goes on.")
+        str, Option(metavar="DIR", help="Output folder or fsspec URL; finished jobs there are skipped.")
     ]
     sentence: Annotated[
-        list[str], Option(metavar="TEXT", help="What to draw of jobs that do not say it; may be repeated.")
+        list[str],
+        Option("--prompt", "--sentence", metavar="TEXT", help="Prompt for jobs without one; repeatable."),
     ] = field(default_factory=list)
     images: Images = 1
-    seed: Annotated[int, Option(min=0, max=LARGEST_SEED, help="Of the first picture; then +1 each.")] = 0
+    seed: Annotated[
+        int, Option(min=0, max=LARGEST_SEED, help="Seed of the first picture; each further one adds 1.")
+    ] = 0
     backbone: BackboneName = "critters"
     method: MethodName = "hiper"
     preset: Preset = "auto"
     option: MethodOption = None
-    retry: Annotated[bool, Option(help="Only the jobs that failed before.")] = False
+    retry: Annotated[bool, Option(help="Run only the jobs that failed before.")] = False
     together: Annotated[
-        int | None, Option(min=1, max=1024, help="Subjects fitted at a time; default: by preset.")
+        int | None,
+        Option(min=1, max=1024, help="Subjects fitted in one call of the model; default: by preset."),
     ] = None
-    workers: Annotated[int, Option(min=1, max=256, help="Processes at a time.")] = 1
-    timeout: Annotated[float | None, Option(metavar="SECONDS", help="That one job may take.")] = None
+    workers: Annotated[int, Option(min=1, max=256, help="Number of worker processes.")] = 1
+    timeout: Annotated[
+        float | None, Option(metavar="SECONDS", help="Time limit of one job; default: none.")
+    ] = None
     memory_limit: Annotated[
-        float | None, Option(metavar="GIB", help="Of one worker, its model included.")
+        float | None,
+        Option(metavar="GIB", help="Memory limit of a worker, its model included; default: none."),
     ] = None
     deterministic: Deterministic = False
 
@@ -69,7 +76,7 @@ class BatchRequest:
 
 
 def batch(session: Talking, request: BatchRequest, engine: EngineOptions, hardware: Device) -> None:
-    """Fit and draw many subjects, each once, whatever interrupts it."""
+    """Fit and edit many subjects; resumes when interrupted."""
     from hiper.batch import BatchSettings, Defaults, read_jobs, run
 
     defaults = Defaults(

@@ -27,13 +27,13 @@ class BenchRequest:
     suite: Annotated[
         str, Argument(metavar="SUITE", help="critters, or a .toml file of your own photographs.")
     ]
-    out: Annotated[Path, Option(metavar="DIR", help="Where the run is kept; again: it goes on.")]
+    out: Annotated[Path, Option(metavar="DIR", help="Folder of the run; finished pictures there are kept.")]
     backbone: BackboneName = "critters"
-    split: Annotated[str | None, Option(help="tuning or test; default: test.")] = None
-    seed: Annotated[int, Option(min=0, max=10**8, help="Chooses the subjects; of the first picture.")] = 0
+    split: Annotated[str | None, Option(help="Split of the suite, tuning or test; default: test.")] = None
+    seed: Annotated[int, Option(min=0, max=10**8, help="Seed of the subjects and of the first picture.")] = 0
     seeds: Seeds = 2
-    limit: Annotated[int | None, Option(min=1, help="Only the first N subjects.")] = None
-    jobs: Annotated[int, Option(min=1, max=256, help="Processes at a time.")] = 1
+    limit: Annotated[int | None, Option(min=1, help="Use only the first N subjects; default: all.")] = None
+    jobs: Annotated[int, Option(min=1, max=256, help="Number of worker processes.")] = 1
 
 
 def run(
@@ -47,12 +47,12 @@ def run(
         Option(
             "--methods",
             metavar="ARM",
-            help="May be repeated: METHOD, METHOD:PRESET, METHOD:PRESET,option=value,... or a yardstick:"
-            " none, truth, spelled-out, source, other-tail, random-tail.",
+            help="METHOD, METHOD:PRESET, METHOD:PRESET,option=value or a baseline (none, truth,"
+            " spelled-out, source, other-tail, random-tail); repeatable.",
         ),
     ],
 ) -> None:
-    """Draw and score what is not there yet: every arm, subject and edit."""
+    """Draw and score every method, subject and edit that is missing."""
     with session.progress() as report:
         report("starting", 0, 0)
         done = draw_missing(session, request, methods, engine, hardware, report)
@@ -69,7 +69,7 @@ def draw_missing(
     hardware: Hardware,
     report: Report,
 ) -> Done:
-    """Draw what is missing; a signal stops it between two steps, and the same command goes on from there."""
+    """Draw what is missing; a signal stops it between two steps, and the same command continues from there."""
     from hiper.bench import SuiteSpec, run
 
     with session.stop.deferred(), advising(SAME_COMMAND):
@@ -91,11 +91,13 @@ def draw_missing(
 
 def report(
     session: Talking,
-    folder: Annotated[Path, Argument(metavar="DIR", help="What `hiper bench run` wrote.")],
+    folder: Annotated[Path, Argument(metavar="DIR", help="Folder written by `hiper bench run`.")],
     reference: Annotated[
-        str | None, Option(metavar="ARM", help="Compare with this arm; default: the first hiper.")
+        str | None, Option(metavar="ARM", help="Method to compare with; default: the first hiper.")
     ] = None,
-    out: Annotated[Path | None, Option(metavar="DIR", help="Default: DIR/report, overwritten.")] = None,
+    out: Annotated[
+        Path | None, Option(metavar="DIR", help="Output folder; default: DIR/report, overwritten.")
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Write tables and a page of pictures."""

@@ -15,11 +15,13 @@ from hiper.training import duration
 
 def demo(
     session: Talking,
-    out: Annotated[Path | None, Option(metavar="DIR", help="Default: demo, overwritten.")] = None,
-    seed: Annotated[int, Option(min=0, max=10**8, help="Chooses the animal.")] = 0,
+    out: Annotated[
+        Path | None, Option(metavar="DIR", help="Output folder; default: demo, overwritten.")
+    ] = None,
+    seed: Annotated[int, Option(min=0, max=10**8, help="Seed that chooses the animal.")] = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """See the whole story on the embedded model: fit, edit, contact sheet."""
+    """Fit and edit a cartoon animal with the toy model."""
     folder = out or Path("demo")
     make_folder(folder)
     with session.progress() as report:

@@ -12,7 +12,7 @@ from hiper.cli.options import Talking
 
 
 def doctor(session: Talking) -> None:
-    """Look for what is broken in this installation, and say how to mend it. Exit status 1 if something is."""
+    """Check this installation and say how to fix it. The exit status is 1 if something is broken."""
     with session.progress() as report:
         report("importing the libraries", 0, 0)
         findings = sorted(examine(), key=lambda each: _ORDER.index(each.level))

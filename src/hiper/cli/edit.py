@@ -34,15 +34,18 @@ class Learnt:
 
     file: LearntFile
     others: Annotated[
-        list[Path], Option("--with", help="Another file that is to appear as well; may be repeated.")
+        list[Path], Option("--with", help="File of another subject to draw as well; repeatable.")
     ] = field(default_factory=list)
     other_strengths: Annotated[
-        list[float], Option("--with-strength", help="Strength of each --with, in their order.")
+        list[float],
+        Option("--with-strength", help="Strength of each --with, in order; default: each file's own."),
     ] = field(default_factory=list)
-    negative: Annotated[
-        Path | None, Option(help="What `hiper fit` wrote of a subject to keep away from.")
+    negative: Annotated[Path | None, Option(help="File of a subject that the picture should not show.")] = (
+        None
+    )
+    negative_strength: Annotated[
+        float | None, Option(help="Strength of --negative; default: the file's own.")
     ] = None
-    negative_strength: Annotated[float | None, Option(help="Strength of --negative.")] = None
 
     def load(self, strength: float | None) -> Artifact:
         """Load the one file, or several combined; `strength` is the first one's, None its own."""
@@ -76,37 +79,41 @@ class Learnt:
 class EditRequest(SamplingOptions):
     """What is to be drawn, and what is written."""
 
-    prompts: Annotated[list[str], Argument(metavar="PROMPT", help="Sentences that say what to draw.")]
-    out: Annotated[Path, Option(metavar="DIR", help="Where the pictures go.")]
+    prompts: Annotated[list[str], Argument(metavar="PROMPT", help="What to draw; one or more prompts.")]
+    out: Annotated[Path, Option(metavar="DIR", help="Output folder.")]
     images: Images = 1
     seed: Annotated[
-        int, Option(min=-1, max=LARGEST_SEED, help="Of the first picture; then +1 each. -1: random.")
+        int,
+        Option(
+            min=-1, max=LARGEST_SEED, help="Seed of the first picture; each further one adds 1; -1: random."
+        ),
     ] = 0
     batch_size: BatchSize = 4
     source: Annotated[
         Path | None,
-        Option(metavar="PICTURE", help="The subject's picture; default: the one that the file holds."),
+        Option(metavar="PICTURE", help="Picture to edit; default: the one stored in the file."),
     ] = None
     region: Annotated[
         str | None,
         Option(
             metavar="MASK|BOX",
-            help="Where the picture may change: a mask's white, or left,top,right,bottom in pixels.",
+            help="Edit only here: a mask (white) or left,top,right,bottom in pixels.",
         ),
     ] = None
     into: Annotated[
         Path | None,
-        Option(metavar="PICTURE", help="Another picture, into whose --region the subject is drawn."),
+        Option(metavar="PICTURE", help="Draw the subject into the --region of this picture."),
     ] = None
-    into_caption: Annotated[str, Option(metavar="TEXT", help="What --into shows.")] = ""
+    into_caption: Annotated[str, Option(metavar="TEXT", help="Caption of the picture --into.")] = ""
     show_mask: Annotated[
-        bool, Option(help="Also write, beside each picture, where it was free to change.")
+        bool, Option(help="Also write NAME-mask.png, which shows what the edit could change.")
     ] = False
     report: Annotated[
-        Path | None, Option(metavar="PAGE.html", help="Also write one page that shows it all; draws more.")
+        Path | None,
+        Option(metavar="PAGE.html", help="Also write an HTML report with a grid of strengths and seeds."),
     ] = None
-    no_artifact: Annotated[bool, Option(help="Write PNGs that do not carry what was learnt.")] = False
-    no_metadata: Annotated[bool, Option(help="Write PNGs that do not tell how they were made.")] = False
+    no_artifact: Annotated[bool, Option(help="Do not embed the fitted file in the PNGs.")] = False
+    no_metadata: Annotated[bool, Option(help="Write no settings into the PNGs.")] = False
     overwrite: Overwrite = False
 
 
@@ -131,7 +138,7 @@ def edit(
     *,
     backbone: OwnBackbone = None,
 ) -> None:
-    """Draw what sentences say, with the learnt subject in it."""
+    """Edit the picture of a fit by prompts. --keep 0 draws new pictures of its subject instead."""
     artifact = learnt.load(request.strength)
     start = opened_start(request)
     if learnt.is_several:

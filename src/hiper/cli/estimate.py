@@ -39,7 +39,7 @@ def fit(
     preset: Preset = "auto",
     option: MethodOption = None,
 ) -> None:
-    """Estimate `hiper fit` by the method hiper."""
+    """Estimate a fit by the method hiper."""
     from hiper.methods import get_method
 
     options = get_method("hiper").options_for(backbone, preset, **method_options(option))
@@ -59,11 +59,13 @@ def edit(
         SamplingOptions, Only("guidance_scale", "num_inference_steps", "height", "width", "keep")
     ],
     backbone: BackboneName = "critters",
-    sentences: Annotated[int, Option(min=1, max=10_000, help="How many prompts there will be.")] = 1,
+    sentences: Annotated[
+        int, Option("--prompts", "--sentences", min=1, max=10_000, help="Number of prompts.")
+    ] = 1,
     images: Images = 1,
     batch_size: BatchSize = 4,
 ) -> None:
-    """Estimate `hiper edit` of a file that method hiper fitted."""
+    """Estimate edits with a tail."""
     with session.progress() as report:
         model = _loaded(backbone, hardware, report)
         from hiper.analysis import estimate_edit, usual_settings

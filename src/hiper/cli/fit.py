@@ -42,29 +42,28 @@ AUTO = "auto"
 class FitRequest:
     """Which picture is to be learnt, by which model, and how."""
 
-    image: Annotated[Path, Argument(metavar="IMAGE", help="The picture to learn from.")]
-    caption: Annotated[str, Option(metavar="TEXT", help="What the picture shows; auto: have it described.")]
+    image: Annotated[Path, Argument(metavar="IMAGE", help="The picture to fit.")]
+    caption: Annotated[
+        str, Option(metavar="TEXT", help="What the picture shows; auto: let a model describe it.")
+    ]
     captioner: Annotated[
         str | None,
-        Option(
-            help="Who describes it for --caption auto: a folder or Hub id of a BLIP or Florence-2."
-            " On critters: no need."
-        ),
+        Option(help="BLIP or Florence-2 for --caption auto, a folder or Hub id; the toy model needs none."),
     ] = None
     backbone: BackboneName = "critters"
     method: MethodName = "hiper"
     preset: Preset = "auto"
     option: MethodOption = None
     mask: Annotated[
-        Path | None, Option(metavar="MASK", help="A picture of the same size, white where the subject is.")
+        Path | None, Option(metavar="MASK", help="Mask of the picture's size, white on the subject.")
     ] = None
     seed: FitSeed = None
     no_source: Annotated[
-        bool, Option(help="Leave the picture's latents, from which it can be decoded, out of the file.")
+        bool, Option(help="Do not store the picture's latents in the file.")
     ] = False
-    frame: Annotated[int | None, Option(min=0, help="Which picture of an animation.")] = None
-    background: Annotated[str, Option(metavar="COLOUR", help="What transparent parts are laid on.")] = "white"
-    allow_truncated: Annotated[bool, Option(help="Use what is left of a damaged file.")] = False
+    frame: Annotated[int | None, Option(min=0, help="Frame of an animation, from 0.")] = None
+    background: Annotated[str, Option(metavar="COLOUR", help="Colour behind transparent parts.")] = "white"
+    allow_truncated: Annotated[bool, Option(help="Accept a truncated image file.")] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,26 +82,26 @@ def fit(
     *,
     others: Others = None,
     out: OutFile,
-    resume: Annotated[bool, Option(help="Go on with a fit that was stopped.")] = False,
-    force: Annotated[bool, Option(help="Start anew although one was stopped.")] = False,
+    resume: Annotated[bool, Option(help="Resume an interrupted fit.")] = False,
+    force: Annotated[bool, Option(help="Discard an interrupted fit and start again.")] = False,
     checkpoint_every: Annotated[
-        int, Option(min=0, max=3600, metavar="SECONDS", help="How often a fit saves itself.")
+        int, Option(min=0, max=3600, metavar="SECONDS", help="Seconds between checkpoints.")
     ] = 20,
     overwrite: Overwrite = False,
 ) -> None:
     """Learn the subject of one picture."""
     one_picture(others)
     if resume and force:
-        raise OptionError("--resume goes on with an unfinished fit, --force starts anew; give one of them")
+        raise OptionError("--resume continues an interrupted fit, --force starts again; give one of them")
     files.check_writable(out, overwrite=overwrite)
     with files.lock(out), session.progress() as report:
         path = checkpoint_beside(out)
         if path.exists() and not (resume or force):
             raise ResumeError(
-                f"{str(path)!r} holds an unfinished fit; go on with it by --resume, or start anew by --force"
+                f"{str(path)!r} holds an interrupted fit; continue it with --resume, or start again with --force"
             )
         if resume and not path.exists():
-            session.console.note("no unfinished fit to resume; a new one begins")
+            session.console.note("there is no interrupted fit to resume; starting a new one")
         plan = prepare(session, request, hardware)
         from hiper.training import CheckpointFile
 
@@ -111,7 +110,7 @@ def fit(
         try:
             artifact = run_fit(session, plan, backbone, out, checkpoint, report, overwrite=overwrite)
         except Interrupted as stopped:
-            where = "; --resume goes on from there" if path.exists() else ""
+            where = "; continue with --resume" if path.exists() else ""
             raise Interrupted(f"{stopped}{where}", stopped.signal_number) from stopped
         except ResumeError as error:
             raise ResumeError(f"{error} (--force)") from error
@@ -149,7 +148,7 @@ def prepare(session: Session, request: FitRequest, hardware: Hardware) -> Plan:
     session.console.note(*subject.notes)
     if options.as_mapping().get("seed") == RANDOM:
         options = replace(options, seed=resolve_seed(RANDOM))
-        session.console.note(f"the fit's seed is {options.seed}, drawn at random")
+        session.console.note(f"the fit's seed is {options.seed}, chosen at random")
     tell_of_strangers(subject, request.backbone)
     return Plan(subject=subject, method=method, options=options)
 
@@ -177,9 +176,7 @@ def _automatic_caption(session: Session, request: FitRequest, hardware: Hardware
         allow_truncated=request.allow_truncated,
     )
     caption = _described(opened.image, request.captioner, hardware)
-    session.console.note(
-        f"the caption is {caption!r}; give another by --caption if that is not what it shows"
-    )
+    session.console.note(f"the caption is {caption!r}; if that is wrong, write your own with --caption")
     return caption
 
 

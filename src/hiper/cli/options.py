@@ -18,47 +18,53 @@ Talking = Annotated[Session, Only("json", "quiet")]
 
 Others = Annotated[list[str] | None, Argument(hidden=True)]
 Overwrite = Annotated[bool, Option(help="Replace files that exist.")]
-BackboneName = Annotated[str, Option(help="critters, a folder, a .safetensors file or a Hub id.")]
-MethodName = Annotated[str, Option(help="How to learn; see `hiper methods`.")]
+BackboneName = Annotated[
+    str, Option(help="critters (the toy model), a diffusers folder, a .safetensors file or a Hub id.")
+]
+MethodName = Annotated[str, Option(help="The method of the fit; `hiper methods` lists them.")]
 Preset = Annotated[
-    str, Option(help="default, paper, ..., or what hiper tune wrote; auto: what suits the model.")
+    str, Option(help="default, paper, or one that `hiper tune` wrote; auto: the best for the model.")
 ]
 MethodOption = Annotated[
     list[str] | None,
-    Option("-o", "--option", metavar="NAME=VALUE", help="An option of the method; may be repeated."),
+    Option("-o", "--option", metavar="NAME=VALUE", help="Option of the method, such as tail=3; repeatable."),
 ]
-FitSeed = Annotated[int | None, Option(min=-1, max=LARGEST_SEED, help="-1: a random one.")]
-Images = Annotated[int, Option(min=1, max=10_000, help="Pictures per sentence.")]
-BatchSize = Annotated[int, Option(min=1, max=1000, help="Pictures drawn at a time.")]
-LearntFile = Annotated[Path, Argument(metavar="FILE", help="What `hiper fit` wrote.")]
-OwnBackbone = Annotated[str | None, Option("--backbone", help="Default: the model the file was fitted on.")]
-OutFile = Annotated[Path, Option("--out", help="The file to write, .safetensors.")]
+FitSeed = Annotated[
+    int | None,
+    Option(min=-1, max=LARGEST_SEED, help="Seed of the fit; -1: random; default: the preset's, 0."),
+]
+Images = Annotated[int, Option(min=1, max=10_000, help="Pictures per prompt.")]
+BatchSize = Annotated[int, Option(min=1, max=1000, help="Pictures per call of the model.")]
+LearntFile = Annotated[Path, Argument(metavar="FILE", help="A file written by `hiper fit`.")]
+OwnBackbone = Annotated[
+    str | None, Option("--backbone", help="Model to use; default: the one that the file was fitted on.")
+]
+OutFile = Annotated[Path, Option("--out", help="File to write, ending in .safetensors.")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hardware:
     """How a model is loaded; None leaves the choice to hiper. See `load_backbone`."""
 
-    device: Annotated[str | None, Option(help="cpu, cuda, cuda:N or mps; default: the fastest there is.")] = (
-        None
-    )
-    dtype: Annotated[
-        str | None, Option(help="float32, bfloat16 or float16; default: what suits the device.")
+    device: Annotated[
+        str | None, Option(help="cpu, cuda, cuda:N or mps; default: the fastest available.")
     ] = None
+    dtype: Annotated[str | None, Option(help="float32, bfloat16 or float16; default: by device.")] = None
     prediction_type: Annotated[
         str | None,
         Option(
-            "--prediction", help="epsilon or v_prediction: what a model predicts whose files do not say it."
+            "--prediction",
+            help="Prediction type, epsilon or v_prediction; default: read from the checkpoint.",
         ),
     ] = None
     quantise: Annotated[
-        str | None, Option(help="nf4 or int8: the denoiser in 4 or 8 bits (bitsandbytes).")
+        str | None, Option(help="Load the denoiser in 4 (nf4) or 8 bits (int8); default: off.")
     ] = None
-    memory: Annotated[
-        str, Option(help="low: as little as possible, slower; balanced: all stays in memory; or auto.")
-    ] = "auto"
+    memory: Annotated[str, Option(help="low (slower), balanced (all components stay loaded) or auto.")] = (
+        "auto"
+    )
     resolution: Annotated[
-        int | None, Option(min=8, max=8192, help="Side in pixels; default: the model's.")
+        int | None, Option(min=8, max=8192, help="Side of the square in pixels; default: the model's.")
     ] = None
 
 
@@ -70,23 +76,32 @@ Device = Annotated[Hardware, Only("device", "dtype", "prediction_type")]
 class SamplingOptions:
     """How a picture is drawn; None takes the artifact's own setting."""
 
-    strength: Annotated[float | None, Option(help="Of what was learnt; 0: none.")] = None
+    strength: Annotated[
+        float | None, Option(help="Strength of the subject, from 0 (none); default: the file's, 0.8.")
+    ] = None
     guidance_scale: Annotated[
-        float | None, Option("--guidance-scale", "--guidance", help="Weight of the sentence.")
+        float | None, Option("--guidance-scale", "--guidance", help="Guidance scale; default: by model.")
     ] = None
     num_inference_steps: Annotated[
         int | None,
-        Option("--num-inference-steps", "--steps", min=1, max=1000, help="Denoising steps."),
+        Option(
+            "--num-inference-steps", "--steps", min=1, max=1000, help="Denoising steps; default: by model."
+        ),
     ] = None
     scheduler: Annotated[
-        str | None, Option(help="ddim, dpm++ and unipc, also with -karras behind, euler, pndm or lcm.")
+        str | None,
+        Option(help="ddim, dpm++, unipc (also with -karras), euler, pndm or lcm; default: by model."),
     ] = None
-    height: Annotated[int | None, Option(min=8, max=8192, help="Pixels.")] = None
-    width: Annotated[int | None, Option(min=8, max=8192, help="Pixels.")] = None
-    negative_prompt: Annotated[str, Option(metavar="TEXT", help="What to keep away from.")] = ""
+    height: Annotated[int | None, Option(min=8, max=8192, help="Height in pixels; default: the model's.")] = (
+        None
+    )
+    width: Annotated[int | None, Option(min=8, max=8192, help="Width in pixels; default: the model's.")] = (
+        None
+    )
+    negative_prompt: Annotated[str, Option(metavar="TEXT", help="What the picture should not show.")] = ""
     keep: Annotated[
         float | None,
-        Option(help="How much of the source stays where the sentence does not change it: 0 none, 1 all."),
+        Option(help="How much of the source stays, 0 (new picture) to 1; default: the file's, 0.5."),
     ] = None
 
 
@@ -94,12 +109,13 @@ class SamplingOptions:
 class EngineOptions:
     """Where the work of many subjects is done."""
 
-    engine: Annotated[str, Option(help="local, or ray: a cluster, or Ray on this machine.")] = "local"
+    engine: Annotated[str, Option(help="local (processes on this machine) or ray.")] = "local"
     address: Annotated[
-        str | None, Option(metavar="ADDRESS", help="Of a running Ray cluster; default: one is started here.")
+        str | None,
+        Option(metavar="ADDRESS", help="Address of a Ray cluster; default: start one on this machine."),
     ] = None
     cores_per_worker: Annotated[
-        int, Option(min=1, max=1024, help="Cores of a Ray worker that has no GPU.")
+        int, Option(min=1, max=1024, help="CPU cores of a Ray worker without a GPU.")
     ] = 1
 
     def settings(self, workers: int, device: str | None, memory_limit: float | None = None) -> EngineSettings:

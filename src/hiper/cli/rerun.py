@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 def rerun(
     session: Session,
-    picture: Annotated[Path, Argument(metavar="PNG", help="A picture that hiper drew.")],
+    picture: Annotated[Path, Argument(metavar="PNG", help="A PNG drawn by hiper.")],
     hardware: Device,
-    out: Annotated[Path | None, Option(help="Default: NAME-rerun.png beside it.")] = None,
-    artifact: Annotated[
-        Path | None, Option(help="For a picture that does not carry what was learnt.")
+    out: Annotated[Path | None, Option(help="PNG to write; default: NAME-rerun.png beside it.")] = None,
+    artifact: Annotated[Path | None, Option(help="The fitted file, if the PNG does not embed it.")] = None,
+    backbone: Annotated[
+        str | None, Option(help="Model to use; default: the one that drew the picture.")
     ] = None,
-    backbone: Annotated[str | None, Option(help="Default: the model that drew the picture.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Draw a picture again from the settings it carries."""
+    """Draw a picture again from the settings in its PNG."""
     from hiper.inference import check_drawn_from_artifact, read_drawn
 
     drawn = read_drawn(picture)

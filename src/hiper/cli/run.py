@@ -33,7 +33,7 @@ def run(
     edit_request: Annotated[EditRequest, Without("source")],
     hardware: Hardware,
 ) -> None:
-    """Fit, or reuse the fit of an earlier run, then draw: one command for both."""
+    """Fit and edit in one command. A second run with the same picture and options reuses the fit."""
     refuse_pictures(edit_request.prompts)
     start = opened_start(edit_request)
     plan = _targeted(prepare(session, fit_request, hardware), edit_request)
@@ -111,10 +111,10 @@ def _fitted(session: Session, plan: Plan, backbone: Backbone, report: Report) ->
             )
 
         checkpoint = CheckpointFile(path=checkpoint_beside(path), resume=True)
-        with advising("the same command goes on from there"):
+        with advising("the same command continues from there"):
             try:
                 artifact = fit(checkpoint)
             except ResumeError as error:
-                session.console.note(f"the fit starts anew: {error}")
+                session.console.note(f"starting the fit again: {error}")
                 artifact = fit(replace(checkpoint, resume=False))
         return Fitted(artifact=artifact, path=path, reused=False, loss_history=loss_history)

@@ -25,12 +25,12 @@ def selfcheck(
     *,
     backbone: BackboneName,
     image: Annotated[
-        Path | None, Option(metavar="IMAGE", help="Default: an animal that hiper draws.")
+        Path | None, Option(metavar="IMAGE", help="Picture to fit; default: a cartoon animal.")
     ] = None,
     caption: Annotated[str | None, Option(metavar="TEXT", help="What that picture shows.")] = None,
-    steps: Annotated[int, Option(min=1, max=1000, help="Of the short fit.")] = 20,
+    steps: Annotated[int, Option(min=1, max=1000, help="Steps of the short fit.")] = 20,
 ) -> None:
-    """Try a model for about a minute: loss, how far it listens to a tail, time and memory, ready to paste."""
+    """Test a model in about a minute. Prints loss, response to a tail, time and memory, ready to paste."""
     if (image is None) != (caption is None):
         raise OptionError("a picture needs its caption, and a caption its picture; give both, or neither")
     with session.progress() as report:

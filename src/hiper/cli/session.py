@@ -13,7 +13,7 @@ from hiper.cli.console import Console, console
 from hiper.cli.progress import Report, progress
 from hiper.cli.stopping import Stop, catch_signals
 
-Deterministic = Annotated[bool, Option(help="The same bits every time on a GPU too; slower.")]
+Deterministic = Annotated[bool, Option(help="Bit-identical results on a GPU too; slower.")]
 
 
 @dataclass(kw_only=True)
@@ -27,8 +27,8 @@ class Session:
     """
 
     deterministic: Deterministic = False
-    json: Annotated[bool, Option(help="Print one JSON object on stdout.")] = False
-    quiet: Annotated[bool, Option(help="Print nothing but errors.")] = False
+    json: Annotated[bool, Option(help="Print one JSON object to stdout.")] = False
+    quiet: Annotated[bool, Option(help="Print errors only.")] = False
     arguments: Sequence[str] = ()
     console: Console = field(init=False)
     stop: Stop = field(init=False)

@@ -14,7 +14,7 @@ from hiper.errors import Interrupted
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-SAME_COMMAND = "what is finished stays: the same command goes on from there"
+SAME_COMMAND = "finished work is kept; the same command continues from there"
 
 
 class Stopped(BaseException):
@@ -67,7 +67,7 @@ class Stop:
             raise Stopped(number)
         with suppress(OSError):  # a closed stderr must not keep us from saving
             # print() may be what the signal has interrupted, and cannot be entered twice
-            os.write(2, b"hiper: stopping after this step; once more stops at once, unsaved\n")
+            os.write(2, b"hiper: stopping after this step; press again to stop at once, unsaved\n")
 
 
 @contextmanager

@@ -26,21 +26,22 @@ class SweepRequest(BenchRequest):
         list[str],
         Option(
             metavar="OPTION=VALUES",
-            help="tail=1,2,5: may be repeated; each option alone, the others as in --base.",
+            help="Option and values to try, such as tail=1,2,5; repeatable.",
         ),
     ] = field(default_factory=list)
-    preset: Annotated[str | None, Option(help="paper: the paper's ablation and more, instead of --over.")] = (
-        None
-    )
+    preset: Annotated[
+        str | None, Option(help="paper: the options of the paper's ablation, instead of --over.")
+    ] = None
     base: Annotated[
-        str, Option(metavar="ARM", help="METHOD, METHOD:PRESET or METHOD:PRESET,option=value,...")
+        str,
+        Option(metavar="ARM", help="The other options: METHOD, METHOD:PRESET or METHOD:PRESET,option=value."),
     ] = "hiper"
     success: Annotated[
         str | None,
-        Option(metavar="METRIC", help="Whether the edit succeeds; default: the suite's usual one."),
+        Option(metavar="METRIC", help="Metric of edit success; default: the suite's."),
     ] = None
     identity: Annotated[
-        str | None, Option(metavar="METRIC", help="Whether the subject survives; default: likewise.")
+        str | None, Option(metavar="METRIC", help="Metric of identity; default: the suite's.")
     ] = None
 
 
@@ -55,7 +56,7 @@ class _Plan:
 
 
 def sweep(session: Session, request: SweepRequest, hardware: Device) -> None:
-    """Vary one option of a method at a time: identity against edit success, with a figure for each."""
+    """Vary one option at a time and plot its effect."""
     plan, out = _plan(session, request), request.out
     with session.progress() as report:
         done = draw_missing(session, request, plan.arms, EngineOptions(), hardware, report)

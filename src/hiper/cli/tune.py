@@ -27,13 +27,13 @@ def tune(
     hardware: Hardware,
     *,
     others: Others = None,
-    out: Annotated[str, Option(help="What --preset will take: a name, or a file that ends in .json.")],
+    out: Annotated[str, Option(help="Name for --preset, or a file ending in .json.")],
     evaluations: Annotated[
-        int, Option(min=4, max=10_000, help="Noise levels a fit sees when step sizes are tried.")
+        int, Option(min=4, max=10_000, help="Timesteps per fit while learning rates are tried.")
     ] = 48,
     overwrite: Overwrite = False,
 ) -> None:
-    """Find the step size, batch and length of fits on a model, from one picture."""
+    """Find learning rate, batch size and steps for a model."""
     one_picture(others)
     from hiper.methods import ENDING, get_method, preset_path
 

@@ -19,18 +19,27 @@ def ui(
     session: Session,
     hardware: Device,
     backbone: BackboneName = "critters",
-    host: Annotated[str | None, Option(help="Default: 127.0.0.1, which only this computer reaches.")] = None,
-    port: Annotated[int | None, Option(min=1, max=65535, help="Default: a free one from 7860 on.")] = None,
-    library: Annotated[Path | None, Option(metavar="DIR", help="Where learnt subjects are kept.")] = None,
-    max_upload_mb: Annotated[int, Option(min=1, max=10_000, help="Largest file that may be uploaded.")] = 50,
+    host: Annotated[
+        str | None, Option(help="Address to serve on; default: 127.0.0.1, this computer only.")
+    ] = None,
+    port: Annotated[
+        int | None, Option(min=1, max=65535, help="Port; default: the first free one from 7860.")
+    ] = None,
+    library: Annotated[
+        Path | None,
+        Option(metavar="DIR", help="Folder of saved subjects; default: ~/.local/share/hiper/library."),
+    ] = None,
+    max_upload_mb: Annotated[int, Option(min=1, max=10_000, help="Largest upload in MB.")] = 50,
     clip: Annotated[
-        str | None, Option(metavar="FOLDER", help="CLIP weights that rank seeds by the sentence.")
+        str | None,
+        Option(metavar="FOLDER", help="CLIP weights, to rank pictures by the prompt; default: none."),
     ] = None,
     dino: Annotated[
-        str | None, Option(metavar="FOLDER", help="DINOv2 weights that rank seeds by likeness.")
+        str | None,
+        Option(metavar="FOLDER", help="DINOv2 weights, to rank pictures by likeness; default: none."),
     ] = None,
 ) -> None:
-    """Open the web page: learn, draw and compare without a command line."""
+    """Open the web page, to fit and edit in a browser."""
     if importlib.util.find_spec("gradio") is None:
         raise OptionError('the web page needs Gradio; install it with: python -m pip install "hiper[ui]"')
     with session.progress() as report:
