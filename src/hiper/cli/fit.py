@@ -58,9 +58,7 @@ class FitRequest:
         Path | None, Option(metavar="MASK", help="Mask of the picture's size, white on the subject.")
     ] = None
     seed: FitSeed = None
-    no_source: Annotated[
-        bool, Option(help="Do not store the picture's latents in the file.")
-    ] = False
+    no_source: Annotated[bool, Option(help="Do not store the picture's latents in the file.")] = False
     frame: Annotated[int | None, Option(min=0, help="Frame of an animation, from 0.")] = None
     background: Annotated[str, Option(metavar="COLOUR", help="Colour behind transparent parts.")] = "white"
     allow_truncated: Annotated[bool, Option(help="Accept a truncated image file.")] = False
