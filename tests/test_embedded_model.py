@@ -88,7 +88,7 @@ def test_the_demo_shows_that_a_tail_carries_an_unseen_animal(tmp_path: Path) -> 
         reports.append(run_demo(tmp_path / str(seed), seed=seed, overwrite=False, progress=lambda *_: None))
     floor, mine, ceiling = (
         sum(float(each.figures[f"mean, {name}"]) for each in reports)
-        for name in ("without the tail", "with the rest kept", "true answer through the VAE")
+        for name in ("prompt alone", "edit", "true answer through the VAE")
     )
     assert ceiling < mine < 0.8 * floor  # of several animals: without a tail, one may be hit by chance
     assert {"fit", "edit"} == set(stages)

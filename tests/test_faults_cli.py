@@ -293,7 +293,7 @@ def test_a_whole_command_in_a_hostile_environment(tmp_path: Path, model_folder: 
     done = subprocess.run(command, env=environment, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     assert rb"\u0441\u043e\u0431\u0430\u043a\u0430.safetensors (" in done.stdout
-    assert b"loss_before 1.0" in done.stdout
+    assert b"loss 1.0" in done.stdout
     lines = done.stderr.decode("cp1252").splitlines()
     assert lines[1:] == [f"loading {model_folder}", "fitting", "fitting: 1 of 1, took 0 s"]
     artifact = Artifact.load(out)

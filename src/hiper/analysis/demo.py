@@ -29,7 +29,7 @@ EDITS: tuple[tuple[str, dict[str, str]], ...] = (
     ("texture", {"style": "watercolor"}),
     ("two at once", {"pose": "jumping", "background": "snow"}),
 )
-FIGURES = ("without the tail", "a new picture", "with the rest kept", "true answer through the VAE")
+FIGURES = ("prompt alone", "new picture", "edit", "true answer through the VAE")
 """What the figures are of; the sheet shows all but the last."""
 
 Progress = Callable[[str, int, int], None]
@@ -42,7 +42,7 @@ class DemoReport:
 
     Attributes:
         sheet: The file of the contact sheet.
-        figures: Colour distances, lower is better.
+        figures: The caption, the seconds of the fit, and colour distances `KIND, PICTURE`, lower is better.
         seconds: In all.
     """
 

@@ -24,7 +24,7 @@ from hiper.cli.options import (
 from hiper.cli.progress import Report
 from hiper.cli.session import Session
 from hiper.errors import Interrupted, OptionError, ResumeError
-from hiper.training import checkpoint_beside
+from hiper.training import checkpoint_beside, duration
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -115,7 +115,7 @@ def fit(
     size = out.stat().st_size
     session.console.result(
         {"artifact": str(out), "bytes": size, **artifact.describe()},
-        [f"{out} ({size} bytes), {_gain(artifact)}"],
+        [f"{out} ({size / 1000:.0f} KB), {_summary(artifact)}"],
     )
 
 
@@ -259,5 +259,12 @@ def run_fit(
     return artifact
 
 
-def _gain(artifact: Artifact) -> str:
-    return ", ".join(f"{name} {value:z.4g}" for name, value in artifact.figures.items())
+def _summary(artifact: Artifact) -> str:
+    """Return the figures of a fit, the losses as one pair and the time with its unit."""
+    figures = dict(artifact.figures)
+    took = f"took {duration(figures.pop('seconds'))}" if "seconds" in figures else ""
+    loss = ""
+    if {"loss_before", "loss_after"} <= figures.keys():
+        loss = f"loss {figures.pop('loss_before'):z.4g} -> {figures.pop('loss_after'):z.4g}"
+    others = [f"{name} {value:z.4g}" for name, value in figures.items()]
+    return ", ".join(filter(None, [loss, *others, took]))

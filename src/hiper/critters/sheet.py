@@ -1,4 +1,4 @@
-"""The contact sheet of the demo: a row per edit, enlarged, with its sentence."""
+"""The contact sheet of the demo: a row per edit, enlarged, with its prompt."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
-COLUMNS = ("source", "true answer", "sentence alone", "new picture (keep 0)", "rest kept (keep 0.5)")
+COLUMNS = ("source", "true answer", "prompt alone", "new picture (keep 0)", "edit (keep 0.5)")
 CELL, GAP, HEADER, LABEL = 224, 14, 92, 34
 INK, FAINT, PAPER = (38, 34, 40), (120, 114, 122), (252, 250, 246)
 
@@ -26,7 +26,7 @@ def contact_sheet(caption: str, rows: Sequence[SheetRow]) -> Image.Image:
     width = GAP + len(COLUMNS) * (CELL + GAP)
     sheet = Image.new("RGB", (width, HEADER + len(rows) * (CELL + LABEL) + GAP), PAPER)
     draw = ImageDraw.Draw(sheet)
-    draw.text((GAP, 12), f"fitted once: one picture and “{caption}”", INK, ImageFont.load_default(22))
+    draw.text((GAP, 12), f"one fit: the source and its caption “{caption}”", INK, ImageFont.load_default(22))
     for column, title in enumerate(COLUMNS):
         x = GAP + column * (CELL + GAP)
         draw.text((x, HEADER - 34), title, INK, ImageFont.load_default(18))
