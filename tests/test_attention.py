@@ -136,7 +136,7 @@ def test_what_is_told_is_what_the_layer_computes_with(backbone: SdBackbone, proc
 def test_a_family_without_cross_attention_is_refused_in_one_line(
     sd1: SdBackbone, artifact: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(SdBackbone, "capabilities", frozenset({"rows"}))
+    monkeypatch.setattr(SdBackbone, "capabilities", frozenset({"token_embeddings"}))
     with pytest.raises(OptionError, match=r"of the family sd, which has no cross-attention"):
         study_drawing(sd1, artifact, PROMPT, **QUICK)
 

@@ -301,15 +301,15 @@ def test_a_vae_of_other_channels_is_refused(
 def test_a_text_encoder_of_another_width_is_refused(folder: Path) -> None:
     other = tiny.text_encoder(len(tiny.tokenizer()), embed=64)
     message = refused(replaced(folder, "text_encoder", other))
-    assert "reads rows of 32 numbers, the text encoders make 64" in message
+    assert "reads token embeddings of 32 numbers, the text encoders make 64" in message
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "component", "words"),
     [
-        ("sdxl", "text_encoder", "rows of 64 numbers, the text encoders make 96"),
-        ("sdxl", "text_encoder_2", "rows of 64 numbers, the text encoders make 96"),
+        ("sdxl", "text_encoder", "token embeddings of 64 numbers, the text encoders make 96"),
+        ("sdxl", "text_encoder_2", "token embeddings of 64 numbers, the text encoders make 96"),
         ("sd3", "text_encoder_2", "pooled vectors of 64 numbers, the text encoders make 96"),
         ("flux-dev", "text_encoder", "pooled vectors of 32 numbers, the text encoders make 64"),
     ],

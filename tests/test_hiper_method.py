@@ -265,7 +265,7 @@ def test_an_impossible_pair_is_refused_up_front(
 
         class Rewriter(Method):
             name, options_type, presets = "rewriter", HiPerOptions, PRESETS
-            requires = frozenset({"rows", "wings"})
+            requires = frozenset({"token_embeddings", "wings"})
 
             def fit(self, *args, **settings):
                 raise AssertionError
@@ -295,6 +295,7 @@ def test_a_method_written_for_an_earlier_release_still_fits(
 
         class Earlier(Method):
             name, options_type, presets = "earlier", HiPerOptions, PRESETS
+            needs = frozenset({"rows"})
 
             def fit(self, backbone, subject, options, *, callback=None, checkpoint=None, should_stop=None):
                 assert should_stop() is None

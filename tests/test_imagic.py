@@ -17,7 +17,7 @@ from hiper.backbones.sd import SdBackbone
 from hiper.errors import Interrupted, OptionError
 from hiper.images import Subject, fit_square
 from hiper.methods import get_method
-from hiper.methods.imagic import ROWS
+from hiper.methods.imagic import TEXT
 from hiper.seeds import generator
 from hiper.training import CheckpointFile, ProgressEvent
 from tests import tiny
@@ -70,7 +70,7 @@ def test_both_stages_are_the_published_ones(subject: Subject) -> None:
     artifact = hiper.fit(backbone, subject, method=METHOD, target=TARGET, seed=3, **options)
     before = dict(backbone.denoiser.named_parameters())
     rows, weights = plain_imagic(tiny.pipeline(), subject, 3)
-    assert torch.allclose(artifact.tensors[ROWS], rows[0], atol=1e-4)
+    assert torch.allclose(artifact.tensors[TEXT], rows[0], atol=1e-4)
     for name, weight in weights.items():
         moved = (artifact.tensors[f"unet.{name}"] - before[name]).flatten()
         assert F.cosine_similarity(moved, (weight - before[name]).flatten(), dim=0) > 0.99
@@ -79,7 +79,7 @@ def test_both_stages_are_the_published_ones(subject: Subject) -> None:
 def test_interpolation_1_is_the_fitted_embedding_and_0_the_sentence_s(
     sd1: SdBackbone, learnt: Artifact
 ) -> None:
-    plain, fitted = sd1.encode(TARGET).token_embeddings, learnt.tensors[ROWS][None]
+    plain, fitted = sd1.encode(TARGET).token_embeddings, learnt.tensors[TEXT][None]
     assert (plain - fitted).abs().max() > 0.01
     for strength, expected in ((1.0, fitted), (0.0, plain), (0.25, 0.75 * plain + 0.25 * fitted)):
         with get_method(METHOD).attach(sd1, learnt, strength) as attached:

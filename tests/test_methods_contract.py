@@ -193,7 +193,7 @@ def test_a_backbone_that_lacks_what_it_needs_is_refused(
 @pytest.mark.slow
 def test_rows_for_a_pipeline_of_ones_own(sd1: SdBackbone, subject: Subject, method: str, fits: Fits) -> None:
     artifact = fit_once(sd1, subject, method, fits)
-    if get_method(method).rows_only:
+    if get_method(method).token_embeddings_only:
         assert hiper.prompt_embeds(sd1, artifact, SENTENCE)["prompt_embeds"].shape[2] == sd1.embed_dim
     else:
         with pytest.raises(OptionError, match=f"method {method} is more than text rows; draw it with hiper"):

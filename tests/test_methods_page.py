@@ -16,7 +16,7 @@ PAGE = (Path(__file__).parent.parent / "docs" / "methods.md").read_text(encoding
 def outside(method: Method[Any]) -> str:
     """By what other programs take what was learnt."""
     exports = type(method).exported is not Method.exported
-    ways = ["`hiper export`"] * exports + ["`hiper.prompt_embeds`"] * method.rows_only
+    ways = ["`hiper export`"] * exports + ["`hiper.prompt_embeds`"] * method.token_embeddings_only
     return ", ".join(ways) or "no"
 
 

@@ -257,10 +257,10 @@ def test_a_truncated_file_is_damaged(tmp_path: Path) -> None:
 
 
 CLIP_L = Clip(
-    is_open=False, embed=768, vocabulary=49408, positions=77, layers=12, hidden=3072, projection=768
+    is_open=False, embed_dim=768, vocabulary=49408, positions=77, layers=12, hidden=3072, projection=768
 )
 CLIP_H = Clip(
-    is_open=True, embed=1024, vocabulary=49408, positions=77, layers=23, hidden=4096, projection=1024
+    is_open=True, embed_dim=1024, vocabulary=49408, positions=77, layers=23, hidden=4096, projection=1024
 )
 
 

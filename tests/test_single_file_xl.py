@@ -237,8 +237,8 @@ def test_the_real_model_has_its_published_size(tmp_path: Path) -> None:
         depths=(0, 2, 10),
         addition=2816,
         vae=Vae(channels=(128, 256, 512, 512), latent_channels=4),
-        text=Clip(is_open=False, embed=768, layers=12, hidden=3072, projection=768, **text),
-        text_2=Clip(is_open=True, embed=1280, layers=32, hidden=5120, projection=1280, **text),
+        text=Clip(is_open=False, embed_dim=768, layers=12, hidden=3072, projection=768, **text),
+        text_2=Clip(is_open=True, embed_dim=1280, layers=32, hidden=5120, projection=1280, **text),
     )
     single_file_xl.write_config(real, tmp_path)
     sizes = [millions(tmp_path / part) for part in ("unet", "vae", "text_encoder", "text_encoder_2")]

@@ -1,4 +1,4 @@
-"""A method of one's own: one vector, learnt by the model's own loss, is added to every text row of every sentence."""
+"""A method of one's own: it learns one vector, which is added to every token embedding of every sentence."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Offset(TrainedMethod[OffsetOptions]):
     """Learns one tensor [1, embed]. A method holds no state of its own."""
 
     name: ClassVar[str] = "offset"
-    learns: ClassVar[str] = "one vector added to every text row"
-    rows_only: ClassVar[bool] = True
+    learns: ClassVar[str] = "one vector added to every token embedding"
+    token_embeddings_only: ClassVar[bool] = True
     fits_together: ClassVar[bool] = True
     options_type = OffsetOptions
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
@@ -67,5 +67,5 @@ class Offset(TrainedMethod[OffsetOptions]):
 
 
 def shifted(sentence: Conditioning, vector: Tensor) -> Conditioning:
-    """Add the vector [1, embed] to every row."""
+    """Add the vector [1, embed_dim] to every token embedding."""
     return replace(sentence, token_embeddings=sentence.token_embeddings + vector)

@@ -1,7 +1,7 @@
 """Pipelines that read their sentences as a supported one does: ControlNet, img2img, inpainting, a user's subclass.
 
-Text rows need text encoders and the denoiser's kind, so these are what decides. Calls into diffusers, which carry no
-types.
+Token embeddings need text encoders and the denoiser's kind, so these are what decides. Calls into diffusers, which
+carry no types.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def check_readers(pipe: Pipeline, optional: Sequence[str]) -> None:
     for name, part in needed.items():
         if part is None and name.replace("tokenizer", "text_encoder") not in optional:
             raise BackboneError(
-                f"the {type(pipe).__name__} has no {name}, which text rows take; load it with one, make the rows,"
+                f"the {type(pipe).__name__} has no {name}, which token embeddings take; load it with one, make them,"
                 " and hand them to the pipeline without"
             )
 
@@ -95,7 +95,7 @@ def for_call(pipe: Pipeline, arguments: Mapping[str, Any], *, is_negative_heard:
         is_negative_heard: Whether a negative sentence or tail was asked for.
 
     Raises:
-        BackboneError: It takes no rows at all.
+        BackboneError: It takes no token embeddings at all.
     """
     taken = signature(type(pipe).__call__).parameters
     if any(each.kind is Parameter.VAR_KEYWORD for each in taken.values()):
@@ -103,7 +103,7 @@ def for_call(pipe: Pipeline, arguments: Mapping[str, Any], *, is_negative_heard:
     left = {name: value for name, value in arguments.items() if name not in taken}
     if any("embeds" in name and not name.startswith("negative") for name in left):
         raise BackboneError(
-            f"a {type(pipe).__name__} takes no {' nor '.join(left)}: it cannot draw from text rows"
+            f"a {type(pipe).__name__} takes no {' nor '.join(left)}: it cannot draw from token embeddings"
         )
     if is_negative_heard and "negative_prompt_embeds" in left:
         warnings.warn(
@@ -117,7 +117,7 @@ def for_call(pipe: Pipeline, arguments: Mapping[str, Any], *, is_negative_heard:
 def batched(each: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Put the arguments of several pictures, as `for_call` returns them, into those of one call.
 
-    Tables of different lengths, which have masks, are filled up with zeros: [batch, length, embed], masks
+    Tables of different lengths, which have masks, are filled up with zeros: [batch, length, embed_dim], masks
     [batch, length].
     """
     return {name: _joined([arguments[name] for arguments in each]) for name in each[0]}

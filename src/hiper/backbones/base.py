@@ -124,9 +124,9 @@ class Backbone(ABC):
         quantised: How the denoiser's weights are packed, "nf4" or "int8"; "" where they are not.
         tail_encoder: Guesses a tail from a picture's latents, where the model's folder has one.
         denoiser_name: The library's name of the denoiser, by which others load what belongs to it.
-        capabilities: What a method may ask for in its `requires`: "rows" (all), "trajectory" (`step` moves up and down
-            between timesteps), "vocabulary" (`encode_with_token_embeddings`), "weights" (those of `denoiser` may be
-            swapped), "lora" (the denoiser takes peft's adapters).
+        capabilities: What a method may ask for in its `requires`: "token_embeddings" (all), "trajectory" (`step` moves
+            up and down between timesteps), "vocabulary" (`encode_with_token_embeddings`), "weights" (those of
+            `denoiser` may be swapped), "lora" (the denoiser takes peft's adapters).
     """
 
     id: str
@@ -151,7 +151,7 @@ class Backbone(ABC):
     quantised: str = ""
     tail_encoder: TailEncoder | None = None
     denoiser_name: ClassVar[str]
-    capabilities: frozenset[str] = frozenset({"rows"})
+    capabilities: frozenset[str] = frozenset({"token_embeddings"})
 
     def size_note(self, height: int, width: int) -> str | None:
         """Return what to expect of a size, in pixels, far from the native one; None for others."""

@@ -1,4 +1,4 @@
-"""FLUX.1: rows of T5, a pooled vector of CLIP; guidance distilled into the weights (dev) or none (schnell)."""
+"""FLUX.1: token embeddings of T5, CLIP's pooled vector; guidance distilled into the weights (dev) or none (schnell)."""
 
 from __future__ import annotations
 
@@ -24,15 +24,17 @@ FITTING_GUIDANCE = 1.0
 class FluxBackbone(FlowBackbone):
     """A `diffusers.FluxPipeline`, of the dev or the schnell kind.
 
-    The tail replaces T5's padding: nothing masks it, and the transformer gives text no places, so the last rows are
-    as good as any and no sentence of ordinary length reaches them.
+    The tail replaces T5's padding: nothing masks it, and the transformer gives text no places, so the last token
+    embeddings are as good as any and no sentence of ordinary length reaches them.
 
     dev was distilled to draw what another model draws under guidance, and takes the scale as an input. It is
     fitted at scale 1, as diffusers' own DreamBooth commands do: only there is noise - picture what it should say.
     """
 
     pipeline_name: ClassVar[str] = "FluxPipeline"
-    layout: ClassVar[Layout] = Layout(patch=PATCH, rows=("text_encoder_2",), pooled=("text_encoder",))
+    layout: ClassVar[Layout] = Layout(
+        patch=PATCH, token_encoders=("text_encoder_2",), pooled=("text_encoder",)
+    )
 
     def __init__(
         self,
@@ -57,13 +59,13 @@ class FluxBackbone(FlowBackbone):
         return FLUX_DEV if self._is_guidance_distilled else FLUX_SCHNELL
 
     def _encode(self, prompt: str) -> Conditioning:
-        rows, pooled, _ = self._pipe.encode_prompt(
+        embeddings, pooled, _ = self._pipe.encode_prompt(
             prompt, device=self.device, max_sequence_length=self.max_length
         )
         read = self._pipe.maybe_convert_prompt(prompt, self._pipe.tokenizer_2)
         pieces, lost = token_words(self._pipe.tokenizer_2, read, read, start=0, max_length=self.max_length)
         return Conditioning(
-            token_embeddings=rows.float(),
+            token_embeddings=embeddings.float(),
             num_tokens=len(pieces),
             prompt=prompt,
             words_per_token=pieces,

@@ -1,4 +1,4 @@
-"""FLUX.2 klein: rows of Qwen3, three layers of it side by side."""
+"""FLUX.2 klein: token embeddings of Qwen3, three layers of it side by side."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class KleinBackbone(FlowBackbone):
     """A `diffusers.Flux2KleinPipeline`, step-distilled or base.
 
     The tail replaces padding, which the encoder masks but the transformer reads; text has places, and the last ones
-    are among those it was trained on. With a tokenizer that pads on the left the last rows are the template's, and
-    the tail is appended.
+    are among those it was trained on. With a tokenizer that pads on the left the last token embeddings are the
+    template's, and the tail is appended.
     """
 
     pipeline_name: ClassVar[str] = "Flux2KleinPipeline"
-    layout: ClassVar[Layout] = Layout(patch=PATCH, rows=("text_encoder",) * 3, chat=True)
+    layout: ClassVar[Layout] = Layout(patch=PATCH, token_encoders=("text_encoder",) * 3, chat=True)
     max_length = 512
 
     def __init__(
@@ -57,14 +57,14 @@ class KleinBackbone(FlowBackbone):
         return KLEIN if self._distilled else KLEIN_BASE
 
     def _encode(self, prompt: str) -> Conditioning:
-        rows, _ = self._pipe.encode_prompt(prompt, self.device, max_sequence_length=self.max_length)
+        embeddings, _ = self._pipe.encode_prompt(prompt, self.device, max_sequence_length=self.max_length)
         pieces, lost = chat_words(
             self._pipe.tokenizer, prompt, max_length=self.max_length, enable_thinking=False
         )
         if self._pipe.tokenizer.padding_side == "left":
             pieces = (*[""] * (self.max_length - len(pieces)), *pieces)
         return Conditioning(
-            token_embeddings=rows.float(),
+            token_embeddings=embeddings.float(),
             num_tokens=len(pieces),
             prompt=prompt,
             words_per_token=pieces,
@@ -114,7 +114,7 @@ class KleinBackbone(FlowBackbone):
 
 
 def _text_places(sequence_length: int, *, device: torch.device) -> Tensor:
-    """Return the places of text rows: [length, 4]."""
+    """Return the places of token embeddings: [length, 4]."""
     grid = torch.zeros(sequence_length, 4, device=device)
     grid[:, TEXT_AXIS] = torch.arange(sequence_length, device=device)
     return grid

@@ -36,10 +36,10 @@ class _Kept:
 
     def __init__(self, projection: Callable[[Tensor], Tensor]) -> None:
         self._projection = projection
-        self._rows: Tensor | None = None
+        self._embeddings: Tensor | None = None
         self._answer: Tensor | None = None
 
-    def __call__(self, rows: Tensor) -> Tensor:
-        if self._answer is None or rows is not self._rows:
-            self._rows, self._answer = rows, self._projection(rows)
+    def __call__(self, embeddings: Tensor) -> Tensor:
+        if self._answer is None or embeddings is not self._embeddings:
+            self._embeddings, self._answer = embeddings, self._projection(embeddings)
         return self._answer

@@ -1,4 +1,4 @@
-"""Lumina Image 2: rows of Gemma 2 under a mask; its time runs from noise to picture."""
+"""Lumina Image 2: token embeddings of Gemma 2 under a mask; its time runs from noise to picture."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ MARK = " <Prompt Start> "
 class Lumina2Backbone(FlowBackbone):
     """A `diffusers.Lumina2Pipeline`.
 
-    The tail is appended directly behind the sentence: the transformer reads as many rows as the mask counts, from
-    the first on, so behind a gap nothing would be read. Every sentence follows a system prompt, but for negatives.
+    The tail is appended directly behind the sentence: the transformer reads as many token embeddings as the mask
+    counts, from the first on, so behind a gap nothing would be read. Every sentence follows a system prompt, but for
+    negatives.
     """
 
     pipeline_name: ClassVar[str] = "Lumina2Pipeline"
@@ -57,14 +58,14 @@ class Lumina2Backbone(FlowBackbone):
         return self._read("", prompt)
 
     def _read(self, before: str, prompt: str) -> Conditioning:
-        rows, mask = self._pipe._get_gemma_prompt_embeds(  # noqa: SLF001
+        embeddings, mask = self._pipe._get_gemma_prompt_embeds(  # noqa: SLF001
             before + prompt, device=self.device, max_sequence_length=self.max_length
         )
         pieces, lost = token_words(
             self._pipe.tokenizer, before + prompt, prompt, start=len(before), max_length=self.max_length
         )
         return Conditioning(
-            token_embeddings=rows[mask.bool()][None].float(),
+            token_embeddings=embeddings[mask.bool()][None].float(),
             num_tokens=len(pieces),
             prompt=prompt,
             words_per_token=pieces,

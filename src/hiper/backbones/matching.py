@@ -21,14 +21,14 @@ class Layout:
 
     Attributes:
         patch: Side, in latent cells, of the square that is one cell of the denoiser's input, channel behind channel.
-        rows: Text encoders whose embeddings stand side by side in a row of the denoiser's table.
+        token_encoders: Text encoders whose token embeddings are concatenated along `embed_dim`.
         pooled: Text encoders whose pooled vectors stand side by side in the one that the denoiser reads.
         optional: Which of these a pipeline may go without.
         chat: Sentences are wrapped as a turn of a chat, by the tokenizer's template.
     """
 
     patch: int = 1
-    rows: tuple[str, ...] = ("text_encoder",)
+    token_encoders: tuple[str, ...] = ("text_encoder",)
     pooled: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     chat: bool = False
@@ -48,7 +48,7 @@ def check_components(pipe: Any, denoiser: str, layout: Layout, name: str) -> Non
             other latent channels than the vae makes, as models for inpainting do; or a text encoder is not the
             denoiser's.
     """
-    encoders = {*layout.rows, *layout.pooled} - set(layout.optional)
+    encoders = {*layout.token_encoders, *layout.pooled} - set(layout.optional)
     tokenizers = {each.replace("text_encoder", "tokenizer") for each in encoders}
     for component in (denoiser, "vae", "scheduler", *sorted(encoders | tokenizers)):
         if getattr(pipe, component, None) is None:
@@ -62,10 +62,10 @@ def check_components(pipe: Any, denoiser: str, layout: Layout, name: str) -> Non
             f"{name} takes {taken} latent channels where its vae makes {made} (inpainting, depth or the like, or"
             " another model's vae); allowed are text-to-image models"
         )
-    rows = [getattr(pipe, each) for each in layout.rows]
-    if None not in rows:
+    token_encoders = [getattr(pipe, each) for each in layout.token_encoders]
+    if None not in token_encoders:
         wanted = next(config[each] for each in _TEXT_WIDTHS if each in config)
-        _check_width(name, "rows", wanted, sum(map(_row_width, rows)))
+        _check_width(name, "token embeddings", wanted, sum(map(_token_width, token_encoders)))
     _check_width(
         name,
         "pooled vectors",
@@ -101,7 +101,7 @@ def check_tokenizers(pipe: Any, layout: Layout, name: str) -> None:
 
 
 def check_sentence(pipe: Any, layout: Layout, name: str, sentence: str) -> None:
-    """Check that a sentence has no token for which a text encoder has no row, as one that was added to a tokenizer.
+    """Check that the text encoders have an embedding for each token of a sentence, added ones included.
 
     Args:
         pipe: A diffusers pipeline.
@@ -113,21 +113,22 @@ def check_sentence(pipe: Any, layout: Layout, name: str, sentence: str) -> None:
         BackboneError: It has one.
     """
     for each, which, encoder, tokenizer in _readers(pipe, layout):
-        largest, rows = max(tokenizer(sentence)["input_ids"], default=0), _rows(encoder)
-        if largest >= rows:
+        largest, known = max(tokenizer(sentence)["input_ids"], default=0), _num_embeddings(encoder)
+        if largest >= known:
             raise BackboneError(
                 f"{name}: {which} reads {tokenizer.convert_ids_to_tokens(largest)!r} as token {largest}, {each} has"
-                f" {rows} rows; they are of different models, or tokens were added without resize_token_embeddings"
+                f" {known} embeddings; they are of different models, or tokens were added without"
+                " resize_token_embeddings"
             )
 
 
-def _rows(encoder: Any) -> int:
+def _num_embeddings(encoder: Any) -> int:
     return int(encoder.get_input_embeddings().num_embeddings)  # an offloaded one has no weight
 
 
 def _readers(pipe: Any, layout: Layout) -> Iterator[tuple[str, str, Any, Any]]:
     """Yield the text encoders with their tokenizers, where both are there: their names, then they."""
-    for each in dict.fromkeys((*layout.rows, *layout.pooled)):
+    for each in dict.fromkeys((*layout.token_encoders, *layout.pooled)):
         which = each.replace("text_encoder", "tokenizer")
         if getattr(pipe, each) is not None and getattr(pipe, which) is not None:
             yield each, which, getattr(pipe, each), getattr(pipe, which)
@@ -157,7 +158,7 @@ def _check_width(name: str, what: str, wanted: object, found: int) -> None:
         )
 
 
-def _row_width(encoder: Any) -> int:
+def _token_width(encoder: Any) -> int:
     return int(encoder.config.get_text_config().hidden_size)
 
 

@@ -68,7 +68,9 @@ class PipelineBackbone(Backbone):
     usual: ClassVar[SamplingDefaults]
     layout: ClassVar[Layout] = Layout()
     wide_range: ClassVar[bool] = False
-    capabilities: frozenset[str] = frozenset({"rows", "trajectory", "vocabulary", "weights", "lora"})
+    capabilities: frozenset[str] = frozenset(
+        {"token_embeddings", "trajectory", "vocabulary", "weights", "lora"}
+    )
 
     def __init__(
         self,

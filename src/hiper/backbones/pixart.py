@@ -1,4 +1,4 @@
-"""PixArt-Sigma: rows of T5 under a mask, noise prediction by a transformer that also guesses a variance."""
+"""PixArt-Sigma: token embeddings of T5 under a mask, noise prediction by a transformer that also guesses a variance."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ class PixArtBackbone(PipelineBackbone):
         return _diffusers.diffusion_schedule(self._pipe, self.id)
 
     def _encode(self, prompt: str) -> Conditioning:
-        rows, mask, _, _ = self._pipe.encode_prompt(
+        embeddings, mask, _, _ = self._pipe.encode_prompt(
             prompt, do_classifier_free_guidance=False, device=self.device, max_sequence_length=self.max_length
         )
         read = prompt.lower().strip()  # as the pipeline does
         pieces, lost = token_words(self._pipe.tokenizer, read, read, start=0, max_length=self.max_length)
         return Conditioning(
-            token_embeddings=rows[mask.bool()][None].float(),
+            token_embeddings=embeddings[mask.bool()][None].float(),
             num_tokens=len(pieces),
             prompt=prompt,
             words_per_token=pieces,

@@ -1,4 +1,4 @@
-"""Qwen-Image: rows of Qwen2.5-VL, as many as the sentence has tokens; a picture is a film of one frame."""
+"""Qwen-Image: token embeddings of Qwen2.5-VL, as many as the sentence has tokens; a picture is a film of one frame."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ NATIVE = 1328
 """Side in pixels of a square picture, by the card of Qwen/Qwen-Image; no configuration says it."""
 NO_NEGATIVE = " "
 """What stands for no negative sentence, by the same card."""
-LONGEST = 1024  # rows that the pipeline takes; it cuts what is longer than max_sequence_length
+LONGEST = 1024  # tokens that the pipeline takes; it cuts what is longer than max_sequence_length
 
 
 @final
 class QwenImageBackbone(FlowBackbone):
     """A `diffusers.QwenImagePipeline`.
 
-    The tail is appended: padding is masked, and the last rows are the template's. Text has places, so the tail
-    stands where a longer sentence would go on.
+    The tail is appended: padding is masked, and the last token embeddings are the template's. Text has places, so the
+    tail stands where a longer sentence would continue.
     """
 
     pipeline_name: ClassVar[str] = "QwenImagePipeline"
@@ -60,7 +60,7 @@ class QwenImageBackbone(FlowBackbone):
     def _encode(self, prompt: str) -> Conditioning:
         skipped = int(self._pipe.prompt_template_encode_start_idx)
         before, after = self._pipe.prompt_template_encode.split("{}")
-        rows, _ = self._pipe.encode_prompt(prompt, self.device, max_sequence_length=self.max_length)
+        embeddings, _ = self._pipe.encode_prompt(prompt, self.device, max_sequence_length=self.max_length)
         pieces, lost = token_words(
             self._pipe.tokenizer,
             before + prompt + after,
@@ -70,7 +70,7 @@ class QwenImageBackbone(FlowBackbone):
         )
         kept = pieces[skipped:]
         return Conditioning(
-            token_embeddings=rows.float(),
+            token_embeddings=embeddings.float(),
             num_tokens=len(kept),
             prompt=prompt,
             words_per_token=kept,

@@ -156,7 +156,7 @@ def wrap(pipe: Any) -> Backbone:
 
 
 def wrap_reader(pipe: Any) -> Backbone:
-    """Wrap a user's own diffusers pipeline for its text rows alone (`Backbone.encode`, `Backbone.pipeline_kwargs`).
+    """Wrap a user's own diffusers pipeline to encode alone (`Backbone.encode`, `Backbone.pipeline_kwargs`).
 
     Args:
         pipe: As for `wrap`, or one that reads sentences as these do: ControlNet, img2img, inpainting and the like.

@@ -1,4 +1,4 @@
-"""Sana: rows of Gemma 2 under a mask, behind an instruction; latents of a strong autoencoder, 32 pixels a cell."""
+"""Sana: Gemma 2's token embeddings under a mask, behind an instruction; an autoencoder of 32 pixels a cell."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class SanaBackbone(FlowBackbone):
     """A `diffusers.SanaPipeline`.
 
     The tail is appended: padding is masked, so there is none to replace. Every sentence follows an instruction to
-    enhance it, of which the transformer reads the first row alone; negatives do without.
+    enhance it, of which the transformer reads the first embedding alone; negatives do without.
     """
 
     pipeline_name: ClassVar[str] = "SanaPipeline"
@@ -66,7 +66,7 @@ class SanaBackbone(FlowBackbone):
         return self._read([], prompt)
 
     def _read(self, instruction: list[str], prompt: str) -> Conditioning:
-        rows, mask, _, _ = self._pipe.encode_prompt(
+        embeddings, mask, _, _ = self._pipe.encode_prompt(
             prompt,
             do_classifier_free_guidance=False,
             device=self.device,
@@ -75,7 +75,7 @@ class SanaBackbone(FlowBackbone):
         )
         pieces, lost = self._pieces("\n".join(instruction), prompt.lower().strip())
         return Conditioning(
-            token_embeddings=rows[mask.bool()][None].float(),
+            token_embeddings=embeddings[mask.bool()][None].float(),
             num_tokens=len(pieces),
             prompt=prompt,
             words_per_token=pieces,
@@ -83,7 +83,7 @@ class SanaBackbone(FlowBackbone):
         )
 
     def _pieces(self, before: str, read: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Name the rows that are kept: the first, and the last `length` - 1 of the table with its padding."""
+        """Name the tokens that are kept: the first, and the last `length` - 1 of the table with its padding."""
         tokenizer = self._pipe.tokenizer
         table = self.max_length + (len(tokenizer.encode(before)) - 2 if before else 0)
         pieces, lost = token_words(tokenizer, before + read, read, start=len(before), max_length=table)

@@ -26,7 +26,7 @@ _FAMILIES = {768: "sd1", 1024: "sd2"}
 
 @final
 class SdBackbone(UNetBackbone):
-    """A `diffusers.StableDiffusionPipeline`. The tail replaces padding, the last of 77 rows, as in the paper."""
+    """A `diffusers.StableDiffusionPipeline`. The tail replaces padding, the last of 77 tokens, as in the paper."""
 
     pipeline_name: ClassVar[str] = "StableDiffusionPipeline"
     denoiser_name: ClassVar[str] = "unet"
@@ -77,11 +77,11 @@ class SdBackbone(UNetBackbone):
         assume_epsilon(name)
 
     def _encode(self, prompt: str) -> Conditioning:
-        rows, _ = self._pipe.encode_prompt(prompt, self.device, 1, False)
+        embeddings, _ = self._pipe.encode_prompt(prompt, self.device, 1, False)
         converted = self._pipe.maybe_convert_prompt(prompt, self._pipe.tokenizer)
         pieces, lost = spelled(clip_words(self._pipe.tokenizer, converted), self.max_length)
         return Conditioning(
-            token_embeddings=rows.float(),
+            token_embeddings=embeddings.float(),
             num_tokens=len(pieces),
             prompt=prompt,
             words_per_token=pieces,
@@ -89,12 +89,12 @@ class SdBackbone(UNetBackbone):
         )
 
     def _predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        rows = conditioning.token_embeddings.expand(len(noisy), -1, -1)
+        embeddings = conditioning.token_embeddings.expand(len(noisy), -1, -1)
         output: Tensor = self._pipe.unet(
             noisy.to(self.dtype),
             self._put(t),
             timestep_cond=self._guidance_condition(len(noisy)),
-            encoder_hidden_states=rows.to(self.dtype),
+            encoder_hidden_states=embeddings.to(self.dtype),
             return_dict=False,
         )[0]
         return output.float()

@@ -1,4 +1,4 @@
-"""Stable Diffusion XL: two CLIP text encoders, whose rows stand side by side, and a pooled vector."""
+"""Stable Diffusion XL: two CLIP text encoders, whose token embeddings stand side by side, and a pooled vector."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ class SdxlBackbone(UNetBackbone):
     pipeline_name: ClassVar[str] = "StableDiffusionXLPipeline"
     denoiser_name: ClassVar[str] = "unet"
     usual: ClassVar[SamplingDefaults] = SDXL
-    layout: ClassVar[Layout] = Layout(rows=("text_encoder", "text_encoder_2"), pooled=("text_encoder_2",))
+    layout: ClassVar[Layout] = Layout(
+        token_encoders=("text_encoder", "text_encoder_2"), pooled=("text_encoder_2",)
+    )
 
     def __init__(
         self,
@@ -56,13 +58,13 @@ class SdxlBackbone(UNetBackbone):
         return cls._from_loaded(loaded, how, name=str(path), revision="", guidance_scale=None)
 
     def _encode(self, prompt: str) -> Conditioning:
-        rows, _, pooled, _ = self._pipe.encode_prompt(
+        embeddings, _, pooled, _ = self._pipe.encode_prompt(
             prompt, device=self.device, do_classifier_free_guidance=False
         )
         converted = self._pipe.maybe_convert_prompt(prompt, self._pipe.tokenizer_2)
         pieces, lost = spelled(clip_words(self._pipe.tokenizer_2, converted), self.max_length)
         return Conditioning(
-            token_embeddings=rows.float(),
+            token_embeddings=embeddings.float(),
             num_tokens=len(pieces),
             prompt=prompt,
             words_per_token=pieces,

@@ -147,7 +147,7 @@ def _unet(layout: SdLayout) -> dict[str, Any]:
         "block_out_channels": layout.unet_channels,
         "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
         "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
-        "cross_attention_dim": layout.text.embed,
+        "cross_attention_dim": layout.text.embed_dim,
         "attention_head_dim": heads,  # by its history the number of heads
         "use_linear_projection": layout.linear_projection,
         # SD 2.1 overflows in float16 without it, and the others lose nothing by it

@@ -53,7 +53,7 @@ class Clip:
     """A CLIP text encoder; `is_open`: one of OpenCLIP's, with another activation and padding."""
 
     is_open: bool
-    embed: int
+    embed_dim: int
     vocabulary: int
     positions: int
     layers: int
@@ -65,10 +65,10 @@ class Clip:
         return {
             "architectures": [architecture],
             "model_type": "clip_text_model",
-            "hidden_size": self.embed,
+            "hidden_size": self.embed_dim,
             "intermediate_size": self.hidden,
             "num_hidden_layers": self.layers,
-            "num_attention_heads": max(1, self.embed // 64),
+            "num_attention_heads": max(1, self.embed_dim // 64),
             "max_position_embeddings": self.positions,
             "vocab_size": self.vocabulary,
             "hidden_act": "gelu" if self.is_open else "quick_gelu",
@@ -93,30 +93,30 @@ class Clip:
 
 def read_clip(header: Header, prefix: str) -> Clip:
     """Read a text encoder in transformers' layout."""
-    vocabulary, embed = shape(header, prefix + "embeddings.token_embedding.weight")
+    vocabulary, embed_dim = shape(header, prefix + "embeddings.token_embedding.weight")
     return Clip(
         is_open=False,
-        embed=embed,
+        embed_dim=embed_dim,
         vocabulary=vocabulary,
         positions=shape(header, prefix + "embeddings.position_embedding.weight")[0],
         layers=count(header, prefix + "encoder.layers."),
         hidden=shape(header, prefix + "encoder.layers.0.mlp.fc1.weight")[0],
-        projection=embed,
+        projection=embed_dim,
     )
 
 
 def read_open_clip(header: Header, prefix: str) -> Clip:
     """Read a text encoder in OpenCLIP's layout; files of SD 2, which needs no projection, may leave it out."""
-    vocabulary, embed = shape(header, prefix + "token_embedding.weight")
+    vocabulary, embed_dim = shape(header, prefix + "token_embedding.weight")
     projection = prefix + "text_projection"
     return Clip(
         is_open=True,
-        embed=embed,
+        embed_dim=embed_dim,
         vocabulary=vocabulary,
         positions=shape(header, prefix + "positional_embedding")[0],
         layers=count(header, prefix + "transformer.resblocks."),
         hidden=shape(header, prefix + "transformer.resblocks.0.mlp.c_fc.weight")[0],
-        projection=shape(header, projection)[1] if projection in header else embed,
+        projection=shape(header, projection)[1] if projection in header else embed_dim,
     )
 
 

@@ -153,7 +153,7 @@ def _unet(layout: SdxlLayout) -> dict[str, Any]:
         "down_block_types": ["CrossAttnDownBlock2D" if d else "DownBlock2D" for d in layout.depths],
         "up_block_types": ["CrossAttnUpBlock2D" if d else "UpBlock2D" for d in layout.depths[::-1]],
         "transformer_layers_per_block": [max(1, depth) for depth in layout.depths],
-        "cross_attention_dim": layout.text.embed + layout.text_2.embed,
+        "cross_attention_dim": layout.text.embed_dim + layout.text_2.embed_dim,
         # by its history the number of heads
         "attention_head_dim": [max(1, channels // 64) for channels in layout.unet_channels],
         "use_linear_projection": True,

@@ -50,30 +50,30 @@ class TailEncoder(nn.Module):
         channels: Of the latents, in the model's scale.
         side: Of the latents, a multiple of 8.
         tail: Number of token embeddings.
-        embed: Their width.
+        embed_dim: Their width.
     """
 
-    def __init__(self, channels: int, side: int, tail: int, embed: int) -> None:
+    def __init__(self, channels: int, side: int, tail: int, embed_dim: int) -> None:
         super().__init__()
-        self.side, self.tail, self.embed = side, tail, embed
+        self.side, self.tail, self.embed_dim = side, tail, embed_dim
         self.stem = nn.Conv2d(channels, WIDTHS[0], 3, padding=1)
         outs = (*WIDTHS[1:], WIDTHS[-1])
         self.blocks = nn.Sequential(*(_Block(a, b) for a, b in zip(WIDTHS, outs, strict=True)))
         self.hidden = nn.Linear(WIDTHS[-1] * (side // _SHRINK) ** 2, HIDDEN)
-        self.rows = nn.Linear(HIDDEN, tail * embed)
+        self.rows = nn.Linear(HIDDEN, tail * embed_dim)
 
     @classmethod
-    def load(cls, path: Path, latent_shape: tuple[int, int, int], embed: int) -> Self:
-        """Read the file of a model with such latents and rows; BackboneError for one that does not fit it."""
+    def load(cls, path: Path, latent_shape: tuple[int, int, int], embed_dim: int) -> Self:
+        """Read the file of a model with such latents and width; BackboneError for one that does not fit it."""
         refusal = f"{path} is damaged, or no tail encoder of this model; remove it, or make it anew"
         try:
             weights = {name: weight.float() for name, weight in load_file(path).items()}
         except (OSError, SafetensorError) as error:
             raise BackboneError(refusal) from error
-        rows = weights.get("rows.bias", torch.empty(0)).numel() // embed
-        if not rows or latent_shape[1] < _SHRINK:
+        tail = weights.get("rows.bias", torch.empty(0)).numel() // embed_dim
+        if not tail or latent_shape[1] < _SHRINK:
             raise BackboneError(refusal)
-        made = cls(latent_shape[0], latent_shape[1], rows, embed)
+        made = cls(latent_shape[0], latent_shape[1], tail, embed_dim)
         try:
             made.load_state_dict(weights)
         except RuntimeError as error:
@@ -82,16 +82,16 @@ class TailEncoder(nn.Module):
         return made.eval().requires_grad_(False)
 
     def forward(self, latents: Tensor) -> Tensor:
-        """[batch, channels, side, side] to [batch, tail, embed]."""
-        rows: Tensor = self.rows(self.seen(latents))
-        return rows.view(-1, self.tail, self.embed)
+        """[batch, channels, side, side] to [batch, tail, embed_dim]."""
+        tail: Tensor = self.rows(self.seen(latents))
+        return tail.view(-1, self.tail, self.embed_dim)
 
     def seen(self, latents: Tensor) -> Tensor:
-        """[batch, channels, side, side] to [batch, features], what the rows are made of."""
+        """[batch, channels, side, side] to [batch, features], what the tail is made of."""
         return F.silu(self.hidden(self.blocks(self.stem(latents)).flatten(1)))
 
     def guess(self, latents: Tensor) -> Tensor:
-        """Guess the rows [tail, embed], float32, on the CPU, from latents [1, channels, h, w] of any size."""
+        """Guess the tail [tail, embed_dim], float32, on the CPU, from latents [1, channels, h, w] of any size."""
         with torch.no_grad():
             seen = F.interpolate(latents.float().cpu(), size=(self.side, self.side), mode="area")
             return self.forward(seen)[0]

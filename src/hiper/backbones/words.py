@@ -1,4 +1,4 @@
-"""Which rows of a sentence belong to which word."""
+"""Which token embeddings of a sentence belong to which word."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _MARK = "\N{OBJECT REPLACEMENT CHARACTER}"  # found in no template
 
 
 def spelled(words: list[tuple[str, int]], max_length: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Lay words, each with its number of tokens, between a start and an end mark in a table of `length` rows.
+    """Lay words, each with its number of tokens, between a start and an end mark in `max_length` places.
 
-    Returns the word of each row in use, "" for the start mark, and the words that did not fit.
+    Returns the word of each token in use, "" for the start mark, and the words that did not fit.
     """
     kept = max_length - 2
     spoken: list[str] = []

@@ -1,4 +1,4 @@
-"""Z-Image and Z-Image-Turbo: rows of Qwen3, as many as the sentence has tokens."""
+"""Z-Image and Z-Image-Turbo: token embeddings of Qwen3, as many as the sentence has tokens."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ NATIVE = 1024
 class ZImageBackbone(FlowBackbone):
     """A `diffusers.ZImagePipeline`.
 
-    The tail is appended: there is no padding among the rows, and the last ones are the chat template's. The
-    transformer pads to multiples of 32 rows with a row of its own and puts the picture's places behind them, so a
+    The tail is appended: there is no padding among the token embeddings, and the last ones are the chat template's. The
+    transformer pads to multiples of 32 with an embedding of its own and puts the picture's places behind them, so a
     tail that crosses a multiple moves the picture's places by 32.
     """
 
@@ -51,14 +51,14 @@ class ZImageBackbone(FlowBackbone):
         return z_image_defaults(self._pipe.scheduler.config)
 
     def _encode(self, prompt: str) -> Conditioning:
-        rows, _ = self._pipe.encode_prompt(
+        embeddings, _ = self._pipe.encode_prompt(
             prompt, self.device, do_classifier_free_guidance=False, max_sequence_length=self.max_length
         )
         pieces, lost = chat_words(
             self._pipe.tokenizer, prompt, max_length=self.max_length, enable_thinking=True
         )
         return Conditioning(
-            token_embeddings=rows[0][None].float(),
+            token_embeddings=embeddings[0][None].float(),
             num_tokens=len(pieces),
             prompt=prompt,
             words_per_token=pieces,
@@ -78,15 +78,18 @@ class ZImageBackbone(FlowBackbone):
     def pipeline_kwargs(self, positive: Conditioning, negatives: Sequence[Conditioning]) -> dict[str, Any]:
         batch = max(len(positive.token_embeddings), len(negatives))
         others = [
-            row
+            embeddings
             for each in negatives
-            for row in expanded(each, batch if len(negatives) == 1 else 1).token_embeddings
+            for embeddings in expanded(each, batch if len(negatives) == 1 else 1).token_embeddings
         ]
         pair = {
             "prompt_embeds": list(expanded(positive, batch).token_embeddings),
             "negative_prompt_embeds": others,
         }
-        return {name: [rows.to(self.device, self.dtype) for rows in side] for name, side in pair.items()}
+        return {
+            name: [embeddings.to(self.device, self.dtype) for embeddings in side]
+            for name, side in pair.items()
+        }
 
     def _packed(self, latents: Tensor) -> Tensor:
         return latents  # the pipeline keeps them in float32

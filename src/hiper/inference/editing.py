@@ -202,7 +202,7 @@ def prompt_embeds(
     backbone = model if isinstance(model, Backbone) else wrap_reader(model)
     learnt = _combined(artifact, strength, negative, negative_strength)
     check_compatible(learnt.artifact, backbone)
-    if not get_method(learnt.artifact.method).rows_only:
+    if not get_method(learnt.artifact.method).token_embeddings_only:
         raise OptionError(
             f"an edit by method {learnt.artifact.method} is more than text rows; draw it with hiper.edit, which takes"
             " hiper.load_backbone or a wrapped pipeline"

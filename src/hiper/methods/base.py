@@ -88,7 +88,7 @@ class Method(ABC, Generic[O]):
         name: By which a user chooses it.
         learns: What a fit yields, for the table of methods.
         paper: Where that is described.
-        rows_only: An edit is token embeddings alone, so that any pipeline of the family can draw it.
+        token_embeddings_only: An edit is token embeddings alone, so that any pipeline of the family can draw it.
         per_sentence: A fit serves one prompt only, that of its option `target`.
         options_type: The class of its options.
         presets: Name to the options in which it differs from their defaults.
@@ -100,11 +100,11 @@ class Method(ABC, Generic[O]):
     name: ClassVar[str]
     learns: ClassVar[str] = ""
     paper: ClassVar[str] = ""
-    rows_only: ClassVar[bool] = False
+    token_embeddings_only: ClassVar[bool] = False
     per_sentence: ClassVar[bool] = False
     options_type: type[O]
     presets: ClassVar[Mapping[str, Mapping[str, object]]]
-    requires: ClassVar[frozenset[str]] = frozenset({"rows"})
+    requires: ClassVar[frozenset[str]] = frozenset({"token_embeddings"})
     editing: ClassVar[frozenset[str]] = frozenset()
     fits_together: ClassVar[bool] = False
 
@@ -142,7 +142,8 @@ class Method(ABC, Generic[O]):
 
     def check(self, backbone: Backbone) -> None:
         """Raise OptionError for a backbone that lacks what the method requires."""
-        missing = sorted(self.requires - backbone.capabilities)
+        # Every backbone has these; those written for an earlier release call them "rows".
+        missing = sorted(self.requires - backbone.capabilities - {"token_embeddings"})
         if missing:
             raise OptionError(
                 f"method {self.name} requires {', '.join(missing)}, which {backbone.id} does not have;"
@@ -226,7 +227,11 @@ class Method(ABC, Generic[O]):
         """Return what was learnt in the form in which diffusers loads it; OptionError when it has none."""
         raise OptionError(
             f"what method {self.name} learns has no file format of diffusers; draw with hiper edit"
-            + (", or with a pipeline of your own by hiper.prompt_embeds" if self.rows_only else "")
+            + (
+                ", or with a pipeline of your own by hiper.prompt_embeds"
+                if self.token_embeddings_only
+                else ""
+            )
         )
 
     @abstractmethod

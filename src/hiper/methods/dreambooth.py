@@ -38,7 +38,7 @@ class Dreambooth(IdentifierMethod[DreamboothOptions]):
     name: ClassVar[str] = "dreambooth"
     learns: ClassVar[str] = "all weights of the denoiser"
     paper: ClassVar[str] = "arXiv:2208.12242"
-    requires: ClassVar[frozenset[str]] = frozenset({"rows", "weights"})
+    requires: ClassVar[frozenset[str]] = frozenset({"token_embeddings", "weights"})
     options_type = DreamboothOptions
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "default": {

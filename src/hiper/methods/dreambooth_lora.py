@@ -40,7 +40,7 @@ class DreamboothLora(IdentifierMethod[DreamboothLoraOptions]):
     name: ClassVar[str] = "dreambooth-lora"
     learns: ClassVar[str] = "low-rank layers beside the denoiser's attention"
     paper: ClassVar[str] = "arXiv:2106.09685"
-    requires: ClassVar[frozenset[str]] = frozenset({"rows", "lora"})
+    requires: ClassVar[frozenset[str]] = frozenset({"token_embeddings", "lora"})
     options_type = DreamboothLoraOptions
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "default": {

@@ -54,10 +54,10 @@ class TrainingOptions(FitOptions):
     """What the options of every method that minimises the denoising loss have."""
 
     num_train_steps: Annotated[int, Spec("optimisation steps", low=1, high=1_000_000)]
-    batch: Annotated[int, Spec("noise levels per step", low=1, high=1024)]
+    batch: Annotated[int, Spec("timesteps per step", low=1, high=1024)]
     learning_rate: Annotated[float, Spec("Adam's step size", low=1e-8, high=10)]
     schedule: Annotated[Schedule, Spec("learning-rate schedule: constant, or cosine down to 0")] = "constant"
-    sampling: Annotated[Sampling, Spec("noise levels: uniform, or stratified over the batch")] = "uniform"
+    sampling: Annotated[Sampling, Spec("timesteps: uniform, or stratified over the batch")] = "uniform"
 
 
 @dataclass(frozen=True, kw_only=True)

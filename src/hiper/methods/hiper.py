@@ -1,4 +1,4 @@
-"""HiPer: only the last text rows are learnt, and they make every later sentence speak of the subject.
+"""HiPer: only the last token embeddings are learnt, and they make every later sentence speak of the subject.
 
 Han, Yang, Kwon, Ye, "Highly Personalized Text Embedding for Image Manipulation by Stable Diffusion",
 arXiv:2303.08767, section 3.
@@ -89,31 +89,33 @@ class HiPerOptions(KeepingOptions):
     """How a tail is fitted, and what an edit does with it by default."""
 
     learning_rate: Annotated[float, Spec("Adam's step size, in `unit`", low=1e-8, high=10)]
-    tail: Annotated[int, Spec("rows that are learnt", low=1, high=64)] = 5
+    tail: Annotated[int, Spec("token embeddings that are learnt", low=1, high=64)] = 5
     placement: Annotated[
         Placement | None,
         Spec(
-            "rows that the tail takes: replace the last, append so that no word is lost, after-words, or random;"
-            " none: what suits the model"
+            "token embeddings that the tail takes: replace the last, append so that no word is lost, after-words, or"
+            " random; none: what suits the model"
         ),
     ] = None
     init: Annotated[
         Init | None,
         Spec(
-            "the tail before it is learnt: the caption's last rows, zeros, random rows, padding-mean, or what the"
-            " model's tail encoder guesses; none: guess where the model has one, else caption"
+            "the tail before it is learnt: the caption's last token embeddings, zeros, random ones, padding-mean, or"
+            " what the model's tail encoder guesses; none: guess where the model has one, else caption"
         ),
     ] = "caption"
     unit: Annotated[
         Literal["numbers", "rows"],
-        Spec("of the learning rate: numbers, or the caption's last rows, by their root mean square"),
+        Spec(
+            "of the learning rate: numbers, or rows: the root mean square of the caption's last token embeddings"
+        ),
     ] = "numbers"
     norm: Annotated[
         Literal["free", "kept"],
-        Spec("lengths of the rows: free, or kept at those of the caption's last rows"),
+        Spec("norms of the token embeddings: free, or kept at those of the caption's last ones"),
     ] = "free"
-    t_min: Annotated[float, Spec("lowest noise level, 0 clean to 1 noise", low=0, high=1)] = 0.0
-    t_max: Annotated[float, Spec("highest noise level, 0 clean to 1 noise", low=0, high=1)] = 1.0
+    t_min: Annotated[float, Spec("lowest timestep, as a fraction: 0 clean to 1 noise", low=0, high=1)] = 0.0
+    t_max: Annotated[float, Spec("highest timestep, as a fraction: 0 clean to 1 noise", low=0, high=1)] = 1.0
     keep: Annotated[
         Keep, Spec("the last tail, the best on a fixed batch, or the mean over the second half of the steps")
     ] = "last"
@@ -130,12 +132,12 @@ class HiPerOptions(KeepingOptions):
 
 @final
 class HiPer(TrainedMethod[HiPerOptions]):
-    """The method. All weights stay frozen; the result is one tensor [tail, embed]."""
+    """The method. All weights stay frozen; the result is one tensor [tail, embed_dim]."""
 
     name: ClassVar[str] = "hiper"
-    learns: ClassVar[str] = "the last text rows"
+    learns: ClassVar[str] = "the last token embeddings"
     paper: ClassVar[str] = "arXiv:2303.08767"
-    rows_only: ClassVar[bool] = True
+    token_embeddings_only: ClassVar[bool] = True
     fits_together: ClassVar[bool] = True
     options_type = HiPerOptions
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = PRESETS
@@ -165,7 +167,7 @@ class HiPer(TrainedMethod[HiPerOptions]):
 
         def encode(prompt: str) -> Conditioning:
             plain = backbone.encode(prompt)
-            # Rows of zeros would not be nothing: they take attention from the others.
+            # Embeddings of zeros would not be nothing: they take attention from the others.
             return plain if strength == 0 else _with_tail(plain, tail, placement, artifact.seed)
 
         negative = _negative_encoder(backbone, artifact, added) if NEGATIVE in artifact.tensors else None
@@ -243,7 +245,7 @@ def _objective(
 
 
 def _config(backbone: Backbone, options: HiPerOptions, own: Tensor) -> TrainingConfig:
-    """own: the caption's last rows [tail, embed], by which a learnt row is measured."""
+    """own: the caption's last token embeddings [tail, embed_dim], by which a learnt one is measured."""
     unit = float(own.square().mean().sqrt()) if options.unit == "rows" else 1.0
     return training_config(
         options,

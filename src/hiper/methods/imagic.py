@@ -27,31 +27,33 @@ from hiper.options import Key, Spec
 from hiper.seeds import generator
 from hiper.training import NO_CONTROL, Denoising, FitControl, FitResult, ProgressEvent, TrainingTask, optimise
 
-ROWS = "rows"
+TEXT = "rows"
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class ImagicOptions(TrainingOptions):
-    """How the rows (steps, learning_rate) and then the weights are fitted, and how far an edit goes back."""
+    """How the text (steps, learning_rate) and then the weights are fitted, and how far an edit goes back."""
 
     target: Annotated[str | None, Spec("the sentence that edits will be asked for")] = None
     weight_steps: Annotated[int, Spec("optimisation steps of the denoiser", low=1, high=1_000_000)]
     weight_learning_rate: Annotated[float, Spec("Adam's step size for the denoiser", low=1e-10, high=10)]
     strength: Annotated[
         float,
-        Spec("1: the fitted rows, 0: the target sentence's; the paper's 1 - eta", low=-10, high=10),
+        Spec(
+            "1: the fitted token embeddings, 0: the target sentence's; the paper's 1 - eta", low=-10, high=10
+        ),
     ]
 
 
 @final
 class Imagic(Method[ImagicOptions]):
-    """The result is the fitted rows [length, embed] and every weight of the denoiser."""
+    """The result is the fitted token embeddings [length, embed_dim] and every weight of the denoiser."""
 
     name: ClassVar[str] = "imagic"
-    learns: ClassVar[str] = "one sentence's rows and all weights of the denoiser"
+    learns: ClassVar[str] = "one sentence's token embeddings and all weights of the denoiser"
     paper: ClassVar[str] = "arXiv:2210.09276"
-    requires: ClassVar[frozenset[str]] = frozenset({"rows", "weights"})
+    requires: ClassVar[frozenset[str]] = frozenset({"token_embeddings", "weights"})
     per_sentence: ClassVar[bool] = True
     editing: ClassVar[frozenset[str]] = frozenset(EDITING)
     options_type = ImagicOptions
@@ -105,16 +107,16 @@ class Imagic(Method[ImagicOptions]):
         key = self.key(backbone, subject, options) if control.checkpoint is not None else {}
         with backbone.training_mode(weights=True):
             stages = _Stages(backbone, latents, conditioning, options, random, key, control)
-            rows = stages.rows()
-            weights = stages.weights(rows)
+            text = stages.text()
+            weights = stages.weights(text)
         return self.artifact(
             backbone,
             subject,
             options,
-            {**rows.parameters, **named(backbone, weights.parameters)},
+            {**text.parameters, **named(backbone, weights.parameters)},
             {
-                "seconds": round(rows.seconds + weights.seconds, 3),
-                "loss_before": rows.loss_before,
+                "seconds": round(text.seconds + weights.seconds, 3),
+                "loss_before": text.loss_before,
                 "loss_after": weights.loss_after,
             },
             fingerprint,
@@ -128,7 +130,7 @@ class Imagic(Method[ImagicOptions]):
         target = str(artifact.options.get("target"))
         conditioning = backbone.encode(target)
         own = conditioning.token_embeddings
-        fitted = artifact.tensors.get(ROWS)
+        fitted = artifact.tensors.get(TEXT)
         if fitted is None or fitted.shape != own.shape[1:]:
             raise ArtifactError(
                 f"it holds no token embeddings of shape {list(own.shape[1:])}; fit again on {backbone.id}"
@@ -180,20 +182,20 @@ class _Stages:
         )
         self._random, self._key, self._control = random, key, control
 
-    def rows(self) -> FitResult:
-        """Stage A: the sentence's rows, the weights frozen (section 3.2, text embedding optimisation)."""
-        start = {ROWS: self._conditioning.token_embeddings[0].clone().requires_grad_()}
+    def text(self) -> FitResult:
+        """Stage A: the sentence's token embeddings, the weights frozen (section 3.2, text embedding optimisation)."""
+        start = {TEXT: self._conditioning.token_embeddings[0].clone().requires_grad_()}
         config = training_config(self._options, self._backbone)
         task = TrainingTask(
             objective=self._denoising(), parameters=start, config=config, generator=self._random
         )
         return optimise(task, self._counted(0), self._key)
 
-    def weights(self, rows: FitResult) -> FitResult:
-        """Stage B: the weights, the rows frozen (section 3.2, model fine-tuning)."""
+    def weights(self, text: FitResult) -> FitResult:
+        """Stage B: the weights, the token embeddings frozen (section 3.2, model fine-tuning)."""
         options, fitted = (
             self._options,
-            {name: t.to(self._latents.device) for name, t in rows.parameters.items()},
+            {name: t.to(self._latents.device) for name, t in text.parameters.items()},
         )
         inner = replace(self._denoising(), conditioning=lambda _: self._with(fitted))
         task = TrainingTask(
@@ -224,7 +226,7 @@ class _Stages:
         )
 
     def _with(self, parameters: Mapping[str, Tensor]) -> Conditioning:
-        return replace(self._conditioning, token_embeddings=parameters[ROWS][None])
+        return replace(self._conditioning, token_embeddings=parameters[TEXT][None])
 
     def _counted(self, done: int) -> FitControl:
         """Count the steps of both stages as one."""

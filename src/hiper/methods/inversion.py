@@ -32,7 +32,7 @@ NOTHING_MINIMISED = float("nan")
 
 
 def levels(timesteps: int, steps: int) -> list[int]:
-    """Return `steps` + 1 noise levels, from the cleanest up: those of diffusers' DDIM with "leading" spacing.
+    """Return `steps` + 1 timesteps, from the cleanest up: those of diffusers' DDIM with "leading" spacing.
 
     The first one stands for the picture itself, as `set_alpha_to_one=False` has it in Stable Diffusion.
     """
@@ -55,7 +55,7 @@ def walk_steps(backbone: Backbone) -> int:
 class InversionMethod(Method[W]):
     """A method whose edits start on the way to noise and walk back, by the sampler whose steps the model can take."""
 
-    requires: ClassVar[frozenset[str]] = frozenset({"rows", "trajectory"})
+    requires: ClassVar[frozenset[str]] = frozenset({"token_embeddings", "trajectory"})
 
     def sampling_defaults(self, backbone: Backbone) -> Mapping[str, Value]:
         """See `Method`."""
@@ -112,13 +112,13 @@ Negative = Callable[[int], Conditioning]
 class InvertedSampler:
     """Draws from a point on the way to noise instead of from pure noise.
 
-    It guides by calls of its own, which every model hears. The strength of the settings says how far up it begins: 0
+    It guides by calls of its own, which every model follows. The strength of the settings says how far up it begins: 0
     at the picture itself, 1 at the noisiest level.
 
     Attributes:
         backbone: Predicts and decodes.
         method: Named in errors.
-        start: From seeds, a noise level and its number to latents there, [batch, c, h, w], or [1, c, h, w] where the
+        start: From seeds, a timestep and its number to latents there, [batch, c, h, w], or [1, c, h, w] where the
             seeds make no difference: then one picture is drawn for all that have the same negative prompt.
         num_inference_steps: The only number of steps it can take, None for any.
         negative: Takes the place of the negative prompts, which must be empty then.

@@ -1,8 +1,8 @@
 """Null-text inversion: DDIM inversion, and for each step an empty sentence fitted so that guidance stays on the path.
 
 Mokady et al., "Null-text Inversion for Editing Real Images using Guided Diffusion Models", arXiv:2211.09794,
-algorithm 1. An edit draws the new sentence from the inverted noise with the fitted rows in place of the empty
-sentence's; the paper's prompt-to-prompt control of attention is not part of it.
+algorithm 1. An edit draws the new sentence from the inverted noise with the fitted token embeddings in place of the
+empty sentence's; the paper's prompt-to-prompt control of attention is not part of it.
 """
 
 from __future__ import annotations
@@ -60,10 +60,13 @@ class NullTextOptions(FitOptions):
 
 @final
 class NullText(InversionMethod[NullTextOptions]):
-    """The artifact is the path [steps + 1, c, h, w] and the fitted rows [steps, length, embed], noisiest first."""
+    """The artifact is a path and token embeddings, noisiest first.
+
+    The path is [steps + 1, c, h, w], the fitted token embeddings are [steps, length, embed_dim].
+    """
 
     name: ClassVar[str] = "null-text"
-    learns: ClassVar[str] = "the path to noise, and the empty sentence's rows for each step"
+    learns: ClassVar[str] = "the path to noise, and the empty sentence's token embeddings for each step"
     paper: ClassVar[str] = "arXiv:2211.09794"
     editing: ClassVar[frozenset[str]] = frozenset({"strength", "scheduler"})
     options_type = NullTextOptions
@@ -92,20 +95,22 @@ class NullText(InversionMethod[NullTextOptions]):
                 control.report(record)
                 _stop_if_asked(pursuit, control)
         figures = {"seconds": round(pursuit.seconds, 3), "reconstruction_error": pursuit.error()}
-        return self.artifact(backbone, subject, options, {TRAJECTORY: path, NULLS: pursuit.rows()}, figures)
+        return self.artifact(
+            backbone, subject, options, {TRAJECTORY: path, NULLS: pursuit.embeddings()}, figures
+        )
 
     @contextmanager
     def attach(self, backbone: Backbone, artifact: Artifact, strength: float) -> Iterator[AttachedModel]:
         nulls = artifact.tensors.get(NULLS)
         if nulls is None or nulls.dim() != 3 or nulls.shape[2] != backbone.embed_dim:
             raise ArtifactError(
-                f"it holds no rows of {backbone.embed_dim} for each step; fit again on this model"
+                f"it holds no token embeddings of {backbone.embed_dim} for each step; fit again on this model"
             )
-        rows = nulls.to(backbone.device)
+        embeddings = nulls.to(backbone.device)
         empty = backbone.encode_negative("")
 
         def negative(number: int) -> Conditioning:
-            return replace(empty, token_embeddings=rows[len(rows) - number][None])
+            return replace(empty, token_embeddings=embeddings[len(embeddings) - number][None])
 
         descent = descent_from(backbone, artifact, strength, negative)
         yield AttachedModel(encode=plain_encoder(backbone), sampler=descent)
@@ -136,7 +141,7 @@ class _NullTextOptimisation:
         self._backbone, self._path, self._caption, self._empty = backbone, path, caption, empty
         self._options, self._checkpoint, self._key = options, checkpoint, key
         self._begun, self._earlier, self._saved = begun, 0.0, time.monotonic()
-        self._latents, self._rows = path[-1:], empty.token_embeddings
+        self._latents, self._embeddings = path[-1:], empty.token_embeddings
         self._fitted: list[Tensor] = []
         self._levels = levels(backbone.timesteps, len(path) - 1)
         self._resume()
@@ -150,8 +155,8 @@ class _NullTextOptimisation:
     def seconds(self) -> float:
         return self._earlier + time.monotonic() - self._begun
 
-    def rows(self) -> Tensor:
-        """Return the fitted rows [steps, length, embed]."""
+    def embeddings(self) -> Tensor:
+        """Return the fitted token embeddings [steps, length, embed_dim]."""
         return torch.cat(self._fitted)
 
     def error(self) -> float:
@@ -165,40 +170,40 @@ class _NullTextOptimisation:
             number = total - self.done
             with torch.no_grad():
                 conditional = self._predict(number, self._caption)
-            self._rows = self._fit(number, conditional).detach()
+            self._embeddings = self._fit(number, conditional).detach()
             with torch.no_grad():
-                self._latents = self._next(number, conditional, self._rows)
-            self._fitted.append(self._rows)
+                self._latents = self._next(number, conditional, self._embeddings)
+            self._fitted.append(self._embeddings)
             yield ProgressEvent(step=self.done, steps=total, loss=self.error(), seconds=self.seconds)
             if self._checkpoint and time.monotonic() - self._saved >= self._checkpoint.every_seconds:
                 self.save()
 
     def _fit(self, number: int, conditional: Tensor) -> Tensor:
         options, goal = self._options, self._path[number - 1][None]
-        rows, scale = self._rows.clone().requires_grad_(), loss_scale(self._backbone)
+        embeddings, scale = self._embeddings.clone().requires_grad_(), loss_scale(self._backbone)
         rate = options.learning_rate * (1 - self.done / (2 * (len(self._path) - 1)))
-        adam = torch.optim.Adam([rows], lr=rate)
+        adam = torch.optim.Adam([embeddings], lr=rate)
         for _ in range(options.inner_steps):
-            loss = F.mse_loss(self._next(number, conditional, rows), goal)
+            loss = F.mse_loss(self._next(number, conditional, embeddings), goal)
             error = float(loss.detach())
             if not math.isfinite(error):
                 raise FitError(f"the error at step {self.done} is {error}; use dtype=float32")
             adam.zero_grad()
             (loss * scale).backward()  # type: ignore[no-untyped-call]
-            assert rows.grad is not None
-            if scale > 1 and not rows.grad.isfinite().all():
+            assert embeddings.grad is not None
+            if scale > 1 and not embeddings.grad.isfinite().all():
                 scale = max(1.0, scale / OVERFLOW_FACTOR)
                 continue
-            rows.grad.div_(scale)
+            embeddings.grad.div_(scale)
             adam.step()
             if error < options.early_stop + self.done * 2 * options.early_stop:
                 break
-        return rows
+        return embeddings
 
-    def _next(self, number: int, conditional: Tensor, rows: Tensor) -> Tensor:
-        """Go down one step from the latents reached, with `rows` for the empty sentence."""
+    def _next(self, number: int, conditional: Tensor, embeddings: Tensor) -> Tensor:
+        """Go down one step from the latents reached, with `embeddings` for the empty sentence."""
         assert self._options.guidance_scale is not None
-        unconditional = self._predict(number, replace(self._empty, token_embeddings=rows))
+        unconditional = self._predict(number, replace(self._empty, token_embeddings=embeddings))
         predicted = mixed(conditional, unconditional, self._options.guidance_scale)
         return self._backbone.step(self._latents, predicted, self._levels[number], self._levels[number - 1])
 
@@ -213,7 +218,7 @@ class _NullTextOptimisation:
         progress = TrainingProgress(
             step=self.done, updates=0, halvings=0, loss_before=0.0, best_loss=0.0, seconds=self.seconds
         )
-        learnt = {NULLS: self.rows().cpu(), "latents": self._latents.cpu()}
+        learnt = {NULLS: self.embeddings().cpu(), "latents": self._latents.cpu()}
         self._checkpoint.save(
             TrainingState(
                 progress=progress,
@@ -231,7 +236,7 @@ class _NullTextOptimisation:
         state = self._checkpoint.load(self._key) if self._checkpoint is not None else None
         if state is None:
             return
-        rows = state.parameters[NULLS].to(self._path.device)
-        self._fitted, self._rows = [row[None] for row in rows], rows[-1:]
+        embeddings = state.parameters[NULLS].to(self._path.device)
+        self._fitted, self._embeddings = [each[None] for each in embeddings], embeddings[-1:]
         self._latents = state.parameters["latents"].to(self._path.device)
         self._earlier = state.progress.seconds

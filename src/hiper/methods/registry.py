@@ -31,13 +31,22 @@ def get_method(name: str) -> Method[Any]:
     raise unknown_choice("method", name, method_names())
 
 
-_EARLIER_NAMES = {"needs": "requires", "applied": "attach", "draws_by": "sampling_defaults"}
+_EARLIER_NAMES = {
+    "needs": "requires",
+    "applied": "attach",
+    "draws_by": "sampling_defaults",
+    "rows_only": "token_embeddings_only",
+}
 
 
 def _adapted(kind: type[Method[Any]]) -> Method[Any]:
     """Build a method of another package; one that was written for an earlier release is adapted, with a warning."""
     earlier = {old: new for old, new in _EARLIER_NAMES.items() if hasattr(kind, old)}
     own: dict[str, Any] = {new: getattr(kind, old) for old, new in earlier.items()}
+    requires = own.get("requires", kind.requires)
+    if "rows" in requires:
+        own["requires"] = requires - {"rows"} | {"token_embeddings"}
+        earlier["rows"] = "token_embeddings"
     fit: Any = kind.fit
     if {"callback", "should_stop"} <= signature(fit).parameters.keys():
         own["fit"] = lambda self, backbone, subject, options, control=None: fit(

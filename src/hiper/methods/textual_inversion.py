@@ -48,8 +48,8 @@ class TextualInversion(TrainedMethod[TextualInversionOptions]):
     name: ClassVar[str] = "textual-inversion"
     learns: ClassVar[str] = "a word of the text encoder's input"
     paper: ClassVar[str] = "arXiv:2208.01618"
-    requires: ClassVar[frozenset[str]] = frozenset({"rows", "vocabulary"})
-    rows_only: ClassVar[bool] = True
+    requires: ClassVar[frozenset[str]] = frozenset({"token_embeddings", "vocabulary"})
+    token_embeddings_only: ClassVar[bool] = True
     options_type = TextualInversionOptions
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "default": {

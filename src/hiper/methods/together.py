@@ -1,7 +1,7 @@
-"""Several subjects fitted at a time: their noise levels go through the denoiser in one call per step.
+"""Several subjects fitted at a time: their timesteps go through the denoiser in one call per step.
 
-Each subject keeps its own rows, latents, generator, moments and undoing, so it draws bitwise what a fit of
-its own draws, and comes to the same rows but for rounding.
+Each subject keeps its own token embeddings, latents, generator, moments and undoing, so it draws bitwise what a fit of
+its own draws, and comes to the same ones but for rounding.
 """
 
 from __future__ import annotations
