@@ -91,7 +91,7 @@ def test_another_sentence_and_no_sentence_are_refused(
 ) -> None:
     with pytest.raises(OptionError, match="fitted for 'a sitting dog on the grass'"):
         hiper.edit(sd1, learnt, "a red dog")
-    with pytest.raises(OptionError, match="say by target=SENTENCE"):
+    with pytest.raises(OptionError, match="set target=SENTENCE"):
         hiper.fit(sd1, subject, method=METHOD, **QUICK)
 
 
