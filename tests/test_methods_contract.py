@@ -196,7 +196,9 @@ def test_rows_for_a_pipeline_of_ones_own(sd1: SdBackbone, subject: Subject, meth
     if get_method(method).token_embeddings_only:
         assert hiper.prompt_embeds(sd1, artifact, SENTENCE)["prompt_embeds"].shape[2] == sd1.embed_dim
     else:
-        with pytest.raises(OptionError, match=f"method {method} is more than token embeddings; draw it with hiper"):
+        with pytest.raises(
+            OptionError, match=f"method {method} is more than token embeddings; draw it with hiper"
+        ):
             hiper.prompt_embeds(sd1, artifact, SENTENCE)
 
 

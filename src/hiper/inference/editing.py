@@ -204,8 +204,8 @@ def prompt_embeds(
     check_compatible(learnt.artifact, backbone)
     if not get_method(learnt.artifact.method).token_embeddings_only:
         raise OptionError(
-            f"an edit by method {learnt.artifact.method} is more than token embeddings; draw it with hiper.edit, which takes"
-            " hiper.load_backbone or a wrapped pipeline"
+            f"an edit by method {learnt.artifact.method} is more than token embeddings; draw it with hiper.edit,"
+            " which takes hiper.load_backbone or a wrapped pipeline"
         )
     notes: list[str] = []
     factor = resolve_strength(learnt.artifact.edit, learnt.strength)

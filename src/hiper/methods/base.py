@@ -142,8 +142,8 @@ class Method(ABC, Generic[O]):
 
     def check(self, backbone: Backbone) -> None:
         """Raise OptionError for a backbone that lacks what the method requires."""
-        # Every backbone has these; those written for an earlier release call them "rows".
-        missing = sorted(self.requires - backbone.capabilities - {"token_embeddings"})
+        capabilities = {"token_embeddings" if each == "rows" else each for each in backbone.capabilities}
+        missing = sorted(self.requires - capabilities)  # "rows": of a backbone written for an earlier release
         if missing:
             raise OptionError(
                 f"method {self.name} requires {', '.join(missing)}, which {backbone.id} does not have;"
