@@ -202,7 +202,7 @@ def test_settings_that_the_model_cannot_have(sd1: Backbone) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:method ddim-inversion draws the same picture")
-@pytest.mark.filterwarnings("ignore:this does not look like the toy world")
+@pytest.mark.filterwarnings("ignore:this does not look like the cartoon animals")
 @pytest.mark.filterwarnings("ignore:the (caption|prompt) has words")
 @pytest.mark.parametrize("method", ["sdedit", "ddim-inversion"])
 def test_methods_that_walk_draw_by_what_they_walk_by(

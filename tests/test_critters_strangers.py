@@ -19,7 +19,7 @@ from hiper.critters.strangers import THRESHOLD, likeness
 from hiper.errors import HiperWarning
 from tests.conftest import Cli
 
-STRANGE = "this does not look like the toy world"
+STRANGE = "this does not look like the cartoon animals"
 
 
 def jpeg(image: Image.Image, quality: int) -> Image.Image:

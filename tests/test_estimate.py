@@ -189,7 +189,7 @@ def test_the_commands(cli: Cli, model_folder: Path) -> None:
     done = cli("estimate", "fit", *words, "-o", "num_train_steps=3", "-o", "batch=2", "--json")
     found = json.loads(done.out)
     assert done.status == 0
-    assert found["job"] == "fit, 3 steps of 2 noise levels"
+    assert found["job"] == "fit, 3 steps of 2 timesteps"
     assert found["fits"] is True
     assert found["seconds"] == pytest.approx(sum(part["seconds"] * part["times"] for part in found["parts"]))
     assert found["memory"]["free"] > found["memory"]["needed"] > 0

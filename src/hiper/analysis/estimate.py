@@ -149,12 +149,12 @@ def estimate_fit(backbone: Backbone, options: HiPerOptions) -> Estimate:
             one=partial(_evaluate, one), all=partial(_evaluate, evaluating), size=at_once
         ).part("evaluate the loss", evaluations * EVALUATIONS / at_once, backbone.device)
     parts = (
-        Part(name="read the picture and the weights", times=1, work=None, seconds=preparing),
-        Part(name="take the rest out of memory and back", times=2, work=None, seconds=moving),
+        Part(name="encode the picture, hash the weights", times=1, work=None, seconds=preparing),
+        Part(name="offload and restore other components", times=2, work=None, seconds=moving),
         evaluation,
         step,
     )
-    levels = "noise level" if options.batch == 1 else "noise levels"
+    levels = "timestep" if options.batch == 1 else "timesteps"
     job = f"fit, {options.num_train_steps} steps of {options.batch} {levels}"
     working = backbone.weight_bytes()[backbone.denoiser_name]
     return _estimate(backbone, job, backbone.resolution, parts, working)

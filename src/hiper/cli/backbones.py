@@ -1,4 +1,4 @@
-"""`hiper backbones`: what --backbone takes, what is there, and how much a model listens to its last rows."""
+"""`hiper backbones`: what --backbone takes, what is there, and how strongly a model responds to a tail."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _measure(session: Session, name: str, hardware: Hardware) -> Sensitivity:
 
 
 def _model_lines(found: Sequence[LocalModel | Unusable]) -> Iterator[str]:
-    yield "models on this computer (of the Hugging Face cache, those whose pipeline is supported)"
+    yield "models on this computer (supported pipelines in the Hugging Face cache)"
     for each in found:
         yield f"  {each.name}"
         for line in [each.reason] if isinstance(each, Unusable) else _described(each):
@@ -82,10 +82,10 @@ def _described(model: LocalModel) -> list[str]:
     preset = suited(model.name, EVIDENCE)
     return [
         f"{model.declared.pipeline}, licence: {model.licence or 'see its page'}",
-        f"text table: {model.rows or 'any number of'} rows of {model.width} numbers; tail: {model.declared.placement}",
+        f"prompt: {model.rows or 'any number of'} tokens of width {model.width}; tail: {model.declared.placement}",
         f"weights: {size(model.bytes)} ({stored})",
         f"preset of a fit: {preset}, {EVIDENCE[preset]}",
-        f"in a fit: the denoiser alone, {half} in bfloat16 or {full} in float32, and what a step computes",
+        f"memory of a fit: the denoiser, {half} in bfloat16 or {full} in float32, and the activations of a step",
     ]
 
 
@@ -97,21 +97,21 @@ def size(count: int) -> str:
 def _figure_lines(figures: dict[str, Sensitivity]) -> Iterator[str]:
     for name, each in figures.items():
         yield (
-            f"{name}: another sentence's last rows move the picture by {each.tail:.1f}, another seed by"
+            f"{name}: swapping the last token embeddings changes the picture by {each.tail:.1f}, another seed by"
             f" {each.seed:.1f} (mean CIE76 of {each.pictures} pictures): ratio {each.ratio:.2f}"
         )
 
 
 def _family_lines() -> Iterator[str]:
-    yield "supported: a diffusers folder or Hub id of these pipelines; .safetensors files of StableDiffusionPipeline"
+    yield "supported: a diffusers folder or Hub id of these pipelines, or one .safetensors file of SD 1, 2 or XL"
     for each in declarations().values():
         yield f"  {each.pipeline}: {_family(each)}"
         yield f"    {each.tail}"
-    yield "licences that well-known checkpoints named when this was written; their pages decide"
+    yield "licences of well-known checkpoints, as of this release; their pages are authoritative"
     for name, licence in LICENCES.items():
         yield f"  {name}: {licence}"
 
 
 def _family(declared: Declared) -> str:
     family = f"family {declared.family}" if declared.family else "family sd1 or sd2, by width"
-    return f"{family}, up to {declared.max_length} rows" if declared.max_length else family
+    return f"{family}, up to {declared.max_length} tokens" if declared.max_length else family

@@ -91,7 +91,7 @@ def _model(
 def _redrawn(drawn: DrawnPicture, model: Backbone, artifact: Artifact, report: Report) -> Redrawn:
     from hiper.inference import rerun
 
-    return rerun(drawn, model, artifact, callback=lambda done, total: report("drawing it again", done, total))
+    return rerun(drawn, model, artifact, callback=lambda done, total: report("drawing again", done, total))
 
 
 def _write(

@@ -59,14 +59,14 @@ def _lines(found: SelfCheck, hardware: Hardware) -> Iterator[str]:
     quantised = f", {hardware.quantise}" if hardware.quantise else ""
     yield f"model        {found.backbone} {found.revision}".rstrip()
     yield (
-        f"family       {found.family}: {found.rows} x {found.embed} rows, placement {found.placement},"
+        f"family       {found.family}: {found.rows} x {found.embed} token embeddings, placement {found.placement},"
         f" {found.objective}, {found.resolution} pixels"
     )
     yield f"device       {found.device}, {found.dtype}{quantised}, memory {hardware.memory}"
     yield f"loss         {found.loss_before:.4f} -> {found.loss_after:.4f} ({gain:+z.2%}) in {found.steps} steps"
     yield (
-        f"sensitivity  {sensitivity.tail:.1f} by other last rows, {sensitivity.seed:.1f} by another seed:"
-        f" {sensitivity.ratio:.2f}"
+        f"sensitivity  {sensitivity.tail:.1f} from other last token embeddings,"
+        f" {sensitivity.seed:.1f} from another seed: {sensitivity.ratio:.2f}"
     )
     yield (
         f"time         {found.seconds_per_step:.3g} s a step, {found.seconds_per_picture:.3g} s a picture"
