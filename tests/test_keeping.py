@@ -17,6 +17,7 @@ from hiper.backbones import Backbone
 from hiper.backbones.sd import SdBackbone
 from hiper.errors import ArtifactError, HiperWarning, ImageError, OptionError
 from hiper.images import fit_square
+from hiper.inference.edited_picture import Placement
 from hiper.inference.keeping import CHANGED, SOURCE_SHARE, TARGET_SHARE, UNCHANGED
 from hiper.methods import levels
 from hiper.seeds import generator
@@ -225,8 +226,10 @@ def test_a_method_that_starts_from_the_picture_itself_has_no_source_to_keep(
     sd1: SdBackbone, subject: hiper.Subject
 ) -> None:
     artifact = hiper.fit(sd1, subject, method="sdedit", num_inference_steps=2)
-    with pytest.warns(HiperWarning, match="no latents"):
+    with pytest.warns(HiperWarning, match="keep is ignored"):
         hiper.edit(sd1, artifact, SENTENCE, keep=0.5)
+    with pytest.raises(OptionError, match="sdedit cannot keep"):
+        hiper.edit(sd1, artifact, SENTENCE, source=subject.image)
 
 
 def test_without_a_source_it_is_drawn_anew_and_said(sd1: SdBackbone, subject: hiper.Subject) -> None:
@@ -267,7 +270,7 @@ def room() -> Image.Image:
     return Image.fromarray(values)
 
 
-def edited(backbone: SdBackbone, artifact: hiper.Artifact, **asked: Any) -> hiper.EditResult:
+def edited(backbone: SdBackbone, artifact: Any, **asked: Any) -> hiper.EditResult:
     return hiper.edit(backbone, artifact, SENTENCE, num_inference_steps=2, **asked)
 
 
@@ -347,7 +350,11 @@ def test_masks_say_where_a_picture_was_free_to_change(sd1: SdBackbone, learnt: h
         ({"region": (0, 0, 999, 9)}, "region is the box"),
         ({"region": (9, 9, 9, 20)}, "region is the box"),
         ({"region": Image.new("L", (70, 90), 255)}, "same size"),
+        ({"region": (0, 0, 9)}, "whole pixels"),
+        ({"region": [0.5, 0, 9, 9]}, "whole pixels"),
         ({"region": (0, 0, 9, 9), "keep": 0.0}, "keep is 0"),
+        ({"region": (0, 0, 9, 9), "width": 64}, "leave out the size"),
+        ({"into_caption": "a room"}, "without into"),
         ({"into": Image.new("RGB", (64, 64))}, "without a region"),
         ({"into": Image.new("RGB", (64, 64)), "source": Image.new("RGB", (64, 64))}, "both given"),
         ({"source": Image.new("RGB", (64, 64)), "keep": 0.0}, "keep is 0"),
@@ -358,6 +365,57 @@ def test_regions_that_mean_nothing_are_refused(
 ) -> None:
     with pytest.raises(OptionError, match=match):
         edited(sd1, learnt, **asked)
+
+
+def test_a_small_region_changes_wholly() -> None:
+    """The seam's blur, which a large crop makes wide, leaves the middle of the region alone."""
+    large = Image.new("RGB", (2000, 2000))
+    thin = Placement(picture=large, mask=Image.new("L", large.size), box=(0, 0, 2000, 2000))
+    thin.mask.paste(255, (1000, 0, 1012, 1500))
+    put = thin.put_back(Image.new("RGB", (64, 64), "red"))
+    assert put.getpixel((1006, 700)) == (255, 0, 0)
+
+
+@pytest.mark.filterwarnings("ignore:the source is another")
+def test_a_region_of_a_file_that_keeps_nothing_by_default_says_what_to_give(
+    sd1: SdBackbone, learnt: hiper.Artifact
+) -> None:
+    paper = replace(learnt, edit={**learnt.edit, "keep_source": 0.0})
+    with pytest.raises(OptionError, match="give keep"):
+        edited(sd1, paper, region=(0, 0, 9, 9))
+    assert edited(sd1, paper, region=(0, 0, 9, 9), keep=0.5).settings.keep == 0.5
+
+
+def test_one_step_of_a_dial_near_one_still_edits(sd1: SdBackbone, learnt: hiper.Artifact) -> None:
+    whole, nearly = (
+        hiper.edit(sd1, learnt, SENTENCE, num_inference_steps=1, keep=keep) for keep in (1.0, 0.9)
+    )
+    assert nearly.images[0].tobytes() != whole.images[0].tobytes()
+
+
+def test_files_of_different_pictures_draw_a_new_one_and_say_so(
+    sd1: SdBackbone, learnt: hiper.Artifact
+) -> None:
+    other = replace(learnt, caption="a red cat", image_sha256="0" * 64)
+    with pytest.warns(HiperWarning, match="different pictures"):
+        assert edited(sd1, [learnt, other]).settings.keep == 0
+
+
+@pytest.mark.slow
+def test_a_run_refuses_a_region_before_the_fit(
+    cli: Cli, dog: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    run = ("run", dog, SENTENCE, "--caption", CAPTION, "--backbone", model_folder, "--out", tmp_path / "out")
+    for asked, named in (
+        (("--region", "0,0,999,9"), "0,0,999,9"),
+        (("--region", "0,0,9"), "left,top,right,bottom"),
+        (("--region", "0,0,9,9", "--preset", "paper"), "--keep"),
+        (("--region", "0,0,9,9", "--method", "sdedit"), "sdedit"),
+    ):
+        refused = cli(*run, *asked)
+        assert refused.status == 2
+        assert named in refused.err.splitlines()[-1]
+        assert "loading" not in refused.err
 
 
 def test_an_empty_region_is_refused(sd1: SdBackbone, learnt: hiper.Artifact, room: Image.Image) -> None:

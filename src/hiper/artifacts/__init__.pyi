@@ -7,6 +7,7 @@ from .cache import fit_path as fit_path
 from .combining import average as average
 from .combining import combine as combine
 from .hashing import content_sha256 as content_sha256
+from .header import PARTS as PARTS
 from .importing import import_reference as import_reference
 from .library import Library as Library
 from .library import LibraryEntry as LibraryEntry

@@ -117,7 +117,7 @@ class ArmSampler:
             square = fit_square(case.source, self._backbone.resolution)
             source = self._backbone.latents(square, generator(0))
         settings = resolve_settings(own, self._backbone, [], source=source)
-        if source is not None:
+        if source is not None and settings.keep:
             caption = self._backbone.encode(case.source_caption)
             sampler = KeepingSampler(backbone=self._backbone, source=source, caption=caption)
         positive = self._backbone.encode(prompt)

@@ -200,6 +200,8 @@ def _region(text: str) -> Region:
     if len(numbers) == 4 and all(number.strip().isdecimal() for number in numbers):
         left, top, right, bottom = map(int, numbers)
         return left, top, right, bottom
+    if set(text) <= set("0123456789-., "):
+        raise OptionError(f"--region is {text!r}; write a box as left,top,right,bottom in whole pixels")
     return open_mask(text).image
 
 

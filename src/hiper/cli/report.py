@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,7 +95,7 @@ def _study(backbone: Backbone, artifact: Artifact, first: EditResult, report: Re
             first.prompt,
             seed=first.seeds[0],
             callback=lambda done, total: report("reading the attention", done, total),
-            **sampling_of(first.settings),
+            **sampling_of(replace(first.settings, keep=0.0)),
         )
     except OptionError as error:  # a model that has no cross-attention; the rest of the page is no less true
         return str(error)

@@ -24,6 +24,7 @@ from hiper.training import checkpoint_beside
 if TYPE_CHECKING:
     from hiper.artifacts import Artifact
     from hiper.backbones import Backbone
+    from hiper.inference import EditStart
     from hiper.training import ProgressEvent
 
 
@@ -37,6 +38,7 @@ def run(
     refuse_pictures(edit_request.prompts)
     start = opened_start(edit_request)
     plan = _targeted(prepare(session, fit_request, hardware), edit_request)
+    _check_start(plan, start, edit_request)
     with planned(session, edit_request) as drawings, session.progress() as report:
         backbone = load_model(fit_request.backbone, hardware, report)
         _check_settings(backbone, edit_request)
@@ -69,6 +71,26 @@ def _targeted(plan: Plan, request: EditRequest) -> Plan:
             " one at a time"
         )
     return replace(plan, options=replace(plan.options, target=sentences[0]))
+
+
+def _check_start(plan: Plan, start: EditStart, request: EditRequest) -> None:
+    """Refuse a region that the edits could not use, before a fit is spent on them."""
+    from hiper.images import open_image
+    from hiper.inference import region_mask
+    from hiper.methods import KEEP_SOURCE
+    from hiper.options import KEEP
+
+    if start["region"] is None:
+        return
+    keeps = KEEP_SOURCE in plan.method.editing
+    own = plan.options.as_mapping().get(KEEP_SOURCE, KEEP if keeps else None)
+    if own is None:
+        raise OptionError(f"method {plan.method.name} cannot keep a picture; leave out --region and --into")
+    if not (own if request.keep is None else request.keep):
+        raise OptionError(
+            "--region is given and keep is 0, which draws a new picture; give --keep, such as 0.5"
+        )
+    region_mask(start["region"], open_image(start["into"] or plan.subject.image).image.size)
 
 
 def _check_settings(backbone: Backbone, request: EditRequest) -> None:

@@ -68,7 +68,7 @@ def open_image(
         OptionError: `background` is not a colour.
     """
     notes = Notes()
-    name = "the picture" if isinstance(source, Image.Image) else shown(source)
+    name = _name(source, "picture")
     with _naming(name):
         colour = _colour(background)
         if isinstance(source, Image.Image):
@@ -91,7 +91,7 @@ def open_mask(source: str | Path | Image.Image) -> LoadedImage:
         ImageError: As `open_image`, and where nothing is selected.
     """
     notes = Notes()
-    name = "the mask" if isinstance(source, Image.Image) else shown(source)
+    name = _name(source, "mask")
     with _naming(name):
         if isinstance(source, Image.Image):
             picture = decode_image(source, max_pixels=MAX_PIXELS, notes=notes)
@@ -203,6 +203,15 @@ def jpeg_data_url(image: Image.Image, size: int, **encoding: int) -> str:
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", **encoding)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _name(source: object, what: str) -> str:
+    """Return how messages call what is read; ImageError if it is neither a path nor a PIL image."""
+    if isinstance(source, Image.Image):
+        return f"the {what}"
+    if not isinstance(source, (str, Path)):
+        raise ImageError(f"the {what} is of type {type(source).__name__}; give a path or a PIL image")
+    return shown(source)
 
 
 @contextmanager

@@ -2,6 +2,7 @@ from .edited_picture import EditStart as EditStart
 from .edited_picture import Region as Region
 from .edited_picture import masks_of as masks_of
 from .edited_picture import overlaid as overlaid
+from .edited_picture import region_mask as region_mask
 from .editing import PreparedPrompt as PreparedPrompt
 from .editing import cleaned_prompt as cleaned_prompt
 from .editing import edit as edit

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,8 @@ SURROUNDINGS = 1.5
 """Sides of the crop that the model draws, in those of the region's bounding box."""
 FEATHER = 1 / 64
 """Standard deviation of the seam's blur, in the longer side of the crop."""
+LARGEST_FEATHER = 1 / 8
+"""Likewise, in the shorter side of the region, whose middle is to change wholly."""
 
 
 @final
@@ -64,7 +67,10 @@ class Placement:
     def put_back(self, drawing: Image.Image) -> Image.Image:
         """Return the whole picture; what lies outside the mask is the picture's own, and the seam is blurred."""
         left, top, right, bottom = self.box
-        blurred = self.mask.filter(ImageFilter.GaussianBlur(FEATHER * max(right - left, bottom - top)))
+        low_x, low_y, high_x, high_y = self.mask.getbbox() or self.box
+        widest = LARGEST_FEATHER * min(high_x - low_x, high_y - low_y)
+        feather = min(FEATHER * max(right - left, bottom - top), widest)
+        blurred = self.mask.filter(ImageFilter.GaussianBlur(feather))
         seam = ImageChops.darker(self.mask, blurred)
         return Image.composite(self._pasted(drawing, self.picture), self.picture, seam)
 
@@ -127,7 +133,7 @@ def held_picture(backbone: Backbone, latents: Tensor, region: Region | None) -> 
     if region is None:
         return EditedPicture(latents=latents)
     picture = backbone.decode(latents)[0]
-    placement = Placement(picture=picture, mask=_mask(region, picture.size), box=(0, 0, *picture.size))
+    placement = Placement(picture=picture, mask=region_mask(region, picture.size), box=(0, 0, *picture.size))
     return EditedPicture(latents=latents, placement=placement)
 
 
@@ -142,7 +148,7 @@ def given_picture(backbone: Backbone, picture: Picture, caption: str, region: Re
     whole = subject.image
     placement, box = None, (0, 0, *whole.size)
     if region is not None:
-        mask = _mask(region, whole.size)
+        mask = region_mask(region, whole.size)
         box = _surroundings(mask, backbone.resolution)
         placement = Placement(picture=whole, mask=mask, box=box)
     pixels = whole.resize(_drawn_size(box, backbone), Image.Resampling.LANCZOS, box=box)
@@ -150,22 +156,29 @@ def given_picture(backbone: Backbone, picture: Picture, caption: str, region: Re
     return EditedPicture(latents=latents, placement=placement, sha256=subject.sha256)
 
 
-def _mask(region: Region, size: tuple[int, int]) -> Image.Image:
-    if isinstance(region, tuple):
-        left, top, right, bottom = region
+def region_mask(region: Region, size: tuple[int, int]) -> Image.Image:
+    """Return a region of a picture of `size` as a mask, mode L; errors are those of `given_picture`."""
+    if not isinstance(region, (Image.Image, str, Path)):
+        try:
+            left, top, right, bottom = map(operator.index, region)
+        except (TypeError, ValueError):
+            raise OptionError(
+                f"region is {' '.join(repr(region).split())[:80]}; allowed are a mask, or the box left, top, right,"
+                " bottom in whole pixels"
+            ) from None
         if not (0 <= left < right <= size[0] and 0 <= top < bottom <= size[1]):
             raise OptionError(
                 f"region is the box {left},{top},{right},{bottom}; allowed are left < right and top < bottom within"
                 f" the picture's {size[0]} x {size[1]} pixels"
             )
         mask = Image.new("L", size)
-        mask.paste(255, region)
+        mask.paste(255, (left, top, right, bottom))
         return mask
     mask = open_mask(region).image
     if mask.size != size:
         raise OptionError(
             f"the region has {mask.width} x {mask.height} pixels, the picture {size[0]} x {size[1]}; give both the"
-            " same size"
+            " same size, and as source the picture that the region was made for"
         )
     return mask
 

@@ -6,12 +6,12 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Unpack, cast
 
 import torch
 
-from hiper.artifacts import Artifact, EditResult, check_compatible, combine
+from hiper.artifacts import PARTS, Artifact, EditResult, check_compatible, combine
 from hiper.backbones import Backbone, Samples, StepCallback, batched, for_call, wrap_reader
 from hiper.conditioning import Conditioning
 from hiper.critters import word_notes
@@ -29,6 +29,7 @@ from hiper.options import (
     NegativePrompt,
     SamplingKwargs,
     SamplingSettings,
+    check_number,
     check_whole,
     current_names,
     determinism,
@@ -124,6 +125,15 @@ def edit(
         **earlier,
     )
     cleaned = cleaned_prompt(prompt, backbone, notes)
+    if source is not None or region is not None or into is not None:
+        _check_keeps(backbone, learnt.artifact)
+        if keep is None:  # more than a default, which a size would turn into 0
+            given["keep"] = check_number("keep", learnt.artifact.edit.get(KEEP_SOURCE, KEEP), 0, 1)
+    elif keep and not _keeps(learnt.artifact):
+        notes.append(f"method {learnt.artifact.method} has a way of its own to edit; keep is ignored")
+        given["keep"] = 0.0
+    if into_caption and into is None:
+        raise OptionError("into_caption is given without into, the picture that it describes")
     with determinism.deterministic(deterministic):
         start = _given_picture(backbone, learnt.artifact, notes, source, region, into)
         held = learnt.artifact.source if start is None else start.latents
@@ -133,7 +143,7 @@ def edit(
         if settings.keep and start is None and held is not None:
             start = held_picture(backbone, held, region)
         if not settings.keep:
-            _check_drawn_anew(backbone, learnt.artifact, notes, keep, start, region)
+            _check_drawn_anew(learnt.artifact, notes, keep, start, region)
         asked = backbone, learnt.artifact, cleaned, settings.strength, settings.negative_prompt, notes
         with prepared_prompt(*asked) as encoded:
             prepared = encoded
@@ -355,8 +365,21 @@ def _given_picture(
     return start
 
 
+def _keeps(artifact: Artifact) -> bool:
+    """Whether edits by the artifact's method can keep a picture."""
+    method = get_method(artifact.method)
+    return KEEP_SOURCE in {*method.editing, *(each.name for each in fields(method.options_type))}
+
+
+def _check_keeps(backbone: Backbone, artifact: Artifact) -> None:
+    """Refuse a given picture or region where the model or the method cannot keep one."""
+    keeps = _keeps(artifact)
+    if not keeps or "trajectory" not in backbone.capabilities:
+        what = backbone.id if keeps else f"method {artifact.method}"
+        raise OptionError(f"{what} cannot keep a picture; leave out source, region and into")
+
+
 def _check_drawn_anew(
-    backbone: Backbone,
     artifact: Artifact,
     notes: list[str],
     keep: float | None,
@@ -365,10 +388,10 @@ def _check_drawn_anew(
 ) -> None:
     """Refuse a picture or region without effect; note it where a user would expect the source to be kept."""
     if start is not None or region is not None:
-        if "trajectory" not in backbone.capabilities:
-            raise OptionError(f"{backbone.id} cannot keep a picture; leave out source, region and into")
-        if keep == 0 or start is not None:
-            raise OptionError("keep is 0, which draws a new picture; leave out source, region and into")
+        if keep == 0 or start is not None or artifact.source is not None:
+            raise OptionError(
+                f"keep is 0, which draws a new picture; give keep, such as {KEEP}, or leave out source, region and into"
+            )
         raise OptionError(
             "a region is given, and the file holds no latents of its picture; name it as source"
         )
@@ -377,6 +400,14 @@ def _check_drawn_anew(
         notes.append(
             "the file holds no latents of its picture, so that it is drawn anew; fit again to keep it"
         )
+    if (
+        keep is None
+        and keeps
+        and artifact.source is None
+        and not artifact.image_sha256
+        and PARTS in artifact.extra
+    ):
+        notes.append("the files are of different pictures, so that a new one is drawn; name one as source")
 
 
 def _cleaned_caption(caption: str, notes: list[str]) -> str:

@@ -124,8 +124,8 @@ def _kept(
     if not kept or source is None:
         if asked:
             notes.append(
-                "the file holds no latents of its picture, so that it is drawn anew; fit again, or name the picture as"
-                " source, to use keep"
+                "there are no latents of a picture to keep, so that a new one is drawn; fit again, or name the picture"
+                " as source"
             )
         return 0.0
     if asked is None:  # a default stands in nobody's way
@@ -163,7 +163,7 @@ def _source_size(
         )
     if (height or own[0], width or own[1]) != own:
         raise OptionError(
-            f"the file keeps a picture of {own[1]} x {own[0]} pixels, and {width or own[1]} x {height or own[0]} are"
+            f"the source is edited at {own[1]} x {own[0]} pixels, and {width or own[1]} x {height or own[0]} are"
             " asked for; leave out the size, or draw anew by keep=0"
         )
     return own

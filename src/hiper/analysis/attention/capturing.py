@@ -49,7 +49,8 @@ def study_drawing(
 ) -> Study:
     """Draw a prompt with and without what was learnt, and capture the attention of both.
 
-    The picture with what was learnt is the one that `hiper.edit` draws, bit for bit; warnings are those of `edit`.
+    The picture with what was learnt is the one that `hiper.edit` draws with keep=0, bit for bit; warnings are those
+    of `edit`.
 
     Args:
         backbone: The model.
@@ -66,6 +67,8 @@ def study_drawing(
     seed = resolve_seed(seed)
     notes: list[str] = []
     given = given_settings(notes, **sampling)
+    if given.pop("keep", 0):
+        notes.append("the attention is that of a new picture; keep is ignored")
     settings = resolve_settings(artifact.edit, backbone, notes, **given)
     progress = _Progress(callback, 2 * settings.num_inference_steps)
 
