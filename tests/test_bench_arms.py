@@ -244,6 +244,7 @@ def test_a_method_is_what_the_package_does(suite: Suite, sampler: ArmSampler, sd
         "guidance_scale": 7.5,
         "num_inference_steps": 2,
         "scheduler": "ddim",
+        "keep": 0.5,
     }
     assert drawn.fit is not None
     assert torch.equal(drawn.fit.artifact.tensors["tail"], artifact.tensors["tail"])
