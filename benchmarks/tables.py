@@ -28,7 +28,15 @@ PAGES = (
 )
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 IDENTITY = ("primary", "secondary", "pattern", "collar", "eyes")
-LOWER_IS_BETTER = ("colour_distance", "picture_distance", "source_leak", "converged", "to_first")
+LOWER_IS_BETTER = (
+    "colour_distance",
+    "picture_distance",
+    "inside_distance",
+    "outside_distance",
+    "source_leak",
+    "converged",
+    "to_first",
+)
 TABLES: dict[str, Callable[[], str]] = {}
 
 Columns = Mapping[str, Callable[[Any], object]]
@@ -172,6 +180,88 @@ def evidence_gaps() -> str:
     aims["colour_distance"] = {**aims["eyes"], "gap_closed": "85"}
     lines = {"aim": aims, "HiPer, default preset": evidence_figures()[EVIDENCE["hiper"]]}
     return by_columns(lines, columns, "gap closed, %")
+
+
+# Edits that keep what the prompt does not change.
+
+KEEPING = {
+    "truth": "true answer through the autoencoder",
+    "source": "the source, unchanged",
+    "none": "prompt alone, new picture",
+    "none,keep_source=0.5": "FlowEdit without a tail",
+    "hiper,keep_source=0.0": "HiPer, new picture",
+    "hiper,keep_source=0.25": "HiPer, `--keep 0.25`",
+    "hiper": "**HiPer, `--keep 0.5`**",
+    "hiper,keep_source=0.75": "HiPer, `--keep 0.75`",
+    "hiper:published": "HiPer, the paper's fit, `--keep 0.5`",
+    "textual-inversion": "Textual Inversion, `--keep 0.5`",
+    "dreambooth": "DreamBooth, `--keep 0.5`",
+}
+EDITS = ("motion", "background", "texture", "two-at-once")
+
+
+def kept() -> dict[str, Any]:
+    """Return label -> figures of an arm."""
+    found = {row["arm"]: row for row in read("keeping")["arms"]}
+    return {label: found[arm] for arm, label in KEEPING.items() if arm in found}
+
+
+def _kept_mean(metric: str) -> Callable[[Any], object]:
+    return lambda row: number((row["scores"][metric]["mean"] or {"value": None})["value"])
+
+
+def _kept_gain(metric: str) -> Callable[[Any], object]:
+    return lambda row: gain(row["scores"][metric].get("minus_anew"), metric)
+
+
+@table
+def keeping() -> str:
+    """Every arm, and its gain over a new picture."""
+    columns: Columns = {
+        "pictures": lambda row: row["scores"]["edit_success"]["mean"]["cells"],
+        "edit succeeds": _kept_mean("edit_success"),
+        "identity": _kept_mean("identity"),
+        "gain in it": _kept_gain("identity"),
+        "colour distance": _kept_mean("colour_distance"),
+        "gap closed, %": lambda row: interval(row["gap_closed"], ".0f"),
+        "whole picture": _kept_mean("picture_distance"),
+        "gain in it ": _kept_gain("picture_distance"),
+        "structure": _kept_mean("structure"),
+    }
+    return by_columns(kept(), columns)
+
+
+@table
+def keeping_short() -> str:
+    """What a reader of README needs."""
+    short = (
+        "HiPer, new picture",
+        "**HiPer, `--keep 0.5`**",
+        "FlowEdit without a tail",
+        "true answer through the autoencoder",
+    )
+    columns: Columns = {
+        "edit succeeds": _kept_mean("edit_success"),
+        "identity": _kept_mean("identity"),
+        "colour distance": _kept_mean("colour_distance"),
+        "whole picture": _kept_mean("picture_distance"),
+    }
+    return by_columns({KEEPING[arm]: kept()[KEEPING[arm]] for arm in short}, columns)
+
+
+@table
+def keeping_edits() -> str:
+    """Success and distance outside the subject's outlines, for each kind of edit."""
+
+    def cell(edit: str, metric: str) -> Callable[[Any], object]:
+        return lambda row: number((row["edits"][edit][metric]["mean"] or {"value": None})["value"])
+
+    columns = {
+        f"{edit.replace('-', ' ')}, {name}": cell(edit, metric)
+        for edit in EDITS
+        for name, metric in (("succeeds", "edit_success"), ("outside", "outside_distance"))
+    }
+    return by_columns(kept(), columns)
 
 
 # The methods compared.
