@@ -50,15 +50,15 @@ def one_of(*values: int) -> Draw:
 
 SPACES: Mapping[str, Mapping[str, Draw]] = {
     "ddim-inversion": {"strength": uniform(0.4, 1.0), "guidance_scale": uniform(1.5, 7.5)},
-    "dreambooth": {"learning_rate": log_uniform(1e-5, 1e-3), "steps": one_of(50, 100, 200)},
+    "dreambooth": {"learning_rate": log_uniform(1e-5, 1e-3), "num_train_steps": one_of(50, 100, 200)},
     "dreambooth-lora": {
         "learning_rate": log_uniform(1e-4, 1e-2),
-        "steps": one_of(50, 100, 200),
+        "num_train_steps": one_of(50, 100, 200),
         "rank": one_of(2, 4, 8, 16),
     },
     "hiper": {
         "learning_rate": log_uniform(3e-2, 3e-1),
-        "steps": one_of(40, 80, 160),
+        "num_train_steps": one_of(40, 80, 160),
         "strength": uniform(0.6, 1.1),
     },
     "imagic": {
@@ -70,7 +70,7 @@ SPACES: Mapping[str, Mapping[str, Draw]] = {
     "sdedit": {"strength": uniform(0.4, 1.0), "guidance_scale": uniform(1.5, 7.5)},
     "textual-inversion": {
         "learning_rate": log_uniform(2e-3, 2e-1),
-        "steps": one_of(100, 200, 400),
+        "num_train_steps": one_of(100, 200, 400),
         "vectors": one_of(1, 2, 4),
     },
 }

@@ -135,6 +135,7 @@ def test_a_cell_holds_what_a_report_needs(whole: Path, model_folder: Path) -> No
         "guidance_scale": 7.5,
         "num_inference_steps": 2,
         "scheduler": "ddim",
+        "keep": 0.5,
     }
     assert record["edit_seconds"] > 0
     assert set(record["versions"]) == {"hiper", "torch", "diffusers", "transformers"}

@@ -114,7 +114,7 @@ def test_the_distance_is_that_of_the_pictures(sd1: SdBackbone) -> None:
     def drawn(tail: str) -> list[Image.Image]:
         learnt = replace(artifact, tensors={"tail": sd1.encode(tail).token_embeddings[0, -5:]})
         return hiper.edit(
-            sd1, learnt, "a standing dog", seeds=[0, 1], strength=1, num_inference_steps=20
+            sd1, learnt, "a standing dog", seeds=[0, 1], strength=1, num_inference_steps=20, keep=0
         ).images
 
     before, after = drawn("a standing dog"), drawn("the red grass")

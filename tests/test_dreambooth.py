@@ -142,14 +142,14 @@ def test_a_plain_pipeline_loads_what_is_exported(
     else:
         pipe.unet.load_state_dict(safetensors.torch.load_file(file))
     expected = drawn(pipe, sentence)
-    (ours,) = hiper.edit(sd1, learnt[method], SENTENCE, seeds=[7]).images
+    (ours,) = hiper.edit(sd1, learnt[method], SENTENCE, seeds=[7], keep=0).images
     assert apart(expected, before) > 1
     assert apart(ours, expected) < 0.3
 
 
 @pytest.mark.parametrize("method", [FULL, LORA])
 def test_strength_0_is_the_plain_model(sd1: SdBackbone, learnt: dict[str, Artifact], method: str) -> None:
-    (ours,) = hiper.edit(sd1, learnt[method], SENTENCE, seeds=[7], strength=0.0).images
+    (ours,) = hiper.edit(sd1, learnt[method], SENTENCE, seeds=[7], strength=0.0, keep=0).images
     assert ours.tobytes() == drawn(tiny.pipeline("sd1"), "a sitting sks dog on the grass").tobytes()
 
 

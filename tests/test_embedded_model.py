@@ -48,7 +48,10 @@ def test_plain_diffusers_loads_and_runs_the_folder_and_agrees(critters: Backbone
     pipe = StableDiffusionPipeline.from_pretrained(WEIGHTS, dtype=torch.float32, local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
     picture = pipe(
-        "a sitting cat on the beach", num_inference_steps=12, generator=torch.Generator().manual_seed(0)
+        "a sitting cat on the beach",
+        num_inference_steps=12,
+        guidance_scale=critters.default_guidance_scale,
+        generator=torch.Generator().manual_seed(0),
     ).images[0]
     ours = _draw(critters, "a sitting cat on the beach", 1)[0]
     difference = np.abs(np.asarray(picture).astype(int) - np.asarray(ours).astype(int))

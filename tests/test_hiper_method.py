@@ -44,6 +44,7 @@ def test_a_fit_lowers_the_loss_and_says_what_it_did(backbone: SdBackbone, subjec
         "guidance_scale": 7.5,
         "num_inference_steps": 50,
         "scheduler": "ddim",
+        "keep_source": 0.5,
     }
     assert set(artifact.versions) == {"hiper", "torch", "diffusers", "transformers"}
 

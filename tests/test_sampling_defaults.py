@@ -173,7 +173,9 @@ def artifact_of(backbone: Backbone, picture: Path) -> Artifact:
 def notes_of(backbone: Backbone, artifact: Artifact, **settings: Any) -> tuple[str, ...]:
     size = {} if backbone.resolution < 100 else {"height": tiny_families.SIDE, "width": tiny_families.SIDE}
     with collected_warnings():
-        return hiper.edit(backbone, artifact, SENTENCE, num_inference_steps=1, **{**size, **settings}).notes
+        return hiper.edit(
+            backbone, artifact, SENTENCE, num_inference_steps=1, keep=0, **{**size, **settings}
+        ).notes
 
 
 @pytest.mark.slow
@@ -218,9 +220,9 @@ def test_a_file_of_an_ordinary_model_on_a_distilled_one_is_noted(
     consistency: Backbone, artifact: Artifact
 ) -> None:
     with collected_warnings():
-        notes = hiper.edit(consistency, artifact, SENTENCE).notes
+        notes = hiper.edit(consistency, artifact, SENTENCE, keep=0).notes
         given = hiper.edit(
-            consistency, artifact, SENTENCE, num_inference_steps=2, guidance_scale=8, scheduler="lcm"
+            consistency, artifact, SENTENCE, num_inference_steps=2, guidance_scale=8, scheduler="lcm", keep=0
         ).notes
     assert any("suits 4 steps at guidance 8 by lcm" in note for note in notes)
     assert given == ()

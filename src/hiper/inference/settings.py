@@ -68,6 +68,7 @@ def resolve_settings(
     """
     own = current_names(own, EARLIER_SAMPLING)
     kept = _kept(keep, own, backbone, notes, source, (height, width))
+    has_size = (height, width) != (None, None)
     if kept and source is not None:
         height, width = _source_size(source, backbone, height, width)
         if num_inference_steps is None:
@@ -87,7 +88,7 @@ def resolve_settings(
     check_scheduler(name, backbone.schedulers)
     most = LCM_STEPS if name == "lcm" else backbone.timesteps
     sides = _side("height", height, backbone, notes), _side("width", width, backbone, notes)
-    if (height, width) != (None, None):
+    if has_size:
         notes += filter(None, [backbone.size_note(*sides)])
     return SamplingSettings(
         strength=resolve_strength(own, strength),
