@@ -395,3 +395,9 @@ def test_a_method_that_needs_a_fit_per_sentence_gets_one(suite: Suite, sd1: Back
     assert targets == [each.target_caption for each in suite.cases("ann")]
     names = [str(path.relative_to(tmp_path / arm.fitted().slug)) for path in tmp_path.rglob("*.safetensors")]
     assert sorted(names) == ["ann/dark.safetensors", "ann/moved.safetensors"]
+
+
+def test_the_floor_that_keeps_is_an_arm_of_its_own() -> None:
+    floor, kept, asked = (parse_arm(f"none{more}") for more in ("", ",keep_source=0.5", ",keep_source=0"))
+    assert (floor.text, kept.text, asked.text) == ("none", "none,keep_source=0.5", "none")
+    assert (floor.options["keep_source"], kept.options["keep_source"]) == (0.0, 0.5)

@@ -134,9 +134,12 @@ def parse_arm(text: str) -> Arm:
     arm = _resolved(name, REFERENCE if baseline else name, preset, given)
     if baseline is not None and baseline.takes == "drawing":
         drawing = {key: arm.options[key] for key in DRAWING if key in arm.options}
-        if KEEP_SOURCE not in given:  # the floor is a new picture
+        changes = {key: value for key, value in arm.changes.items() if key != KEEP_SOURCE}
+        if KEEP_SOURCE not in given:
             drawing[KEEP_SOURCE] = 0.0
-        return replace(arm, options=drawing)
+        if drawing[KEEP_SOURCE]:  # by default the floor is a new picture, whatever the reference does
+            changes[KEEP_SOURCE] = drawing[KEEP_SOURCE]
+        return replace(arm, options=drawing, changes=changes)
     return replace(arm, source_caption=source_caption)
 
 
