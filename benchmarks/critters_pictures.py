@@ -5,7 +5,8 @@
 world.png: scenes as the world draws them. samples.png: what the embedded model draws for bare captions of unseen
 scenes (the caption under each). words.png: the same with the identity spelled out, beside the world's own picture.
 demo.png: the contact sheet of `hiper demo`. attention.png: where its source looks at each text row. keep.png: for each
-edit of the demo the source, the true answer, an edit drawn anew, and one that keeps what the sentence does not change.
+edit of the demo the source, the true answer, a new picture, FlowEdit without the tail, and an edit that keeps the rest.
+into.png: the demo's animal in the place of others.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from benchmarks.common import draw
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 import hiper
 from hiper.analysis import EDITS, UNSEEN, demo_scene, run_demo
@@ -61,20 +63,44 @@ def attention_picture(backbone: Backbone, tail: Artifact) -> Image.Image:
 
 
 def keeping(backbone: Backbone, tail: Artifact) -> Image.Image:
-    """The demo's edits, a row each: source, true answer, drawn anew, and kept."""
+    """The demo's edits, a row each: source, true answer, a new picture, FlowEdit without the tail, and kept."""
     scene = demo_scene(0)
     pictures, labels = [], []
     for _, change in EDITS:
         truth = scene.edited(**change)
         sentence = bare_caption(truth)
-        anew, kept = (hiper.edit(backbone, tail, sentence, keep=keep).images[0] for keep in (0, 0.5))
-        pictures += [render(scene, backbone.resolution), render(truth, backbone.resolution), anew, kept]
-        labels += ["source", "true answer", f"drawn anew: {sentence}", "keep 0.5"]
-    return grid(pictures, 4, labels)
+        settings: tuple[dict[str, Any], ...] = ({"keep": 0.0}, {"keep": 0.5, "strength": 0.0}, {"keep": 0.5})
+        edits = [hiper.edit(backbone, tail, sentence, **each).images[0] for each in settings]
+        pictures += [render(scene, backbone.resolution), render(truth, backbone.resolution), *edits]
+        labels += [
+            "source",
+            "true answer",
+            f"new picture: {sentence}",
+            "FlowEdit without the tail",
+            "hiper, keep 0.5",
+        ]
+    return grid(pictures, 5, labels)
+
+
+def into(backbone: Backbone, tail: Artifact) -> Image.Image:
+    """Put the demo's animal in the place of others: source, their picture, the region, the result, the true answer."""
+    scene, pictures, labels = demo_scene(0), [], []
+    for seed in (3, 5, 8):
+        other = draw_scene(UNSEEN + 100 + seed)
+        truth = scene.edited(pose=other.pose, background=other.background, style=other.style)
+        room, region = render(other, backbone.resolution), subject_mask(other, backbone.resolution)
+        region = region.filter(ImageFilter.MaxFilter(9))
+        result = hiper.edit(
+            backbone, tail, bare_caption(truth), into=room, into_caption=bare_caption(other), region=region
+        )
+        pictures += [render(scene, backbone.resolution), room, region.convert("RGB"), result.images[0]]
+        pictures.append(render(truth, backbone.resolution))
+        labels += ["subject", "another picture", "region", bare_caption(truth), "true answer"]
+    return grid(pictures, 5, labels)
 
 
 def main() -> None:
-    """Write the six pictures."""
+    """Write the seven pictures."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
     out = parser.parse_args().out
@@ -93,6 +119,7 @@ def main() -> None:
         tail = Artifact.load(Path(name) / "tail.safetensors")
         attention_picture(backbone, tail).save(out / "attention.png")
         keeping(backbone, tail).save(out / "keep.png")
+        into(backbone, tail).save(out / "into.png")
 
 
 if __name__ == "__main__":

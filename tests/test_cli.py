@@ -151,7 +151,7 @@ def test_a_random_seed_is_told(cli: Cli, tmp_path: Path, model_folder: Path, dog
     out = tmp_path / "dog.safetensors"
     arguments = ("--caption", CAPTION, "--backbone", model_folder, "--out", out, "-o", "num_train_steps=1")
     done = cli("fit", dog, *arguments, "--seed", "-1")
-    assert f"seed is {Artifact.load(out).seed}, drawn at random" in done.err
+    assert f"seed is {Artifact.load(out).seed}, chosen at random" in done.err
 
 
 def test_show_prints_what_the_file_says(cli: Cli, tail: Path) -> None:

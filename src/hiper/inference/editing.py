@@ -461,6 +461,8 @@ def _draw(
 ) -> Samples:
     parts: list[Samples] = []
     negatives = prepared.negatives
+    if not isinstance(prepared.sampler, Backbone) and len({each.sequence_length for each in negatives}) > 1:
+        batch_size = 1  # one call of the denoiser takes prompts of one length
     total = math.ceil(len(seeds) / batch_size) * settings.num_inference_steps
     for batch, start in enumerate(range(0, len(seeds), batch_size)):
         parts.append(
