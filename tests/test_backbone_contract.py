@@ -338,7 +338,7 @@ def test_negative_sentences_of_any_length_are_heard(
         with pytest.warns(HiperWarning, match="ignored"):
             hiper.edit(backbone, artifact, TARGET, num_inference_steps=1, negative_prompt=SHORT)
         return
-    settings: dict[str, Any] = {"num_inference_steps": STEPS, "guidance_scale": 3.0}
+    settings: dict[str, Any] = {"num_inference_steps": STEPS, "guidance_scale": 3.0, "keep": 0}
     both = hiper.edit(
         backbone, artifact, TARGET, seeds=[1, 1], negative_prompt=[LONG, SHORT], **settings
     ).images
@@ -348,6 +348,11 @@ def test_negative_sentences_of_any_length_are_heard(
         ).images[0]
         assert alike(image, alone)
     assert not alike(*both)
+    kept = hiper.edit(
+        backbone, artifact, TARGET, seeds=[1, 1], negative_prompt=[LONG, SHORT], num_inference_steps=1
+    )
+    assert kept.settings.keep == 0.5
+    assert len(kept.images) == 2
 
 
 @pytest.mark.filterwarnings("ignore:.* to draw without guidance")  # klein
