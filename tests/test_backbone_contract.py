@@ -349,7 +349,7 @@ def test_negative_sentences_of_any_length_are_heard(
         assert alike(image, alone)
     assert not alike(*both)
     kept = hiper.edit(
-        backbone, artifact, TARGET, seeds=[1, 1], negative_prompt=[LONG, SHORT], num_inference_steps=1
+        backbone, artifact, TARGET, seeds=[1, 1], negative_prompt=[LONG, SHORT], **{**settings, "keep": 0.5}
     )
     assert kept.settings.keep == 0.5
     assert len(kept.images) == 2
