@@ -246,7 +246,7 @@ def keeping_short() -> str:
         "colour distance": _kept_mean("colour_distance"),
         "whole picture": _kept_mean("picture_distance"),
     }
-    return by_columns({KEEPING[arm]: kept()[KEEPING[arm]] for arm in short}, columns)
+    return by_columns({label: kept()[label] for label in short if label in kept()}, columns)
 
 
 @table

@@ -41,7 +41,7 @@ def test_it_prints_lines_worth_pasting(cli: Cli, tmp_path: Path) -> None:
     words = ["selfcheck", "--backbone", str(tmp_path / "model"), "--resolution", "64", "--steps", "1"]
     done = cli(*words, "--image", str(tmp_path / "dog.png"), "--caption", "a standing dog", "--memory", "low")
     lines = dict(line.split(maxsplit=1) for line in done.out.splitlines())
-    assert lines["family"] == "z-image: 512 x 32 rows, placement append, flow, 64 pixels"
+    assert lines["family"] == "z-image: 512 x 32 token embeddings, placement append, flow, 64 pixels"
     assert lines["device"] == "cpu, float32, memory low"
     assert " in 1 steps" in lines["loss"]
     refusal = cli(*words, "--caption", "a standing dog")
