@@ -108,7 +108,7 @@ def test_a_second_ctrl_c_ends_a_long_step_at_once(tmp_path: Path, fit: Words) ->
     running = start(tmp_path, *fit, "--out", out, "-o", "batch=512")
     running.wait_for_error("fitting")
     running.send(signal.SIGINT)
-    running.wait_for_error("once more stops at once")
+    running.wait_for_error("again to stop at once")
     running.send(signal.SIGINT)
     assert running.wait().status == -signal.SIGINT
     assert not out.exists()

@@ -71,13 +71,16 @@ def open_image(
     name = _name(source, "picture")
     with _naming(name):
         colour = _colour(background)
-        if isinstance(source, Image.Image):
-            picture = decode_image(source, max_pixels=max_pixels, notes=notes)
-        else:
-            picture = read_picture(
+        # No name keeps what was read: a large picture and its copy would not fit into memory together
+        image = to_srgb(
+            decode_image(source, max_pixels=max_pixels, notes=notes)
+            if isinstance(source, Image.Image)
+            else read_picture(
                 source, frame=frame, allow_truncated=allow_truncated, max_pixels=max_pixels, notes=notes
-            )
-        image = to_srgb(picture, colour, notes)
+            ),
+            colour,
+            notes,
+        )
     notes.issue(name)
     return LoadedImage(image=image, notes=notes.texts)
 
