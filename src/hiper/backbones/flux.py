@@ -14,7 +14,7 @@ from hiper.backbones.flow import FlowBackbone
 from hiper.backbones.matching import Layout
 from hiper.backbones.packing import PATCH, packed, places, unpacked
 from hiper.backbones.sampling_defaults import FLUX_DEV, FLUX_SCHNELL, SamplingDefaults
-from hiper.backbones.words import token_words
+from hiper.backbones.words import as_conditioning, token_words
 from hiper.conditioning import Conditioning, expanded
 
 FITTING_GUIDANCE = 1.0
@@ -64,14 +64,7 @@ class FluxBackbone(FlowBackbone):
         )
         read = self._pipe.maybe_convert_prompt(prompt, self._pipe.tokenizer_2)
         pieces, lost = token_words(self._pipe.tokenizer_2, read, read, start=0, max_length=self.max_length)
-        return Conditioning(
-            token_embeddings=embeddings.float(),
-            num_tokens=len(pieces),
-            prompt=prompt,
-            words_per_token=pieces,
-            truncated_words=lost,
-            pooled=pooled.float(),
-        )
+        return as_conditioning(prompt, embeddings, pieces, lost, pooled=pooled)
 
     def _predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         conditioning = expanded(conditioning, len(noisy))

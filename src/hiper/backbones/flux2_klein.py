@@ -15,7 +15,7 @@ from hiper.backbones.flow import FlowBackbone
 from hiper.backbones.matching import Layout
 from hiper.backbones.packing import PATCH, packed, places, unpacked
 from hiper.backbones.sampling_defaults import KLEIN, KLEIN_BASE, SamplingDefaults
-from hiper.backbones.words import chat_words
+from hiper.backbones.words import as_conditioning, chat_words
 from hiper.conditioning import Conditioning, Placement, expanded
 
 TEXT_AXIS = 3  # of the four axes of places: time, row, column, text
@@ -63,13 +63,7 @@ class KleinBackbone(FlowBackbone):
         )
         if self._pipe.tokenizer.padding_side == "left":
             pieces = (*[""] * (self.max_length - len(pieces)), *pieces)
-        return Conditioning(
-            token_embeddings=embeddings.float(),
-            num_tokens=len(pieces),
-            prompt=prompt,
-            words_per_token=pieces,
-            truncated_words=lost,
-        )
+        return as_conditioning(prompt, embeddings, pieces, lost)
 
     def _predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         conditioning = expanded(conditioning, len(noisy))

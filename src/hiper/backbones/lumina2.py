@@ -12,7 +12,7 @@ from hiper.backbones import _diffusers
 from hiper.backbones.embeddings import masked
 from hiper.backbones.flow import FlowBackbone
 from hiper.backbones.sampling_defaults import LUMINA2, SamplingDefaults
-from hiper.backbones.words import token_words
+from hiper.backbones.words import as_conditioning, token_words
 from hiper.conditioning import Conditioning, expanded
 
 MARK = " <Prompt Start> "
@@ -64,13 +64,7 @@ class Lumina2Backbone(FlowBackbone):
         pieces, lost = token_words(
             self._pipe.tokenizer, before + prompt, prompt, start=len(before), max_length=self.max_length
         )
-        return Conditioning(
-            token_embeddings=embeddings[mask.bool()][None].float(),
-            num_tokens=len(pieces),
-            prompt=prompt,
-            words_per_token=pieces,
-            truncated_words=lost,
-        )
+        return as_conditioning(prompt, embeddings[mask.bool()][None], pieces, lost)
 
     def _predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         conditioning = expanded(conditioning, len(noisy))

@@ -14,7 +14,7 @@ from hiper.backbones.embeddings import masked
 from hiper.backbones.pipeline import PipelineBackbone
 from hiper.backbones.sampling_defaults import PIXART, SamplingDefaults
 from hiper.backbones.schedules import Schedule
-from hiper.backbones.words import token_words
+from hiper.backbones.words import as_conditioning, token_words
 from hiper.conditioning import Conditioning, expanded
 
 
@@ -57,13 +57,7 @@ class PixArtBackbone(PipelineBackbone):
         )
         read = prompt.lower().strip()  # as the pipeline does
         pieces, lost = token_words(self._pipe.tokenizer, read, read, start=0, max_length=self.max_length)
-        return Conditioning(
-            token_embeddings=embeddings[mask.bool()][None].float(),
-            num_tokens=len(pieces),
-            prompt=prompt,
-            words_per_token=pieces,
-            truncated_words=lost,
-        )
+        return as_conditioning(prompt, embeddings[mask.bool()][None], pieces, lost)
 
     def _predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         conditioning = expanded(conditioning, len(noisy))

@@ -15,7 +15,7 @@ from hiper.backbones.flow import FlowBackbone
 from hiper.backbones.matching import Layout
 from hiper.backbones.packing import PATCH, packed, unpacked
 from hiper.backbones.sampling_defaults import QWEN_IMAGE, SamplingDefaults
-from hiper.backbones.words import token_words
+from hiper.backbones.words import as_conditioning, token_words
 from hiper.conditioning import Conditioning, expanded
 from hiper.errors import BackboneError
 
@@ -69,13 +69,7 @@ class QwenImageBackbone(FlowBackbone):
             max_length=skipped + self.max_length,
         )
         kept = pieces[skipped:]
-        return Conditioning(
-            token_embeddings=embeddings.float(),
-            num_tokens=len(kept),
-            prompt=prompt,
-            words_per_token=kept,
-            truncated_words=lost,
-        )
+        return as_conditioning(prompt, embeddings, kept, lost)
 
     def _encode_negative(self, prompt: str) -> Conditioning:
         return replace(self._encode(prompt or NO_NEGATIVE), prompt=prompt)

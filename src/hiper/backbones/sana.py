@@ -14,7 +14,7 @@ from hiper.backbones.base import Scheduler
 from hiper.backbones.embeddings import masked
 from hiper.backbones.flow import FlowBackbone
 from hiper.backbones.sampling_defaults import SANA, SamplingDefaults
-from hiper.backbones.words import token_words
+from hiper.backbones.words import as_conditioning, token_words
 from hiper.conditioning import Conditioning, expanded
 from hiper.errors import BackboneError
 
@@ -74,13 +74,7 @@ class SanaBackbone(FlowBackbone):
             complex_human_instruction=instruction,
         )
         pieces, lost = self._pieces("\n".join(instruction), prompt.lower().strip())
-        return Conditioning(
-            token_embeddings=embeddings[mask.bool()][None].float(),
-            num_tokens=len(pieces),
-            prompt=prompt,
-            words_per_token=pieces,
-            truncated_words=lost,
-        )
+        return as_conditioning(prompt, embeddings[mask.bool()][None], pieces, lost)
 
     def _pieces(self, before: str, read: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Name the tokens that are kept: the first, and the last `length` - 1 of the table with its padding."""

@@ -17,7 +17,7 @@ from hiper.backbones.sampling_defaults import SD, SamplingDefaults
 from hiper.backbones.single_file_parts import Header
 from hiper.backbones.unet import UNetBackbone
 from hiper.backbones.vocabulary import copy_vocabulary
-from hiper.backbones.words import clip_words, spelled
+from hiper.backbones.words import as_conditioning, clip_words, spelled
 from hiper.conditioning import Conditioning
 from hiper.errors import BackboneError
 
@@ -80,13 +80,7 @@ class SdBackbone(UNetBackbone):
         embeddings, _ = self._pipe.encode_prompt(prompt, self.device, 1, False)
         converted = self._pipe.maybe_convert_prompt(prompt, self._pipe.tokenizer)
         pieces, lost = spelled(clip_words(self._pipe.tokenizer, converted), self.max_length)
-        return Conditioning(
-            token_embeddings=embeddings.float(),
-            num_tokens=len(pieces),
-            prompt=prompt,
-            words_per_token=pieces,
-            truncated_words=lost,
-        )
+        return as_conditioning(prompt, embeddings, pieces, lost)
 
     def _predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         embeddings = conditioning.token_embeddings.expand(len(noisy), -1, -1)

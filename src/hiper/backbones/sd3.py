@@ -12,7 +12,7 @@ from hiper.backbones.embeddings import paired
 from hiper.backbones.flow import FlowBackbone
 from hiper.backbones.matching import Layout
 from hiper.backbones.sampling_defaults import SamplingDefaults, sd3_defaults
-from hiper.backbones.words import clip_words, spelled, token_words
+from hiper.backbones.words import as_conditioning, clip_words, spelled, token_words
 from hiper.conditioning import Conditioning, expanded
 
 T5_LENGTH = 256
@@ -66,14 +66,7 @@ class Sd3Backbone(FlowBackbone):
         pieces, lost = self._pieces(prompt)
         if self._pipe.text_encoder_3 is None:
             embeddings = embeddings.roll(-self._clip_length, dims=1)
-        return Conditioning(
-            token_embeddings=embeddings.float(),
-            num_tokens=len(pieces),
-            prompt=prompt,
-            words_per_token=pieces,
-            truncated_words=lost,
-            pooled=pooled.float(),
-        )
+        return as_conditioning(prompt, embeddings, pieces, lost, pooled=pooled)
 
     def _pieces(self, prompt: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Name the tokens of both; a word is lost when neither has read it."""

@@ -18,7 +18,7 @@ from hiper.backbones.sampling_defaults import SDXL, SamplingDefaults
 from hiper.backbones.single_file_parts import Header
 from hiper.backbones.unet import UNetBackbone
 from hiper.backbones.vocabulary import copy_vocabulary
-from hiper.backbones.words import clip_words, spelled
+from hiper.backbones.words import as_conditioning, clip_words, spelled
 from hiper.conditioning import Conditioning, expanded
 
 
@@ -63,14 +63,7 @@ class SdxlBackbone(UNetBackbone):
         )
         converted = self._pipe.maybe_convert_prompt(prompt, self._pipe.tokenizer_2)
         pieces, lost = spelled(clip_words(self._pipe.tokenizer_2, converted), self.max_length)
-        return Conditioning(
-            token_embeddings=embeddings.float(),
-            num_tokens=len(pieces),
-            prompt=prompt,
-            words_per_token=pieces,
-            truncated_words=lost,
-            pooled=pooled.float(),
-        )
+        return as_conditioning(prompt, embeddings, pieces, lost, pooled=pooled)
 
     def _predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         conditioning = expanded(conditioning, len(noisy))

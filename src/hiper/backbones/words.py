@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from hiper.conditioning import END_OF_SENTENCE
+from torch import Tensor
+
+from hiper.conditioning import END_OF_SENTENCE, Conditioning
 
 _WORD = re.compile(r"<\|\d+\|>|\w+|[^\w\s]")  # the first kind stands in for a learnt word
 _MARK = "\N{OBJECT REPLACEMENT CHARACTER}"  # found in no template
@@ -80,3 +82,29 @@ def chat_words(
 
     start = said(_MARK).index(_MARK)
     return token_words(tokenizer, said(prompt), prompt, start=start, max_length=max_length)
+
+
+def as_conditioning(
+    prompt: str,
+    embeddings: Tensor,
+    words: tuple[str, ...],
+    truncated: tuple[str, ...],
+    pooled: Tensor | None = None,
+) -> Conditioning:
+    """Return what a family's encoder made of a prompt, in float32.
+
+    Args:
+        prompt: The prompt.
+        embeddings: [1, length, embed_dim], of any dtype.
+        words: The word of each token in use, as `token_words` returns them.
+        truncated: The words that were truncated.
+        pooled: [1, pooled], of encoders that also give one vector for the whole prompt.
+    """
+    return Conditioning(
+        token_embeddings=embeddings.float(),
+        num_tokens=len(words),
+        prompt=prompt,
+        words_per_token=words,
+        truncated_words=truncated,
+        pooled=None if pooled is None else pooled.float(),
+    )

@@ -12,7 +12,7 @@ from hiper.backbones import _diffusers
 from hiper.backbones.flow import FlowBackbone
 from hiper.backbones.matching import Layout
 from hiper.backbones.sampling_defaults import SamplingDefaults, z_image_defaults
-from hiper.backbones.words import chat_words
+from hiper.backbones.words import as_conditioning, chat_words
 from hiper.conditioning import Conditioning, expanded
 
 NATIVE = 1024
@@ -57,13 +57,7 @@ class ZImageBackbone(FlowBackbone):
         pieces, lost = chat_words(
             self._pipe.tokenizer, prompt, max_length=self.max_length, enable_thinking=True
         )
-        return Conditioning(
-            token_embeddings=embeddings[0][None].float(),
-            num_tokens=len(pieces),
-            prompt=prompt,
-            words_per_token=pieces,
-            truncated_words=lost,
-        )
+        return as_conditioning(prompt, embeddings[0][None], pieces, lost)
 
     def _predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         conditioning = expanded(conditioning, len(noisy))
