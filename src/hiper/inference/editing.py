@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, Unpack, cast
 
 import torch
@@ -367,8 +367,7 @@ def _given_picture(
 
 def _keeps(artifact: Artifact) -> bool:
     """Whether edits by the artifact's method can keep a picture."""
-    method = get_method(artifact.method)
-    return KEEP_SOURCE in {*method.editing, *(each.name for each in fields(method.options_type))}
+    return KEEP_SOURCE in get_method(artifact.method).editing
 
 
 def _check_keeps(backbone: Backbone, artifact: Artifact) -> None:
@@ -395,7 +394,7 @@ def _check_drawn_anew(
         raise OptionError(
             "a region is given, and the file holds no latents of its picture; name it as source"
         )
-    keeps = KEEP_SOURCE in get_method(artifact.method).editing and artifact.edit.get(KEEP_SOURCE, KEEP)
+    keeps = _keeps(artifact) and artifact.edit.get(KEEP_SOURCE, KEEP)
     if keep is None and keeps and artifact.source is None and artifact.image_sha256:
         notes.append(
             "the file holds no latents of its picture, so that it is drawn anew; fit again to keep it"

@@ -17,7 +17,7 @@ from hiper.backbones import Backbone
 from hiper.conditioning import Conditioning, truncation_notes
 from hiper.images import Subject, fit_square
 from hiper.methods.base import PromptEncoder, TrainedMethod
-from hiper.methods.fit_options import KeepingOptions, picture_latents, training_config
+from hiper.methods.fit_options import KEEP_SOURCE, KeepingOptions, picture_latents, training_config
 from hiper.methods.subject_noun import noun_of, with_word
 from hiper.methods.weights import named
 from hiper.options import Spec
@@ -47,7 +47,8 @@ class IdentifierOptions(KeepingOptions):
 class IdentifierMethod(TrainedMethod[O]):
     """A method that binds the subject to its identifier; what of the denoiser is learnt is the subclass's."""
 
-    editing: ClassVar[frozenset[str]] = frozenset({"strength"})  # class pictures are drawn with the rest
+    # Class pictures are drawn with the other options of sampling
+    editing: ClassVar[frozenset[str]] = frozenset({"strength", KEEP_SOURCE})
 
     def resolve(self, options: O, backbone: Backbone, subject: Subject) -> O:
         """Fill in the noun by the rule, unless it was given."""
