@@ -16,3 +16,4 @@ from .library import default_folder as default_folder
 from .portable import portable as portable
 from .portable import public_name as public_name
 from .result import EditResult as EditResult
+from .result import GivenPicture as GivenPicture

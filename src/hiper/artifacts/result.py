@@ -9,6 +9,9 @@ import PIL.Image
 
 from hiper.options import SamplingSettings
 
+GivenPicture = Literal["source", "region", "into"]
+"""What an edit may be given beside the artifact."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EditResult:
@@ -33,5 +36,5 @@ class EditResult:
     batch_size: int
     flagged: tuple[int, ...]
     notes: tuple[str, ...]
-    given: tuple[Literal["source", "region", "into"], ...] = ()
+    given: tuple[GivenPicture, ...] = ()
     masks: tuple[PIL.Image.Image, ...] = ()

@@ -16,3 +16,4 @@ from .reading import open_regular as open_regular
 from .reading import shown as shown
 from .subject import Subject as Subject
 from .subject import clean_text as clean_text
+from .subject import pixels_sha256 as pixels_sha256

@@ -88,7 +88,7 @@ class Subject:
             image=image.image,
             caption=text,
             mask=mask.image if mask else None,
-            sha256=_sha256(image.image, mask.image if mask else None),
+            sha256=pixels_sha256(image.image, mask.image if mask else None),
             notes=(*image.notes, *(f"mask: {note}" for note in (mask.notes if mask else ())), *notes.texts),
         )
 
@@ -146,7 +146,8 @@ def _clean(text: str, what: str, *, may_be_empty: bool = False) -> tuple[str, No
     return cleaned, notes
 
 
-def _sha256(image: Image.Image, mask: Image.Image | None) -> str:
+def pixels_sha256(image: Image.Image, mask: Image.Image | None = None) -> str:
+    """Hash size and pixels of an RGB picture, and the pixels of its mask if it has one; hexadecimal."""
     digest = hashlib.sha256(b"RGB %dx%d\n" % image.size)
     digest.update(image.tobytes())
     if mask is not None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from hiper.artifacts import EditResult
 from hiper.backbones import Backbone
 from hiper.errors import OptionError
-from hiper.images import Subject, open_image, open_mask
+from hiper.images import open_image, open_mask, pixels_sha256
 from hiper.seeds import generator
 
 Box = tuple[int, int, int, int]
@@ -137,15 +137,14 @@ def held_picture(backbone: Backbone, latents: Tensor, region: Region | None) -> 
     return EditedPicture(latents=latents, placement=placement)
 
 
-def given_picture(backbone: Backbone, picture: Picture, caption: str, region: Region | None) -> EditedPicture:
+def given_picture(backbone: Backbone, picture: Picture, region: Region | None) -> EditedPicture:
     """Edit a picture of any size: all of it, at the model's native area, or a crop around a region.
 
     Raises:
         ImageError: The picture or the region cannot be read, or the region is empty.
         OptionError: The region has another size, or is a box that is not inside.
     """
-    subject = Subject.from_image(open_image(picture).image, caption=caption)
-    whole = subject.image
+    whole = open_image(picture).image
     placement, box = None, (0, 0, *whole.size)
     if region is not None:
         mask = region_mask(region, whole.size)
@@ -153,7 +152,7 @@ def given_picture(backbone: Backbone, picture: Picture, caption: str, region: Re
         placement = Placement(picture=whole, mask=mask, box=box)
     pixels = whole.resize(_drawn_size(box, backbone), Image.Resampling.LANCZOS, box=box)
     latents = backbone.latents(pixels, generator(0))
-    return EditedPicture(latents=latents, placement=placement, sha256=subject.sha256)
+    return EditedPicture(latents=latents, placement=placement, sha256=pixels_sha256(whole))
 
 
 def region_mask(region: Region, size: tuple[int, int]) -> Image.Image:

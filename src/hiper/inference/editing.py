@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Unpack, cast
 
 import torch
 
-from hiper.artifacts import PARTS, Artifact, EditResult, check_compatible, combine
+from hiper.artifacts import PARTS, Artifact, EditResult, GivenPicture, check_compatible, combine
 from hiper.backbones import Backbone, Samples, StepCallback, batched, for_call, wrap_reader
 from hiper.conditioning import Conditioning
 from hiper.critters import word_notes
@@ -125,7 +125,9 @@ def edit(
         **earlier,
     )
     cleaned = cleaned_prompt(prompt, backbone, notes)
-    if source is not None or region is not None or into is not None:
+    named: Mapping[GivenPicture, object] = {"source": source, "region": region, "into": into}
+    pictures = tuple(name for name, each in named.items() if each is not None)
+    if pictures:
         _check_keeps(backbone, learnt.artifact)
         if keep is None:  # more than a default, which a size would turn into 0
             given["keep"] = check_number("keep", learnt.artifact.edit.get(KEEP_SOURCE, KEEP), 0, 1)
@@ -140,19 +142,18 @@ def edit(
         settings = resolve_settings(
             learnt.artifact.edit, backbone, notes, source=held, images=len(chosen), **given
         )
-        if settings.keep and start is None and held is not None:
-            start = held_picture(backbone, held, region)
         if not settings.keep:
             _check_drawn_anew(learnt.artifact, notes, keep, start, region)
+        elif start is None and held is not None:
+            start = held_picture(backbone, held, region)
         asked = backbone, learnt.artifact, cleaned, settings.strength, settings.negative_prompt, notes
         with prepared_prompt(*asked) as encoded:
             prepared = encoded
-            if start is not None and settings.keep:
+            if start is not None:
                 caption = None if into is None else backbone.encode(_cleaned_caption(into_caption, notes))
                 prepared = _keeping(backbone, learnt.artifact, encoded, settings, start, caption)
             notes += unsuitable(backbone, prepared, settings, given)
             drawn = _draw(prepared, chosen, settings, batch_size, callback)
-    images = start.put_back(drawn.images) if start is not None and settings.keep else drawn.images
     flagged = tuple(seed for seed, flag in zip(chosen, drawn.flagged, strict=True) if flag)
     notes += [
         f"the safety checker blackened the picture of seed {seed}; try another seed" for seed in flagged
@@ -160,18 +161,14 @@ def edit(
     for note in notes:
         warnings.warn(note, HiperWarning, stacklevel=2)
     return EditResult(
-        images=images,
+        images=drawn.images if start is None else start.put_back(drawn.images),
         prompt=cleaned,
         seeds=chosen,
         settings=settings,
         batch_size=batch_size,
         flagged=flagged,
         notes=tuple(notes),
-        given=(
-            *(("source",) if source is not None else ()),
-            *(("region",) if region is not None else ()),
-            *(("into",) if into is not None else ()),
-        ),
+        given=pictures,
         masks=()
         if start is None or drawn.masks is None
         else start.put_back_masks(drawn.masks, drawn.images[0].size),
@@ -355,12 +352,11 @@ def _given_picture(
         )
     if into is not None and region is None:
         raise OptionError("into is given without a region; say by a mask or a box where the subject goes")
-    if into is not None:
-        return given_picture(backbone, into, artifact.caption, region)
-    if source is None:
+    picture = source if into is None else into
+    if picture is None:
         return None
-    start = given_picture(backbone, source, artifact.caption, region)
-    if artifact.image_sha256 not in ("", start.sha256):
+    start = given_picture(backbone, picture, region)
+    if into is None and artifact.image_sha256 not in ("", start.sha256):
         notes.append("the source is another picture than the one that was learnt, or had a mask then")
     return start
 
@@ -394,18 +390,14 @@ def _check_drawn_anew(
         raise OptionError(
             "a region is given, and the file holds no latents of its picture; name it as source"
         )
-    keeps = _keeps(artifact) and artifact.edit.get(KEEP_SOURCE, KEEP)
-    if keep is None and keeps and artifact.source is None and artifact.image_sha256:
+    is_default = keep is None and _keeps(artifact) and artifact.edit.get(KEEP_SOURCE, KEEP)
+    if not is_default or artifact.source is not None:
+        return
+    if artifact.image_sha256:
         notes.append(
             "the file holds no latents of its picture, so that it is drawn anew; fit again to keep it"
         )
-    if (
-        keep is None
-        and keeps
-        and artifact.source is None
-        and not artifact.image_sha256
-        and PARTS in artifact.extra
-    ):
+    elif PARTS in artifact.extra:
         notes.append("the files are of different pictures, so that a new one is drawn; name one as source")
 
 

@@ -10,9 +10,9 @@ import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_type_hints
+from typing import Any, get_type_hints
 
-from hiper.artifacts import Artifact, EditResult, content_sha256, public_name
+from hiper.artifacts import Artifact, EditResult, GivenPicture, content_sha256, public_name
 from hiper.backbones import Backbone
 from hiper.errors import ImageError, OptionError
 from hiper.files import parse_json
@@ -80,7 +80,7 @@ class PictureSettings(SamplingSettings):
     caption: str
     artifact_sha256: str
     versions: Mapping[str, str]
-    given: Sequence[Literal["source", "region", "into"]] = ()
+    given: Sequence[GivenPicture] = ()
 
 
 def settings_of(backbone: Backbone, artifact: Artifact, result: EditResult, seed: int) -> PictureSettings:

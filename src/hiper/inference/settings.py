@@ -11,6 +11,7 @@ from torch import Tensor
 from hiper.backbones import LCM_STEPS, Backbone, check_scheduler
 from hiper.errors import OptionError
 from hiper.images import clean_text
+from hiper.methods import KEEP_SOURCE
 from hiper.options import (
     EARLIER_SAMPLING,
     KEEP,
@@ -121,7 +122,7 @@ def _kept(
     size: tuple[int | None, int | None],
 ) -> float:
     """Return how much of the source is kept: what is asked for, else the file's own, as far as that is possible."""
-    kept = check_number("keep", own.get("keep_source", KEEP) if asked is None else asked, 0, 1)
+    kept = check_number("keep", own.get(KEEP_SOURCE, KEEP) if asked is None else asked, 0, 1)
     if not kept or source is None:
         if asked:
             notes.append(
