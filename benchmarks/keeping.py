@@ -11,21 +11,20 @@ where it was stopped; with --report, only what is there is counted.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from benchmarks.common import options, write
-from benchmarks.methods_table import identity
+from benchmarks.methods_table import scored
+from benchmarks.tables import EDITS
 
 import hiper
 from hiper.bench import (
     BenchReport,
-    CellResult,
     SuiteSpec,
     build_report,
-    common,
     difference,
     gap_closed,
     mean,
@@ -48,36 +47,23 @@ METRICS = (
     "pattern",
     "eyes",
 )
-EDITS = ("motion", "background", "texture", "two-at-once")
-
-
-def score(metric: str, edit: str | None) -> Callable[[CellResult], float | None]:
-    """Return what reads a metric of a picture, of one kind of edit or of all."""
-
-    def read(cell: CellResult) -> float | None:
-        if edit not in (None, cell.edit):
-            return None
-        return identity(cell) if metric == "identity" else cell.scores.get(metric)
-
-    return read
 
 
 def figures(report: BenchReport, arm: str, edit: str | None) -> dict[str, Any]:
     """Means of an arm, and its differences from HiPer drawing anew."""
     found: dict[str, Any] = {}
     for metric in METRICS:
-        own = mean(common([report.cells[arm]], score(metric, edit)))
+        own = mean(scored(report, metric, arm, edit=edit))
         found[metric] = {"mean": own and asdict(own)}
         if arm != ANEW:
-            both = difference(common([report.cells[arm], report.cells[ANEW]], score(metric, edit)))
+            both = difference(scored(report, metric, arm, ANEW, edit=edit))
             found[metric]["minus_anew"] = both and asdict(both)
     return found
 
 
 def row(report: BenchReport, arm: str) -> dict[str, Any]:
     """Return everything of one arm."""
-    three = [report.cells[each] for each in ("none", arm, "truth")]
-    closed = gap_closed(common(three, score("colour_distance", None)), "lower")
+    closed = gap_closed(scored(report, "colour_distance", "none", arm, "truth"), "lower")
     return {
         "arm": arm,
         "scores": figures(report, arm, None),

@@ -27,6 +27,7 @@ import torch
 from benchmarks.common import options, timed, write
 from benchmarks.critters_pictures import grid
 from benchmarks.remedies import DRAWN, fit_missing
+from benchmarks.tables import BASELINES, OTHER_METHODS
 from PIL import Image
 
 import hiper
@@ -68,20 +69,12 @@ COUNTS = ("steps", "weight_steps")
 """Options that say how many steps of a kind a fit makes; every other part of it is made once."""
 PICTURES = 4
 LABELS = {
-    "source": "source",
-    "truth": "true answer",
-    "none": "sentence alone",
+    **BASELINES,
     HIPER: "HiPer",
     TRIED: "HiPer, best of eight tries",
     CAPTION: "HiPer from the caption",
     PAPER: "HiPer, the paper's fit",
-    "textual-inversion": "Textual Inversion",
-    "dreambooth": "DreamBooth",
-    "dreambooth-lora": "DreamBooth, LoRA",
-    "imagic": "Imagic",
-    "null-text": "null-text inversion",
-    "ddim-inversion": "DDIM inversion",
-    "sdedit": "SDEdit",
+    **OTHER_METHODS,
 }
 """What arms are called, in the order of the tables and of a row of the sheet."""
 SHEET_ROWS = 8
@@ -155,12 +148,17 @@ def identity(cell: CellResult) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def scored(report: BenchReport, metric: str, *arms: str) -> dict[str, list[tuple[float, ...]]]:
-    """Subject -> the scores of the arms side by side, of the cells that all of them have."""
-    return common(
-        [report.cells[arm] for arm in arms],
-        identity if metric == "identity" else lambda cell: cell.scores.get(metric),
-    )
+def scored(
+    report: BenchReport, metric: str, *arms: str, edit: str | None = None
+) -> dict[str, list[tuple[float, ...]]]:
+    """Subject -> the scores of the arms side by side, of the cells that all have, of one kind of edit or of all."""
+
+    def score(cell: CellResult) -> float | None:
+        if edit not in (None, cell.edit):
+            return None
+        return identity(cell) if metric == "identity" else cell.scores.get(metric)
+
+    return common([report.cells[arm] for arm in arms], score)
 
 
 def rows(report: BenchReport, arms: Sequence[str], spent: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -206,10 +206,6 @@ def kept() -> dict[str, Any]:
     return {label: found[arm] for arm, label in KEEPING.items() if arm in found}
 
 
-def _kept_mean(metric: str) -> Callable[[Any], object]:
-    return lambda row: number((row["scores"][metric]["mean"] or {"value": None})["value"])
-
-
 def _kept_gain(metric: str) -> Callable[[Any], object]:
     return lambda row: gain(row["scores"][metric].get("minus_anew"), metric)
 
@@ -219,14 +215,14 @@ def keeping() -> str:
     """Every arm, and its gain over a new picture."""
     columns: Columns = {
         "pictures": lambda row: row["scores"]["edit_success"]["mean"]["cells"],
-        "edit succeeds": _kept_mean("edit_success"),
-        "identity": _kept_mean("identity"),
+        "edit succeeds": _mean("edit_success"),
+        "identity": _mean("identity"),
         "gain in it": _kept_gain("identity"),
-        "colour distance": _kept_mean("colour_distance"),
+        "colour distance": _mean("colour_distance"),
         "gap closed, %": lambda row: interval(row["gap_closed"], ".0f"),
-        "whole picture": _kept_mean("picture_distance"),
+        "whole picture": _mean("picture_distance"),
         "gain in it ": _kept_gain("picture_distance"),
-        "structure": _kept_mean("structure"),
+        "structure": _mean("structure"),
     }
     return by_columns(kept(), columns)
 
@@ -241,10 +237,10 @@ def keeping_short() -> str:
         "true answer through the autoencoder",
     )
     columns: Columns = {
-        "edit succeeds": _kept_mean("edit_success"),
-        "identity": _kept_mean("identity"),
-        "colour distance": _kept_mean("colour_distance"),
-        "whole picture": _kept_mean("picture_distance"),
+        "edit succeeds": _mean("edit_success"),
+        "identity": _mean("identity"),
+        "colour distance": _mean("colour_distance"),
+        "whole picture": _mean("picture_distance"),
     }
     return by_columns({label: kept()[label] for label in short if label in kept()}, columns)
 
@@ -252,12 +248,8 @@ def keeping_short() -> str:
 @table
 def keeping_edits() -> str:
     """Success and distance outside the subject's outlines, for each kind of edit."""
-
-    def cell(edit: str, metric: str) -> Callable[[Any], object]:
-        return lambda row: number((row["edits"][edit][metric]["mean"] or {"value": None})["value"])
-
     columns = {
-        f"{edit.replace('-', ' ')}, {name}": cell(edit, metric)
+        f"{edit.replace('-', ' ')}, {name}": _mean(metric, edit)
         for edit in EDITS
         for name, metric in (("succeeds", "edit_success"), ("outside", "outside_distance"))
     }
@@ -271,14 +263,8 @@ DEFAULT, WITHOUT_GUESS, PAPER = (
     "hiper,init=caption,learning_rate=0.15,t_min=0.5",
     "hiper:paper,edit_steps=none,guidance=none,scheduler=none",
 )
-METHODS = {
-    "source": "source",
-    "truth": "true answer",
-    "none": "sentence alone",
-    DEFAULT: "**HiPer**, default preset",
-    "hiper,learning_rate=0.062,strength=0.67": "HiPer, best of eight tries",
-    WITHOUT_GUESS: "**HiPer without the guess**",
-    PAPER: "**HiPer, the paper's fit**",
+BASELINES = {"source": "source", "truth": "true answer", "none": "sentence alone"}
+OTHER_METHODS = {
     "textual-inversion": "Textual Inversion",
     "dreambooth": "DreamBooth",
     "dreambooth-lora": "DreamBooth, LoRA",
@@ -286,6 +272,14 @@ METHODS = {
     "null-text": "null-text inversion",
     "ddim-inversion": "DDIM inversion",
     "sdedit": "SDEdit",
+}
+METHODS = {
+    **BASELINES,
+    DEFAULT: "**HiPer**, default preset",
+    "hiper,learning_rate=0.062,strength=0.67": "HiPer, best of eight tries",
+    WITHOUT_GUESS: "**HiPer without the guess**",
+    PAPER: "**HiPer, the paper's fit**",
+    **OTHER_METHODS,
 }
 
 
@@ -296,8 +290,14 @@ def methods(*, fitted: bool = False) -> Iterator[tuple[str, Any]]:
             yield METHODS[row["arm"]], row
 
 
-def _mean(metric: str) -> Callable[[Any], object]:
-    return lambda row: number((row["scores"][metric]["mean"] or {"value": None})["value"])
+def _mean(metric: str, edit: str | None = None) -> Callable[[Any], object]:
+    """Return what reads a mean of an arm, over all its edits or those of a kind."""
+
+    def read(row: Any) -> str:
+        scores = row["scores"] if edit is None else row["edits"][edit]
+        return number((scores[metric]["mean"] or {"value": None})["value"])
+
+    return read
 
 
 def _lead(metric: str, reference: str) -> Callable[[Any], object]:

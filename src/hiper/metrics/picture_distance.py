@@ -48,8 +48,7 @@ def picture_distances(
     Raises:
         ValueError: Pictures of different sizes.
     """
-    if picture.size != truth.size:
-        raise ValueError(f"pictures of {picture.size} and {truth.size} pixels; bring them to one size")
+    check_sizes(picture, truth)
     goal = cielab(truth)
     differences = min(
         (np.linalg.norm(cielab(facing) - goal, axis=-1) for facing in (picture, ImageOps.mirror(picture))),
@@ -63,6 +62,12 @@ def picture_distances(
         inside=_mean(differences[inside]),
         outside=_mean(differences[~inside]),
     )
+
+
+def check_sizes(a: Image.Image, b: Image.Image) -> None:
+    """Raise ValueError for pictures of different sizes."""
+    if a.size != b.size:
+        raise ValueError(f"pictures of {a.size} and {b.size} pixels; bring them to one size")
 
 
 def _mean(values: NDArray[np.float64]) -> float | None:

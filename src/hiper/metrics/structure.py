@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from hiper.metrics.picture_distance import check_sizes
+
 Values = NDArray[np.float64]
 _OFFSETS = np.arange(-5, 6)
 _WINDOW = np.exp(-(_OFFSETS**2) / (2 * 1.5**2))
@@ -31,7 +33,7 @@ def structural_similarity(a: Image.Image, b: Image.Image) -> float:
     Reference: Wang, Bovik, Sheikh, Simoncelli, "Image quality assessment", IEEE TIP 13(4), 2004, equation 13, with a
     Gaussian window.
     """
-    _check_sizes(a, b)
+    check_sizes(a, b)
     x, y = _luminance(a), _luminance(b)
     mean_x, mean_y = _blurred(x), _blurred(y)
     var_x, var_y = _blurred(x * x) - mean_x**2, _blurred(y * y) - mean_y**2
@@ -58,7 +60,7 @@ def background_psnr(edit: Image.Image, source: Image.Image, region: Image.Image)
     Reference: PIE-Bench (arXiv:2310.01506, section 5.1), "background preservation". Its code averages the error over
     the whole picture, the region in black, so its figures are higher by 10 log10(pixels / pixels outside) dB.
     """
-    _check_sizes(edit, source)
+    check_sizes(edit, source)
     outside = _outside(region, source.size)
     if not outside.any():
         return None
@@ -76,11 +78,6 @@ def blackened(picture: Image.Image, region: Image.Image) -> Image.Image:
 def _outside(region: Image.Image, size: tuple[int, int]) -> NDArray[np.bool_]:
     """Return [height, width], True outside of the region."""
     return np.asarray(region.resize(size, Image.Resampling.NEAREST)) <= 127
-
-
-def _check_sizes(a: Image.Image, b: Image.Image) -> None:
-    if a.size != b.size:
-        raise ValueError(f"pictures of {a.size} and {b.size} pixels; bring them to one size")
 
 
 def _luminance(picture: Image.Image) -> Values:

@@ -161,19 +161,7 @@ class DrawPage:
             with gr.Column(scale=6, min_width=300):
                 _heading("Pictures")
                 self.status = gr.HTML(NOTHING_DRAWN)
-                self.gallery = gr.Gallery(
-                    label="Drawn pictures",
-                    show_label=False,
-                    columns=4,
-                    fit_columns=False,
-                    elem_classes=["hiper-pictures", "hiper-drawn"],
-                    object_fit="contain",
-                    height="auto",
-                    visible=False,
-                    interactive=False,
-                    buttons=["download", "fullscreen"],
-                    allow_preview=False,
-                )
+                self.gallery = _gallery("Drawn pictures", "hiper-drawn", 4, ["download", "fullscreen"])
                 self.compare = gr.ImageSlider(
                     label="Before and after",
                     visible=False,
@@ -190,22 +178,27 @@ class LibraryPage:
     def __init__(self) -> None:
         _heading("Choose a subject to draw it")
         self.empty = gr.HTML(EMPTY_LIBRARY)
-        self.shelf = gr.Gallery(
-            label="Subjects",
-            show_label=False,
-            columns=5,
-            fit_columns=False,
-            elem_classes=["hiper-pictures", "hiper-shelf"],
-            object_fit="contain",
-            height="auto",
-            allow_preview=False,
-            interactive=False,
-            buttons=[],
-            visible=False,
-        )
+        self.shelf = _gallery("Subjects", "hiper-shelf", 5, [])
         self.upload = gr.UploadButton(
             "Load a tail file (.safetensors)", file_types=[".safetensors"], type="filepath"
         )
+
+
+def _gallery(label: str, kind: str, columns: int, buttons: list[str]) -> Any:
+    """Return a gallery of square pictures, hidden until there are any."""
+    return gr.Gallery(
+        label=label,
+        show_label=False,
+        columns=columns,
+        fit_columns=False,
+        elem_classes=["hiper-pictures", kind],
+        object_fit="contain",
+        height="auto",
+        visible=False,
+        interactive=False,
+        buttons=buttons,
+        allow_preview=False,
+    )
 
 
 def _number(name: str, label: str, preset: str, precision: int | None = 0) -> Any:
