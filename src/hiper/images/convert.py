@@ -71,15 +71,8 @@ def open_image(
     name = _name(source, "picture")
     with _naming(name):
         colour = _colour(background)
-        # No name keeps what was read: a large picture and its copy would not fit into memory together
         image = to_srgb(
-            decode_image(source, max_pixels=max_pixels, notes=notes)
-            if isinstance(source, Image.Image)
-            else read_picture(
-                source, frame=frame, allow_truncated=allow_truncated, max_pixels=max_pixels, notes=notes
-            ),
-            colour,
-            notes,
+            _decoded(source, notes, max_pixels, frame=frame, allow_truncated=allow_truncated), colour, notes
         )
     notes.issue(name)
     return LoadedImage(image=image, notes=notes.texts)
@@ -96,11 +89,7 @@ def open_mask(source: str | Path | Image.Image) -> LoadedImage:
     notes = Notes()
     name = _name(source, "mask")
     with _naming(name):
-        if isinstance(source, Image.Image):
-            picture = decode_image(source, max_pixels=MAX_PIXELS, notes=notes)
-        else:
-            picture = read_picture(source, notes=notes)
-        mask = to_mask(picture, notes)
+        mask = to_mask(_decoded(source, notes), notes)
     notes.issue(name)
     return LoadedImage(image=mask, notes=notes.texts)
 
@@ -215,6 +204,25 @@ def _name(source: object, what: str) -> str:
     if not isinstance(source, (str, Path)):
         raise ImageError(f"the {what} is of type {type(source).__name__}; give a path or a PIL image")
     return shown(source)
+
+
+def _decoded(
+    source: str | Path | Image.Image,
+    notes: Notes,
+    max_pixels: int = MAX_PIXELS,
+    *,
+    frame: int | None = None,
+    allow_truncated: bool = False,
+) -> Image.Image:
+    """Read a file or take an image.
+
+    Pass the result on without giving it a name: a large picture and its copy do not fit into memory together.
+    """
+    if isinstance(source, Image.Image):
+        return decode_image(source, max_pixels=max_pixels, notes=notes)
+    return read_picture(
+        source, frame=frame, allow_truncated=allow_truncated, max_pixels=max_pixels, notes=notes
+    )
 
 
 @contextmanager
