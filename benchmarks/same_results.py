@@ -4,7 +4,7 @@
     python -m benchmarks.same_results --against before.json     # in the changed checkout: 1 if anything differs
 
 Every method on the embedded model; HiPer on a tiny checkpoint of every family; files and `--json` of the commands.
-Dates, times taken and paths are left out. About three processor minutes.
+Dates, times taken and paths are left out. About four processor minutes.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ import hiper
 
 METHODS: dict[str, dict[str, Any]] = {
     "ddim-inversion": {"num_inference_steps": 4},
-    "dreambooth": {"steps": 2},
-    "dreambooth-lora": {"steps": 2},
-    "hiper": {"steps": 5},
+    "dreambooth": {"num_train_steps": 2},
+    "dreambooth-lora": {"num_train_steps": 2},
+    "hiper": {"num_train_steps": 5},
     "imagic": {"target": "a sitting dog"},
     "null-text": {"num_inference_steps": 4},
     "sdedit": {},
-    "textual-inversion": {"steps": 3},
+    "textual-inversion": {"num_train_steps": 3},
 }
 VOLATILE = {"seconds", "created", "versions", "when", "fit_seconds", "bytes"}
 CAPTION, SENTENCE = "a standing dog", "a sitting dog"
@@ -75,18 +75,20 @@ def results(folder: Path) -> Iterator[tuple[str, str]]:
         model = folder / family
         tiny_families.pipeline(family).save_pretrained(model)
         backbone = hiper.load_backbone(model, device="cpu", resolution=tiny_families.SIDE)
-        yield from _fitted(family, backbone, hiper.Subject.open(picture, caption="a dog"), steps=2)
+        yield from _fitted(family, backbone, hiper.Subject.open(picture, caption="a dog"), num_train_steps=2)
     yield from _commands(folder, picture)
 
 
 def _fitted(name: str, backbone: Any, subject: hiper.Subject, **options: Any) -> Iterator[tuple[str, str]]:
     artifact = hiper.fit(backbone, subject, seed=3, **options)
     yield f"{name}: artifact", _artifact(artifact)
+    for key, tensor in artifact.tensors.items():  # whatever the header calls them
+        yield f"{name}: {key}", _sha(tensor.float().numpy().tobytes())
     sentence = SENTENCE if subject.caption == CAPTION else "a cat"
-    result = hiper.edit(
-        backbone, artifact, sentence, seeds=[1], num_inference_steps=options.get("num_inference_steps", 4)
-    )
-    yield f"{name}: picture", _sha(result.images[0].tobytes())
+    steps = options.get("num_inference_steps", 4)
+    for what, keep in (("new picture", 0.0), ("picture", None)):
+        result = hiper.edit(backbone, artifact, sentence, seeds=[1], num_inference_steps=steps, keep=keep)
+        yield f"{name}: {what}", _sha(result.images[0].tobytes())
 
 
 def _commands(folder: Path, picture: Path) -> Iterator[tuple[str, str]]:
