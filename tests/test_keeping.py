@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers.models.autoencoders.vae import Decoder, Encoder
 from PIL import Image
+from torch.nn.modules.module import register_module_forward_hook
 
 import hiper
 from hiper.backbones import Backbone
 from hiper.backbones.sd import SdBackbone
 from hiper.errors import ArtifactError, HiperWarning, ImageError, OptionError
 from hiper.images import fit_square
+from hiper.inference import prepare_picture
 from hiper.inference.edited_picture import Placement
 from hiper.inference.keeping import CHANGED, SOURCE_SHARE, TARGET_SHARE, UNCHANGED
 from hiper.methods import levels
@@ -418,6 +422,19 @@ def test_a_run_refuses_a_region_before_the_fit(
         assert "loading" not in refused.err
 
 
+def test_a_prepared_picture_is_edited_as_the_pictures_themselves(
+    sd1: SdBackbone, learnt: hiper.Artifact, room: Image.Image
+) -> None:
+    pictures: dict[str, Any] = {"into": room, "region": (0, 0, 90, 90)}
+    prepared = prepare_picture(sd1, learnt, **pictures)
+    whole = edited(sd1, learnt, into_caption="a room", **pictures)
+    again = edited(sd1, learnt, into_caption="a room", source=prepared)
+    assert again.images[0].tobytes() == whole.images[0].tobytes()
+    assert again.given == whole.given == ("region", "into")
+    with pytest.raises(OptionError, match="prepare_picture"):
+        edited(sd1, learnt, source=prepared, region=(0, 0, 90, 90))
+
+
 def test_an_empty_region_is_refused(sd1: SdBackbone, learnt: hiper.Artifact, room: Image.Image) -> None:
     with pytest.raises(ImageError, match="selects nothing"):
         edited(sd1, learnt, into=room, region=Image.new("L", room.size))
@@ -441,6 +458,30 @@ def test_a_picture_of_a_region_is_not_drawn_again_without_it(
     shown = cli("show", image["path"], "--json").out
     assert json.loads(shown)["given"] == ["source", "region"]
     cli("rerun", image["path"], "--backbone", model_folder).refusal("--region")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("asked", [("--source", "dog"), ("--region", "0,0,20,20"), ("--into", "dog")])
+def test_a_command_encodes_or_decodes_once_what_it_starts_from(
+    cli: Cli, tail: Path, dog: Path, tmp_path: Path, asked: tuple[str, str]
+) -> None:
+    asked = (asked[0], str(dog) if asked[1] == "dog" else asked[1])
+    box = ("--region", "0,0,40,40") if asked[0] == "--into" else ()
+    calls: Counter[str] = Counter()
+
+    def count(module: torch.nn.Module, given: object, result: object) -> None:
+        calls[type(module).__name__] += isinstance(module, (Encoder, Decoder))
+
+    few = ("--images", "2", "--batch-size", "1", "--num-inference-steps", "1")
+    hook = register_module_forward_hook(count)
+    try:
+        edited = cli("edit", tail, SENTENCE, "a lying dog", "--out", tmp_path / "out", *asked, *box, *few)
+    finally:
+        hook.remove()
+    assert edited.status == 0, edited.err
+    # four pictures are decoded, and once the picture of the file
+    expected = {"Decoder": 5} if asked[0] == "--region" else {"Encoder": 1, "Decoder": 4}
+    assert {name: calls[name] for name in ("Encoder", "Decoder") if calls[name]} == expected
 
 
 @pytest.mark.slow

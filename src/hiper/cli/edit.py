@@ -145,6 +145,7 @@ def edit(
         request = replace(request, strength=None)  # it is worked in
     with planned(session, request) as drawings, session.progress() as report:
         model = load_model_of(artifact, backbone, hardware, report)
+        start = prepared_start(model, artifact, start)
         results = draw(session, model, artifact, drawings, request, report, start)
         if request.report is not None:
             write_report(
@@ -190,6 +191,18 @@ def opened_start(request: EditRequest) -> EditStart:
         "into": None if request.into is None else open_image(request.into).image,
         "into_caption": request.into_caption,
     }
+
+
+def prepared_start(backbone: Backbone, artifact: Artifact, start: EditStart) -> EditStart:
+    """Encode once, for all prompts and batches, what the edits start from."""
+    from hiper.inference import prepare_picture
+
+    picture = prepare_picture(
+        backbone, artifact, source=start["source"], region=start["region"], into=start["into"]
+    )
+    if picture is None:
+        return start
+    return {"source": picture, "region": None, "into": None, "into_caption": start["into_caption"]}
 
 
 def _region(text: str) -> Region:

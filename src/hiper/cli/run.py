@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from hiper import files
 from hiper.cli.arguments import refuse_pictures
 from hiper.cli.command import Without
-from hiper.cli.edit import EditRequest, draw, opened_start, planned, print_drawn
+from hiper.cli.edit import EditRequest, draw, opened_start, planned, prepared_start, print_drawn
 from hiper.cli.fit import FitRequest, Plan, load_model, prepare, run_fit
 from hiper.cli.options import Hardware
 from hiper.cli.progress import Report
@@ -46,6 +46,7 @@ def run(
         session.stop.raise_if_requested()
         if start["region"] is not None and start["into"] is None:
             start["source"] = plan.subject.image
+        start = prepared_start(backbone, fitted.artifact, start)
         results = draw(session, backbone, fitted.artifact, drawings, edit_request, report, start)
         page = edit_request.report
         if page is not None:

@@ -7,6 +7,7 @@ from .editing import PreparedPrompt as PreparedPrompt
 from .editing import cleaned_prompt as cleaned_prompt
 from .editing import edit as edit
 from .editing import given_settings as given_settings
+from .editing import prepare_picture as prepare_picture
 from .editing import prepared_prompt as prepared_prompt
 from .editing import prompt_embeds as prompt_embeds
 from .editing import unsuitable as unsuitable

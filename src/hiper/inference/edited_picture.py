@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageChops, ImageFilter
 from torch import Tensor
 
-from hiper.artifacts import EditResult
+from hiper.artifacts import EditResult, GivenPicture
 from hiper.backbones import Backbone
 from hiper.errors import OptionError
 from hiper.images import open_image, open_mask, pixels_sha256
@@ -30,7 +30,7 @@ Region = Image.Image | str | Path | Box
 class EditStart(TypedDict):
     """What an edit starts from, as `edit` takes it."""
 
-    source: Picture | None
+    source: Picture | EditedPicture | None
     region: Region | None
     into: Picture | None
     into_caption: str
@@ -93,12 +93,14 @@ class EditedPicture:
     Attributes:
         latents: [1, c, h, w], float32, on the model's device.
         placement: Where the drawing belongs; None where it is the whole result.
-        sha256: Of the picture that was given, as `Subject.sha256`; "" for the one that a file holds.
+        sha256: Of the subject's own picture, as `Subject.sha256`; "" for the one that a file holds, and for another.
+        given: What of it was named rather than found in the file.
     """
 
     latents: Tensor
     placement: Placement | None = None
     sha256: str = ""
+    given: tuple[GivenPicture, ...] = ()
 
     def put_back(self, images: Sequence[Image.Image]) -> list[Image.Image]:
         """Return the result for each of the images that the model drew."""
@@ -127,7 +129,7 @@ def overlaid(picture: Image.Image, mask: Image.Image) -> Image.Image:
     return Image.composite(Image.new("RGB", picture.size, "red"), picture, veil)
 
 
-def held_picture(backbone: Backbone, latents: Tensor, region: Region | None) -> EditedPicture:
+def held_picture(backbone: Backbone, latents: Tensor, region: Region | None = None) -> EditedPicture:
     """Edit the picture that a file holds as latents [1, c, h, w]; a region has the size in which they decode."""
     latents = latents.to(backbone.device, torch.float32)
     if region is None:

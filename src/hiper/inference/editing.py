@@ -57,7 +57,7 @@ def edit(
     width: int | None = None,
     negative_prompt: NegativePrompt = "",
     keep: float | None = None,
-    source: Picture | None = None,
+    source: Picture | EditedPicture | None = None,
     region: Region | None = None,
     into: Picture | None = None,
     into_caption: str = "",
@@ -89,7 +89,8 @@ def edit(
         keep: How much of the source stays where the prompt does not change it, 0 to 1: 0 draws a new picture, 1
             returns the source (see `KeepingSampler`); the size is then the source's. None takes the artifact's own,
             0.5 by default; an artifact without its source draws a new picture.
-        source: The subject's picture, in place of the latents that the artifact holds of it.
+        source: The subject's picture, in place of the latents that the artifact holds of it; or what `prepare_picture`
+            made of all three pictures, for several edits of them.
         region: Where the picture may change: a mask of its size, white, or a box (left, top, right, bottom) in pixels.
             A crop around it is drawn and put back; pixels outside keep their values.
         into: Another picture, into whose region the subject is drawn.
@@ -125,19 +126,20 @@ def edit(
         **earlier,
     )
     cleaned = cleaned_prompt(prompt, backbone, notes)
-    named: Mapping[GivenPicture, object] = {"source": source, "region": region, "into": into}
-    pictures = tuple(name for name, each in named.items() if each is not None)
-    if pictures:
+    named = _named(source, region, into)
+    if named:
         _check_keeps(backbone, learnt.artifact)
         if keep is None:  # more than a default, which a size would turn into 0
             given["keep"] = check_number("keep", learnt.artifact.edit.get(KEEP_SOURCE, KEEP), 0, 1)
     elif keep and not _keeps(learnt.artifact):
         notes.append(f"method {learnt.artifact.method} has a way of its own to edit; keep is ignored")
         given["keep"] = 0.0
-    if into_caption and into is None:
+    if into_caption and "into" not in named:
         raise OptionError("into_caption is given without into, the picture that it describes")
     with determinism.deterministic(deterministic):
-        start = _given_picture(backbone, learnt.artifact, notes, source, region, into)
+        start = prepare_picture(backbone, learnt.artifact, source=source, region=region, into=into)
+        if start is not None and start.sha256 and learnt.artifact.image_sha256 not in ("", start.sha256):
+            notes.append("the source is another picture than the one that was learnt, or had a mask then")
         held = learnt.artifact.source if start is None else start.latents
         settings = resolve_settings(
             learnt.artifact.edit, backbone, notes, source=held, images=len(chosen), **given
@@ -145,13 +147,13 @@ def edit(
         if not settings.keep:
             _check_drawn_anew(learnt.artifact, notes, keep, start, region)
         elif start is None and held is not None:
-            start = held_picture(backbone, held, region)
+            start = held_picture(backbone, held)
         asked = backbone, learnt.artifact, cleaned, settings.strength, settings.negative_prompt, notes
         with prepared_prompt(*asked) as encoded:
             prepared = encoded
             if start is not None:
-                caption = None if into is None else backbone.encode(_cleaned_caption(into_caption, notes))
-                prepared = _keeping(backbone, learnt.artifact, encoded, settings, start, caption)
+                caption = into_caption if "into" in named else None
+                prepared = _keeping(backbone, learnt.artifact, encoded, settings, start, caption, notes)
             notes += unsuitable(backbone, prepared, settings, given)
             drawn = _draw(prepared, chosen, settings, batch_size, callback)
     flagged = tuple(seed for seed, flag in zip(chosen, drawn.flagged, strict=True) if flag)
@@ -168,7 +170,7 @@ def edit(
         batch_size=batch_size,
         flagged=flagged,
         notes=tuple(notes),
-        given=pictures,
+        given=named,
         masks=()
         if start is None or drawn.masks is None
         else start.put_back_masks(drawn.masks, drawn.images[0].size),
@@ -337,15 +339,37 @@ def unsuitable(
         )
 
 
-def _given_picture(
+def prepare_picture(
     backbone: Backbone,
     artifact: Artifact,
-    notes: list[str],
-    source: Picture | None,
-    region: Region | None,
-    into: Picture | None,
+    *,
+    source: Picture | EditedPicture | None = None,
+    region: Region | None = None,
+    into: Picture | None = None,
 ) -> EditedPicture | None:
-    """Return the picture to start from if one is given; else it is what the artifact holds."""
+    """Encode once what several edits start from; give it to `edit` as `source`.
+
+    Args:
+        backbone: The model.
+        artifact: What was learnt.
+        source: As in `edit`.
+        region: As in `edit`, of the source, of `into`, or of the picture that the artifact holds.
+        into: As in `edit`.
+
+    Returns:
+        What to start from; None where `edit` finds all that it needs in the artifact.
+
+    Raises:
+        ImageError: As `edit`.
+        OptionError: As `edit`.
+    """
+    if isinstance(source, EditedPicture):
+        if region is not None or into is not None:
+            raise OptionError("source is a prepared picture; give region and into to prepare_picture")
+        return source
+    named = _named(source, region, into)
+    if named:
+        _check_keeps(backbone, artifact)
     if into is not None and source is not None:
         raise OptionError(
             "source and into are both given; source is the subject's own picture, into another one"
@@ -354,11 +378,21 @@ def _given_picture(
         raise OptionError("into is given without a region; say by a mask or a box where the subject goes")
     picture = source if into is None else into
     if picture is None:
-        return None
+        if region is None or artifact.source is None:
+            return None
+        return replace(held_picture(backbone, artifact.source, region), given=named)
     start = given_picture(backbone, picture, region)
-    if into is None and artifact.image_sha256 not in ("", start.sha256):
-        notes.append("the source is another picture than the one that was learnt, or had a mask then")
-    return start
+    return replace(start, given=named, sha256="" if into is not None else start.sha256)
+
+
+def _named(
+    source: Picture | EditedPicture | None, region: Region | None, into: Picture | None
+) -> tuple[GivenPicture, ...]:
+    """Return which of the three are given."""
+    if isinstance(source, EditedPicture):
+        return source.given
+    named: Mapping[GivenPicture, object] = {"source": source, "region": region, "into": into}
+    return tuple(name for name, each in named.items() if each is not None)
 
 
 def _keeps(artifact: Artifact) -> bool:
@@ -401,29 +435,30 @@ def _check_drawn_anew(
         notes.append("the files are of different pictures, so that a new one is drawn; name one as source")
 
 
-def _cleaned_caption(caption: str, notes: list[str]) -> str:
-    return clean_text(caption, what="caption of into", may_be_empty=True, notes=notes)
-
-
 def _keeping(
     backbone: Backbone,
     artifact: Artifact,
     prepared: PreparedPrompt,
     settings: SamplingSettings,
     start: EditedPicture,
-    caption: Conditioning | None,
+    caption: str | None,
+    notes: list[str],
 ) -> PreparedPrompt:
     """Draw from the source's latents instead of from noise.
 
-    caption: Of another picture than the subject's own.
+    caption: Of another picture than the subject's own, which has nothing of what was learnt.
     """
     if prepared.sampler is not backbone or "trajectory" not in backbone.capabilities:
         what = f"method {artifact.method}" if prepared.sampler is not backbone else backbone.id
         raise OptionError(f"keep is {settings.keep:g}, which {what} cannot do; draw by keep=0")
+    if caption is None:
+        encoded = prepared.encode(artifact.caption)
+    else:
+        encoded = backbone.encode(clean_text(caption, what="caption of into", may_be_empty=True, notes=notes))
     sampler = KeepingSampler(
         backbone=backbone,
         source=start.latents,
-        caption=prepared.encode(artifact.caption) if caption is None else caption,
+        caption=encoded,
         region=None if start.placement is None else start.placement.latent_mask(start.latents),
     )
     return replace(prepared, sampler=sampler)
