@@ -1,4 +1,4 @@
-"""Write the tables of README, docs/ and the model card from the files beside this module.
+"""Write the tables and charts of README, docs/ and the model card from the files beside this module.
 
     python -m benchmarks.tables             writes them anew
     python -m benchmarks.tables --check     exits with status 1 when a page differs
@@ -16,9 +16,11 @@ import math
 import re
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
+
+from hiper.bench import Curve, IntervalEstimate, Metric, Point, option_figure
 
 HERE = Path(__file__).parent
 PAGES = (
@@ -204,6 +206,37 @@ def kept() -> dict[str, Any]:
     """Return label -> figures of an arm."""
     found = {row["arm"]: row for row in read("keeping")["arms"]}
     return {label: found[arm] for arm, label in KEEPING.items() if arm in found}
+
+
+def keep_dial() -> str:
+    """Draw identity, edit success and distance of the whole picture along the dial of keeping, as an SVG."""
+    arms = {row["arm"]: row["scores"] for row in read("keeping")["arms"]}
+    dial = {0.5: "hiper"} | {float(arm.partition("=")[2]): arm for arm in arms if arm.startswith("hiper,")}
+    share = partial(Metric, text="", better="higher", unit="share", low=0, high=1)
+    metrics = {
+        "identity": share(),
+        "edit_success": share(),
+        "picture_distance": Metric(text="", better="lower", unit="CIE76", low=0, high=None),
+    }
+
+    def point(label: str, arm: str) -> Point:
+        means = {metric: IntervalEstimate(**arms[arm][metric]["mean"]) for metric in metrics}
+        return Point(label=label, arm=arm, means=means, differences={})
+
+    curve = Curve(
+        option="keep",
+        points=[point(f"{keep:g}", dial[keep]) for keep in sorted(dial)],
+        base=point("0.5", "hiper"),
+        floor=point("prompt alone", "none"),
+        ceiling=point("true answer", "truth"),
+        subjects=0,
+        cells=0,
+    )
+    return option_figure(metrics, curve) + "\n"
+
+
+FIGURES: Mapping[Path, Callable[[], str]] = {HERE.parent / "docs/images/keep-dial.svg": keep_dial}
+"""Pictures that are written with the tables."""
 
 
 def _kept_gain(metric: str) -> Callable[[Any], object]:
@@ -968,16 +1001,19 @@ def scale_thousand() -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write or check the pages; return the exit status."""
+    """Write or check pages and charts; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--check", action="store_true", help="write nothing; status 1 when a page differs")
     given = parser.parse_args(arguments)
-    pages = {page: page.read_text(encoding="utf-8") for page in PAGES}
-    differing = [page for page, text in pages.items() if written(text) != text]
-    for page in differing:
-        print(page.relative_to(HERE.parent))
+    new = {page: written(page.read_text(encoding="utf-8")) for page in PAGES}
+    new |= {path: figure() for path, figure in FIGURES.items()}
+    differing = [
+        path for path, text in new.items() if not path.exists() or path.read_text(encoding="utf-8") != text
+    ]
+    for path in differing:
+        print(path.relative_to(HERE.parent))
         if not given.check:
-            page.write_text(written(pages[page]), encoding="utf-8")
+            path.write_text(new[path], encoding="utf-8")
     return int(given.check and bool(differing))
 
 

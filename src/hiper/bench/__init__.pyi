@@ -2,6 +2,7 @@ from .arms import SOURCE_CAPTION as SOURCE_CAPTION
 from .arms import Arm as Arm
 from .arms import parse_arm as parse_arm
 from .base import Case as Case
+from .base import Metric as Metric
 from .base import Suite as Suite
 from .critters_suite import IDENTITY as IDENTITY
 from .critters_suite import CrittersCase as CrittersCase
@@ -24,8 +25,11 @@ from .statistics import gap_closed as gap_closed
 from .statistics import mean as mean
 from .suites import SuiteSpec as SuiteSpec
 from .suites import open_suite as open_suite
+from .sweep_figures import option_figure as option_figure
 from .sweep_page import write_sweep as write_sweep
 from .sweep_report import Axes as Axes
+from .sweep_report import Curve as Curve
+from .sweep_report import Point as Point
 from .sweep_report import build_sweep_report as build_sweep_report
 from .sweep_report import choose_axes as choose_axes
 from .sweeps import Sweep as Sweep

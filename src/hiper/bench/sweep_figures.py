@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from hiper.bench.base import Metric
 from hiper.bench.statistics import IntervalEstimate
@@ -16,14 +16,14 @@ WIDE, TALL, LEGEND = 560.0, 420.0, 190.0
 """Pixels of the plot of the trade-off, and of what stands beside it."""
 
 
-def option_figure(report: SweepReport, curve: Curve) -> str:
+def option_figure(metrics: Mapping[str, Metric], curve: Curve) -> str:
     """Return one panel per metric: means and their 95 % intervals; floor and ceiling as dashed lines."""
     panels = (
         shape
-        for number, (name, metric) in enumerate(report.metrics.items())
+        for number, (name, metric) in enumerate(metrics.items())
         for shape in _panel(curve, name, metric, number * PANEL)
     )
-    return drawing(PANEL * len(report.metrics), HEIGHT, panels, f"Figures by {curve.option}")
+    return drawing(PANEL * len(metrics), HEIGHT, panels, f"Figures by {curve.option}")
 
 
 def trade_off_figure(report: SweepReport) -> str:

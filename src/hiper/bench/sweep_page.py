@@ -40,7 +40,7 @@ def write_sweep(report: SweepReport, out: Path) -> list[Path]:
         PAGE: page(report),
         RECORD: f"{record}\n",
         TRADE_OFF: trade_off_figure(report),
-        **{f"{safe_slug(curve.option)}.svg": option_figure(report, curve) for curve in report.curves},
+        **{f"{safe_slug(curve.option)}.svg": option_figure(report.metrics, curve) for curve in report.curves},
     }
     for name, text in texts.items():
         atomic_write(out / name, text.encode(errors="backslashreplace"), overwrite=True)
@@ -71,7 +71,7 @@ def curve_table(report: SweepReport, curve: Curve) -> list[list[str]]:
 
 def _section(report: SweepReport, curve: Curve) -> Iterator[str]:
     yield f"<h2>{escape(curve.option)}</h2><p>{curve.subjects} subjects, {curve.cells} pictures per value.</p>"
-    yield option_figure(report, curve)
+    yield option_figure(report.metrics, curve)
     yield table(curve_table(report, curve))
 
 
