@@ -289,6 +289,19 @@ def keeping_edits() -> str:
     return by_columns(kept(), columns)
 
 
+@table
+def keeping_cost() -> str:
+    """Processor seconds and calls of both kinds of edits, and their ratio."""
+    columns: Columns = {
+        "new picture, s": lambda case: significant(case["seconds"][0]),
+        "kept, s": lambda case: significant(case["seconds"][1]),
+        "ratio": lambda case: "{median:.2f} [{least:.2f}, {most:.2f}]".format(**case["ratio"]),
+        "calls": lambda case: f"{case['counted'][0]['calls']} / {case['counted'][1]['calls']}",
+        "GFLOP": lambda case: f"{case['counted'][0]['gflop']:.0f} / {case['counted'][1]['gflop']:.0f}",
+    }
+    return by_columns(read("keeping_cost")["cases"], columns)
+
+
 # The methods compared.
 
 DEFAULT, WITHOUT_GUESS, PAPER = (

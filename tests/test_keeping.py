@@ -460,6 +460,17 @@ def test_a_picture_of_a_region_is_not_drawn_again_without_it(
     cli("rerun", image["path"], "--backbone", model_folder).refusal("--region")
 
 
+def test_an_edit_costs_two_calls_of_both_prompts_a_step(sd1: SdBackbone, learnt: hiper.Artifact) -> None:
+    batches: list[int] = []
+    hook = sd1.denoiser.register_forward_pre_hook(lambda module, given: batches.append(len(given[0])))
+    try:
+        result = hiper.edit(sd1, learnt, SENTENCE, seeds=[1, 2], num_inference_steps=3)
+    finally:
+        hook.remove()
+    assert result.settings.keep == 0.5
+    assert batches == [4] * 6
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("asked", [("--source", "dog"), ("--region", "0,0,20,20"), ("--into", "dog")])
 def test_a_command_encodes_or_decodes_once_what_it_starts_from(

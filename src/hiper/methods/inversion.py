@@ -90,12 +90,16 @@ def guided(
     negative: Conditioning,
     guidance_scale: float,
 ) -> Tensor:
-    """Predict under guidance: [batch, c, h, w]."""
-    level = torch.full((len(noisy),), t)
-    conditional = backbone.predict(noisy, level, positive)
+    """Predict under guidance: [batch, c, h, w]; in one call of twice the batch where the prompts have one length."""
+    level, count = torch.full((len(noisy),), t), len(noisy)
     if guidance_scale == 1:
-        return conditional
-    return mixed(conditional, backbone.predict(noisy, level, negative), guidance_scale)
+        return backbone.predict(noisy, level, positive)
+    if positive.sequence_length != negative.sequence_length:
+        each = [backbone.predict(noisy, level, prompt) for prompt in (positive, negative)]
+        return mixed(each[0], each[1], guidance_scale)
+    prompts = stacked([expanded(positive, count), expanded(negative, count)])
+    both = backbone.predict(noisy.repeat(2, 1, 1, 1), level.repeat(2), prompts)
+    return mixed(both[:count], both[count:], guidance_scale)
 
 
 def mixed(conditional: Tensor, unconditional: Tensor, guidance_scale: float) -> Tensor:
