@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
@@ -150,6 +151,89 @@ def test_seed_search_draws_the_best_of_many(visit: Visit) -> None:
     visit.shows("Drawn: 2 pictures")
     visit.shows("text ")
     visit.shows("likeness -")
+
+
+def drawn_files(visit: Visit, path: Path) -> dict[str, Image.Image]:
+    with visit.page.expect_download() as pictures:
+        visit.button("Download all pictures (ZIP)").click()
+    pictures.value.save_as(path)
+    with zipfile.ZipFile(path) as bundle:
+        return {name: Image.open(io.BytesIO(bundle.read(name))) for name in bundle.namelist()}
+
+
+def test_only_what_is_painted_changes(visit: Visit, folder: Path, tmp_path: Path) -> None:
+    page = visit.page
+    choose_subject(visit)
+    page.get_by_label("Sentences, one on each line").fill("a standing cat on the beach")
+    page.get_by_label("Change only a part").check()
+    canvas = page.locator(".hiper-painting canvas").last
+    expect(canvas).to_be_visible()
+    page.wait_for_timeout(1000)  # the canvas takes its size from the picture
+    canvas.scroll_into_view_if_needed()
+    place = canvas.bounding_box()
+    assert place is not None
+    middle, height = place["x"] + place["width"] / 2, place["y"] + place["height"] / 2
+    page.mouse.move(middle - 50, height)
+    page.mouse.down()
+    page.mouse.move(middle + 50, height, steps=10)
+    page.mouse.up()
+    visit.set("More settings", number_input_for_Drawing_steps=4, number_input_for_Pictures_per_sentence=1)
+    page.get_by_label("Show where each picture could change").check()
+    visit.button("Draw").click()
+    visit.shows("Drawn: 1 pictures")
+    visit.shows("where it could change · seed 0")
+    edited, veiled = drawn_files(visit, tmp_path / "pictures.zip").values()
+    before, after, veil = (
+        np.asarray(image.convert("RGB")) for image in (Image.open(folder / "critter.png"), edited, veiled)
+    )
+    changed, free = ((each != after).any(2) for each in (before, veil))
+    assert before.shape == after.shape
+    assert changed.any()
+    assert free.any()
+    rows, columns = np.nonzero(changed | free)
+    side = len(before)
+    assert rows.min() > 0.35 * side
+    assert rows.max() < 0.65 * side
+    assert columns.min() > 0.1 * side
+    assert columns.max() < 0.9 * side
+
+
+def test_a_part_is_a_box_for_who_has_no_pointer_and_what_is_wrong_with_it_is_said(
+    visit: Visit, folder: Path, tmp_path: Path
+) -> None:
+    page = visit.page
+    visit.tab("Draw")
+    expect(page.get_by_label("Change only a part")).to_be_disabled()
+    choose_subject(visit)
+    page.get_by_label("Sentences, one on each line").fill("a sitting cat")
+    page.get_by_label("Change only a part").focus()
+    page.keyboard.press("Space")
+    box = page.get_by_label("Or a box")
+    visit.set("More settings", number_input_for_Drawing_steps=2, number_input_for_Pictures_per_sentence=1)
+    for wrong, words in (
+        ("", "no part is painted"),
+        ("0,0,9", "left,top,right,bottom"),
+        ("/etc/passwd", "left,top,right,bottom"),
+        ("0,0,9999,9", "within the picture's"),
+    ):
+        box.fill(wrong)
+        visit.button("Draw").click()
+        toast = page.get_by_test_id("toast-body").filter(has_text=words)
+        expect(toast).to_be_visible()
+        toast.get_by_test_id("toast-close").click()
+        expect(visit.button("Draw")).to_be_enabled()
+    source = Image.open(folder / "critter.png")
+    width, height = source.size
+    box.fill(f"0,0,{width // 2},{height}")
+    visit.button("Draw").click()
+    visit.shows("Drawn: 1 pictures")
+    (edited,) = drawn_files(visit, tmp_path / "pictures.zip").values()
+    right = (width // 2, 0, width, height)
+    assert edited.convert("RGB").crop(right).tobytes() == source.convert("RGB").crop(right).tobytes()
+    assert edited.convert("RGB").tobytes() != source.convert("RGB").tobytes()
+    choose_subject(visit)
+    expect(page.get_by_label("Change only a part")).not_to_be_checked()
+    expect(box).to_be_hidden()
 
 
 def test_stopping_frees_the_model_and_keeps_what_was_reached(visit: Visit) -> None:
@@ -305,14 +389,17 @@ def test_the_keyboard_is_enough(visit: Visit) -> None:
     visit.shows("Learn again")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_no_serious_barrier(visit: Visit, scheme: Literal["light", "dark"]) -> None:
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1280), ("light", 390)])
+def test_no_serious_barrier(visit: Visit, scheme: Literal["light", "dark"], width: int) -> None:
+    visit.page.set_viewport_size({"width": width, "height": 900})
     visit.page.emulate_media(color_scheme=scheme)
     visit.open()
     visit.button("Give me an example picture").click()
     visit.page.get_by_role("button", name="How to learn").click()
     choose_subject(visit)
     visit.page.get_by_role("button", name="More settings").click()
+    visit.page.get_by_label("Change only a part").check()
+    expect(visit.page.locator(".hiper-painting canvas").last).to_be_visible()
     found = {}
     for name in ("Draw", "Library", "Learn"):
         visit.tab(name)

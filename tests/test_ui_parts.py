@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import socket
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -19,6 +21,7 @@ import torch
 from PIL import Image
 from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse
+from torch.nn.modules.module import register_module_forward_hook
 
 import hiper
 from hiper.analysis import CrittersRanker, demo_scene
@@ -27,6 +30,7 @@ from hiper.artifacts.library import thumbnail
 from hiper.cli import main
 from hiper.critters import bare_caption, describe, named_attributes, render
 from hiper.errors import ArtifactError, Interrupted, OptionError, UserError
+from hiper.images import pixels_sha256
 from hiper.inference import Preview, Score, evenly, fit_with_previews, preview_steps, search_seeds, text_first
 from hiper.methods import HiPer
 from hiper.training import CheckpointFile, FitControl
@@ -34,7 +38,7 @@ from hiper.web import Similarity, markup
 from hiper.web.guard import Guard, names_of
 from hiper.web.handlers import Reported
 from hiper.web.jobs import BackgroundJob, JobProgress, JobQueue, JobStopped
-from hiper.web.service import DrawRequest, Service, _Stoppable
+from hiper.web.service import CANVAS, DrawRequest, Part, Service, _Stoppable
 from hiper.web.sessions import MOST, Sessions
 from hiper.web.uploads import Uploads
 from tests import tiny
@@ -514,6 +518,8 @@ def test_a_page_for_several_is_reached_by_address_and_own_name_alone() -> None:
         ("/gradio_api/upload", "67000", 413),
         ("/gradio_api/upload/", "67000", 413),
         ("/gradio_api/queue/join", str(2**20), 200),
+        ("/gradio_api/component_server", "2", 403),
+        ("/gradio_api/component_server/", "2", 403),
         ("/gradio_api/queue/join", str(2**20 + 1), 413),
         ("/gradio_api/upload", "", 411),
         ("/gradio_api/upload", "-1", 411),
@@ -683,6 +689,107 @@ def test_service_works_with_any_model_and_says_what_its_search_needs(
         service.draw("me", fit.result().name, replace(wish, images=33))
     with pytest.raises(OptionError, match="no subject is chosen"):
         service.draw("me", "", wish)
+
+
+@pytest.fixture(scope="module")
+def listed(sd1: Any, tail: Artifact, tmp_path_factory: pytest.TempPathFactory) -> tuple[Service, str, str]:
+    """A service, and a subject with its picture of another size than the model's, and one without."""
+    folder = tmp_path_factory.mktemp("parts")
+    service = Service(sd1, Library(folder / "library"), Sessions(folder), Similarity())
+    picture = Image.effect_noise((150, 90), 99).convert("RGB")
+    whole = service.library.add(replace(tail, image_sha256=pixels_sha256(picture)), picture)
+    return service, whole.name, service.library.add(replace(tail, created="2000"), None).name
+
+
+WISH = DrawRequest(
+    sentences=["a sitting dog", "a lying dog"],
+    images=2,
+    first_seed=0,
+    strength=0.8,
+    guidance_scale=3.0,
+    num_inference_steps=1,
+    scheduler=None,
+    negative_prompt="",
+    keep=0.5,
+)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_what_is_painted_over_a_copy_is_a_region_of_the_picture(
+    listed: tuple[Service, str, str], tail: Artifact, sd1: Any, own: bool
+) -> None:
+    service, with_picture, without = listed
+    name = with_picture if own else without
+    assert tail.source is not None
+    picture = service.library.open(name).picture if own else sd1.decode(tail.source.float())[0]
+    assert isinstance(picture, Image.Image)
+    canvas = service.canvas(name)
+    assert max(canvas.size) == CANVAS
+    assert canvas.width / canvas.height == pytest.approx(picture.width / picture.height, rel=0.01)
+    layer = Image.new("RGBA", canvas.size)
+    layer.paste("#d40000", (0, 0, canvas.width // 2, canvas.height))
+    middle = picture.width // 2
+    part = Part(layers=[layer]) if own else Part(layers=[], box=f"0,0,{middle},{picture.height}")
+    calls = Counter[str]()
+    hook = register_module_forward_hook(lambda module, *_: calls.update([type(module).__name__]))
+    try:
+        job, drawn = service.draw("me", name, replace(WISH, part=part, show_mask=True))
+        assert job.wait(60)
+        job.result()
+    finally:
+        hook.remove()
+    assert calls["Encoder"] == own  # once for both sentences
+    assert calls["Decoder"] == 4 + (not own)
+    assert [each.is_mask for each in drawn.pictures] == [False, True] * 4
+    for each in drawn.pictures:
+        with Image.open(each.path) as image:
+            right = (middle, 0, *picture.size)
+            assert image.size == picture.size
+            assert image.crop(right).tobytes() == picture.crop(right).tobytes()
+            assert image.tobytes() != picture.tobytes()
+    with Image.open(drawn.pictures[0].path) as image:
+        assert json.loads(image.info["hiper"])["given"] == ["source", "region"][not own :]
+
+
+@pytest.mark.parametrize(
+    ("part", "match"),
+    [
+        (Part(layers=[]), "no part is painted"),
+        (Part(layers=[Image.new("RGBA", (CANVAS, 307))]), "no part is painted"),
+        (Part(layers=[Image.new("RGBA", (9, 9), "red")]), "another picture"),
+        (Part(layers=[Image.new("RGBA", (CANVAS, 307), "red")], box="0,0,9,9"), "clear one"),
+        (Part(layers=[], box="0,0,9"), "whole pixels"),
+        (Part(layers=[], box="mask.png"), "whole pixels"),
+        (Part(layers=[], box="0,0,151,9"), "within"),
+    ],
+)
+def test_a_part_that_is_none_is_refused_before_the_job(
+    listed: tuple[Service, str, str], part: Part, match: str
+) -> None:
+    service, name, _ = listed
+    assert service.canvas(name).size == (CANVAS, 307)
+    with pytest.raises(OptionError, match=match):
+        service.draw("me", name, replace(WISH, part=part))
+
+
+def test_a_whole_picture_is_a_part_and_none_is_kept_at_zero(listed: tuple[Service, str, str]) -> None:
+    service, name, _ = listed
+    everything = Part(layers=[Image.new("RGBA", service.canvas(name).size, "red")])
+    job, drawn = service.draw("me", name, replace(WISH, part=everything))
+    assert job.wait(60)
+    job.result()
+    assert len(drawn.pictures) == 4
+    job, _ = service.draw("me", name, replace(WISH, part=everything, keep=0.0))
+    assert job.wait(60)
+    with pytest.raises(OptionError, match="keep is 0"):
+        job.result()
+
+
+def test_no_part_of_a_picture_that_is_nowhere(listed: tuple[Service, str, str], tail: Artifact) -> None:
+    service = listed[0]
+    bare = service.library.add(replace(tail, source=None), None)
+    with pytest.raises(OptionError, match="without its picture"):
+        service.canvas(bare.name)
 
 
 # the command

@@ -36,12 +36,14 @@ class LibraryEntry:
         artifact: What was learnt.
         tail: The artifact's file.
         picture: What it was fitted to, mode RGB: the picture itself, else the artifact's thumbnail, else None.
+        is_thumbnail: Whether the picture is no more than that.
     """
 
     name: str
     artifact: Artifact
     tail: Path
     picture: Image.Image | None
+    is_thumbnail: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +98,11 @@ class Library:
             if not _NAME.fullmatch(name) or not os.path.lexists(tail):
                 raise OptionError(f"no subject {name[:80]!r} in the library; choose one that is listed")
             artifact = Artifact.load(tail)
-            picture = open_image(source).image if os.path.lexists(source) else thumbnail(artifact)
-        return LibraryEntry(name=name, artifact=artifact, tail=tail, picture=picture)
+            is_thumbnail = not os.path.lexists(source)
+            picture = thumbnail(artifact) if is_thumbnail else open_image(source).image
+        return LibraryEntry(
+            name=name, artifact=artifact, tail=tail, picture=picture, is_thumbnail=is_thumbnail
+        )
 
     def listing(self) -> Listing:
         """Read all subjects; what is none, or is damaged, is named and does not keep the others back."""

@@ -208,14 +208,9 @@ def prepared_start(backbone: Backbone, artifact: Artifact, start: EditStart) -> 
 def _region(text: str) -> Region:
     """Read a box, or else a mask's file."""
     from hiper.images import open_mask
+    from hiper.inference import parse_box
 
-    numbers = text.split(",")
-    if len(numbers) == 4 and all(number.strip().isdecimal() for number in numbers):
-        left, top, right, bottom = map(int, numbers)
-        return left, top, right, bottom
-    if set(text) <= set("0123456789-., "):
-        raise OptionError(f"--region is {text!r}; write a box as left,top,right,bottom in whole pixels")
-    return open_mask(text).image
+    return parse_box(text) or open_mask(text).image
 
 
 @contextmanager

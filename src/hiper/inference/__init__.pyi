@@ -1,7 +1,9 @@
+from .edited_picture import EditedPicture as EditedPicture
 from .edited_picture import EditStart as EditStart
 from .edited_picture import Region as Region
 from .edited_picture import masks_of as masks_of
 from .edited_picture import overlaid as overlaid
+from .edited_picture import parse_box as parse_box
 from .edited_picture import region_mask as region_mask
 from .editing import PreparedPrompt as PreparedPrompt
 from .editing import cleaned_prompt as cleaned_prompt

@@ -157,6 +157,21 @@ def given_picture(backbone: Backbone, picture: Picture, region: Region | None) -
     return EditedPicture(latents=latents, placement=placement, sha256=pixels_sha256(whole))
 
 
+def parse_box(text: str) -> Box | None:
+    """Return the box that "left,top,right,bottom" names; None for a text of more than numbers, such as a file's name.
+
+    Raises:
+        OptionError: There are other numbers than four whole ones.
+    """
+    numbers = text.split(",")
+    if len(numbers) == 4 and all(number.strip().isdecimal() for number in numbers):
+        left, top, right, bottom = map(int, numbers)
+        return left, top, right, bottom
+    if set(text) <= set("0123456789-., "):
+        raise OptionError(f"region is {text[:80]!r}; write a box as left,top,right,bottom in whole pixels")
+    return None
+
+
 def region_mask(region: Region, size: tuple[int, int]) -> Image.Image:
     """Return a region of a picture of `size` as a mask, mode L; errors are those of `given_picture`."""
     if not isinstance(region, (Image.Image, str, Path)):

@@ -15,6 +15,7 @@ from PIL import Image
 
 from hiper.artifacts import Artifact, EditResult
 from hiper.backbones import Backbone, StepCallback
+from hiper.inference.edited_picture import EditedPicture
 from hiper.inference.editing import edit
 from hiper.options import SamplingKwargs, check_whole
 
@@ -67,6 +68,7 @@ def search_seeds(
     candidates: int = 24,
     quick_steps: int = 8,
     best: int = 4,
+    source: EditedPicture | None = None,
     callback: StepCallback | None = None,
     **sampling: Unpack[SamplingKwargs],
 ) -> SearchResult:
@@ -81,6 +83,7 @@ def search_seeds(
         candidates: How many are drawn quickly, 1 to 256.
         quick_steps: Denoising steps of a quick draw.
         best: How many are drawn in full, 1 to `candidates`.
+        source: What `prepare_picture` returned, as in `edit`.
         callback: Called after each denoising step with (steps done, steps in all); the full draws may be longer than
             was known before.
         **sampling: As of `edit`, also for the quick draws, except their steps; a negative prompt for each candidate
@@ -90,13 +93,13 @@ def search_seeds(
     check_whole("best", best, 1, candidates)
     quickly: SamplingKwargs = {**sampling, "num_inference_steps": quick_steps}
     seeds = range(first_seed, first_seed + candidates)
-    quick = edit(backbone, artifact, sentence, seeds=seeds, callback=callback, **quickly)
+    quick = edit(backbone, artifact, sentence, seeds=seeds, source=source, callback=callback, **quickly)
     ranked = _ranked(ranker, quick)
     chosen = [candidate.seed for candidate in ranked[:best]]
     negatives = quick.settings.negative_prompt
     if len(negatives) > 1:
         sampling["negative_prompt"] = [negatives[seed - first_seed] for seed in chosen]
-    drawn = edit(backbone, artifact, sentence, seeds=chosen, callback=callback, **sampling)
+    drawn = edit(backbone, artifact, sentence, seeds=chosen, source=source, callback=callback, **sampling)
     scores = tuple(ranker.score(picture, drawn.prompt) for picture in drawn.images)
     return SearchResult(candidates=ranked, drawn=drawn, scores=scores)
 

@@ -53,6 +53,7 @@ def build(service: Service, uploads: Uploads) -> gr.Blocks:
         _wire_drawing(
             DrawHandlers(service, draw, choice=choice, drawn=drawn), draw, choice, drawn, drawing_shows
         )
+        draw.partly.input(shelf.parted, [choice, draw.partly], everything, **_AT_ONCE, **_QUIET)
         draw.keep.release(shelf.kept, [choice, draw.keep], draw.num_inference_steps, **_AT_ONCE, **_QUIET)
         learn.go_on.click(lambda: gr.update(selected="draw"), None, tabs, **_AT_ONCE, **_QUIET)
         library.shelf.select(shelf.choose, [names], everything, **_AT_ONCE, **_QUIET)
@@ -97,7 +98,7 @@ def _wire_drawing(drawing: DrawHandlers, page: DrawPage, choice: Any, drawn: Any
 
 _TYPED = {
     LearnPage: {"preset", "steps", "rows", "rate", "seed", "previews"},
-    DrawPage: {"sentences", "images", "seed", "negative", "candidates"},
+    DrawPage: {"sentences", "images", "seed", "negative", "candidates", "show_mask"},
     LibraryPage: set[str](),
 }
 """What a person fills in and no handler changes: as an output it could be put back while it is filled in."""

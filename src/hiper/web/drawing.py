@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, final
 
@@ -14,7 +14,7 @@ from hiper.web.handlers import NOTHING, TICK, Reported, Update, session_id, warn
 from hiper.web.jobs import BackgroundJob, JobStopped
 from hiper.web.layout import DrawPage
 from hiper.web.pictures import Picture, archive
-from hiper.web.service import DrawRequest, DrawState, Service
+from hiper.web.service import DrawRequest, DrawState, Part, Service
 
 
 @final
@@ -45,6 +45,10 @@ class DrawHandlers:
             page.scheduler,
             page.negative,
             page.candidates,
+            page.partly,
+            page.painting,
+            page.box,
+            page.show_mask,
         ]
 
     def began(self, request: gr.Request) -> Update:
@@ -67,6 +71,10 @@ class DrawHandlers:
             scheduler: str,
             negative: str,
             candidates: int,
+            partly: bool,
+            painting: Mapping[str, Any] | None,
+            box: str,
+            show_mask: bool,
             request: gr.Request,
         ) -> Iterator[Update]:
             session = session_id(request)
@@ -81,6 +89,8 @@ class DrawHandlers:
                 scheduler=None if keep else scheduler,
                 negative_prompt=negative,
                 keep=keep,
+                part=Part(layers=(painting or {}).get("layers") or (), box=box) if partly else None,
+                show_mask=show_mask,
             )
             start = (
                 partial(self._service.search, candidates=int(candidates)) if searching else self._service.draw
@@ -134,7 +144,8 @@ class DrawHandlers:
     def _finished(self, name: str, session: str, watch: DrawState) -> Update:
         warn(watch.notes)
         bundle = archive(watch.pictures, self._service.sessions.new_folder(session) / "pictures.zip")
-        words = f"Drawn: {len(watch.pictures)} pictures. Choose one to compare it with the source."
+        drawn = sum(not picture.is_mask for picture in watch.pictures)
+        words = f"Drawn: {drawn} pictures. Choose one to compare it with the source."
         return {
             self._page.status: markup.message(words),
             self._page.archive: gr.update(value=str(bundle), visible=True),

@@ -100,6 +100,9 @@ class Guard:
             return 403, "this page takes nothing from another site"
         if _REMOTE.search(scope["path"]):
             return 403, "addresses are not fetched"
+        if scope["path"].rstrip("/").endswith("/component_server"):
+            # What ImageEditor takes there would stay in memory; it sends files instead.
+            return 403, "nothing of this page is called so"
         return None if scope.get("method", "GET") in _READING else self._size_objection(scope, headers)
 
     def _is_own(self, host: str) -> bool:

@@ -12,6 +12,8 @@ from hiper.options import KEEP, specs
 from hiper.web import markup
 
 MAX_STRENGTH = 2.0
+BRUSH = 40
+"""Pixels of the copy that is painted on."""
 PICTURES = [".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif", ".heic"]
 _OPTIONS = specs(HiPerOptions)
 NOTHING_LEARNT = markup.empty(
@@ -127,6 +129,29 @@ class DrawPage:
                     label="Keep",
                     info="How much of your picture stays where the sentence does not change it. 0: a new picture.",
                 )
+                self.partly = gr.Checkbox(
+                    label="Change only a part", info="The rest keeps its pixels.", interactive=False
+                )
+                with gr.Group(visible=False) as self.where:
+                    self.painting = gr.ImageEditor(
+                        label="Paint what may change",
+                        type="pil",
+                        sources=(),
+                        transforms=(),
+                        layers=False,
+                        buttons=[],
+                        brush=gr.Brush(default_size=BRUSH, colors=["#d40000"], color_mode="fixed"),
+                        eraser=gr.Eraser(default_size=BRUSH),
+                        height=420,
+                        elem_classes="hiper-painting",
+                    )
+                    self.box = gr.Textbox(
+                        "",
+                        label="Or a box",
+                        info="Instead of painting: left,top,right,bottom in pixels.",
+                        max_length=80,
+                        lines=1,
+                    )
                 with gr.Row():
                     self.images = gr.Slider(
                         1, 16, value=4, step=1, label="Pictures per sentence", min_width=140
@@ -158,6 +183,7 @@ class DrawPage:
                     )
                     self.scheduler = gr.Dropdown(list(schedulers), value=schedulers[0], label="Sampler")
                     self.negative = gr.Textbox("", label="What to keep away from", lines=1)
+                    self.show_mask = gr.Checkbox(label="Show where each picture could change")
             with gr.Column(scale=6, min_width=300):
                 _heading("Pictures")
                 self.status = gr.HTML(NOTHING_DRAWN)

@@ -75,6 +75,9 @@ class LibraryTab:
             self._draw.guidance_scale: own.guidance_scale,
             self._draw.num_inference_steps: own.num_inference_steps,
             self._draw.keep: gr.update(value=own.keep, interactive=entry.artifact.source is not None),
+            self._draw.partly: gr.update(value=False, interactive=entry.artifact.source is not None),
+            self._draw.where: gr.update(visible=False),
+            self._draw.box: "",
             self._draw.scheduler: own.scheduler,
             self._draw.tail: gr.update(value=str(self._service.tail_file(session, entry)), interactive=True),
         }
@@ -85,6 +88,14 @@ class LibraryTab:
             return NOTHING
         own = self._settings(self._service.library.open(name), keep)
         return {self._draw.num_inference_steps: own.num_inference_steps}
+
+    def parted(self, name: str, partly: bool) -> Update:
+        """Show the chosen subject's picture, to paint where it may change."""
+        with Reported():
+            canvas = self._service.canvas(name) if partly else None
+            painting = None if canvas is None else {"background": canvas, "layers": [], "composite": None}
+            return {self._draw.where: gr.update(visible=partly), self._draw.painting: painting}
+        return {self._draw.partly: False}
 
     def _settings(self, entry: LibraryEntry, keep: float | None = None) -> SamplingSettings:
         artifact = entry.artifact

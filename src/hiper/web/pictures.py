@@ -12,29 +12,42 @@ from hiper import files
 from hiper.artifacts import Artifact, EditResult
 from hiper.backbones import Backbone
 from hiper.images import png_bytes
-from hiper.inference import settings_of, text_chunks
+from hiper.inference import masks_of, overlaid, settings_of, text_chunks
 
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A PNG with its settings, and the line below it."""
+    """A PNG and the line below it: a drawing with its settings, or where that could change."""
 
     path: Path
     caption: str
+    is_mask: bool = False
 
 
 def write_pictures(
-    backbone: Backbone, artifact: Artifact, result: EditResult, folder: Path, *, remarks: Sequence[str] = ()
+    backbone: Backbone,
+    artifact: Artifact,
+    result: EditResult,
+    folder: Path,
+    *,
+    remarks: Sequence[str] = (),
+    show_mask: bool = False,
 ) -> list[Picture]:
-    """Write each picture of an edit into a folder; `remarks`, one per picture, go below it."""
+    """Write each picture of an edit into a folder, and its mask if `show_mask`; `remarks`, one each, go below it."""
     pictures = []
     slug = files.safe_slug(result.prompt)
-    for number, (seed, image) in enumerate(zip(result.seeds, result.images, strict=True)):
+    drawn = zip(result.seeds, result.images, masks_of(result), strict=True)
+    for number, (seed, image, mask) in enumerate(drawn):
         path = folder / f"{slug}-{seed}.png"
         chunks = text_chunks(settings_of(backbone, artifact, result, seed), artifact)
         files.atomic_write(path, png_bytes(image, metadata=chunks), overwrite=True)
         parts = [result.prompt, f"seed {seed}", *remarks[number : number + 1]]
         pictures.append(Picture(path=path, caption=" · ".join(parts)))
+        if show_mask:
+            shown = path.with_name(f"{path.stem}-mask.png")
+            files.atomic_write(shown, png_bytes(overlaid(image, mask)), overwrite=True)
+            words = f"where it could change · seed {seed}"
+            pictures.append(Picture(path=shown, caption=words, is_mask=True))
     return pictures
 
 

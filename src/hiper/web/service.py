@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import final
 
-from PIL import Image
+from PIL import Image, ImageChops, ImageOps
 
 from hiper import files
 from hiper.analysis import CrittersRanker, SimilarityRanker
@@ -17,10 +17,24 @@ from hiper.artifacts import Artifact, Library, LibraryEntry, Listing, cached_fit
 from hiper.backbones import EMBEDDED, Backbone
 from hiper.errors import OptionError
 from hiper.images import Subject, png_bytes
-from hiper.inference import Preview, Ranker, Score, edit, fit_with_previews, preview_steps, search_seeds
+from hiper.inference import (
+    EditedPicture,
+    Preview,
+    Ranker,
+    Region,
+    Score,
+    edit,
+    fit_with_previews,
+    parse_box,
+    prepare_picture,
+    preview_steps,
+    region_mask,
+    resolve_settings,
+    search_seeds,
+)
 from hiper.methods import HiPer, HiPerOptions
 from hiper.metrics import ClipSimilarity, DinoSimilarity
-from hiper.options import sampling_of
+from hiper.options import KEEP, sampling_of
 from hiper.seeds import resolve_seed
 from hiper.training import CheckpointFile, FitControl, ProgressEvent, checkpoint_beside
 from hiper.web.jobs import BackgroundJob
@@ -31,6 +45,8 @@ PREVIEWS = 4
 """Pictures in the strip of a fit that shows previews."""
 MAX_SENTENCES, MAX_PICTURES, MAX_PER_SENTENCE = 20, 64, 16
 """Of one drawing: sentences, pictures in all, and of one sentence, between two of which others get their turn."""
+CANVAS = 512
+"""Pixels of the longer side of the copy that a part is painted on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +70,35 @@ class DrawRequest:
     scheduler: str | None
     negative_prompt: str
     keep: float = 0.0
+    part: Part | None = None
+    show_mask: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Where a picture may change: what was painted over its `canvas`, or a box, "left,top,right,bottom" in pixels."""
+
+    layers: Sequence[Image.Image]
+    box: str = ""
+
+    def region(self, size: tuple[int, int], canvas: tuple[int, int]) -> Region:
+        """Return it as a region of a picture of `size`; the canvas has another size."""
+        if self.box.strip():
+            box = parse_box(self.box)
+            if box is None:
+                raise OptionError(f"the box is {self.box!r}; write left,top,right,bottom in whole pixels")
+            if any(layer.getbbox() for layer in self.layers):
+                raise OptionError("a part is painted, and a box is given; clear one of them")
+            region_mask(box, size)
+            return box
+        mask = Image.new("L", canvas)
+        for layer in self.layers:
+            if layer.size != canvas:
+                raise OptionError("the part was painted over another picture; tick it again, and paint anew")
+            mask = ImageChops.lighter(mask, layer.getchannel("A"))
+        if not mask.getbbox():
+            raise OptionError("no part is painted; paint over what may change, or write a box")
+        return mask.resize(size, Image.Resampling.BOX).point(lambda level: 255 * (level > 0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +201,7 @@ class Service:
 
     def draw(self, session: str, name: str, request: DrawRequest) -> tuple[BackgroundJob[None], DrawState]:
         """Start drawing every prompt, with consecutive seeds."""
-        artifact = self._artifact(name)
+        artifact, start = self._entry(name).artifact, self._start(name, request.part)
 
         def one(sentence: str, report: Report, watch: DrawState) -> None:
             result = edit(
@@ -164,12 +209,14 @@ class Service:
                 artifact,
                 sentence,
                 seeds=range(request.first_seed, request.first_seed + request.images),
+                source=start(),
                 callback=report,
                 **sampling_of(request),
             )
             watch.notes.extend(result.notes)
+            folder = self.sessions.new_folder(session)
             watch.pictures.extend(
-                write_pictures(self.backbone, artifact, result, self.sessions.new_folder(session))
+                write_pictures(self.backbone, artifact, result, folder, show_mask=request.show_mask)
             )
 
         return self._each(session, "Drawing", request.sentences, request.images, one)
@@ -178,7 +225,8 @@ class Service:
         self, session: str, name: str, request: DrawRequest, *, candidates: int
     ) -> tuple[BackgroundJob[None], DrawState]:
         """Start a seed search for every prompt, which draws the best pictures."""
-        artifact, ranker = self._artifact(name), self._ranker(name)
+        artifact, ranker = self._entry(name).artifact, self._ranker(name)
+        start = self._start(name, request.part)
 
         def one(sentence: str, report: Report, watch: DrawState) -> None:
             found = search_seeds(
@@ -189,6 +237,7 @@ class Service:
                 first_seed=request.first_seed,
                 candidates=candidates,
                 best=request.images,
+                source=start(),
                 callback=report,
                 **sampling_of(request),
             )
@@ -196,10 +245,43 @@ class Service:
             remarks = [f"text {score.text:z.2f}, likeness {score.identity:z.2f}" for score in found.scores]
             watch.notes.extend(found.drawn.notes)
             watch.pictures.extend(
-                write_pictures(self.backbone, artifact, found.drawn, folder, remarks=remarks)
+                write_pictures(
+                    *(self.backbone, artifact, found.drawn, folder),
+                    remarks=remarks,
+                    show_mask=request.show_mask,
+                )
             )
 
         return self._each(session, "Searching", request.sentences, request.images, one)
+
+    def canvas(self, name: str) -> Image.Image:
+        """Return what a part is painted on: the subject's picture, of a size that a browser takes.
+
+        Raises:
+            OptionError: No subject is chosen, or nothing of its picture can be kept.
+        """
+        entry = self._entry(name)
+        picture = ImageOps.fit(entry.picture or Image.new("RGB", (1, 1), "grey"), self._size(entry))
+        return ImageOps.contain(picture, (CANVAS, CANVAS), Image.Resampling.LANCZOS)
+
+    def _size(self, entry: LibraryEntry) -> tuple[int, int]:
+        """Return width and height of the picture that is edited in part: itself, or what the latents decode to."""
+        if entry.picture is not None and not entry.is_thumbnail:
+            return entry.picture.size
+        artifact = entry.artifact
+        if artifact.source is None:
+            raise OptionError("this subject came without its picture, so that no part of it can be kept")
+        held = resolve_settings(artifact.edit, self.backbone, [], keep=KEEP, source=artifact.source)
+        return held.width, held.height
+
+    def _start(self, name: str, part: Part | None) -> Callable[[], EditedPicture | None]:
+        """Check the part at once, and return what encodes the picture that it belongs to, once."""
+        if part is None:
+            return lambda: None
+        entry = self._entry(name)
+        region = part.region(self._size(entry), self.canvas(name).size)
+        source = None if entry.is_thumbnail else entry.picture
+        return cache(lambda: prepare_picture(self.backbone, entry.artifact, source=source, region=region))
 
     def _each(
         self, session: str, what: str, sentences: Sequence[str], images: int, one: DrawOne
@@ -253,12 +335,12 @@ class Service:
         check_family(artifact, self.backbone)
         return self.library.add(artifact, None)
 
-    def _artifact(self, name: str) -> Artifact:
+    def _entry(self, name: str) -> LibraryEntry:
         if not name:
             raise OptionError("no subject is chosen; learn one, or choose one from the library")
-        artifact = self.library.open(name).artifact
-        check_family(artifact, self.backbone)
-        return artifact
+        entry = self.library.open(name)
+        check_family(entry.artifact, self.backbone)
+        return entry
 
     def _ranker(self, name: str) -> Ranker:
         source = self.library.open(name).picture
