@@ -38,7 +38,7 @@ from hiper.web import Similarity, markup
 from hiper.web.guard import Guard, names_of
 from hiper.web.handlers import Reported
 from hiper.web.jobs import BackgroundJob, JobProgress, JobQueue, JobStopped
-from hiper.web.service import CANVAS, DrawRequest, Part, Service, _Stoppable
+from hiper.web.service import CANVAS, DrawRequest, EditedPart, Service, _Stoppable
 from hiper.web.sessions import MOST, Sessions
 from hiper.web.uploads import Uploads
 from tests import tiny
@@ -729,7 +729,7 @@ def test_what_is_painted_over_a_copy_is_a_region_of_the_picture(
     layer = Image.new("RGBA", canvas.size)
     layer.paste("#d40000", (0, 0, canvas.width // 2, canvas.height))
     middle = picture.width // 2
-    part = Part(layers=[layer]) if own else Part(layers=[], box=f"0,0,{middle},{picture.height}")
+    part = EditedPart(layers=[layer]) if own else EditedPart(layers=[], box=f"0,0,{middle},{picture.height}")
     calls = Counter[str]()
     hook = register_module_forward_hook(lambda module, *_: calls.update([type(module).__name__]))
     try:
@@ -754,17 +754,17 @@ def test_what_is_painted_over_a_copy_is_a_region_of_the_picture(
 @pytest.mark.parametrize(
     ("part", "match"),
     [
-        (Part(layers=[]), "no part is painted"),
-        (Part(layers=[Image.new("RGBA", (CANVAS, 307))]), "no part is painted"),
-        (Part(layers=[Image.new("RGBA", (9, 9), "red")]), "another picture"),
-        (Part(layers=[Image.new("RGBA", (CANVAS, 307), "red")], box="0,0,9,9"), "clear one"),
-        (Part(layers=[], box="0,0,9"), "whole pixels"),
-        (Part(layers=[], box="mask.png"), "whole pixels"),
-        (Part(layers=[], box="0,0,151,9"), "within"),
+        (EditedPart(layers=[]), "no part is painted"),
+        (EditedPart(layers=[Image.new("RGBA", (CANVAS, 307))]), "no part is painted"),
+        (EditedPart(layers=[Image.new("RGBA", (9, 9), "red")]), "another picture"),
+        (EditedPart(layers=[Image.new("RGBA", (CANVAS, 307), "red")], box="0,0,9,9"), "clear one"),
+        (EditedPart(layers=[], box="0,0,9"), "whole pixels"),
+        (EditedPart(layers=[], box="mask.png"), "whole pixels"),
+        (EditedPart(layers=[], box="0,0,151,9"), "within"),
     ],
 )
 def test_a_part_that_is_none_is_refused_before_the_job(
-    listed: tuple[Service, str, str], part: Part, match: str
+    listed: tuple[Service, str, str], part: EditedPart, match: str
 ) -> None:
     service, name, _ = listed
     assert service.canvas(name).size == (CANVAS, 307)
@@ -774,7 +774,7 @@ def test_a_part_that_is_none_is_refused_before_the_job(
 
 def test_a_whole_picture_is_a_part_and_none_is_kept_at_zero(listed: tuple[Service, str, str]) -> None:
     service, name, _ = listed
-    everything = Part(layers=[Image.new("RGBA", service.canvas(name).size, "red")])
+    everything = EditedPart(layers=[Image.new("RGBA", service.canvas(name).size, "red")])
     job, drawn = service.draw("me", name, replace(WISH, part=everything))
     assert job.wait(60)
     job.result()

@@ -14,7 +14,7 @@ from hiper.web.handlers import NOTHING, TICK, Reported, Update, session_id, warn
 from hiper.web.jobs import BackgroundJob, JobStopped
 from hiper.web.layout import DrawPage
 from hiper.web.pictures import Picture, archive
-from hiper.web.service import DrawRequest, DrawState, Part, Service
+from hiper.web.service import DrawRequest, DrawState, EditedPart, Service
 
 
 @final
@@ -89,7 +89,7 @@ class DrawHandlers:
                 scheduler=None if keep else scheduler,
                 negative_prompt=negative,
                 keep=keep,
-                part=Part(layers=(painting or {}).get("layers") or (), box=box) if partly else None,
+                part=EditedPart(layers=(painting or {}).get("layers") or (), box=box) if partly else None,
                 show_mask=show_mask,
             )
             start = (

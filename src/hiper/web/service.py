@@ -70,12 +70,12 @@ class DrawRequest:
     scheduler: str | None
     negative_prompt: str
     keep: float = 0.0
-    part: Part | None = None
+    part: EditedPart | None = None
     show_mask: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class EditedPart:
     """Where a picture may change: what was painted over its `canvas`, or a box, "left,top,right,bottom" in pixels."""
 
     layers: Sequence[Image.Image]
@@ -274,7 +274,7 @@ class Service:
         held = resolve_settings(artifact.edit, self.backbone, [], keep=KEEP, source=artifact.source)
         return held.width, held.height
 
-    def _start(self, name: str, part: Part | None) -> Callable[[], EditedPicture | None]:
+    def _start(self, name: str, part: EditedPart | None) -> Callable[[], EditedPicture | None]:
         """Check the part at once, and return what encodes the picture that it belongs to, once."""
         if part is None:
             return lambda: None
