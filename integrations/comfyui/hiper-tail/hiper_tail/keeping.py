@@ -125,7 +125,8 @@ def _sample(
 
 def _share(steps: int, keep: float) -> tuple[int, int]:
     """Return the step that comes first and the first of those that follow the new sentence alone, counted down."""
-    return round(min(1.0, 2 * (1 - keep)) * steps), round(max(0.0, 1 - 2 * keep) * steps)
+    first = round(min(1.0, 2 * (1 - keep)) * steps)
+    return max(first, int(keep < 1)), round(max(0.0, 1 - 2 * keep) * steps)
 
 
 def _changed(moved: Tensor) -> Tensor:
