@@ -435,6 +435,39 @@ def test_a_prepared_picture_is_edited_as_the_pictures_themselves(
         edited(sd1, learnt, source=prepared, region=(0, 0, 90, 90))
 
 
+def _as_mode(mask: Image.Image, mode: str) -> Image.Image:
+    if mode == "I;16":
+        return Image.fromarray(np.asarray(mask).astype(np.uint16) * 257)
+    if mode in ("LA", "RGBA"):  # the transparency counts, whatever the colour below it
+        clear = Image.new(mode, mask.size)
+        clear.putalpha(mask)
+        return clear
+    return mask.quantize(2) if mode == "P" else mask.convert(mode)
+
+
+@pytest.mark.parametrize("mode", ["1", "P", "LA", "RGB", "RGBA", "CMYK", "I;16"])
+def test_a_region_is_the_same_in_every_mode(
+    sd1: SdBackbone, learnt: hiper.Artifact, room: Image.Image, mode: str, tmp_path: Path
+) -> None:
+    box = (10, 0, 60, 50)
+    mask = Image.new("L", room.size)
+    mask.paste(255, box)
+    file = tmp_path / ("mask.tif" if mode == "CMYK" else "mask.png")
+    _as_mode(mask, mode).save(file)
+    by_box, by_mask = (edited(sd1, learnt, into=room, region=each).images[0] for each in (box, file))
+    assert by_mask.tobytes() == by_box.tobytes()
+
+
+def test_a_model_that_cannot_move_latents_draws_anew_or_says_so(
+    sd1: SdBackbone, learnt: hiper.Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sd1, "capabilities", frozenset({"token_embeddings"}))
+    assert edited(sd1, learnt).settings.keep == 0
+    for asked in ({"keep": 0.5}, {"region": (0, 0, 9, 9)}, {"keep": 0.0, "region": (0, 0, 9, 9)}):
+        with pytest.raises(OptionError, match="cannot"):
+            edited(sd1, learnt, **asked)
+
+
 def test_an_empty_region_is_refused(sd1: SdBackbone, learnt: hiper.Artifact, room: Image.Image) -> None:
     with pytest.raises(ImageError, match="selects nothing"):
         edited(sd1, learnt, into=room, region=Image.new("L", room.size))

@@ -440,14 +440,23 @@ def test_no_file_outside_is_readable(url: str, folder: Path) -> None:
     assert fetched(url) == 200
 
 
+def forged_painting(file: dict[str, Any]) -> dict[str, Any]:
+    return {"background": None, "layers": [file], "composite": None}
+
+
 @pytest.mark.parametrize("path", ["/etc/passwd", "http://127.0.0.1:9/x.png", "https://example.com/x.png"])
-def test_a_forged_upload_reads_nothing(url: str, path: str) -> None:
+@pytest.mark.parametrize(("kind", "given"), [("file", dict), ("imageeditor", forged_painting)])
+def test_a_forged_upload_reads_nothing(url: str, path: str, kind: str, given: Any) -> None:
     with urllib.request.urlopen(f"{url}config") as answer:
         config = json.load(answer)
-    uploads = {part["id"] for part in config["components"] if part["type"] == "file"}
-    event = next(each for each in config["dependencies"] if any(t[0] in uploads for t in each["targets"]))
-    forged = {"path": path, "meta": {"_type": "gradio.FileData"}}
-    body = {"data": [forged, "", None], "fn_index": event["id"], "session_hash": "forged"}
+    (part,) = (each["id"] for each in config["components"] if each["type"] == kind)
+    event = next(each for each in config["dependencies"] if part in each["inputs"])
+    forged = given({"path": path, "meta": {"_type": "gradio.FileData"}})
+    body = {
+        "data": [forged if each == part else None for each in event["inputs"]],
+        "fn_index": event["id"],
+        "session_hash": "forged",
+    }
     request = urllib.request.Request(
         f"{url}gradio_api/queue/join",
         data=json.dumps(body).encode(),
