@@ -7,7 +7,7 @@ all of them; medians count, of elapsed and of processor time. Each run is writte
 resumes where it was stopped; runs on other weights of the model are dropped.
 
 `published` is the recipe of the paper's reference procedure in our own words: the denoiser's weights ask for gradients
-and keep adding them up, float32, one noise level a step, and every 100 steps three pictures of 50 DDIM steps, drawn
+and keep adding them up, float32, one timestep a step, and every 100 steps three pictures of 50 DDIM steps, drawn
 under guidance by a second model that stays in memory. It comes to the same tail as `hiper:paper`.
 """
 

@@ -9,7 +9,7 @@ with its caption, and the four true answers with their sentences; each with the 
 means over pictures, with 95 % intervals over subjects.
 
 influence: how far the denoiser's prediction moves when some rows are replaced by those of the empty sentence, in
-percent of how far it moves when all are (root mean square over the same noise levels).
+percent of how far it moves when all are (root mean square over the same timesteps).
 """
 
 from __future__ import annotations

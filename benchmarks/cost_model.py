@@ -220,7 +220,7 @@ WAYS = (
     (torch.bfloat16, True, 1),
     (torch.bfloat16, True, 4),
 )
-"""Number format, whether weights are frozen, and noise levels per step; the first is the reference procedure's."""
+"""Number format, whether weights are frozen, and timesteps per step; the first is the reference procedure's."""
 
 
 def counted(name: str) -> dict[str, Any]:

@@ -85,7 +85,7 @@ def report(name: str, dtype: torch.dtype, memory: str) -> dict[str, Any]:
 
 
 def fit_step(gpu: Kernels, backbone: Any, picture: Image.Image) -> dict[str, Any]:
-    """One step of the paper's recipe after one that is not counted: one noise level, forward, back and update."""
+    """One step of the paper's recipe after one that is not counted: one timestep, forward, back and update."""
     method = HiPer()
     subject = Subject.from_image(picture, caption=CAPTION)
     task = method.prepare(backbone, subject, method.resolve(method.options("published"), backbone, subject))

@@ -130,7 +130,7 @@ def embedded(rounds: int) -> Iterator[Curve]:
     yield curve("picture's side, pixels", "critters", SIDES, by_side)
     backbone.resize(native)
     yield curve("learnt token embeddings", "critters", ROWS, lambda n: cost([prepared(backbone, rows=n)]))
-    yield curve("noise levels per step", "critters", LEVELS, lambda n: cost([prepared(backbone, levels=n)]))
+    yield curve("timesteps per step", "critters", LEVELS, lambda n: cost([prepared(backbone, levels=n)]))
     yield curve(
         "subjects per call",
         "critters",
@@ -161,7 +161,7 @@ def full_size() -> Iterator[Curve]:
 
         yield curve("picture's side, pixels", "sd14", FULL_SIDES, lambda side: step(side=side // 8))
         yield curve("learnt token embeddings", "sd14", ROWS, lambda n: step(rows=n))
-        yield curve("noise levels per step", "sd14", LEVELS, lambda n: step(batch=n))
+        yield curve("timesteps per step", "sd14", LEVELS, lambda n: step(batch=n))
         yield curve("pictures drawn at a time", "sd14", PICTURES, forward)
 
 

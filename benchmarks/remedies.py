@@ -44,7 +44,7 @@ DRAWN = "guidance_scale=none,num_inference_steps=none,scheduler=none"
 """As the model draws by itself, for arms of the paper's preset, which has its own way."""
 PAPER = f"hiper:paper,{DRAWN}"
 SLOTS = 8
-"""Subjects fitted at a time: a call of the denoiser costs a CPU half as much per noise level as alone."""
+"""Subjects fitted at a time: a call of the denoiser costs a CPU half as much per timestep as alone."""
 
 _RAISED = "schedule=cosine,learning_rate=0.1"
 _HEAVY = f"{_RAISED},t_min=0.5"
@@ -60,7 +60,7 @@ IDEAS: Mapping[str, Sequence[str]] = {
     "+ mean of the second half": [f"{_MEAN},num_train_steps={steps}" for steps in (10, 20, 40, 80)],
     "+ the guess": ["hiper,num_train_steps=1"]
     + [f"hiper,num_train_steps={steps}" for steps in (10, 20, 40, 80)],
-    "the guess, 4 noise levels a step": [
+    "the guess, 4 timesteps a step": [
         f"hiper,batch=4,learning_rate=0.16,num_train_steps={steps}" for steps in (5, 10)
     ],
     "the default": [f"hiper,strength={strength}" for strength in (0.6, 1.0)],
@@ -103,7 +103,7 @@ def _save(outcome: Outcome[hiper.Artifact], path: Path) -> None:
 
 
 def count(backbone: Backbone) -> dict[str, int]:
-    """Count the FLOPs of one noise level, `step` with its gradient and `forward` without, and of a `guess`."""
+    """Count the FLOPs of one timestep, `step` with its gradient and `forward` without, and of a `guess`."""
     conditioning = backbone.encode("a dog")
     tail = take_tail(conditioning, 5).requires_grad_()
     latents = torch.randn(1, *backbone.latent_shape, generator=generator(0))

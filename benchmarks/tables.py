@@ -112,9 +112,9 @@ def lead(difference: Mapping[str, Any] | None, metric: str) -> str:
 
 EVIDENCE = {
     "none": "sentence alone (floor)",
-    "hiper": "**HiPer, default preset**: 40 noise levels, from a guess",
+    "hiper": "**HiPer, default preset**: 40 steps, from a guess",
     "hiper,init=caption,learning_rate=0.15,t_min=0.5": "the same without the guess",
-    "hiper:paper": "HiPer, the paper's preset: 1000 noise levels",
+    "hiper:paper": "HiPer, the paper's preset: 1000 steps",
     "spelled-out": "caption with the identity in words",
     "truth": "true answer through the autoencoder (ceiling)",
     "other-tail": "control: another subject's tail",
@@ -569,7 +569,7 @@ WAYS = {
     "fit step, unfrozen, float32, batch 1": "fit step as published: unfrozen, float32",
     "fit step, frozen, float32, batch 1": "fit step, frozen, float32",
     "fit step, frozen, bfloat16, batch 1": "fit step, frozen, bfloat16",
-    "fit step, frozen, bfloat16, batch 4": "fit step, frozen, bfloat16, 4 noise levels",
+    "fit step, frozen, bfloat16, batch 4": "fit step, frozen, bfloat16, 4 timesteps",
     "sampling step, guided, frozen, bfloat16": "two forward passes (a sampling step under guidance), bfloat16",
 }
 SIZES = {"sd14": "Stable Diffusion 1.4", "sdxl": "SDXL", "flux": "FLUX.1 dev"}
@@ -767,7 +767,7 @@ def faster_steps() -> str:
     fit, drawn = found["fit step of 1, core seconds"], found["drawing step of 4 pictures, core seconds"]
     kept = found["kept at full size, GB"]["batch 1"]
     lines = {
-        "a fit step of one noise level, core seconds": fit["float32"],
+        "a fit step of one timestep, core seconds": fit["float32"],
         "the same with `--memory low`": fit["float32, low memory"],
         "the same in bfloat16": fit["bfloat16"],
         "a sampling step of four pictures, text projected at every step, core seconds": drawn[
@@ -778,7 +778,7 @@ def faster_steps() -> str:
         "tail after 20 steps in bfloat16: difference from float32, as a share of what was learnt": found[
             "tail after 20 steps"
         ]["bfloat16"]["difference"],
-        "activations that a fit step keeps at the size of SD 1.4, per noise level, GB": kept["all"],
+        "activations that a fit step keeps at the size of SD 1.4, per timestep, GB": kept["all"],
         "activations with `--memory low`, GB": kept["recomputing"],
     }
     return by_columns(lines, {"": lambda value: number(value, ".3f")})

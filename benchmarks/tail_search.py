@@ -3,7 +3,7 @@
     python -m benchmarks.tail_search [--subjects 6] [--strength 0.8] [--only NAME ...] [--out FILE.json]
 
 A way is worth what its tail, at some strength behind each edit's caption, lowers the loss of the true answer, below
-that of the caption alone: mean over the edits and six noise levels, the same noise for all ways. The spelled-out
+that of the caption alone: mean over the edits and six timesteps, the same noise for all ways. The spelled-out
 caption says what could be reached. Subjects are of the tuning split; all are fitted at a time, by Adam written out
 here, so that what hiper does not offer can be tried as well. What is there is not made again.
 """
@@ -44,13 +44,13 @@ LEVELS = (960, 880, 760, 620, 460, 300)
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
-    """How a tail is learnt. levels: noise levels seen in all; low, high: of 0 to 1, between which they lie.
+    """How a tail is learnt. levels: timesteps seen in all; low, high: of 0 to 1, between which they lie.
 
     spread: "drawn" levels, or a low-discrepancy "sequence" over the steps; mirrored: every second noise is minus the
     one before, at the same level; averaged: share of the steps, the last ones, whose mean is kept; start: the caption's
     own rows, the mean of the other subjects' tails, or what the model's tail encoder guesses; masked: the error counts
     on the animal alone; turned: every second step sees the picture mirrored (augmentation); ranges: so many ranges of
-    noise levels have rows of their own, each learnt from as many levels (NeTI, arXiv:2305.15391); layers: so has every
+    timesteps have rows of their own, each learnt from as many levels (NeTI, arXiv:2305.15391); layers: so has every
     layer of cross-attention (P+, arXiv:2303.09522)
     """
 
@@ -76,17 +76,17 @@ class Way:
 WAYS: Mapping[str, Way] = {
     REFERENCE: Way(),
     "constant step size, mean of the second half": Way(cosine=False, averaged=0.5),
-    "the paper's step size, all noise levels, free lengths": Way(rate=0.005, cosine=False, kept=False, low=0),
-    "all noise levels": Way(low=0),
+    "the paper's step size, all timesteps, free lengths": Way(rate=0.005, cosine=False, kept=False, low=0),
+    "all timesteps": Way(low=0),
     "noise from 0.65": Way(low=0.65),
     "free lengths, step size 0.1": Way(kept=False, rate=0.1),
     "step size 0.075": Way(rate=0.075),
     "step size 0.3": Way(rate=0.3),
     "20 steps of 0.25": Way(levels=20, rate=0.25),
     "80 steps": Way(levels=80),
-    "10 steps of 4 noise levels, step size 0.3": Way(batch=4, rate=0.3),
+    "10 steps of 4 timesteps, step size 0.3": Way(batch=4, rate=0.3),
     "each noise followed by its negative": Way(mirrored=True),
-    "noise levels in a low-discrepancy sequence": Way(spread="sequence"),
+    "timesteps in a low-discrepancy sequence": Way(spread="sequence"),
     "Adam with beta2 = 0.9": Way(decay=0.9),
     "one Adam scale per token embedding": Way(update="row-adam"),
     "orthogonal updates (Muon)": Way(update="muon"),
@@ -192,7 +192,7 @@ def tail_by_layer(backbone: Backbone, rows: Tensor) -> Iterator[None]:
 
 
 def truth_loss(backbone: Backbone, seen: Scenes, tail_at: Callable[[int], Tensor]) -> list[float]:
-    """Return the loss of each subject's true answers; tail_at: from a noise level to the edits' rows, see `losses`."""
+    """Return the loss of each subject's true answers; tail_at: from a timestep to the edits' rows, see `losses`."""
     total = torch.zeros(len(seen.edited))
     with torch.no_grad():
         for number, level in enumerate(LEVELS):
@@ -295,7 +295,7 @@ def behind(captions: Tensor, tails: Tensor, strength: float) -> Tensor:
 
 
 def tail_by_level(backbone: Backbone, seen: Scenes, way: Way, strength: float) -> Callable[[int], Tensor]:
-    """Learn, in each range of noise levels by itself, and return what stands behind the edits' captions at a level."""
+    """Learn, in each range of timesteps by itself, and return what stands behind the edits' captions at a level."""
     start, width = start_of(backbone, seen, way), (way.high - way.low) / way.ranges
     lows = [way.low + i * width for i in range(way.ranges)]
     parts = [replace(way, low=low, high=low + width, levels=way.levels // way.ranges) for low in lows]

@@ -177,7 +177,7 @@ class Attention:
 
 
 class Sampling(nn.Module):
-    """1000 noise levels; what a denoiser's output means is the subclass's matter."""
+    """1000 timesteps; what a denoiser's output means is the subclass's matter."""
 
     sigmas: Tensor
 

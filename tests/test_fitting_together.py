@@ -102,7 +102,7 @@ def prepared(backbone: Backbone, number: int) -> TrainingTask:
 
 
 def test_every_loss_and_gradient_is_its_own(backbone: SdBackbone) -> None:
-    """Also where the numbers of noise levels differ; and the random numbers are those of a single fit."""
+    """Also where the numbers of timesteps differ; and the random numbers are those of a single fit."""
     ours, theirs = ([prepared(backbone, i) for i in range(3)] for _ in range(2))
     with backbone.training_mode():
         losses = losses_together(ours, 5)

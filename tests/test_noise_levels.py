@@ -1,4 +1,4 @@
-"""Which noise levels a step trains on."""
+"""Which timesteps a step trains on."""
 
 from __future__ import annotations
 

@@ -276,7 +276,7 @@ def test_a_silent_folder_of_sd2_is_refused(tmp_path: Path) -> None:
         ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "FlowMatchEulerDiscreteScheduler"),
         (
             {"_class_name": "EulerDiscreteScheduler", "timestep_type": "continuous", "steps_offset": 1},
-            "other noise levels",
+            "other sigmas",
         ),
     ],
 )

@@ -53,7 +53,7 @@ def listened(backbone: Any, calls: list[dict[str, Any]], *, stop: bool = False) 
 
 
 def given(backbone: Any, t: Tensor, sentence: Conditioning) -> dict[str, Any]:
-    """What a fit calls the denoiser with at the noise levels t [batch]."""
+    """What a fit calls the denoiser with at the timesteps t [batch]."""
     calls: list[dict[str, Any]] = []
     handle = listened(backbone, calls, stop=True)
     with pytest.raises(_Seen):

@@ -49,7 +49,7 @@ class Recipe:
     identity_share: float = 0.8
     """Share of training captions that name some of the identity, 0 to 1."""
     noise_bias: float = 0.7
-    """Noise levels are drawn as u ** noise_bias, u uniform: below 1 favours heavy noise, where words decide."""
+    """Timesteps are drawn as u ** noise_bias, u uniform: below 1 favours heavy noise, where words decide."""
 
     animal_weight: float = 3.0
     """Added weight of errors on the animal, relative to the background's 1."""

@@ -60,7 +60,7 @@ def denoising_error(
 ) -> Tensor:
     """Mean squared error of `predict(noisy, t)` for clean latents x [batch, channels, side, side], a scalar.
 
-    Noise levels are stratified over the batch; errors weigh as much as `_importance` says of `details`.
+    Timesteps are stratified over the batch; errors weigh as much as `_importance` says of `details`.
     """
     count = len(x)
     noise = torch.randn(x.shape, generator=generator)

@@ -1,7 +1,7 @@
 """Estimates of the time and memory of a fit or an edit, before it starts.
 
 Operations, memory and seconds are those of a few real calls of each kind, times how often the job makes them. The
-first call is that of one noise level, or of one picture: by what it needs a larger one is known not to fit before it
+first call is that of one timestep, or of one picture: by what it needs a larger one is known not to fit before it
 is tried.
 """
 

@@ -1,6 +1,6 @@
 """Finding the learning rate, batch and length of a fit for a model, from one picture.
 
-A setting is judged by the loss on pairs of noise and noise level held fixed: that of a single step says
+A setting is judged by the loss on pairs of noise and timestep held fixed: that of a single step says
 nothing (DVAR, arXiv:2302.04841). It is the picture's own loss, so it says how well the subject is learnt, not how well
 it can be edited; the rows keep their lengths meanwhile, which is what holds edits together.
 """
@@ -120,7 +120,7 @@ class _Search:
         return best
 
     def best_batch(self, best: Try) -> Try:
-        """Fewer steps of several noise levels each bear a larger step size, and may suit the device better."""
+        """Fewer steps of several timesteps each bear a larger step size, and may suit the device better."""
         steps = [(batch, best.learning_rate * factor) for batch in BATCHES[1:] for factor in (1.0, 2.0)]
         tries = [self._made(batch, rate, best.evaluations) for batch, rate in steps]
         return max([best, *tries], key=lambda each: each.gain)

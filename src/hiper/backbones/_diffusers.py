@@ -58,7 +58,7 @@ SCHEDULERS: dict[str, Callable[..., Any]] = {
     "lcm": diffusers.LCMScheduler.from_config,
     "flow-euler": diffusers.FlowMatchEulerDiscreteScheduler.from_config,
 }
-"""From the configuration of any scheduler; "karras": noise levels as in arXiv:2206.00364, eq. 5."""
+"""From the configuration of any scheduler; "karras": sigmas as in arXiv:2206.00364, eq. 5."""
 
 _PACKAGE = Path(hiper.__file__).parent
 _TELLING = {"scheduler": ("beta_start", "beta_end", "beta_schedule", "shift"), "vae": ("scaling_factor",)}
@@ -162,7 +162,7 @@ def load_single_file(
 
 
 def _tell_unused(path: Path, pipe: Pipeline) -> None:
-    """Warn of tensors that no component takes, but for averages and noise levels, which a checkpoint carries along."""
+    """Warn of tensors that no component takes, but for averages and schedules, which a checkpoint carries along."""
     with safe_open(path, framework="pt") as file:
         names = sorted(file.keys())
     for component, prefix in (("unet", UNET), ("vae", VAE)):
@@ -308,16 +308,16 @@ def diffusion_defaults_of(pipe: Pipeline, usual: SamplingDefaults, denoiser: Any
 def diffusion_schedule(pipe: Pipeline, name: str) -> Schedule:
     """Return what an epsilon or v model was trained with, whatever sampler the folder ships.
 
-    Not every sampler knows the training targets, so they are those of DDPM on the sampler's noise levels.
+    Not every sampler knows the training targets, so they are those of DDPM on the sampler's timesteps.
 
     Raises:
-        BackboneError: The model has another objective, or other noise levels.
+        BackboneError: The model has another objective, or other sigmas.
     """
     config = pipe.scheduler.config
     continuous = config.get("use_flow_sigmas") or config.get("timestep_type") == "continuous"
     if "beta_schedule" not in config or continuous:
         raise BackboneError(
-            f"{name} has a {type(pipe.scheduler).__name__}, of a model trained on other noise levels (EDM, a flow);"
+            f"{name} has a {type(pipe.scheduler).__name__}, of a model trained on other sigmas (EDM, a flow);"
             " allowed are models trained on the levels of DDPM"
         )
     with quiet():

@@ -53,7 +53,7 @@ class Statement:
     Attributes:
         source: Who says it, for messages.
         prediction: In the source's own word; None where it says nothing.
-        zero_terminal: The last noise level is noise alone (arXiv:2305.08891, section 3.1).
+        zero_terminal: The last timestep is noise alone (arXiv:2305.08891, section 3.1).
     """
 
     source: str
@@ -91,7 +91,7 @@ def agree(model: str, statements: Iterable[Statement]) -> Target:
 
     Raises:
         BackboneError: Two contradict each other, one is of a prediction that hiper cannot train with, or the last
-            noise level is noise alone, of which a prediction of the noise would say nothing.
+            timestep is noise alone, of which a prediction of the noise would say nothing.
     """
     statements = list(statements)
     said = [(each.source, _parsed(model, each)) for each in statements if each.prediction is not None]
@@ -106,7 +106,7 @@ def agree(model: str, statements: Iterable[Statement]) -> Target:
     if ending is not None and agreed != "v_prediction":
         found = "predicts the noise" if agreed else "does not say what it predicts"
         raise BackboneError(
-            f"{ending.source} says that the last noise level of {model} is noise alone, but the model {found};"
+            f"{ending.source} says that the last timestep of {model} is noise alone, but the model {found};"
             f" state {OPTION} v_prediction if that is what it predicts"
         )
     return Target(prediction=agreed, zero_terminal=ending is not None)

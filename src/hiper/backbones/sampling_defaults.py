@@ -74,7 +74,7 @@ def diffusion_defaults(
     Args:
         usual: What suits its family.
         scheduler: The class of its scheduler: LCM's is for models distilled to few steps.
-        schedule: The configuration of that. Steps from the last noise level on ("trailing") are those of models
+        schedule: The configuration of that. Steps from the last timestep on ("trailing") are those of models
             distilled to few steps, such as Turbo and Lightning, and of v models whose last level is noise alone.
         denoiser: The configuration of the denoiser; an LCM, which takes the guidance scale as an input, sets
             `time_cond_proj_dim`.
@@ -100,7 +100,7 @@ def sd3_defaults(name: str, transformer: Mapping[str, Any]) -> SamplingDefaults:
 
 
 def z_image_defaults(schedule: Mapping[str, Any]) -> SamplingDefaults:
-    """Return what suits a Z-Image: the undistilled model shifts its noise levels by 6, Turbo by 3."""
+    """Return what suits a Z-Image: the undistilled model shifts its sigmas by 6, Turbo by 3."""
     return Z_IMAGE if float(schedule.get("shift", 3.0)) >= 6 else Z_IMAGE_TURBO
 
 

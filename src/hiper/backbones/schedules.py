@@ -1,6 +1,6 @@
 """Between a clean picture and pure noise: what the levels in between look like, and what a model says of them.
 
-Noise level 0 is the cleanest, `timesteps` - 1 the noisiest; -1 stands for no noise at all.
+Timestep 0 is the cleanest, `timesteps` - 1 the noisiest; -1 stands for no noise at all.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Schedule(ABC):
 
     @property
     def timesteps(self) -> int:
-        """Number of noise levels."""
+        """Number of timesteps."""
         return len(self.signal)
 
     def add_noise(self, latents: Tensor, noise: Tensor, t: Tensor) -> NoisySample:

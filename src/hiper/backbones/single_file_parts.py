@@ -160,7 +160,7 @@ def scheduler_config(prediction: Prediction, *, zero_terminal: bool) -> dict[str
 
     Args:
         prediction: What the denoiser predicts.
-        zero_terminal: The last noise level is noise alone, and sampling starts there (arXiv:2305.08891, section 3).
+        zero_terminal: The last timestep is noise alone, and sampling starts there (arXiv:2305.08891, section 3).
     """
     ending = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"} if zero_terminal else {}
     return {

@@ -21,7 +21,7 @@ def demo(
     seed: Annotated[int, Option(min=0, max=10**8, help="Seed that chooses the animal.")] = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Fit and edit a cartoon animal with the toy model."""
+    """Fit and edit a cartoon animal with the embedded model."""
     folder = out or Path("demo")
     make_folder(folder)
     with session.progress() as report:

@@ -48,7 +48,9 @@ class FitRequest:
     ]
     captioner: Annotated[
         str | None,
-        Option(help="BLIP or Florence-2 for --caption auto, a folder or Hub id; the toy model needs none."),
+        Option(
+            help="BLIP or Florence-2 for --caption auto, a folder or Hub id; the embedded model needs none."
+        ),
     ] = None
     backbone: BackboneName = "critters"
     method: MethodName = "hiper"

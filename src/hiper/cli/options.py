@@ -19,7 +19,7 @@ Talking = Annotated[Session, Only("json", "quiet")]
 Others = Annotated[list[str] | None, Argument(hidden=True)]
 Overwrite = Annotated[bool, Option(help="Replace files that exist.")]
 BackboneName = Annotated[
-    str, Option(help="critters (the toy model), a diffusers folder, a .safetensors file or a Hub id.")
+    str, Option(help="critters (the embedded model), a diffusers folder, a .safetensors file or a Hub id.")
 ]
 MethodName = Annotated[str, Option(help="The method of the fit; `hiper methods` lists them.")]
 Preset = Annotated[

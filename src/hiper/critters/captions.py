@@ -133,5 +133,5 @@ def word_notes(text: str, what: str, backbone: str) -> list[str]:
     unknown = [word for word in dict.fromkeys(words) if word not in WORDS]
     if not unknown:
         return []
-    text = f"the {what} has words that the toy model does not know ({', '.join(unknown[:5])})"
+    text = f"the {what} has words that the embedded model does not know ({', '.join(unknown[:5])})"
     return [f"{text}; it knows only the animals, poses, colours, places and styles of its own world"]

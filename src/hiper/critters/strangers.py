@@ -19,7 +19,7 @@ from hiper.errors import HiperWarning
 from hiper.images import Subject, fit_square
 
 ELSEWHERE = (
-    "this does not look like the cartoon animals that the toy model draws;"
+    "this does not look like the cartoon animals that the embedded model draws;"
     " for a photograph use --backbone NAME (load_backbone in Python), a Stable Diffusion checkpoint"
 )
 THRESHOLD = 34.5

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from hiper.errors import MemoryLimitError
 
 ADVICE = (
-    "out of memory; what was saved stays. Draw fewer pictures at a time (--batch-size 1), fit with fewer noise levels"
+    "out of memory; what was saved stays. Draw fewer pictures at a time (--batch-size 1), fit with fewer timesteps"
     " per step (-o batch=1), use a smaller picture, or close other programs"
 )
 """What to do where a fit or an edit runs out of memory."""

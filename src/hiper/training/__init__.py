@@ -1,4 +1,4 @@
-"""The optimisation loop of a fit: noise levels, the denoising loss, checkpoints."""
+"""The optimisation loop of a fit: timesteps, the denoising loss, checkpoints."""
 
 import lazy_loader
 

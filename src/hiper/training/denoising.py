@@ -21,12 +21,12 @@ from hiper.training.noise_levels import Sampling, draw_levels, spread_levels
 EVALUATIONS = 8
 """Few: twice so many forward passes are what a short fit costs beside its steps."""
 AT_ONCE = 4
-"""Noise levels in a call of an evaluation, at least: half of what drawing four pictures under guidance takes."""
+"""Timesteps in a call of an evaluation, at least: half of what drawing four pictures under guidance takes."""
 _EVALUATION_SEED = 2303_08767
 
 
 def looked_at_once(batch: int) -> int:
-    """Return how many noise levels an evaluation takes in a call, where a step takes `batch`."""
+    """Return how many timesteps an evaluation takes in a call, where a step takes `batch`."""
     return max(batch, AT_ONCE)
 
 
@@ -54,11 +54,11 @@ class Denoising:
     weight: Tensor | None = None
 
     def loss(self, parameters: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
-        """Draw noise and noise levels; return the error, a scalar."""
+        """Draw noise and timesteps; return the error, a scalar."""
         return self._error(parameters, *self.draw(generator))
 
     def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Draw noise [batch, c, h, w] and noise levels [batch]."""
+        """Draw noise [batch, c, h, w] and timesteps [batch]."""
         noise = torch.randn(self.batch, *self.latents.shape[1:], generator=generator)
         return noise, draw_levels(generator, self.batch, self.bounds, self.sampling)
 

@@ -69,7 +69,7 @@ class FitTail:
                         "default": 4,
                         "min": 1,
                         "max": 64,
-                        "tooltip": "Noise levels per step; memory grows with it.",
+                        "tooltip": "Timesteps per step; memory grows with it.",
                     },
                 ),
                 "learning_rate": ("FLOAT", {**rate, "tooltip": "Adam's, falling to 0 along a cosine."}),

@@ -1,6 +1,6 @@
 """Fit a tail with ComfyUI's own model, text encoder and autoencoder; no weight is changed.
 
-arXiv:2303.08767, section 3, with the noise levels and the learning rate of hiper's default preset.
+arXiv:2303.08767, section 3, with the timesteps and the learning rate of hiper's default preset.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LOSS_SCALE = 2.0**16
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """batch: noise levels per step, one from each equal part of the range; seed: of all randomness."""
+    """batch: timesteps per step, one from each equal part of the range; seed: of all randomness."""
 
     rows: int
     steps: int

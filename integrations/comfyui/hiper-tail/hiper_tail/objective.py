@@ -58,7 +58,7 @@ class Objective:
 
     @property
     def levels(self) -> int:
-        """Number of noise levels; 0 is the cleanest."""
+        """Number of timesteps; 0 is the cleanest."""
         return len(self._base.model_sampling.sigmas)
 
     @property
@@ -80,7 +80,7 @@ class Objective:
         Args:
             rows: [1, length, embed].
             noise: [batch, channels, height, width].
-            t: [batch], indices of noise levels.
+            t: [batch], indices of timesteps.
         """
         sampling, device = self._base.model_sampling, self._latent.device
         sigma = sampling.sigmas.to(device)[t.to(device)]

@@ -35,7 +35,7 @@ from hiper.seeds import generator, resolve_seed
 from hiper.training import spread_levels
 
 LEVELS = 20
-"""Noise levels at which a given picture is read by default."""
+"""Timesteps at which a given picture is read by default."""
 
 
 def study_drawing(
