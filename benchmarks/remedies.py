@@ -48,7 +48,7 @@ SLOTS = 8
 
 _RAISED = "schedule=cosine,learning_rate=0.1"
 _HEAVY = f"{_RAISED},t_min=0.5"
-_KEPT = "schedule=cosine,t_min=0.5,unit=rows,norm=kept,learning_rate=0.15"
+_KEPT = "schedule=cosine,t_min=0.5,unit=embedding_rms,norm=kept,learning_rate=0.15"
 _MEAN = "hiper,init=caption,learning_rate=0.15,t_min=0.5"
 IDEAS: Mapping[str, Sequence[str]] = {
     "the paper's fit": [f"hiper:paper,num_train_steps={steps},{DRAWN}" for steps in (50, 200)] + [PAPER],

@@ -462,7 +462,7 @@ def test_no_entry_of_another_type_ends_in_a_traceback(tmp_path: Path) -> None:
 def test_a_file_without_a_tail_is_refused(tmp_path: Path) -> None:
     path = rewritten(tmp_path / "x.safetensors", {}, {"hiper.tale": torch.ones(5, 768)})
     assert "no tensor 'tail'" in refusal(path)
-    with pytest.raises(ArtifactError, match="1024 rows"):
+    with pytest.raises(ArtifactError, match="1024 token embeddings"):
         make(tensors={"tail": torch.ones(2000, 4)})
 
 

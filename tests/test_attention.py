@@ -266,7 +266,7 @@ def test_the_groups_share_all_attention(study: Study) -> None:
     found = group_figures(study.learnt.maps.whole, study.learnt.tokens, None)
     assert set(found) == {"start", "word", "end", "padding", "tail"}
     assert sum(each.mass for each in found.values()) == pytest.approx(1, abs=1e-5)
-    assert sum(each.mass for _, each in study.row_figures()) == pytest.approx(1, abs=1e-5)
+    assert sum(each.mass for _, each in study.token_figures()) == pytest.approx(1, abs=1e-5)
 
 
 def test_a_tail_that_is_the_padding_changes_nothing(sd1: SdBackbone) -> None:
@@ -297,7 +297,7 @@ def test_a_mask_and_the_rest_share_every_rows_attention(sd1: SdBackbone, artifac
     rest = mask.point(lambda level: 255 - level)
     inside, outside = (study_picture(sd1, artifact, picture, mask=each, levels=3) for each in (mask, rest))
     assert inside.subject_area == pytest.approx(24 / 64, abs=0.01)
-    for (_, one), (_, other) in zip(inside.row_figures(), outside.row_figures(), strict=True):
+    for (_, one), (_, other) in zip(inside.token_figures(), outside.token_figures(), strict=True):
         assert one.on_subject is not None
         assert other.on_subject is not None
         assert one.on_subject + other.on_subject == pytest.approx(1, abs=1e-4)
@@ -346,15 +346,15 @@ def test_the_page_needs_nothing_else_and_believes_no_text(sd1: SdBackbone, artif
 
 def test_the_record_is_json_with_every_row_layer_head_and_part(study: Study) -> None:
     record = json.loads(json.dumps(study.as_record(maps=True), allow_nan=False))
-    assert [row["kind"] for row in record["rows"]].count("tail") == 3
-    assert np.asarray([row["map"] for row in record["rows"]]).sum(0) == pytest.approx(
+    assert [row["kind"] for row in record["tokens"]].count("tail") == 3
+    assert np.asarray([row["map"] for row in record["tokens"]]).sum(0) == pytest.approx(
         np.ones((SIDE, SIDE)), abs=1e-3
     )
     assert [len(layer["heads"]) for layer in record["layers"]] == [2, 2, 2, 2]
     assert len(record["phases"]) == QUICK["num_inference_steps"]
     assert record["groups"]["learnt"]["tail"]["mass"] == pytest.approx(record["contrast"]["tail"]["mass"])
     assert "tail" not in record["groups"]["untouched"]
-    assert "map" not in study.as_record(maps=False)["rows"][0]  # type: ignore[index]
+    assert "map" not in study.as_record(maps=False)["tokens"][0]  # type: ignore[index]
 
 
 def test_progress_counts_both_runs(sd1: SdBackbone, artifact: Artifact) -> None:

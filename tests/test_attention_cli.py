@@ -40,7 +40,7 @@ def test_a_drawing_becomes_a_page_and_a_record(cli: Cli, tail: Path, tmp_path: P
     record = json.loads((out / "attention.json").read_text())
     assert record["prompt"] == "a dog on the grass"
     assert record["settings"]["num_inference_steps"] == 3
-    assert len(record["rows"][0]["map"]) == 16
+    assert len(record["tokens"][0]["map"]) == 16
     assert "a dog on the grass" in (out / "attention.html").read_text()
     again = cli("attention", tail, "--num-inference-steps", "3", "--out", out)
     again.refusal("attention.html", "exists")
@@ -55,7 +55,7 @@ def test_a_picture_is_read_with_its_mask(cli: Cli, tail: Path, picture: Path, tm
     assert (record["over"], record["subject_area"]) == ("picture", 1)
     assert record["prompt"] == Artifact.load(tail).caption
     assert record["groups"]["learnt"]["tail"]["on_subject"] == pytest.approx(1)
-    assert "map" not in record["rows"][0]
+    assert "map" not in record["tokens"][0]
     assert [Path(path).name for path in record["files"]] == ["attention.html", "attention.json"]
 
 

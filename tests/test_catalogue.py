@@ -48,7 +48,7 @@ def test_headers_count_what_the_modules_hold(model_folder: Path, sd1: SdBackbone
     assert said.parameters == {"float32": sum(held.values())}
     assert said.bytes == 4 * sum(held.values())
     assert said.denoiser == held["unet"]
-    assert (said.rows, said.width, said.licence) == (sd1.max_length, sd1.embed_dim, "")
+    assert (said.max_length, said.width, said.licence) == (sd1.max_length, sd1.embed_dim, "")
 
 
 def test_a_half_precision_copy_beside_the_weights_is_not_counted(model_folder: Path, tmp_path: Path) -> None:

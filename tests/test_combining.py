@@ -183,8 +183,8 @@ def test_what_cannot_be_put_together(artifact: Artifact, red: Artifact) -> None:
     wide = replace(artifact, tensors={"tail": torch.zeros(5, 48)}, caption="a wide dog")
     for changed, words in (
         (replace(artifact, method="imagic"), "learnt by imagic; allowed are tails of method hiper"),
-        (replace(artifact, family="sdxl"), "of sdxl with rows of 32; fit both on one model"),
-        (wide, "'a wide dog' of sd with rows of 48"),
+        (replace(artifact, family="sdxl"), "of sdxl with width 32; fit both on one model"),
+        (wide, "'a wide dog' of sd with width 48"),
         (replace(artifact, extra=of_v), "predicts epsilon, .* as predicting v_prediction"),
         (hiper.combine([artifact], negative=red), "already holds a negative tail"),
     ):
@@ -193,7 +193,7 @@ def test_what_cannot_be_put_together(artifact: Artifact, red: Artifact) -> None:
                 put_together([artifact, changed])
     with pytest.raises(ArtifactError, match="no artifact is given"):
         hiper.combine([])
-    with pytest.raises(ArtifactError, match="65 rows in all; allowed are 64"):
+    with pytest.raises(ArtifactError, match="65 token embeddings in all; allowed are 64"):
         hiper.combine([artifact] * 13)
 
 
@@ -209,7 +209,7 @@ def test_an_average_needs_fits_alike(artifact: Artifact, red: Artifact) -> None:
     assert hiper.average([scattered[0]] * 2).seed == 1
     elsewhere = replace(artifact, fingerprint=tuple(2 * value for value in artifact.fingerprint))
     for other, words in (
-        (red, "has rows 5 and 'a red cat' 3"),
+        (red, "has a tail of 5 and 'a red cat' 3"),
         (appended, "has placement replace and 'a standing dog' append"),
         (elsewhere, "whose weights differ"),
     ):

@@ -53,7 +53,7 @@ def test_a_tail_is_placed_where_hiper_places_it(comfy_pack: Any, placement: Any,
     given = [[rows, more]]
     ((placed, options),) = comfy_pack.placing.place_tail(given, tail, 0.7, placement)
     conditioning = Conditioning(token_embeddings=rows, num_tokens=3, prompt="")
-    assert torch.equal(placed, place_tail(conditioning, tail.rows * 0.7, placement).token_embeddings)
+    assert torch.equal(placed, place_tail(conditioning, tail.embeddings * 0.7, placement).token_embeddings)
     assert options == more
     assert options is not more
     assert given[0][0] is rows
@@ -76,7 +76,7 @@ def test_a_file_of_hiper_gives_the_rows_of_hipers_edit(
 def test_a_conditioning_of_another_model_is_refused(comfy_pack: Any, comfy: Host, artifact: Artifact) -> None:
     tail, _ = loaded(comfy_pack, comfy, artifact)
     node = comfy_pack.classes["HiperApplyTail"]()
-    with pytest.raises(ValueError, match="rows of 32 numbers, and this conditioning has rows of 2048"):
+    with pytest.raises(ValueError, match="32 numbers, and this conditioning has such of 2048"):
         node.apply([[torch.zeros(1, 77, 2048), {}]], tail, 0.8, "as fitted")
     with pytest.raises(ValueError, match="cannot replace"):
         node.apply([[torch.zeros(1, 4, 32), {}]], tail, 0.8, "replace")
@@ -139,8 +139,8 @@ def test_every_region_batch_and_range_gets_the_tail_and_keeps_the_rest(comfy_pac
     ]
     placed = comfy_pack.placing.place_tail(regions, tail, 0.8, "replace")
     assert [more for _, more in placed] == [more for _, more in regions]
-    assert all(torch.equal(rows[1, -5:], tail.rows * 0.8) for rows, _ in placed)
-    with pytest.raises(ValueError, match="no text rows"):
+    assert all(torch.equal(rows[1, -5:], tail.embeddings * 0.8) for rows, _ in placed)
+    with pytest.raises(ValueError, match="no token embeddings"):
         comfy_pack.placing.place_tail([[None, {}]], tail, 0.8, "replace")
 
 
@@ -154,7 +154,7 @@ def test_a_place_that_only_hiper_knows_is_refused(
     given = [[torch.zeros(1, 77, tiny.EMBED), {}]]
     with pytest.raises(ValueError, match=placement):
         node.apply(given, tail, 0.8, "as fitted")
-    assert node.apply(given, tail, 0.8, "append")[0][0][0].shape[1] == 77 + len(tail.rows)
+    assert node.apply(given, tail, 0.8, "append")[0][0][0].shape[1] == 77 + len(tail.embeddings)
 
 
 # files
@@ -266,7 +266,7 @@ def test_folders_below_and_the_names_name(comfy_pack: Any, comfy: Host, artifact
     assert comfy.shown == [(name, "7")]
     load = comfy_pack.classes["HiperLoadTail"]
     assert name in load.INPUT_TYPES()["required"]["file"][0]
-    assert torch.equal(load().load(name)[0].rows, tail.rows)
+    assert torch.equal(load().load(name)[0].embeddings, tail.embeddings)
 
 
 def test_a_file_system_without_hard_links(
@@ -284,7 +284,7 @@ def test_a_file_system_without_hard_links(
     taken.write_text("somebody else's")
     name = comfy_pack.classes["HiperSaveTail"]().save(tail, "dog")["result"][0]
     assert name == "dog_00002.safetensors"
-    assert torch.equal(comfy_pack.tail.load_tail(folder / name).rows, tail.rows)
+    assert torch.equal(comfy_pack.tail.load_tail(folder / name).embeddings, tail.embeddings)
     assert taken.read_text() == "somebody else's"
     assert {path.name for path in folder.iterdir()} == {"dog.safetensors", taken.name, name}
     with monkeypatch.context() as change:

@@ -50,8 +50,8 @@ def test_a_fit_as_comfyui_runs_it(comfy_pack: Any, comfy: Host, sd1: SdBackbone)
     assert all(torch.equal(weight, before[name]) for name, weight in unet.state_dict().items())
     assert not any(weight.requires_grad for weight in unet.parameters())
     assert (comfy.progress, len(comfy.loads)) == (40, 2)
-    assert torch.equal(tail.rows, again.rows)
-    assert (tail.rows.shape, tail.family, tail.placement) == ((4, tiny.EMBED), "sd", "replace")
+    assert torch.equal(tail.embeddings, again.embeddings)
+    assert (tail.embeddings.shape, tail.family, tail.placement) == ((4, tiny.EMBED), "sd", "replace")
 
 
 @pytest.mark.slow
@@ -69,7 +69,7 @@ def test_a_fit_learns_and_hiper_draws_with_it(comfy_pack: Any, comfy: Host, sd1:
     objective = comfy_pack.objective.Objective(model, latent, [caption.token_embeddings, more])
     with torch.no_grad():
         before = objective.loss(caption.token_embeddings, noise, t)
-        after = objective.loss(place_tail(caption, tail.rows, "replace").token_embeddings, noise, t)
+        after = objective.loss(place_tail(caption, tail.embeddings, "replace").token_embeddings, noise, t)
     assert after < before
     name = comfy_pack.classes["HiperSaveTail"]().save(tail, "dog")["ui"]["text"][0]
     saved = Artifact.load(comfy.models / "hiper" / name)
@@ -142,7 +142,7 @@ def test_an_inpainting_model_is_fitted(comfy_pack: Any, comfy: Host, sd1: SdBack
     config = {**sd1._pipe.unet.config, "in_channels": 9}
     unet = type(sd1._pipe.unet).from_config(config)
     tail = fit(comfy_pack, Model(sd1, unet=unet), steps=2)
-    assert bool(tail.rows.isfinite().all())
+    assert bool(tail.embeddings.isfinite().all())
 
 
 @pytest.mark.slow
@@ -203,7 +203,7 @@ def test_attention_without_a_backward_pass_is_left_out_of_the_fit(
         }
         model.model_options["transformer_options"] = override
     expected = fit(comfy_pack, Model(sd1), steps=3)
-    assert torch.equal(fit(comfy_pack, model, steps=3).rows, expected.rows)
+    assert torch.equal(fit(comfy_pack, model, steps=3).embeddings, expected.embeddings)
 
 
 class Streamed(Model):
@@ -262,9 +262,11 @@ def with_patch(sd1: SdBackbone, patch: Any) -> Model:
 
 @pytest.mark.slow
 def test_a_patch_that_writes_into_activations(comfy_pack: Any, comfy: Host, sd1: SdBackbone) -> None:
-    found = fit(comfy_pack, with_patch(sd1, in_place), steps=3).rows
-    assert torch.allclose(found, fit(comfy_pack, with_patch(sd1, out_of_place), steps=3).rows, atol=1e-6)
-    assert not torch.allclose(found, fit(comfy_pack, Model(sd1), steps=3).rows, atol=1e-6)
+    found = fit(comfy_pack, with_patch(sd1, in_place), steps=3).embeddings
+    assert torch.allclose(
+        found, fit(comfy_pack, with_patch(sd1, out_of_place), steps=3).embeddings, atol=1e-6
+    )
+    assert not torch.allclose(found, fit(comfy_pack, Model(sd1), steps=3).embeddings, atol=1e-6)
 
 
 def test_a_patch_that_lets_no_gradient_through_is_told(comfy_pack: Any, comfy: Host, sd1: SdBackbone) -> None:
@@ -278,10 +280,10 @@ def test_a_patch_that_draws_random_numbers(comfy_pack: Any, comfy: Host, sd1: Sd
     """As HyperTile: the fit's seed decides them, and the next node finds the generator as it was."""
     state = torch.get_rng_state()
     model = with_patch(sd1, lambda h, hsp, _: (h * (1 + torch.rand(1)), hsp))
-    first = fit(comfy_pack, model, steps=3).rows
+    first = fit(comfy_pack, model, steps=3).embeddings
     torch.rand(7)
     torch.set_rng_state(state)
-    assert torch.equal(fit(comfy_pack, model, steps=3).rows, first)
+    assert torch.equal(fit(comfy_pack, model, steps=3).embeddings, first)
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -293,7 +295,9 @@ def test_a_wrapper_around_the_model_is_called(comfy_pack: Any, comfy: Host, sd1:
         return apply_model(given["input"], given["timestep"], **given["c"])
 
     model.model_options["model_function_wrapper"] = wrapper
-    assert torch.equal(fit(comfy_pack, model, steps=2).rows, fit(comfy_pack, Model(sd1), steps=2).rows)
+    assert torch.equal(
+        fit(comfy_pack, model, steps=2).embeddings, fit(comfy_pack, Model(sd1), steps=2).embeddings
+    )
     assert calls == [2, 2]
 
 
@@ -326,7 +330,7 @@ def test_inputs_that_do_not_go_together(
 @pytest.mark.parametrize(
     ("config", "embed", "expected"),
     [
-        ({"context_dim": 768}, 2048, "takes text rows of 768 numbers and the CLIP gives 2048"),
+        ({"context_dim": 768}, 2048, "takes token embeddings of 768 numbers and the CLIP gives 2048"),
         ({"image_model": "flux"}, 4096, "4096 numbers cannot be fitted"),
         ({"image_model": "hydit"}, 1024, "1024 numbers cannot be fitted"),
         ({"image_model": "omnigen2"}, 2048, "2048 numbers cannot be fitted"),

@@ -89,7 +89,7 @@ def test_a_step_in_units_of_the_rows_grows_with_them(subject: Subject) -> None:
         backbone = SdBackbone.from_pipeline(pipe)
         own = take_tail(backbone.encode("a standing dog"), 5)
         fitted = hiper.fit(
-            backbone, subject, num_train_steps=1, learning_rate=0.01, unit="rows", norm="free"
+            backbone, subject, num_train_steps=1, learning_rate=0.01, unit="embedding_rms", norm="free"
         ).tensors["tail"]
         moved.append(float((fitted - own).abs().median()))
         assert moved[-1] == pytest.approx(0.01 * float(own.square().mean().sqrt()), rel=0.02)

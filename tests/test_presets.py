@@ -14,10 +14,10 @@ from hiper.backbones.sd import SdBackbone
 from hiper.errors import HiperWarning, OptionError
 from hiper.images import Subject
 from hiper.methods import PresetFile, get_method, suited, untuned
-from hiper.options import method_names
+from hiper.options import current_names, method_names
 from tests import tiny
 
-FOUND: dict[str, Any] = {"num_train_steps": 7, "batch": 2, "learning_rate": 0.03, "unit": "rows"}
+FOUND: dict[str, Any] = {"num_train_steps": 7, "batch": 2, "learning_rate": 0.03, "unit": "embedding_rms"}
 
 
 @pytest.fixture
@@ -106,3 +106,13 @@ def test_what_is_no_preset_is_told_in_a_line(file: Path, tmp_path: Path) -> None
     file.write_text(json.dumps(record))
     with pytest.raises(OptionError, match="is for method hiper, not sdedit"):
         get_method("sdedit").options(str(file))
+
+
+def test_an_earlier_value_of_an_option_is_read_with_a_note() -> None:
+    notes: list[str] = []
+    assert current_names({"unit": "rows", "batch": 2}, {}, notes) == {"unit": "embedding_rms", "batch": 2}
+    (note,) = notes
+    assert "embedding_rms" in note
+    with pytest.warns(HiperWarning, match="embedding_rms"):
+        options = get_method("hiper").options("published", unit="rows")
+    assert options.as_mapping()["unit"] == "embedding_rms"

@@ -27,7 +27,7 @@ def test_the_embedded_model_passes(cli: Cli) -> None:
     done = cli("selfcheck", "--backbone", "critters", "--steps", "3", "--json")
     found = json.loads(done.out)
     assert done.status == 0
-    assert (found["family"], found["rows"], found["embed"], found["steps"]) == ("sd", 77, 128, 3)
+    assert (found["family"], found["max_length"], found["embed"], found["steps"]) == ("sd", 77, 128, 3)
     assert found["loss_after"] < found["loss_before"]
     # A tail moves a picture, and less than other noise does
     assert 0 < found["sensitivity"]["tail"] < found["sensitivity"]["seed"]

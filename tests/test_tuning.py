@@ -118,4 +118,4 @@ def test_the_command_writes_what_fit_takes_by_name(
     refused = cli("tune", dog, *common, "--out", "paper")
     assert refused.status == 2
     assert "--out is 'paper', which is a preset of the method's own" in refused.err
-    assert get_method("hiper").options("mine").as_mapping()["unit"] == "rows"
+    assert get_method("hiper").options("mine").as_mapping()["unit"] == "embedding_rms"

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from hiper.analysis.sensitivity import ROWS, Sensitivity, sensitivity
 from hiper.analysis.sensitivity import STEPS as DRAWING_STEPS
+from hiper.analysis.sensitivity import TAIL, Sensitivity, sensitivity
 from hiper.backbones import Backbone
 from hiper.images import Subject
 from hiper.methods import fit
@@ -29,7 +29,7 @@ class SelfCheck:
         backbone: The model's name.
         revision: Of a model from the Hub.
         family: Of the model.
-        rows: Token embeddings of a prompt.
+        max_length: Token embeddings of a prompt.
         embed: Their width.
         placement: Where the tail went.
         objective: What the model predicts.
@@ -50,7 +50,7 @@ class SelfCheck:
     backbone: str
     revision: str
     family: str
-    rows: int
+    max_length: int
     embed: int
     placement: str
     objective: str
@@ -95,7 +95,7 @@ def selfcheck(
         backbone,
         subject,
         num_train_steps=steps,
-        tail=ROWS,
+        tail=TAIL,
         callback=lambda record: progress("fitting", record.step, record.steps),
     )
     progress("drawing", 0, 0)
@@ -106,7 +106,7 @@ def selfcheck(
         backbone=backbone.id,
         revision=backbone.revision,
         family=backbone.family,
-        rows=backbone.max_length,
+        max_length=backbone.max_length,
         embed=backbone.embed_dim,
         placement=str(artifact.options["placement"]),
         objective=backbone.objective,

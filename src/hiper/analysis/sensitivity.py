@@ -13,9 +13,9 @@ from hiper.conditioning import Conditioning, place_tail, take_tail
 from hiper.metrics import picture_distance
 
 SENTENCE, OTHER = "a standing dog", "a pencil sketch of a blue cat in the snow"
-"""What is drawn, and whose last rows are put in; words that every model knows, the embedded one included."""
+"""What is drawn, and whose last token embeddings are put in; words that every model knows, the embedded one too."""
 
-ROWS, PICTURES, STEPS = 5, 4, 20
+TAIL, PICTURES, STEPS = 5, 4, 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ def sensitivity(
     *,
     sentence: str = SENTENCE,
     other: str = OTHER,
-    rows: int = ROWS,
+    tail: int = TAIL,
     pictures: int = PICTURES,
 ) -> Sensitivity:
     """Draw a prompt with its own last token embeddings and with those of another, from the same seeds.
@@ -54,11 +54,11 @@ def sensitivity(
         backbone: The model.
         sentence: The prompt.
         other: The other prompt.
-        rows: How many token embeddings.
+        tail: How many token embeddings.
         pictures: 2 or more.
     """
     plain = backbone.encode(sentence)
-    moved = place_tail(plain, take_tail(backbone.encode(other), rows), backbone.placement)
+    moved = place_tail(plain, take_tail(backbone.encode(other), tail), backbone.placement)
     seeds = range(pictures)
     before, after = _drawn(backbone, plain, seeds), _drawn(backbone, moved, seeds)
     by_tail = [picture_distance(one, two) for one, two in zip(before, after, strict=True)]

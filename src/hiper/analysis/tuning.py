@@ -2,7 +2,7 @@
 
 A setting is judged by the loss on pairs of noise and timestep held fixed: that of a single step says
 nothing (DVAR, arXiv:2302.04841). It is the picture's own loss, so it says how well the subject is learnt, not how well
-it can be edited; the rows keep their lengths meanwhile, which is what holds edits together.
+it can be edited; the token embeddings keep their norms meanwhile, which is what holds edits together.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ RULES: Mapping[str, object] = {
     "schedule": "constant",
     "keep": "mean",
     "sampling": "stratified",
-    "unit": "rows",
+    "unit": "embedding_rms",
     "norm": "kept",
     "t_min": 0.5,
 }

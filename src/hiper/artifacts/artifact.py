@@ -28,7 +28,7 @@ from hiper.artifacts.sharing import WEIGHT_NAME, find_shared, push_shared, save_
 from hiper.backbones import MODELSPEC, OPTION, Prediction, parse_prediction
 from hiper.conditioning import TAIL
 from hiper.errors import ArtifactError, HiperWarning
-from hiper.files import MAX_HEADER, ROWS, WEIGHTS, Limits, TensorFile, atomic_write, foreign_kind
+from hiper.files import EMBEDDINGS, MAX_HEADER, WEIGHTS, Limits, TensorFile, atomic_write, foreign_kind
 from hiper.options import method_names
 
 if TYPE_CHECKING:
@@ -41,13 +41,13 @@ SOURCE = f"{PREFIX}source"
 """Tensor of the picture's latents."""
 
 TAILS = ("hiper",)
-"""Methods whose tensors are text rows; their files are small, and read within narrow limits."""
+"""Methods whose tensors are token embeddings; their files are small, and read within narrow limits."""
 
 LARGEST_SOURCE = 2**24
 """Numbers in the latents of a source; those of a picture of 4096 x 4096 pixels have 2**22."""
 
-LARGEST_ROWS = 1024
-"""Rows of a tensor; models read 512 at most."""
+LARGEST_LENGTH = 1024
+"""Token embeddings in a tensor; models read 512 at most."""
 
 FINGERPRINT_TOLERANCE = 0.004
 """Relative root mean square: more than float16 or bfloat16 costs, less than any training changes."""
@@ -80,7 +80,7 @@ class Artifact(ArtifactHeader):
 
     @property
     def embed_dim(self) -> int | None:
-        """Width of the rows: numbers per token; None for a method that learns something else."""
+        """Numbers per token embedding; None for a method that learns something else."""
         return next(iter(self.tensors.values())).shape[1] if self.method in TAILS else None
 
     @property
@@ -287,8 +287,8 @@ def check_family(artifact: Artifact, backbone: Backbone) -> None:
     if not fits(artifact, backbone):
         embed = artifact.embed_dim or backbone.embed_dim
         raise ArtifactError(
-            f"fitted on {artifact.backbone} ({artifact.family}, rows of {embed}), but {backbone.id}"
-            f" is {backbone.family} with rows of {backbone.embed_dim}; use that model, or fit again on this one"
+            f"fitted on {artifact.backbone} ({artifact.family}, token embeddings of width {embed}), but {backbone.id}"
+            f" is {backbone.family} of width {backbone.embed_dim}; use that model, or fit again on this one"
         )
 
 
@@ -332,7 +332,7 @@ def _unprefixed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _limits(method: str) -> Limits:
     """Return what may be read of a file: much of it only where an installed method needs it."""
-    return WEIGHTS if method in method_names() and method not in TAILS else ROWS
+    return WEIGHTS if method in method_names() and method not in TAILS else EMBEDDINGS
 
 
 def _checked_tensors(tensors: Mapping[str, Tensor], limits: Limits) -> dict[str, Tensor]:
@@ -363,14 +363,16 @@ def _checked_source(source: Tensor) -> Tensor:
 
 def _check_rows(tensors: Mapping[str, Tensor]) -> None:
     for name, tensor in tensors.items():
-        if tensor.dim() != 2 or len(tensor) > LARGEST_ROWS:
+        if tensor.dim() != 2 or len(tensor) > LARGEST_LENGTH:
             raise ArtifactError(
-                f"tensor {name!r} has shape {list(tensor.shape)}; allowed is [rows, embed], 1 or more each, and"
-                f" {LARGEST_ROWS} rows"
+                f"tensor {name!r} has shape {list(tensor.shape)}; allowed is [sequence_length, embed_dim], 1"
+                f" or more each, and {LARGEST_LENGTH} token embeddings"
             )
     widths = {tensor.shape[1] for tensor in tensors.values()}
     if len(widths) > 1:
-        raise ArtifactError(f"rows of {' and '.join(map(str, sorted(widths)))} numbers; allowed is one width")
+        raise ArtifactError(
+            f"token embeddings of widths {' and '.join(map(str, sorted(widths)))}; allowed is one width"
+        )
     if TAIL not in tensors:
         raise ArtifactError(
             f"it holds no tensor {TAIL!r} but {', '.join(map(repr, sorted(tensors)[:3]))}; name the file that"
@@ -380,6 +382,6 @@ def _check_rows(tensors: Mapping[str, Tensor]) -> None:
 
 def _described(tensors: Mapping[str, Tensor]) -> dict[str, object]:
     """Return shapes by name; of a whole denoiser only its size."""
-    if len(tensors) > ROWS.tensors:
+    if len(tensors) > EMBEDDINGS.tensors:
         return {"count": len(tensors), "numbers": sum(tensor.numel() for tensor in tensors.values())}
     return {name: list(tensor.shape) for name, tensor in tensors.items()}

@@ -22,7 +22,7 @@ from hiper.errors import ArtifactError, HiperWarning, OptionError
 from hiper.options import Value, check_number, resolve_strength
 
 LARGEST_TAIL = 64
-"""Rows of a combined tail."""
+"""Token embeddings of a combined tail."""
 
 SEPARATOR = " + "
 """Between the captions of a combined artifact."""
@@ -62,7 +62,9 @@ def combine(
     placed = effective or [(each, 1.0) for each in artifacts]
     tail = side_by_side([each.tensors[TAIL] for each, _ in placed], [factor for _, factor in placed])
     if len(tail) > LARGEST_TAIL:
-        raise ArtifactError(f"{len(tail)} rows in all; allowed are {LARGEST_TAIL}: take fewer artifacts")
+        raise ArtifactError(
+            f"{len(tail)} token embeddings in all; allowed are {LARGEST_TAIL}: take fewer artifacts"
+        )
     tensors = {TAIL: tail}
     parts = [_part(each, strength=factor) for each, factor in zip(artifacts, factors, strict=True)]
     if negative is not None:
@@ -76,7 +78,7 @@ def combine(
 
 
 def average(artifacts: Sequence[Artifact], *, weights: Sequence[float] | None = None) -> Artifact:
-    """Average the tails of several pictures of one subject, row by row, into one tail of the same size.
+    """Average the tails of several pictures of one subject, embedding by embedding, into one tail of the same size.
 
     The result keeps all captions, joined, the options in which all agree, and the first one's editing defaults.
 
@@ -145,8 +147,8 @@ def _check_alike(artifacts: Sequence[Artifact]) -> None:
             )
         if (each.family, each.embed_dim) != (first.family, first.embed_dim):
             raise ArtifactError(
-                f"{first.caption!r} is of {first.family} with rows of {first.embed_dim}, {each.caption!r} of"
-                f" {each.family} with rows of {each.embed_dim}; fit both on one model"
+                f"{first.caption!r} is of {first.family} with token embeddings of width {first.embed_dim},"
+                f" {each.caption!r} of {each.family} with width {each.embed_dim}; fit both on one model"
             )
         said = first.prediction_type, each.prediction_type
         if None not in said and said[0] != said[1] and not _far(first, each):
@@ -160,7 +162,7 @@ def _check_same_fit(artifacts: Sequence[Artifact]) -> None:
     first = artifacts[0]
     for each in artifacts[1:]:
         for name, ours, theirs in (
-            ("rows", len(first.tensors[TAIL]), len(each.tensors[TAIL])),
+            ("a tail of", len(first.tensors[TAIL]), len(each.tensors[TAIL])),
             ("placement", _places(first), _places(each)),
         ):
             if ours != theirs:

@@ -23,7 +23,7 @@ from hiper.images import clean_text
 if TYPE_CHECKING:
     from hiper.backbones import Backbone
 
-MAX_ROWS = 64
+MAX_LENGTH = 64
 
 
 def import_reference(path: str | Path, *, backbone: Backbone, caption: str) -> Artifact:
@@ -72,19 +72,21 @@ def _tail(value: object, backbone: Backbone) -> Tensor:
     if isinstance(value, Mapping):
         raise ArtifactError(f"not a tail but {foreign_kind([str(name) for name in value])}")
     if not isinstance(value, Tensor):
-        raise ArtifactError(f"it holds a {type(value).__name__}; allowed is one tensor [rows, embed]")
+        raise ArtifactError(
+            f"it holds a {type(value).__name__}; allowed is one tensor [sequence_length, embed_dim]"
+        )
     if value.layout != torch.strided or value.device.type != "cpu":
         raise ArtifactError(
             f"its tensor is {value.layout} on {value.device}; allowed is a dense one with values"
         )
     match list(value.shape):
-        case [rows, embed] | [1, rows, embed] if 1 <= rows <= MAX_ROWS:
-            tail = value.reshape(rows, embed)
+        case [length, embed] | [1, length, embed] if 1 <= length <= MAX_LENGTH:
+            tail = value.reshape(length, embed)
         case shape:
-            raise ArtifactError(f"its tensor has shape {shape}; allowed is [1 to {MAX_ROWS} rows, embed]")
+            raise ArtifactError(f"its tensor has shape {shape}; allowed is [1 to {MAX_LENGTH}, embed_dim]")
     if embed != backbone.embed_dim:
         raise ArtifactError(
-            f"its rows have {embed} numbers and those of {backbone.id} {backbone.embed_dim};"
+            f"its token embeddings have {embed} numbers and those of {backbone.id} {backbone.embed_dim};"
             " name the model that it was fitted on"
         )
     return tail

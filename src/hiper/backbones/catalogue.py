@@ -39,7 +39,7 @@ class LocalModel:
 
     Attributes:
         name: For --backbone.
-        rows: Token embeddings of a prompt; None where its files do not say.
+        max_length: Token embeddings of a prompt; None where its files do not say.
         width: Of a token embedding, likewise.
         parameters: Numbers in its weights, by the dtype they are stored in.
         bytes: Of all weights.
@@ -49,7 +49,7 @@ class LocalModel:
 
     name: str
     declared: Declared
-    rows: int | None
+    max_length: int | None
     width: int | None
     parameters: Mapping[str, int]
     bytes: int
@@ -117,7 +117,7 @@ def describe(name: str, folder: Path) -> LocalModel:
     return LocalModel(
         name=name,
         declared=declared,
-        rows=declared.max_length or _tokens(folder, declared),
+        max_length=declared.max_length or _tokens(folder, declared),
         width=next((config[each] for each in _WIDTHS if isinstance(config.get(each), int)), None),
         parameters=stored,
         bytes=sum(count.bytes for numbers in counts.values() for count in numbers.values()),
@@ -154,7 +154,7 @@ def _product(shape: list[int]) -> int:
 
 
 def _tokens(folder: Path, declared: Declared) -> int | None:
-    """Return what the tokenizer takes, where that is the number of rows: CLIP's in front of a UNet."""
+    """Return what the tokenizer takes, where that is the number of token embeddings: CLIP's in front of a UNet."""
     if declared.denoiser != "unet":
         return None
     length = _json(folder / "tokenizer" / "tokenizer_config.json").get("model_max_length")

@@ -82,7 +82,7 @@ def _described(model: LocalModel) -> list[str]:
     preset = suited(model.name, EVIDENCE)
     return [
         f"{model.declared.pipeline}, licence: {model.licence or 'see its page'}",
-        f"prompt: {model.rows or 'any number of'} tokens of width {model.width}; tail: {model.declared.placement}",
+        f"prompt: {model.max_length or 'any number of'} tokens, width {model.width}; tail: {model.declared.placement}",
         f"weights: {size(model.bytes)} ({stored})",
         f"preset of a fit: {preset}, {EVIDENCE[preset]}",
         f"memory of a fit: the denoiser, {half} in bfloat16 or {full} in float32, and the activations of a step",

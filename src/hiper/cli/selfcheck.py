@@ -59,8 +59,8 @@ def _lines(found: SelfCheck, hardware: Hardware) -> Iterator[str]:
     quantised = f", {hardware.quantise}" if hardware.quantise else ""
     yield f"model        {found.backbone} {found.revision}".rstrip()
     yield (
-        f"family       {found.family}: {found.rows} x {found.embed} token embeddings, placement {found.placement},"
-        f" {found.objective}, {found.resolution} pixels"
+        f"family       {found.family}: {found.max_length} x {found.embed} token embeddings,"
+        f" placement {found.placement}, {found.objective}, {found.resolution} pixels"
     )
     yield f"device       {found.device}, {found.dtype}{quantised}, memory {hardware.memory}"
     yield f"loss         {found.loss_before:.4f} -> {found.loss_after:.4f} ({gain:+z.2%}) in {found.steps} steps"

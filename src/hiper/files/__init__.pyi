@@ -22,8 +22,8 @@ from .kinds import readable_formats as readable_formats
 from .memory_errors import ADVICE as ADVICE
 from .memory_errors import is_out_of_memory as is_out_of_memory
 from .memory_errors import loading_in_memory as loading_in_memory
+from .tensor_file import EMBEDDINGS as EMBEDDINGS
 from .tensor_file import MAX_BYTES as MAX_BYTES
-from .tensor_file import ROWS as ROWS
 from .tensor_file import WEIGHTS as WEIGHTS
 from .tensor_file import Limits as Limits
 from .tensor_file import TensorFile as TensorFile

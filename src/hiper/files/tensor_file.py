@@ -27,7 +27,7 @@ _FLOATS = ("F64", "F32", "F16", "BF16")
 _MEND = "copy it again, or make it anew"
 
 _TEXTUAL_INVERSION = (
-    "a textual inversion, words for the text encoder's input where a tail is rows of its output;"
+    "a textual inversion, words for the text encoder's input where a tail is of its output;"
     " load it by pipe.load_textual_inversion"
 )
 _FOREIGN: tuple[tuple[tuple[str, ...], str], ...] = (
@@ -53,7 +53,7 @@ class Limits:
     bytes: int
 
 
-ROWS = Limits(tensors=64, bytes=MAX_BYTES)
+EMBEDDINGS = Limits(tensors=64, bytes=MAX_BYTES)
 WEIGHTS = Limits(tensors=10_000, bytes=64_000_000_000)
 """A whole denoiser. No more memory is taken than the file has bytes, twice that in half precision."""
 
@@ -97,7 +97,7 @@ class TensorFile:
         dtypes = {name: _dtype(entry) for name, entry in header.items()}
         return cls(source=source, dtypes=dtypes, metadata=metadata)
 
-    def tensors(self, limits: Limits = ROWS) -> dict[str, Tensor]:
+    def tensors(self, limits: Limits = EMBEDDINGS) -> dict[str, Tensor]:
         """Read all tensors as float32 on the CPU.
 
         Raises:
@@ -124,7 +124,7 @@ class TensorFile:
 
 def read_capped(source: Path | bytes) -> bytes:
     """Return the whole file; ArtifactError if it cannot be read, is empty or has more than 64 MB."""
-    _checked_size(source, ROWS)
+    _checked_size(source, EMBEDDINGS)
     with _opened(source) as file:
         return file.read(MAX_BYTES)
 

@@ -23,7 +23,7 @@ SETTINGS, PARAMETERS, ARTIFACT, DEMO = "hiper", "parameters", "hiper.artifact", 
 """Names of the text chunks; the last one, for pictures of `hiper demo` that no edit drew, holds its seed."""
 
 LARGEST_ARTIFACT = 131_072
-"""Bytes of an artifact that is embedded; five rows of 4096 numbers, the widest in use, take some 90 000."""
+"""Bytes of an artifact that is embedded; five token embeddings of 4096 numbers, the widest in use, take some 90 000."""
 LARGEST_SOURCE_BYTES = 600_000
 """Bytes that the source's latents may take beside it, where they were kept; FLUX's take 524 288."""
 

@@ -63,7 +63,7 @@ PRESETS: Mapping[str, Mapping[str, object]] = {
         "num_train_steps": 40,
         "batch": 1,
         "learning_rate": 0.08,
-        "unit": "rows",
+        "unit": "embedding_rms",
         "norm": "kept",
         "schedule": "constant",
         "keep": "mean",
@@ -105,9 +105,10 @@ class HiPerOptions(KeepingOptions):
         ),
     ] = "caption"
     unit: Annotated[
-        Literal["numbers", "rows"],
+        Literal["numbers", "embedding_rms"],
         Spec(
-            "of the learning rate: numbers, or rows: the root mean square of the caption's last token embeddings"
+            "of the learning rate: numbers, or embedding_rms: the root mean square of the caption's last token"
+            " embeddings"
         ),
     ] = "numbers"
     norm: Annotated[
@@ -246,7 +247,7 @@ def _objective(
 
 def _config(backbone: Backbone, options: HiPerOptions, own: Tensor) -> TrainingConfig:
     """own: the caption's last token embeddings [tail, embed_dim], by which a learnt one is measured."""
-    unit = float(own.square().mean().sqrt()) if options.unit == "rows" else 1.0
+    unit = float(own.square().mean().sqrt()) if options.unit == "embedding_rms" else 1.0
     return training_config(
         options,
         backbone,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from hiper.errors import OptionError
 
@@ -21,10 +21,14 @@ EARLIER_FIT: Mapping[str, str] = {
 """Options of methods: earlier name -> name."""
 
 
+EARLIER_VALUES: Mapping[tuple[str, str], str] = {("unit", "rows"): "embedding_rms"}
+"""Values of settings: name and earlier value -> value."""
+
+
 def current_names(
     values: Mapping[str, V], earlier: Mapping[str, str], notes: list[str] | None = None
 ) -> dict[str, V]:
-    """Return settings under their present names.
+    """Return settings under their present names, and with the present names of their values.
 
     Args:
         values: By name, present or earlier.
@@ -41,5 +45,14 @@ def current_names(
             raise OptionError(f"{new} is given twice, also as {name}, its earlier name; keep one of them")
         if new != name and notes is not None:
             notes.append(f"{name} is now called {new}; use the new name")
-        current[new] = value
+        current[new] = _current_value(new, value, notes)
     return current
+
+
+def _current_value(name: str, value: V, notes: list[str] | None) -> V:
+    new = EARLIER_VALUES.get((name, value)) if isinstance(value, str) else None
+    if new is None:
+        return value
+    if notes is not None:
+        notes.append(f"{name}={value} is now called {name}={new}; use the new name")
+    return cast(V, new)

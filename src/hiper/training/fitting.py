@@ -337,7 +337,7 @@ class _Trainer:
         if not any(gradient is not None and bool(gradient.any()) for gradient in gradients):
             raise FitError(
                 f"{next(iter(self._parameters))} received no gradient in the first step: the model does not look at"
-                " these rows, or half precision underflows; try another placement, or dtype=float32"
+                " these embeddings, or half precision underflows; try another placement, or dtype=float32"
             )
         self._seen_gradient = True
 

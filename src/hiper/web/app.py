@@ -74,7 +74,7 @@ def _wire_learning(learning: Learning, page: LearnPage, everything: list[Any]) -
         page.caption,
         page.preset,
         page.steps,
-        page.rows,
+        page.tail,
         page.rate,
         page.seed,
         page.previews,
@@ -82,7 +82,7 @@ def _wire_learning(learning: Learning, page: LearnPage, everything: list[Any]) -
     began = page.start.click(learning.began, None, everything, **_AT_ONCE, **_QUIET)
     running = began.then(learning.learn, inputs, everything, **_AT_ONCE, **_QUIET)
     running.failure(learning.idle, None, everything, **_AT_ONCE, **_QUIET)
-    numbers = [page.steps, page.rows, page.rate]
+    numbers = [page.steps, page.tail, page.rate]
     page.preset.input(learning.preset_chosen, [page.preset], numbers, **_AT_ONCE, **_QUIET)
     page.stop.click(learning.stop, None, everything, **_AT_ONCE, **_QUIET)
 
@@ -97,7 +97,7 @@ def _wire_drawing(drawing: DrawHandlers, page: DrawPage, choice: Any, drawn: Any
 
 
 _TYPED = {
-    LearnPage: {"preset", "steps", "rows", "rate", "seed", "previews"},
+    LearnPage: {"preset", "steps", "tail", "rate", "seed", "previews"},
     DrawPage: {"sentences", "images", "seed", "negative", "candidates", "show_mask"},
     LibraryPage: set[str](),
 }

@@ -64,7 +64,7 @@ class LearnPage:
                     suited = "default" if embedded else untuned(HiPer.presets)
                     self.preset = gr.Dropdown(list(HiPer.presets), value=suited, label="Preset")
                     self.steps = _number("num_train_steps", "Steps", suited)
-                    self.rows = _number("tail", "Rows", suited)
+                    self.tail = _number("tail", "Token embeddings", suited)
                     self.rate = _number("learning_rate", "Learning rate", suited, precision=None)
                     self.seed = gr.Number(0, label="Seed of the fit", precision=0, info="-1 draws one.")
             with gr.Column(scale=5, min_width=300):

@@ -96,14 +96,14 @@ class Learning:
         caption: str,
         preset: str,
         steps: int | None,
-        rows: int | None,
+        tail: int | None,
         rate: float | None,
         seed: int | None,
         previews: bool,
         request: gr.Request,
     ) -> Iterator[Update]:
         """Fit, showing progress, and add the subject to the library."""
-        given = {"num_train_steps": steps, "tail": rows, "learning_rate": rate, "seed": seed}
+        given = {"num_train_steps": steps, "tail": tail, "learning_rate": rate, "seed": seed}
         try:
             with Reported():
                 subject = _subject(picture, caption)
@@ -121,7 +121,7 @@ class Learning:
     def preset_chosen(self, preset: str) -> Update:
         """Show the preset's numbers, which can then be changed."""
         page = self._page
-        numbers = {page.steps: "num_train_steps", page.rows: "tail", page.rate: "learning_rate"}
+        numbers = {page.steps: "num_train_steps", page.tail: "tail", page.rate: "learning_rate"}
         return {part: preset_value(preset, name) for part, name in numbers.items()}
 
     def stop(self, request: gr.Request) -> Update:

@@ -53,15 +53,22 @@ class FitTail:
                 ),
                 "rows": (
                     "INT",
-                    {"default": 5, "min": 1, "max": 64, "tooltip": "Text rows to learn; 5 as in the paper."},
+                    {
+                        "default": 5,
+                        "min": 1,
+                        "max": 64,
+                        "tooltip": "Token embeddings to learn; 5 as in the paper.",
+                    },
                 ),
                 "placement": (
                     list(PLACEMENTS),
-                    {"tooltip": "Where Apply Tail puts them: instead of the last rows, or behind all rows."},
+                    {
+                        "tooltip": "Where Apply Tail puts them: instead of the last token embeddings, or behind all."
+                    },
                 ),
                 "steps": (
                     "INT",
-                    {"default": 200, "min": 1, "max": 100_000, "tooltip": "Updates of the rows."},
+                    {"default": 200, "min": 1, "max": 100_000, "tooltip": "Updates of the token embeddings."},
                 ),
                 "batch": (
                     "INT",

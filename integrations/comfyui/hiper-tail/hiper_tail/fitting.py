@@ -29,7 +29,7 @@ LOSS_SCALE = 2.0**16
 class TrainingConfig:
     """batch: timesteps per step, one from each equal part of the range; seed: of all randomness."""
 
-    rows: int
+    tail: int
     steps: int
     batch: int
     learning_rate: float
@@ -40,19 +40,19 @@ class TrainingConfig:
 def fit(
     objective: Objective, start: Tensor, config: TrainingConfig, callback: Callable[[int, float], None]
 ) -> Tensor:
-    """Return the fitted rows [tail, embed], float32 on the CPU.
+    """Return the fitted token embeddings [tail, embed], float32 on the CPU.
 
     Args:
         objective: of the picture and its caption.
-        start: the caption's own text rows [1, length, embed], whose last rows the tail starts from.
+        start: the caption's own token embeddings [1, length, embed], whose last token embeddings the tail starts from.
         config: how long, how fast, from which seed.
         callback: gets step and loss after each step; may raise to stop.
 
     Raises:
-        ValueError: the loss leaves the finite numbers, or no gradient reaches the text rows.
+        ValueError: the loss leaves the finite numbers, or no gradient reaches the token embeddings.
     """
-    rows = start.detach().float().clone()
-    tail = rows[0, -config.rows :].clone().requires_grad_()
+    embeddings = start.detach().float().clone()
+    tail = embeddings[0, -config.tail :].clone().requires_grad_()
     optimizer = torch.optim.Adam([tail], lr=config.learning_rate)
     generator = torch.Generator().manual_seed(config.seed)
     scale = LOSS_SCALE if objective.is_float16 else 1.0
@@ -65,7 +65,7 @@ def fit(
 
         def loss_of_tail(noise: Tensor = noise, t: Tensor = t) -> Tensor:
             own = Tail(tail, {f"{PREFIX}family": ""})
-            return objective.loss(place_tail([[rows, {}]], own, 1.0, config.placement)[0][0], noise, t)
+            return objective.loss(place_tail([[embeddings, {}]], own, 1.0, config.placement)[0][0], noise, t)
 
         value, tail.grad, scale = _loss_and_gradient(loss_of_tail, tail, scale, objective.is_patched)
         if not math.isfinite(value) or not bool(tail.grad.isfinite().all()):
@@ -133,7 +133,7 @@ def header(config: TrainingConfig, family: str, caption: str, losses: tuple[floa
         "learning_rate": config.learning_rate,
         "schedule": "cosine",
         "sampling": "stratified",
-        "tail": config.rows,
+        "tail": config.tail,
         "placement": config.placement,
         "seed": config.seed,
     }

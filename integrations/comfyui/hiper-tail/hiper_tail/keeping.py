@@ -30,7 +30,7 @@ class KeepingGuider(comfy.samplers.CFGGuider):  # type: ignore[misc]  # ComfyUI 
 
     def set_conds(self, positive: Any, source: Any, negative: Any) -> None:
         """Take the sentence to draw, the sentence of the source, and what guidance leads away from."""
-        as_positive = [[rows, {**more, "prompt_type": "positive"}] for rows, more in source]
+        as_positive = [[embeddings, {**more, "prompt_type": "positive"}] for embeddings, more in source]
         self.inner_set_conds({"positive": positive, "source": as_positive, "negative": negative})
 
     def predict_noise(

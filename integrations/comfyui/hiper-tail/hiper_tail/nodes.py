@@ -91,7 +91,7 @@ class ApplyTail:
             "tooltip": "How much of the subject: 0.8 suits most, 1 is as fitted, 0 bypasses this node.",
         }
         where = (
-            "replace: instead of the last rows, which are padding unless the prompt is long. append: behind all rows,"
+            "replace: instead of the last token embeddings, padding unless the prompt is long. append: behind all,"
             " so that no word is lost. as fitted: what the file says."
         )
         return {

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 FAMILIES = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
-"""Width of the text rows -> family, for the UNets that the fit node takes."""
+"""Width of the token embeddings -> family, for the UNets that the fit node takes."""
 
 _ALL_MEMORY = 1e20
 """Bytes to ask for so that ComfyUI moves every other model away; its own training nodes ask for as much."""
 
 
 def family_of(base: Any, embed: int) -> str:
-    """Return the family of a denoiser, as hiper names it, for text rows of `embed` numbers.
+    """Return the family of a denoiser, as hiper names it, for token embeddings of `embed` numbers.
 
     Raises:
         ValueError: it is none that a fit takes, or the text encoder is another model's.
@@ -27,12 +27,13 @@ def family_of(base: Any, embed: int) -> str:
     if takes is None or "image_model" in config or takes not in FAMILIES:
         known = ", ".join(f"{family} ({width})" for width, family in FAMILIES.items())
         raise ValueError(
-            f"{type(base).__name__} with text rows of {embed} numbers cannot be fitted here, but {known} can; for"
-            " others use the command line, `hiper fit`"
+            f"{type(base).__name__} with token embeddings of {embed} numbers cannot be fitted here, but {known} can;"
+            " for others use the command line, `hiper fit`"
         )
     if takes != embed:
         raise ValueError(
-            f"the MODEL takes text rows of {takes} numbers and the CLIP gives {embed}; load both from one checkpoint"
+            f"the MODEL takes token embeddings of {takes} numbers and the CLIP gives {embed};"
+            " load both from one checkpoint"
         )
     return FAMILIES[takes]
 
@@ -43,7 +44,7 @@ class Objective:
     Args:
         patcher: ComfyUI's MODEL (comfy.model_patcher.ModelPatcher), loaded.
         latent: [1, channels, height, width], in the model's scale, on its device.
-        conditioning: the entry of the caption, [rows, {"pooled_output": ...}].
+        conditioning: the entry of the caption, [embeddings, {"pooled_output": ...}].
     """
 
     def __init__(self, patcher: Any, latent: Tensor, conditioning: list[Any]) -> None:
@@ -72,13 +73,13 @@ class Objective:
         """Whether nodes have put functions into the denoiser, which may change activations in place."""
         return any(self._options.get(kind) for kind in ("patches", "patches_replace"))
 
-    def loss(self, rows: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    def loss(self, embeddings: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Return the mean squared error of the denoiser's own output.
 
         A denoised picture is a x + b o for the noisy x and the output o, so that its error over b is the output's.
 
         Args:
-            rows: [1, length, embed].
+            embeddings: [1, length, embed].
             noise: [batch, channels, height, width].
             t: [batch], indices of timesteps.
         """
@@ -86,22 +87,24 @@ class Objective:
         sigma = sampling.sigmas.to(device)[t.to(device)]
         clean = self._latent.expand(len(t), -1, -1, -1)
         noisy = sampling.noise_scaling(sigma.view(-1, 1, 1, 1), noise.to(device), clean, False)
-        denoised = self._denoise(noisy, sigma, rows)
+        denoised = self._denoise(noisy, sigma, embeddings)
         b = sampling.calculate_denoised(sigma, torch.ones_like(noisy), torch.zeros_like(noisy))
         error: Tensor = ((denoised - clean) / b).square().mean()
         return error
 
-    def _denoise(self, noisy: Tensor, sigma: Tensor, rows: Tensor) -> Any:
+    def _denoise(self, noisy: Tensor, sigma: Tensor, embeddings: Tensor) -> Any:
         batch = len(noisy)
         options = {**self._options, "cond_or_uncond": [0] * batch, "sigmas": sigma}
-        kwargs = {name: _expand(value, batch) for name, value in self._model_kwargs(rows, noisy).items()}
+        kwargs = {
+            name: _expand(value, batch) for name, value in self._model_kwargs(embeddings, noisy).items()
+        }
         kwargs["transformer_options"] = options
         if self._wrapper is None:
             return self._base.apply_model(noisy, sigma, **kwargs)
         given = {"input": noisy, "timestep": sigma, "c": kwargs, "cond_or_uncond": [0] * batch}
         return self._wrapper(self._base.apply_model, given)
 
-    def _model_kwargs(self, rows: Tensor, noisy: Tensor) -> dict[str, Any]:
+    def _model_kwargs(self, embeddings: Tensor, noisy: Tensor) -> dict[str, Any]:
         """What the model makes of a conditioning, as ComfyUI's sampler asks it to.
 
         For SDXL that is a vector of pooled text and sizes, for an inpainting model an empty picture and a full mask.
@@ -109,7 +112,7 @@ class Objective:
         height, width = (8 * side for side in noisy.shape[2:])
         extras = {"width": width, "height": height, "prompt_type": "positive", **self._extras}
         found = self._base.extra_conds(
-            **extras, cross_attn=rows, noise=noisy, latent_image=self._latent, device=noisy.device
+            **extras, cross_attn=embeddings, noise=noisy, latent_image=self._latent, device=noisy.device
         )
         return {name: each.cond for name, each in found.items()}
 
@@ -173,8 +176,8 @@ def _ordinary(tensor: Tensor) -> Tensor:
 
 def without_inference(entry: list[Any]) -> list[Any]:
     """Return a copy of an entry of a conditioning whose tensors may take part in gradients."""
-    rows, more = entry
-    return [rows.detach().clone(), {name: _copied(value) for name, value in more.items()}]
+    embeddings, more = entry
+    return [embeddings.detach().clone(), {name: _copied(value) for name, value in more.items()}]
 
 
 def _copied(value: Any) -> Any:

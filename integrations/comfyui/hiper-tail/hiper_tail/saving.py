@@ -26,7 +26,7 @@ def save_tail(tail: Tail, folder: Path, name: str) -> Path:
     """
     target = destination(folder, name)
     picture = {} if tail.source is None else {SOURCE: tail.source.contiguous()}
-    data = save({GUARD: torch.zeros(1), TAIL: tail.rows.contiguous(), **picture}, dict(tail.header))
+    data = save({GUARD: torch.zeros(1), TAIL: tail.embeddings.contiguous(), **picture}, dict(tail.header))
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".hiper-{secrets.token_hex(8)}.tmp")
     try:

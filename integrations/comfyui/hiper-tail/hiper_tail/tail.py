@@ -30,13 +30,13 @@ class Tail:
     """What a fit has learnt.
 
     Attributes:
-        rows: [tail, embed], float32, on the CPU.
+        embeddings: [tail, embed], float32, on the CPU.
         header: The file's entries, text by text.
         source: Latents of the picture, [1, channels, height, width], float16, in the model's scale; None where the
             file has none.
     """
 
-    rows: Tensor
+    embeddings: Tensor
     header: Mapping[str, str]
     source: Tensor | None = None
 
@@ -63,16 +63,18 @@ def load_tail(path: Path) -> Tail:
     try:
         with safe_open(path, framework="pt") as file:
             header, names = file.metadata() or {}, set(file.keys()) - {GUARD}
-            rows, source = (file.get_tensor(name) if name in names else None for name in (TAIL, SOURCE))
+            embeddings, source = (file.get_tensor(name) if name in names else None for name in (TAIL, SOURCE))
     except SafetensorError as error:
         raise ValueError(f"{name}: no safetensors file, or damaged ({error})") from error
     try:
-        return _checked(header, rows, source, names - {SOURCE})
+        return _checked(header, embeddings, source, names - {SOURCE})
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
 
 
-def _checked(header: Mapping[str, str], rows: Tensor | None, source: Tensor | None, names: set[str]) -> Tail:
+def _checked(
+    header: Mapping[str, str], embeddings: Tensor | None, source: Tensor | None, names: set[str]
+) -> Tail:
     schema, method = header.get(f"{PREFIX}schema"), header.get(f"{PREFIX}method")
     if schema is None:
         raise ValueError("not made by hiper; a textual inversion belongs into models/embeddings")
@@ -80,19 +82,19 @@ def _checked(header: Mapping[str, str], rows: Tensor | None, source: Tensor | No
         raise ValueError(f"schema {schema[:20]}, these nodes read {SCHEMA}; update them")
     if method != "hiper":
         raise ValueError(f"learnt by {str(method)[:40]}; these nodes take tails of the method hiper alone")
-    if rows is None or names != {TAIL}:
+    if embeddings is None or names != {TAIL}:
         found = ", ".join(sorted(names))[:100]
         raise ValueError(f"holds {found or 'no tensors'}; these nodes take a file of one tensor, {TAIL}")
-    if rows.ndim != 2 or not 1 <= len(rows) <= LARGEST_TAIL or not rows.is_floating_point():
-        raise ValueError(f"its tail is no table of 1 to {LARGEST_TAIL} rows")
-    if not bool(rows.isfinite().all()):
+    if embeddings.ndim != 2 or not 1 <= len(embeddings) <= LARGEST_TAIL or not embeddings.is_floating_point():
+        raise ValueError(f"its tail is no table of 1 to {LARGEST_TAIL} token embeddings")
+    if not bool(embeddings.isfinite().all()):
         raise ValueError("its tail holds NaN or infinity, which draw black pictures; fit again")
     if source is not None and not _is_picture(source):
         raise ValueError("its picture is no latents of finite numbers; fit again")
     if f"{PREFIX}family" not in header:
         raise ValueError("its header names no family of models; fit again")
     read_table(header, "options")
-    return Tail(rows=rows.float(), header=dict(header), source=source)
+    return Tail(embeddings=embeddings.float(), header=dict(header), source=source)
 
 
 def _is_picture(source: Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""Which text rows a picture looks at while it is drawn, and where: capture, figures, and a page."""
+"""Which tokens a picture attends to while it is drawn, and where: capture, figures, and a page."""
 
 import lazy_loader
 

@@ -41,9 +41,9 @@ def figures(seen: Tensor, mask: Tensor | None) -> Figures:
     )
 
 
-def group_figures(maps: Tensor, rows: Sequence[LabelledToken], mask: Tensor | None) -> dict[Kind, Figures]:
+def group_figures(maps: Tensor, tokens: Sequence[LabelledToken], mask: Tensor | None) -> dict[Kind, Figures]:
     """Return the figures of every kind of token that is there, from maps [length, side, side]."""
-    there = {kind: places(rows, kind) for kind in KINDS}
+    there = {kind: places(tokens, kind) for kind in KINDS}
     return {kind: figures(maps[some].sum(0), mask) for kind, some in there.items() if some}
 
 

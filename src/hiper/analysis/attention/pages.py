@@ -53,7 +53,7 @@ def _facts(study: Study) -> Iterator[str]:
 
 
 def _groups(study: Study) -> Iterator[str]:
-    yield "<h2>Which rows are looked at</h2>"
+    yield "<h2>Which tokens are attended to</h2>"
     yield (
         "<p>Share of all attention, mean over steps, layers and heads. Spread: 100 % when all places look alike."
         " On the subject: share of the attention that comes from the subject's places.</p>"
@@ -68,7 +68,7 @@ def row_maps(study: Study) -> dict[str, Image.Image]:
     A caption has the token's place, word and share of attention, and in brackets how much of it is on the subject.
     """
     view = study.learnt
-    shown = {_named(row): [row.index] for row in view.tokens if row.kind != "padding"}
+    shown = {_named(token): [token.index] for token in view.tokens if token.kind != "padding"}
     padding = places(view.tokens, "padding")
     maps = {
         name: view.maps.whole[some].sum(0)
@@ -83,7 +83,7 @@ def row_maps(study: Study) -> dict[str, Image.Image]:
 
 def _rows(study: Study) -> Iterator[str]:
     brackets = "" if study.mask is None else ", and in brackets how much of it is on the subject"
-    yield "<h2>Where each row is looked at</h2>"
+    yield "<h2>Where each token is attended to</h2>"
     yield f"<p>Share of attention{brackets}. Each map has a scale of its own, from nobody to its most.</p>"
     yield from (figure(picture, said) for said, picture in row_maps(study).items())
 
@@ -92,9 +92,12 @@ def _contrast(study: Study) -> Iterator[str]:
     contrast = study.contrast()
     if contrast is None:
         return
-    yield "<h2>The learnt rows against the padding they replaced</h2>"
+    yield "<h2>The learnt tokens against the padding they replaced</h2>"
     tail = places(study.learnt.tokens, "tail")
-    for view, name in ((study.learnt, "learnt rows"), (study.untouched, "untouched padding in their places")):
+    for view, name in (
+        (study.learnt, "learnt tokens"),
+        (study.untouched, "untouched padding in their places"),
+    ):
         yield figure(heat_map(view.picture, view.maps.whole[tail].sum(0)), name)
     yield table(contrast_table(contrast))
     yield (
@@ -117,9 +120,9 @@ def _parts(study: Study) -> Iterator[str]:
     yield table(phases_table(study))
 
 
-def _named(row: LabelledToken) -> str:
+def _named(token: LabelledToken) -> str:
     return (
-        f"{row.index} “{row.text}”"
-        if row.kind == "word"
-        else f"{row.index} {NAMES[row.kind].removesuffix('s')}"
+        f"{token.index} “{token.text}”"
+        if token.kind == "word"
+        else f"{token.index} {NAMES[token.kind].removesuffix('s')}"
     )

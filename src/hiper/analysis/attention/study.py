@@ -65,10 +65,10 @@ class Study:
         """Share of the picture that is subject; None without a mask."""
         return None if self.mask is None else float(self.mask.mean())
 
-    def row_figures(self) -> list[tuple[LabelledToken, Figures]]:
+    def token_figures(self) -> list[tuple[LabelledToken, Figures]]:
         """Return every token of the run with what was learnt, and its figures."""
         maps = self.learnt.maps.whole
-        return [(row, figures(maps[row.index], self.mask)) for row in self.learnt.tokens]
+        return [(token, figures(maps[token.index], self.mask)) for token in self.learnt.tokens]
 
     def contrast(self) -> Contrast | None:
         """Compare the tail with the padding it replaced; None for a prompt without a tail or without words."""
@@ -104,12 +104,12 @@ class Study:
             "contrast": None if contrast is None else asdict(contrast),
             "layers": [self._layer(name, heads) for name, heads in learnt.maps.heads.items()],
             "phases": [self._groups(seen, learnt.tokens) for seen in learnt.maps.phases],
-            "rows": self._rows(maps=maps),
+            "tokens": self._tokens(maps=maps),
         }
 
-    def _rows(self, *, maps: bool) -> list[dict[str, object]]:
+    def _tokens(self, *, maps: bool) -> list[dict[str, object]]:
         records: list[dict[str, object]] = [
-            {**asdict(row), **asdict(found)} for row, found in self.row_figures()
+            {**asdict(token), **asdict(found)} for token, found in self.token_figures()
         ]
         for record, seen in zip(records, self.learnt.maps.whole.tolist(), strict=True):
             if maps:
@@ -124,5 +124,5 @@ class Study:
             "heads": [self._groups(head, self.learnt.tokens) for head in heads],
         }
 
-    def _groups(self, maps: Tensor, rows: Sequence[LabelledToken]) -> dict[str, object]:
-        return {kind: asdict(found) for kind, found in group_figures(maps, rows, self.mask).items()}
+    def _groups(self, maps: Tensor, tokens: Sequence[LabelledToken]) -> dict[str, object]:
+        return {kind: asdict(found) for kind, found in group_figures(maps, tokens, self.mask).items()}

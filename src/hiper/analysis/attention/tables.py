@@ -15,7 +15,7 @@ NAMES: Mapping[Kind, str] = {
     "word": "words",
     "end": "end mark",
     "padding": "padding",
-    "tail": "learnt rows",
+    "tail": "learnt tokens",
 }
 EMPTY = "–"
 
@@ -28,14 +28,14 @@ def groups_table(study: Study, view: AttentionRun, title: str) -> Table:
     for kind, found in group_figures(view.maps.whole, view.tokens, study.mask).items():
         count = len(places(view.tokens, kind))
         lines.append([NAMES[kind], str(count), *_line(found, count)])
-    return [[title, "rows", "attention", "per row", "spread", "on the subject"], *lines]
+    return [[title, "tokens", "attention", "per token", "spread", "on the subject"], *lines]
 
 
 def contrast_table(contrast: Contrast) -> Table:
     """Return one line each for the tail and the padding that it replaced."""
     head = ["", "attention", "spread", "on the subject", "distance to the words' map"]
     pairs = {
-        "learnt rows": (contrast.tail, contrast.tail_to_words),
+        "learnt tokens": (contrast.tail, contrast.tail_to_words),
         "untouched padding": (contrast.padding, contrast.padding_to_words),
     }
     return [head, *([name, *_line(found), f"{away:.2f}"] for name, (found, away) in pairs.items())]

@@ -32,9 +32,9 @@ def label_tokens(conditioning: Conditioning) -> tuple[LabelledToken, ...]:
     return tuple(_row(conditioning, index) for index in range(conditioning.sequence_length))
 
 
-def places(rows: Sequence[LabelledToken], kind: Kind) -> list[int]:
+def places(tokens: Sequence[LabelledToken], kind: Kind) -> list[int]:
     """Return the indices of the tokens of one kind."""
-    return [row.index for row in rows if row.kind == kind]
+    return [token.index for token in tokens if token.kind == kind]
 
 
 def _row(conditioning: Conditioning, index: int) -> LabelledToken:
