@@ -1,14 +1,14 @@
-"""Which text rows the embedded model looks at, and where, over many subjects: words, padding and learnt rows.
+"""Which token embeddings the embedded model attends to, and where: words, padding and learnt ones.
 
     python -m benchmarks.attention --fits runs/attention [--arm hiper] [--subjects 12] [--split tuning]
         [--out benchmarks/attention.json]
 
 Each subject's plain picture is learnt as the arm says; fits are kept in a folder, which may be that of a benchmark run
 (`DIR/fits`). Then the model reads five pictures under noise, of all of which the subject's place is known: the source
-with its caption, and the four true answers with their sentences; each with the learnt rows and without. Figures are
+with its caption, and the four true answers with their sentences; each with the learnt tokens and without. Figures are
 means over pictures, with 95 % intervals over subjects.
 
-influence: how far the denoiser's prediction moves when some rows are replaced by those of the empty sentence, in
+influence: how far the denoiser's prediction moves when some token embeddings are those of the empty sentence, in
 percent of how far it moves when all are (root mean square over the same timesteps).
 """
 
@@ -95,7 +95,7 @@ def looked_at(study: Study) -> Figures:
 def influence(
     backbone: Backbone, artifact: Artifact, known: Known, rows: Sequence[LabelledToken], tail: Sequence[int]
 ) -> Figures:
-    """Percent of the sentence's effect on the denoiser that some of its rows carry."""
+    """Percent of the sentence's effect on the denoiser that some of its token embeddings carry."""
     plain, empty = backbone.encode(known.prompt), backbone.encode("")
     strength = float(artifact.edit["strength"])
     with get_method(artifact.method).attach(backbone, artifact, strength) as attached:

@@ -60,7 +60,7 @@ class Size:
     embed: int
     call: Callable[[Any, int, Tensor], Tensor]
     text: tuple[str, ...]
-    """Names of the layers that read the text rows alone."""
+    """Names of the layers that read the token embeddings alone."""
     cross: tuple[str, ...]
     """Names of the layers in which picture meets text."""
 

@@ -6,7 +6,7 @@ autoencoder: PSNR of fresh pictures. captions: how often the attribute reader fi
 how often the identity reader finds what a full caption spells out, of what is legible in the world's own picture; words
 in the world: the same in the world's pictures of other animals of those words, the most that can be reached.
 memory: distance from a sample to the nearest training picture, beside that of a fresh picture of the world.
-padding: how far a picture moves when the last rows alone are another sentence's, beside another seed's picture.
+padding: how far a picture moves when the last tokens alone are another sentence's, beside another seed's picture.
 Default sampler, steps and guidance throughout. The reader's own figures come first: nothing is better known than they.
 """
 
@@ -89,7 +89,7 @@ def _small(pictures: Sequence[Image.Image]) -> torch.Tensor:
 
 
 def padding(backbone: Backbone, captions: Sequence[str], pictures: Sequence[Image.Image]) -> Shares:
-    """Mean picture distance (CIE76) after replacing the last rows, the first rows, the noise."""
+    """Mean picture distance (CIE76) after replacing the last token embeddings, the first ones, the noise."""
     own = [backbone.encode(caption) for caption in captions]
     others = [*own[1:], own[0]]
     tails = [place_tail(a, take_tail(b, TAIL), "replace") for a, b in zip(own, others, strict=True)]

@@ -68,7 +68,7 @@ def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
 
 
 def prepared(backbone: Backbone, *, rows: int = 5, levels: int = 1, number: int = 0) -> TrainingTask:
-    """Return a fit before its first step; rows are appended, so that every one of them counts."""
+    """Return a fit before its first step; token embeddings are appended, so that every one of them counts."""
     subject, method = animal(number), HiPer()
     options = method.options("paper", tail=rows, batch=levels, placement="append", seed=number)
     return method.prepare(backbone, subject, method.resolve(options, backbone, subject))

@@ -3,7 +3,7 @@
     python -m benchmarks.solvers --kept runs/solvers [--arm hiper] [--subjects 12] [--seeds 2] [--split tuning]
         [--draw ddim:25 unipc-karras:15 ...] [--out benchmarks/solvers.json]
 
-Every sampler draws the suite's edits from the same noise with the same learnt rows. Fits and pictures are kept in
+Every sampler draws the suite's edits from the same noise with the same learnt tokens. Fits and pictures are kept in
 --kept under the weights' own hash, so that a stopped run goes on where it was.
 
 Scores are the benchmark's (identity: mean share of its attributes that are right). "converged" is the distance of the

@@ -48,9 +48,9 @@ class Way:
 
     spread: "drawn" levels, or a low-discrepancy "sequence" over the steps; mirrored: every second noise is minus the
     one before, at the same level; averaged: share of the steps, the last ones, whose mean is kept; start: the caption's
-    own rows, the mean of the other subjects' tails, or what the model's tail encoder guesses; masked: the error counts
+    own, the mean of the other subjects' tails, or what the model's tail encoder guesses; masked: the error counts
     on the animal alone; turned: every second step sees the picture mirrored (augmentation); ranges: so many ranges of
-    timesteps have rows of their own, each learnt from as many levels (NeTI, arXiv:2305.15391); layers: so has every
+    timesteps have their own, each learnt from as many levels (NeTI, arXiv:2305.15391); layers: so has every
     layer of cross-attention (P+, arXiv:2303.09522)
     """
 
@@ -113,7 +113,7 @@ WAYS: Mapping[str, Way] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Scenes:
-    """Latents and text rows: of the sources [subjects, ...], and of their edits [subjects x edits, ...].
+    """Latents and token embeddings: of the sources [subjects, ...], and of their edits [subjects x edits, ...].
 
     turned, weight: latents of the mirrored sources, and where the animals are in the sources, of mean 1.
     """
