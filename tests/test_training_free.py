@@ -173,7 +173,7 @@ def test_one_picture_is_drawn_where_the_seed_decides_nothing(
     monkeypatch.setattr(sd1, "predict", counted)
     with pytest.warns(HiperWarning, match="draws the same picture for every seed"):
         hiper.edit(sd1, inverted, SENTENCE, seeds=[1, 2, 3])
-    assert set(batches) == {1}
+    assert set(batches) == {2}  # one picture by both prompts
     with pytest.warns(HiperWarning, match="draws the same picture for every seed"):
         first, second = hiper.edit(
             sd1, inverted, SENTENCE, seeds=[1, 2], negative_prompt=["a cat", "a red house"]

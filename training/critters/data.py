@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops
+from training.critters.recipe import SMALL
 
-from hiper.critters import SIZE, Scene, draw_animal, draw_scene, render
+from hiper.critters import Scene, draw_animal, draw_scene, render
 
 Pictures = NDArray[np.uint8]
 CHUNK = 500
@@ -25,20 +26,20 @@ COUNTERPARTS = 7 * 10**9
 """Added to a seed: scenes that no other training, test or suite draws from."""
 
 
-def pictures(folder: Path, count: int, size: int = SIZE) -> Pictures:
+def pictures(folder: Path, count: int, size: int = SMALL) -> Pictures:
     """[count, size, size, 3] 8-bit pictures of the scenes 0 to count - 1, from ``folder/pictures.npy``."""
     make = partial(_render_chunk, draw_scene, size)
     return _stored(folder, _name("pictures", size), (count, size, size, 3), make)
 
 
-def details(folder: Path, count: int, size: int = SIZE) -> Pictures:
+def details(folder: Path, count: int, size: int = SMALL) -> Pictures:
     """[count, size, size, 2] where the animals and where their eyes and collars are, 0 to 255."""
     make = partial(_detail_chunk, draw_scene, size)
     return _stored(folder, _name("details", size), (count, size, size, 2), make)
 
 
 def _name(kind: str, size: int) -> str:
-    return kind if size == SIZE else f"{kind}-{size}"
+    return kind if size == SMALL else f"{kind}-{size}"
 
 
 def counterpart(seed: int) -> Scene:
@@ -49,13 +50,15 @@ def counterpart(seed: int) -> Scene:
 
 def counterparts(folder: Path, count: int) -> Pictures:
     """[count, height, width, 3] 8-bit pictures of the counterparts of the scenes 0 to count - 1."""
-    return _stored(folder, "counterparts", (count, SIZE, SIZE, 3), partial(_render_chunk, counterpart, SIZE))
+    return _stored(
+        folder, "counterparts", (count, SMALL, SMALL, 3), partial(_render_chunk, counterpart, SMALL)
+    )
 
 
 def counterpart_details(folder: Path, count: int) -> Pictures:
     """[count, height, width, 2], as `details`."""
-    make = partial(_detail_chunk, counterpart, SIZE)
-    return _stored(folder, "counterpart-details", (count, SIZE, SIZE, 2), make)
+    make = partial(_detail_chunk, counterpart, SMALL)
+    return _stored(folder, "counterpart-details", (count, SMALL, SMALL, 2), make)
 
 
 def _stored(folder: Path, name: str, shape: tuple[int, ...], make: Callable[[range], Pictures]) -> Pictures:

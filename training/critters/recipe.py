@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+SMALL = 64
+"""Pixels a side of the pictures that all stages but the last see, which doubles them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:

@@ -13,18 +13,18 @@ from torch import Tensor
 from torch.nn import functional
 from training.critters.data import Pictures
 from training.critters.loop import mixed_precision, train
-from training.critters.recipe import Recipe
+from training.critters.recipe import SMALL, Recipe
 from training.critters.text import tokens
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from hiper.critters import SIZE, draw_scene, training_caption
+from hiper.critters import draw_scene, training_caption
 
 
 def build_unet(recipe: Recipe) -> UNet2DConditionModel:
     """An untrained denoiser; `attention_head_dim` is, for historical reasons, the number of heads."""
     torch.manual_seed(recipe.seed + 2)
     return UNet2DConditionModel(
-        sample_size=SIZE // 2 ** (len(recipe.vae_channels) - 1),
+        sample_size=SMALL // 2 ** (len(recipe.vae_channels) - 1),
         in_channels=recipe.latent_channels,
         out_channels=recipe.latent_channels,
         layers_per_block=1,

@@ -11,13 +11,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from training.critters.data import Pictures
 from training.critters.loop import mixed_precision, train
-from training.critters.recipe import Recipe
-
-from hiper.critters import SIZE
+from training.critters.recipe import SMALL, Recipe
 
 
 def build_vae(
-    recipe: Recipe, channels: tuple[int, ...] | None = None, sample_size: int = SIZE
+    recipe: Recipe, channels: tuple[int, ...] | None = None, sample_size: int = SMALL
 ) -> AutoencoderKL:
     """An untrained autoencoder of SD's class; `channels` a level, those of the recipe where none are given."""
     channels = channels or recipe.vae_channels

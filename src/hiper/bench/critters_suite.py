@@ -16,6 +16,7 @@ from PIL import Image
 from hiper.backbones import hashes
 from hiper.bench.base import Case, Metric, Scores, Suite, Truth
 from hiper.critters import (
+    READING_SIZE,
     SIZE,
     AttributeReader,
     Kind,
@@ -88,7 +89,7 @@ class CrittersCase(Case):
 
 @final
 class CrittersSuite(Suite):
-    """120 subjects x 4 edits of a split ("tuning" or "test") and a seed (0 to 900), at the world's native size."""
+    """120 subjects x 4 edits of a split ("tuning" or "test") and a seed (0 to 900); scored at the readers' size."""
 
     def __init__(self, *, split: str = "test", seed: int = 0) -> None:
         check_choice("split", split, SPLITS)
@@ -139,25 +140,27 @@ class CrittersSuite(Suite):
     def score(self, case: Case, picture: Image.Image) -> Scores:
         if not isinstance(case, CrittersCase) or case.truth is None:
             raise TypeError("a case of another suite")
-        picture = picture.resize((SIZE, SIZE), Image.Resampling.BOX)
-        truth = case.truth
+        picture, answer, mask, source_mask = (
+            each.resize((READING_SIZE, READING_SIZE), Image.Resampling.BOX)
+            for each in (picture, case.truth.image, case.truth.mask, case.truth.source_mask)
+        )
         found = self._read("caption", picture).values
         source, target = true_values(case.before, "caption"), true_values(case.after, "caption")
         identity = identity_match(
             self._read("identity", picture).values,
-            self._read("identity", truth.image).legible,
+            self._read("identity", answer).legible,
             true_values(case.after, "identity"),
         )
-        distance = picture_distances(picture, truth.image, [truth.mask, truth.source_mask])
+        distance = picture_distances(picture, answer, [mask, source_mask])
         return {
             "edit_success": edit_success(found, source, target),
             "preservation": preservation(found, source, target),
-            "colour_distance": colour_distance(picture, truth.image, truth.mask),
+            "colour_distance": colour_distance(picture, answer, mask),
             **identity,
             "picture_distance": distance.whole,
             "inside_distance": distance.inside,
             "outside_distance": distance.outside,
-            "structure": structural_similarity(picture, truth.image),
+            "structure": structural_similarity(picture, answer),
             "source_leak": source_leak(found, source, target),
         }
 

@@ -10,7 +10,7 @@ from hiper.critters.drawing import draw_animal
 from hiper.critters.styles import apply_style
 from hiper.critters.world import Scene
 
-SIZE = 64
+SIZE = 128
 """Native side of the world's pictures in pixels."""
 OVERSAMPLE = 4
 
