@@ -15,7 +15,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import AutoencoderKL, StableDiffusionPipeline
 from training.critters.assemble import assemble
 from training.critters.data import details, pictures
 from training.critters.enlarge import enlarge
@@ -87,10 +87,8 @@ def run(recipe: Recipe, folder: Path, device: torch.device, start: Path | None =
 
 def enlarge_model(recipe: Recipe, small: Path, folder: Path, device: torch.device) -> Path:
     """Copy the model in `small` with an autoencoder of one more level to ``folder/weights-128``, which is returned."""
-    parts = StableDiffusionPipeline.from_pretrained(small, dtype=torch.float32, local_files_only=True)
-    for part in (parts.vae, parts.unet, parts.text_encoder):
-        part.to(device).eval().requires_grad_(False)
-    vae = enlarge(recipe, parts, folder, device)
+    former = AutoencoderKL.from_pretrained(small / "vae", torch_dtype=torch.float32, local_files_only=True)
+    vae = enlarge(recipe, former.to(device).eval().requires_grad_(False), folder, device)
     weights = folder / f"weights-{vae.config.sample_size}"
     shutil.copytree(small, weights, dirs_exist_ok=True)
     vae.cpu().half().save_pretrained(weights / "vae")

@@ -8,30 +8,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
+from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 from training.critters.data import Pictures, details, pictures
 from training.critters.loop import mixed_precision, train
 from training.critters.recipe import Recipe
-from training.critters.text import tokens
-from training.critters.unet import noise_scheduler
 from training.critters.vae import build_vae, picture_tensor, reconstruction_error
 
-from hiper.critters import draw_scene, training_caption
-
-REDRAWN_FROM, REDRAWN_STEPS = (100, 450), 4
-"""Timesteps from which the denoiser draws training latents anew, and in how many steps it does."""
-ROUGHNESS = 0.05
-"""Standard deviation of the noise on the other training latents, in units of their own."""
+ROUGHNESS = 0.1
+"""Largest standard deviation of the noise on training latents, in units of their own: what a denoiser leaves."""
 
 
 def enlarge(
     recipe: Recipe,
-    model: StableDiffusionPipeline,
+    small: AutoencoderKL,
     folder: Path,
     device: torch.device,
 ) -> AutoencoderKL:
@@ -39,21 +32,19 @@ def enlarge(
 
     Args:
         recipe: Sizes and durations.
-        model: The model, frozen and on `device`; its denoiser redraws half of the training latents, as an edit would
-            draw them.
+        small: The model's autoencoder, frozen and on `device`.
         folder: Where pictures, latents and checkpoints lie.
         device: Where to train.
 
     Returns:
         The autoencoder, frozen, on `device`; its scaling factor is that of the former one.
     """
-    vae = start_from(recipe, model.vae).to(device, memory_format=torch.channels_last)
+    vae = start_from(recipe, small).to(device)
     images = pictures(folder, recipe.enlarge_scenes, vae.config.sample_size)
     where = details(folder, recipe.enlarge_scenes, vae.config.sample_size)
-    clean = _latents(model.vae, images, folder, device)
-    redrawn = _redrawn(recipe, clean, model, folder, device)
-    _train_decoder(recipe, vae, images, where, clean, redrawn, folder, device)
-    _train_encoder(recipe, vae, images, clean, folder, device)
+    latents = _latents(small, images, folder, device)
+    _train_decoder(recipe, vae, images, where, latents, folder, device)
+    _train_encoder(recipe, vae, images, latents, folder, device)
     return vae.eval().requires_grad_(False)
 
 
@@ -123,47 +114,6 @@ def _latents(small: AutoencoderKL, images: Pictures, folder: Path, device: torch
     return load_file(path)["latents"]
 
 
-@torch.no_grad()
-def _redrawn(
-    recipe: Recipe,
-    clean: Tensor,
-    model: StableDiffusionPipeline,
-    folder: Path,
-    device: torch.device,
-) -> Tensor:
-    """[count, channels, height, width] as `clean`: noised a little and denoised by the scene's own caption."""
-    path = folder / "redrawn-latents.safetensors"
-    if path.exists():
-        return load_file(path)["latents"]
-    scheduler = DDIMScheduler.from_config(noise_scheduler(recipe).config)
-    scale, parts = model.vae.config.scaling_factor, []
-    for start in range(0, len(clean), 32):
-        generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + start)
-        rng = np.random.default_rng([recipe.seed, 3, start])
-        x = clean[start : start + 32] * scale
-        captions = [training_caption(draw_scene(start + i), rng, identity_share=1.0) for i in range(len(x))]
-        rows = model.text_encoder(tokens(model.tokenizer, captions).to(device)).last_hidden_state.float()
-        first = int(torch.randint(*REDRAWN_FROM, (1,), generator=generator))
-        path_down = torch.linspace(first, 0, REDRAWN_STEPS + 1).long()
-        x = scheduler.add_noise(x, torch.randn(x.shape, generator=generator), path_down[:1].expand(len(x)))
-        x = x.to(device)
-        for t, after in zip(path_down[:-1].tolist(), path_down[1:].tolist(), strict=True):
-            x = _ddim_step(scheduler, x, model.unet(x, t, rows).sample, t, after)
-        parts.append(x.cpu() / scale)
-        print(f"redrawn: {start + len(x)}/{len(clean)}", flush=True)
-    _store(path, torch.cat(parts))
-    return load_file(path)["latents"]
-
-
-def _ddim_step(scheduler: DDIMScheduler, x: Tensor, v: Tensor, t: int, after: int) -> Tensor:
-    """From timestep `t` to `after` by a predicted velocity (DDIM, arXiv:2010.02502, equation 12, without noise)."""
-    alpha, alpha_after = scheduler.alphas_cumprod[t], scheduler.alphas_cumprod[after]
-    x0 = alpha.sqrt() * x - (1 - alpha).sqrt() * v
-    noise = alpha.sqrt() * v + (1 - alpha).sqrt() * x
-    moved: Tensor = x0 if after == 0 else alpha_after.sqrt() * x0 + (1 - alpha_after).sqrt() * noise
-    return moved
-
-
 def _store(path: Path, latents: Tensor) -> None:
     partial_path = path.with_suffix(".partial")
     save_file({"latents": latents.contiguous()}, partial_path)
@@ -175,22 +125,18 @@ def _train_decoder(
     vae: AutoencoderKL,
     images: Pictures,
     where: Pictures,
-    clean: Tensor,
-    redrawn: Tensor,
+    latents: Tensor,
     folder: Path,
     device: torch.device,
 ) -> None:
-    """Half of each batch starts from roughened latents, half from redrawn ones; eyes, collars and edges weigh more."""
-    spread = clean.std()
+    """From roughened latents; errors on eyes, collars and edges weigh more."""
+    spread = latents.std()
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
         index = torch.randint(len(images), (recipe.enlarge_batch,), generator=generator)
-        half = recipe.enlarge_batch // 2
-        rough = (
-            clean[index[half:]]
-            + torch.randn(clean[index[half:]].shape, generator=generator) * spread * ROUGHNESS
-        )
-        z = torch.cat([redrawn[index[:half]], rough]).to(device)
+        roughness = spread * ROUGHNESS * torch.rand(len(index), 1, 1, 1, generator=generator)
+        z = latents[index]
+        z = (z + roughness * torch.randn(z.shape, generator=generator)).to(device)
         x = picture_tensor(images[index.numpy()]).to(device)
         marks = torch.from_numpy(where[index.numpy()]).permute(0, 3, 1, 2).float().to(device) / 255
         weight = 1 + recipe.enlarge_animal_weight * marks[:, :1] + recipe.enlarge_detail_weight * marks[:, 1:]
@@ -218,16 +164,17 @@ def edge_error(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _train_encoder(
-    recipe: Recipe, vae: AutoencoderKL, images: Pictures, clean: Tensor, folder: Path, device: torch.device
+    recipe: Recipe, vae: AutoencoderKL, images: Pictures, latents: Tensor, folder: Path, device: torch.device
 ) -> None:
     """Squared error to the former latents, relative to their size."""
-    size = clean.square().mean()
+    size = latents.square().mean()
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
         index = torch.randint(len(images), (recipe.enlarge_batch,), generator=generator)
         x = picture_tensor(images[index.numpy()]).to(device)
-        found = vae.encode(x).latent_dist.mean
-        value: Tensor = (found - clean[index].to(device)).square().mean() / size.to(device)
+        with mixed_precision(device):
+            found = vae.encode(x).latent_dist.mean.float()
+        value: Tensor = (found - latents[index].to(device)).square().mean() / size.to(device)
         return value
 
     model = nn.ModuleDict({"encoder": vae.encoder, "quant_conv": vae.quant_conv})
@@ -236,7 +183,7 @@ def _train_encoder(
         model,
         loss,
         steps=recipe.enlarge_encoder_steps,
-        rate=recipe.enlarge_rate / 4,
+        rate=recipe.enlarge_rate / 8,
         seed=recipe.seed + 7,
         folder=folder,
         weight_decay=0.0,

@@ -32,12 +32,12 @@ class Recipe:
     vae_rate: float = 2e-3
     kl_weight: float = 1e-4
 
-    enlarge_scenes: int = 6_000
+    enlarge_scenes: int = 8_000
     """Scenes that the autoencoder of one more level sees."""
     enlarge_batch: int = 8
     enlarge_rate: float = 2e-3
-    enlarge_decoder_steps: int = 6_000
-    enlarge_encoder_steps: int = 2_000
+    enlarge_decoder_steps: int = 8_000
+    enlarge_encoder_steps: int = 5_000
     enlarge_animal_weight: float = 0.5
     """Added weight of errors on the animal, relative to the background's 1."""
     enlarge_detail_weight: float = 3.0
