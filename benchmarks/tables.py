@@ -111,7 +111,7 @@ def lead(difference: Mapping[str, Any] | None, metric: str) -> str:
 # The benchmark's first run.
 
 EVIDENCE = {
-    "none": "sentence alone (floor)",
+    "none": "prompt alone (floor)",
     "hiper": "**HiPer, default preset**: 40 steps, from a guess",
     "hiper,init=caption,learning_rate=0.15,t_min=0.5": "the same without the guess",
     "hiper:paper": "HiPer, the paper's preset: 1000 steps",
@@ -309,7 +309,7 @@ DEFAULT, WITHOUT_GUESS, PAPER = (
     "hiper,init=caption,learning_rate=0.15,t_min=0.5",
     "hiper:paper,edit_steps=none,guidance=none,scheduler=none",
 )
-BASELINES = {"source": "source", "truth": "true answer", "none": "sentence alone"}
+BASELINES = {"source": "source", "truth": "true answer", "none": "prompt alone"}
 OTHER_METHODS = {
     "textual-inversion": "Textual Inversion",
     "dreambooth": "DreamBooth",

@@ -3,7 +3,7 @@
     python -m benchmarks.tune_methods [--trials 8] [--subjects 2] [--methods NAME ...] [--out FILE]
 
 A try is the mean over the tuning split's first subjects and their four edits, one picture each. A picture scores its
-colour distance to the true answer; one whose edit failed scores that of the sentence alone, so that a copy of the
+colour distance to the true answer; one whose edit failed scores that of the prompt alone, so that a copy of the
 source wins nothing. The first try of a method is its default preset of then, which `defaults` in FILE has, the others
 are drawn from its space by a seed.
 Tries go round the methods in turn, each is written down at once, and the same command goes on where it was stopped.
@@ -85,12 +85,12 @@ def options_of(method: str, trial: int) -> dict[str, float | int]:
 
 
 def score(success: float | None, distance: float, alone: float) -> float:
-    """Return what a picture scores, lower is better; `alone`: the distance of the sentence alone."""
+    """Return what a picture scores, lower is better; `alone`: the distance of the prompt alone."""
     return distance if success == 1 else max(distance, alone)
 
 
 def alone(backbone: Backbone, suite: Suite) -> Floor:
-    """Return a function from a case to the colour distance of what its target sentence alone draws."""
+    """Return a function from a case to the colour distance of what its target prompt alone draws."""
 
     @cache
     def distance(subject: str, edit: str) -> float:

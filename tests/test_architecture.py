@@ -107,6 +107,7 @@ _EARLIER = """
 told untold heard spliced splice word_vectors diffuse Diffused parked Turns texts_once recomputes Watch
 Attended watching offers needs Begun Recipe looks undo settled StepRecord Applied applied lent Walking Descent
 climb draws_by nouns Easel Workshop Yardstick Cell own_suite Crew crew Fleet Gone hire stirring dissolve
+easel yardsticks unheard verdict strange_rows
 stillborn Here orders Verdict Shelf Studio EditWish Visitors voice Pen attempt
 """
 EARLIER_WORDS = set(_EARLIER.split())

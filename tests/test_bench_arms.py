@@ -11,7 +11,7 @@ import torch
 
 from hiper.backbones import Backbone
 from hiper.bench import Arm, Case, Fits, Suite, SuiteSpec, open_suite, parse_arm
-from hiper.bench.arm_sampler import ArmSampler, Drawn, drawing_settings, strange_rows
+from hiper.bench.arm_sampler import ArmSampler, Drawn, drawing_settings, random_tail_of
 from hiper.bench.arms import arm_names, check_suite, parse_arms
 from hiper.errors import Interrupted, OptionError
 from hiper.images import Subject, fit_square
@@ -315,10 +315,10 @@ def test_the_random_tail_has_the_norms_of_the_fit_and_its_own_direction(
     suite: Suite, sampler: ArmSampler, fits: Fits
 ) -> None:
     rows = fits.of(parse_arm(f"hiper,{QUICK}"), "ann").artifact.tensors["tail"]
-    random = strange_rows(rows, "ann")
+    random = random_tail_of(rows, "ann")
     assert torch.allclose(random.norm(dim=1), rows.norm(dim=1))
-    assert torch.equal(random, strange_rows(rows, "ann"))
-    assert not torch.allclose(random, strange_rows(rows, "ben"))
+    assert torch.equal(random, random_tail_of(rows, "ann"))
+    assert not torch.allclose(random, random_tail_of(rows, "ben"))
     assert torch.nn.functional.cosine_similarity(random, rows).abs().max() < 0.9
     drawn = sampler.draw(parse_arm(f"random-tail,{QUICK}"), case(suite), SEEDS)
     assert not same(drawn, sampler.draw(parse_arm(f"hiper,{QUICK}"), case(suite), SEEDS))

@@ -179,7 +179,7 @@ def test_a_run_without_metrics_says_so(
 
 
 @pytest.mark.parametrize("arm", ["truth", "spelled-out"])
-def test_yardsticks_that_need_the_truth_are_refused(folder: Path, model_folder: Path, arm: str) -> None:
+def test_baselines_that_need_the_truth_are_refused(folder: Path, model_folder: Path, arm: str) -> None:
     with pytest.raises(OptionError, match="true answers"):
         run(SuiteSpec(name=str(written(folder, REX))), str(model_folder), [arm], folder / "run")
     assert not (folder / "run").exists()

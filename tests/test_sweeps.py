@@ -202,11 +202,11 @@ def check_files(report: SweepReport, out: Path) -> None:
     figure = ET.parse(out / "sweep" / "tail.svg").getroot()
     labels = [each.text for each in figure.iter(f"{SVG}text")]
     assert all(
-        labels.count(value) == len(METRICS) for value in ("tail", "1", "8", "sentence alone", "true answer")
+        labels.count(value) == len(METRICS) for value in ("tail", "1", "8", "prompt alone", "true answer")
     )
     assert len(list(figure.iter(f"{SVG}circle"))) == 3 * len(METRICS)
     rows = curve_table(report, report.curves[0])
-    assert [row[0] for row in rows] == ["tail", "1", "5", "8", "base", "sentence alone", "true answer"]
+    assert [row[0] for row in rows] == ["tail", "1", "5", "8", "base", "prompt alone", "true answer"]
     assert len({len(row) for row in rows}) == 1
 
 

@@ -162,8 +162,8 @@ class _Batch:
             return self._undone(order, result.error, result.task.deaths)
         assert isinstance(result.value, list)
         jobs = {job.place: job for job in order.jobs}
-        for verdict in result.value:
-            self._judge(jobs[verdict.place], verdict)
+        for outcome in result.value:
+            self._judge(jobs[outcome.place], outcome)
         return []
 
     def _described(self, model: ModelSpec, result: TaskResult[Order, Answer]) -> list[Task[Order]]:
@@ -232,12 +232,12 @@ class _Batch:
             self._ledger.fail(identity, error, key=group.jobs[0].key, deaths=deaths)
         return []
 
-    def _judge(self, planned: PlannedJob, verdict: JobResult) -> None:
+    def _judge(self, planned: PlannedJob, outcome: JobResult) -> None:
         for identity in self._by_place[planned.place]:
-            if verdict.error is None:
-                self._ledger.done(identity, planned.place, reused=False, notes=verdict.notes)
+            if outcome.error is None:
+                self._ledger.done(identity, planned.place, reused=False, notes=outcome.notes)
             else:
-                self._ledger.fail(identity, verdict.error, key=planned.key)
+                self._ledger.fail(identity, outcome.error, key=planned.key)
 
     def end(self) -> None:
         """Record the jobs whose model could not be loaded; if none could, that is the whole batch's error."""

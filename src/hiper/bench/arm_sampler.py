@@ -80,7 +80,7 @@ class ArmSampler:
                 return self._edited(arm, self._fits.of_next(arm, case.subject).artifact, case, seeds)
             case "random-tail":
                 own = self._fits.of(arm, case.subject).artifact
-                tail = strange_rows(own.tensors[TAIL], case.subject)
+                tail = random_tail_of(own.tensors[TAIL], case.subject)
                 return self._edited(arm, replace(own, tensors={TAIL: tail}), case, seeds)
         fit = self._fits.of_case(arm, case)
         return replace(self._edited(arm, fit.artifact, case, seeds), fit=fit)
@@ -169,7 +169,7 @@ def _own_edit(arm: Arm, artifact: Artifact, backbone: Backbone) -> dict[str, Val
     return {**kept, **_own_settings(arm, backbone)}
 
 
-def strange_rows(rows: Tensor, subject: str) -> Tensor:
+def random_tail_of(rows: Tensor, subject: str) -> Tensor:
     """Return random rows with the norms of `rows` [tail, embed], the same ones for the same subject's name."""
     seed = int.from_bytes(hashlib.sha256(subject.encode()).digest()[:7], "big")
     return random_tail(rows, generator(seed))

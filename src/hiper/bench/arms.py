@@ -1,4 +1,4 @@
-"""What is compared: methods with their options, and yardsticks that show where zero and full marks lie.
+"""What is compared: methods with their options, and baselines that show where zero and full marks lie.
 
 An arm is written NAME, NAME:PRESET or NAME:PRESET,option=value,...; its canonical text names its files.
 """
@@ -18,7 +18,7 @@ from hiper.options import EARLIER_FIT, Value, check_choice, current_names, diges
 from hiper.seeds import RANDOM
 
 REFERENCE = "hiper"
-"""The method whose fits the controls borrow, and whose way of drawing the other yardsticks share."""
+"""The method whose fits the controls borrow, and whose way of drawing the other baselines share."""
 
 SOURCE_CAPTION = "source_caption"
 """Option of an arm that is the suite's, not the method's: another caption to learn the source from."""
@@ -38,7 +38,7 @@ class Baseline:
 
 
 YARDSTICKS: Mapping[str, Baseline] = {
-    "none": Baseline(text="the target sentence alone (floor)", takes="drawing"),
+    "none": Baseline(text="the target prompt alone (floor)", takes="drawing"),
     "truth": Baseline(text="the true answer through the VAE (ceiling)", takes="none", needs_truth=True),
     "spelled-out": Baseline(
         text="a sentence that spells the identity out", takes="drawing", needs_truth=True
@@ -107,7 +107,7 @@ class Arm:
 
 
 def arm_names() -> list[str]:
-    """Return every name an arm may have: methods first, then yardsticks."""
+    """Return every name an arm may have: methods first, then baselines."""
     return [*method_names(), *YARDSTICKS]
 
 

@@ -45,7 +45,7 @@ def trade_off_figure(report: SweepReport) -> str:
     shapes = [
         *_frame(report, across, up),
         *(shape for i, curve in enumerate(report.curves) for shape in _path(report, curve, i, across, up)),
-        *_yardsticks(report, across, up),
+        *_baselines(report, across, up),
     ]
     return drawing(*size, shapes, title)
 
@@ -100,7 +100,7 @@ def _path(report: SweepReport, curve: Curve, number: int, across: Axis, up: Axis
     yield text(LEFT + WIDE + 30, y, f"{curve.option} (n = {curve.subjects})", anchor="start")
 
 
-def _yardsticks(report: SweepReport, across: Axis, up: Axis) -> Iterator[str]:
+def _baselines(report: SweepReport, across: Axis, up: Axis) -> Iterator[str]:
     curve = max(report.curves, key=lambda each: each.cells)
     for point in (curve.floor, curve.ceiling, curve.base):
         place = _place(report, point, across, up) if point is not None else None

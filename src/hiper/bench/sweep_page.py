@@ -65,8 +65,8 @@ def curve_table(report: SweepReport, curve: Curve) -> list[list[str]]:
     metrics = report.metrics
     named = [f"{name} {ARROWS[metric.better]}" for name, metric in metrics.items()]
     head = [curve.option, *named, *(f"{name}, less the base" for name in metrics)]
-    yardsticks = [point for point in (curve.base, curve.floor, curve.ceiling) if point is not None]
-    return [head, *(_line(point, list(metrics)) for point in (*curve.points, *yardsticks))]
+    baselines = [point for point in (curve.base, curve.floor, curve.ceiling) if point is not None]
+    return [head, *(_line(point, list(metrics)) for point in (*curve.points, *baselines))]
 
 
 def _section(report: SweepReport, curve: Curve) -> Iterator[str]:

@@ -24,7 +24,7 @@ AXES: Sequence[tuple[str, str]] = (
 ALSO = ("source_leak", "picture_distance")
 """Shown as well where a suite has them: both tell of a source that comes through."""
 
-BASE_LABEL, FLOOR_LABEL, CEILING_LABEL = "base", "sentence alone", "true answer"
+BASE_LABEL, FLOOR_LABEL, CEILING_LABEL = "base", "prompt alone", "true answer"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -71,7 +71,7 @@ def base_arm(text: str) -> Arm:
 
 
 def floor_arm(base: str) -> str:
-    """Return the arm that draws the sentence alone in the way in which the base draws."""
+    """Return the arm that draws the prompt alone in the way in which the base draws."""
     arm = base_arm(base)
     drawing = [f"{name}={arm.changes[name]}" for name in DRAWING if name in arm.changes]
     own_preset = "" if arm.preset == "default" else f":{arm.preset}"

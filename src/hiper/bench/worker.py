@@ -67,7 +67,7 @@ class BenchWorker:
         self._control = FitControl(should_stop=should_stop)
         self._arms = parse_arms(job.arms)
         fits = Fits(job.folder / "fits", suite, backbone, should_stop)
-        self._easel = ArmSampler(backbone, fits, should_stop)
+        self._arm_sampler = ArmSampler(backbone, fits, should_stop)
 
     @classmethod
     def load(cls, job: BenchJob, run: Run, should_stop: StopRequest) -> BenchWorker:
@@ -106,7 +106,7 @@ class BenchWorker:
         paths = self._run.paths(self._job.folder, arm.text, case.subject)
         missing = [seed for seed in seeds if not paths[case.edit, seed].exists()]
         if missing:
-            drawn = self._easel.draw(arm, case, seeds)
+            drawn = self._arm_sampler.draw(arm, case, seeds)
             for seed in missing:
                 self._save(paths[case.edit, seed], arm, case, seed, drawn)
         return len(missing)

@@ -226,7 +226,7 @@ def prompt_embeds(
     for text, other in zip(cleaned, negatives * (len(cleaned) // len(negatives)), strict=True):
         with prepared_prompt(backbone, learnt.artifact, text, factor, [other], notes) as prepared:
             each.append(backbone.pipeline_kwargs(prepared.positive, prepared.negatives))
-            notes += _unheard(backbone, prepared, None, None)
+            notes += _ignored_settings(backbone, prepared, None, None)
     for note in dict.fromkeys(notes):
         warnings.warn(note, HiperWarning, stacklevel=2)
     arguments = batched(each)
@@ -329,7 +329,7 @@ def unsuitable(
         settings: How.
         given: What was asked for; the rest is the file's own.
     """
-    yield from _unheard(backbone, prepared, settings, given.get("guidance_scale"))
+    yield from _ignored_settings(backbone, prepared, settings, given.get("guidance_scale"))
     own, suited = settings.num_inference_steps, backbone.default_num_inference_steps
     if given.get("num_inference_steps") is None and own >= MANY_TIMES * suited:
         yield (
@@ -464,7 +464,7 @@ def _keeping(
     return replace(prepared, sampler=sampler)
 
 
-def _unheard(
+def _ignored_settings(
     backbone: Backbone, prepared: PreparedPrompt, settings: SamplingSettings | None, asked: float | None
 ) -> Iterator[str]:
     """Yield notes on settings that have no effect; `settings` is None where nothing is drawn."""

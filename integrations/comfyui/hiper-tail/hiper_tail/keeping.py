@@ -56,7 +56,7 @@ def keeping_sampler(keep: float) -> Any:
 
     Args:
         keep: 1 gives the source back; down to 0.5 the latents are moved from a noisier and noisier level on, at 0.5
-            from the first of the schedule; below, a growing share of the last steps follows the new sentence alone,
+            from the first of the schedule; below, a growing share of the last steps follows the new prompt alone,
             at 0 all of them.
     """
     return comfy.samplers.KSAMPLER(_sample, {"keep": keep})
@@ -124,7 +124,7 @@ def _sample(
 
 
 def _share(steps: int, keep: float) -> tuple[int, int]:
-    """Return the step that comes first and the first of those that follow the new sentence alone, counted down."""
+    """Return the step that comes first and the first of those that follow the new prompt alone, counted down."""
     first = round(min(1.0, 2 * (1 - keep)) * steps)
     return max(first, int(keep < 1)), round(max(0.0, 1 - 2 * keep) * steps)
 
