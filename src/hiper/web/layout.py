@@ -134,7 +134,7 @@ class DrawPage:
                 )
                 with gr.Group(visible=False) as self.where:
                     self.painting = gr.ImageEditor(
-                        label="Paint what may change",
+                        label="Paint here",
                         type="pil",
                         sources=(),
                         transforms=(),
