@@ -83,7 +83,7 @@ def test_no_picture_of_the_world_is_strange() -> None:
         lambda p: jpeg(p, 20),
         lambda p: noisy(p, 5),
         lambda p: noisy(p, 15),
-        lambda p: p.resize((48, 48)),
+        lambda p: p.resize((96, 96)),
         lambda p: p.resize((640, 640), Image.Resampling.BICUBIC),
         lambda p: jpeg(noisy(p.resize((256, 256), Image.Resampling.BICUBIC), 15), 40),
         lambda p: p.filter(ImageFilter.GaussianBlur(0.8)),

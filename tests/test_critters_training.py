@@ -15,7 +15,7 @@ from training.critters.__main__ import run
 from training.critters.data import details
 from training.critters.enlarge import start_from
 from training.critters.loop import train
-from training.critters.recipe import Recipe
+from training.critters.recipe import SMALL, Recipe
 from training.critters.vae import build_vae
 
 import hiper
@@ -121,12 +121,12 @@ def test_details_are_where_the_picture_changes_with_eyes_and_collar(tmp_path: Pa
     count = 12
     for seed, found in enumerate(details(tmp_path, count)):
         scene = replace(draw_scene(seed), style="drawing", background="studio")
-        animal, own = found[..., 0] > 127, np.asarray(subject_mask(scene)) > 127
+        animal, own = found[..., 0] > 127, np.asarray(subject_mask(scene, SMALL)) > 127
         assert (animal & own).sum() > 0.94 * (animal | own).sum()  # pixels at the rim may differ
         pictures = []
         for eyes, collar in (("black", "red"), ("blue", "green")):
             who = replace(scene.identity, eyes=eyes, collar=collar)
-            pictures.append(np.asarray(render(replace(scene, identity=who)), float))
+            pictures.append(np.asarray(render(replace(scene, identity=who), SMALL), float))
         changed = np.abs(pictures[0] - pictures[1]).sum(-1)
         assert changed.any()
         assert changed[found[..., 1] > 0].sum() > 0.94 * changed.sum()
