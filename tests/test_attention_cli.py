@@ -35,7 +35,7 @@ def test_a_drawing_becomes_a_page_and_a_record(cli: Cli, tail: Path, tmp_path: P
         "words",
         "end mark",
         "padding",
-        "learnt rows",
+        "learnt tokens",
     ]
     record = json.loads((out / "attention.json").read_text())
     assert record["prompt"] == "a dog on the grass"

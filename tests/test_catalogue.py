@@ -126,7 +126,7 @@ def test_the_distance_is_that_of_the_pictures(sd1: SdBackbone) -> None:
 @pytest.mark.slow
 def test_the_command_lists_and_measures(cli: Cli, hub_cache: Path, model_folder: Path) -> None:
     lines = cli("backbones").out
-    assert "prompt: 77 tokens of width 128; tail: replace" in lines
+    assert "prompt: 77 tokens, width 128; tail: replace" in lines
     assert "ZImagePipeline: family z-image, up to 512 tokens" in lines
     done = cli("backbones", "--measure", model_folder, "--json")
     record = json.loads(done.out)

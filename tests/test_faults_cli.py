@@ -106,7 +106,7 @@ def test_a_ctrl_c_before_the_command_has_begun_is_no_traceback(tmp_path: Path) -
 
 def test_a_second_ctrl_c_ends_a_long_step_at_once(tmp_path: Path, fit: Words) -> None:
     out = tmp_path / "dog.safetensors"
-    running = start(tmp_path, *fit, "--out", out, "-o", "batch=512")
+    running = start(tmp_path, *fit, "--out", out, "-o", "batch=1024")
     running.wait_for_error("fitting")
     running.send(signal.SIGINT)
     running.wait_for_error("again to stop at once")

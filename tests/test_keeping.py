@@ -159,7 +159,7 @@ def test_other_families_keep_as_well(family: str, subject: hiper.Subject, tmp_pa
 
 
 @pytest.mark.parametrize("keep", [0.3, 0.6])
-def test_guidance_and_negatives_are_ignored_settings_where_they_are_said_to_be(
+def test_guidance_and_negatives_are_ignored_where_they_are_said_to_be(
     sd1: SdBackbone, learnt: hiper.Artifact, keep: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def drawn(guidance: float, negative: str = "") -> hiper.EditResult:

@@ -126,4 +126,4 @@ def _lines(study: Study) -> Iterator[str]:
     from hiper.analysis.attention import groups_table
 
     for row in groups_table(study, study.learnt, ""):
-        yield "".join(f"{cell:<14}" for cell in row).rstrip()
+        yield "".join(f"{cell:<16}" for cell in row).rstrip()
