@@ -13,13 +13,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from benchmarks.common import finish, options, timed
+from benchmarks.common import animal, finish, options, timed
 
 import hiper
 from hiper.analysis import EDITS, counting, demo_scene
 from hiper.artifacts import Artifact
 from hiper.backbones import Backbone
-from hiper.critters import bare_caption, render
+from hiper.critters import bare_caption
 
 KEEPS = (0.0, 0.5)
 
@@ -48,8 +48,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     backbone, scene = hiper.load_backbone("critters"), demo_scene(0)
-    subject = hiper.Subject.from_image(render(scene), caption=bare_caption(scene))
-    artifact = hiper.fit(backbone, subject)
+    artifact = hiper.fit(backbone, animal())
     prompts = [bare_caption(scene.edited(**changes)) for _, changes in EDITS]
     cases = {"one picture": (prompts[:1], 1), "four seeds": (prompts[:1], 4), "four prompts": (prompts, 1)}
     record: dict[str, Any] = {"torch": torch.__version__, "rounds": given.rounds, "cases": {}}

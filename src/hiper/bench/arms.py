@@ -37,7 +37,7 @@ class Baseline:
     needs_others: bool = False
 
 
-YARDSTICKS: Mapping[str, Baseline] = {
+BASELINES: Mapping[str, Baseline] = {
     "none": Baseline(text="the target prompt alone (floor)", takes="drawing"),
     "truth": Baseline(text="the true answer through the VAE (ceiling)", takes="none", needs_truth=True),
     "spelled-out": Baseline(
@@ -87,7 +87,7 @@ class Arm:
     @property
     def baseline(self) -> Baseline | None:
         """What kind of yardstick it is; None for a method."""
-        return YARDSTICKS.get(self.name)
+        return BASELINES.get(self.name)
 
     @property
     def method(self) -> str:
@@ -108,7 +108,7 @@ class Arm:
 
 def arm_names() -> list[str]:
     """Return every name an arm may have: methods first, then baselines."""
-    return [*method_names(), *YARDSTICKS]
+    return [*method_names(), *BASELINES]
 
 
 def parse_arm(text: str) -> Arm:
@@ -126,7 +126,7 @@ def parse_arm(text: str) -> Arm:
     preset = preset if colon else "default"
     given = _pairs(text, pairs)
     source_caption = str(given.pop(SOURCE_CAPTION, ""))
-    baseline = YARDSTICKS.get(name)
+    baseline = BASELINES.get(name)
     if baseline is not None:
         _check_taken(text, baseline, preset, given, source_caption)
         if baseline.takes == "none":
